@@ -1,0 +1,1 @@
+"""The fast implementations, one file per operation: Triton for GPUs, C++ for CPUs."""

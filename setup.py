@@ -1,0 +1,56 @@
+"""Packaging; tool settings live in pyproject.toml, tested versions in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+# kernels/ and benchmarks/ are top-level folders for whoever reads the code, and submodules of
+# ncsn_fast for whoever imports it: no top-level module called `kernels` is ever installed.
+MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
+
+
+def mapped_packages() -> list[str]:
+    names = []
+    for package, folder in MAPPED.items():
+        names += [package, *(f"{package}.{sub}" for sub in find_packages(folder))]
+    return names
+
+
+setup(
+    name="ncsn_fast",
+    version="0.1.0",
+    description="A fast and trusted engine for Noise Conditional Score Networks",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE", "ncsn_fast/assets/DIGITS_LICENSE.md"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["ncsn_fast", "ncsn_fast.*"]) + mapped_packages(),
+    package_dir={"ncsn_fast": "ncsn_fast", **MAPPED},
+    package_data={"ncsn_fast": ["assets/*", "py.typed"]},
+    install_requires=[
+        "torch>=2.6",
+        "numpy>=1.26",
+        "safetensors>=0.4.3",
+        "PyYAML>=6.0",
+        "click>=8.1",
+        "tqdm>=4.64",
+        "Pillow>=10",
+        "matplotlib>=3.8",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11"],
+        "dev": [
+            "pytest>=8",
+            "pytest-benchmark>=4",
+            "hypothesis>=6.100",
+            "scipy>=1.11",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
+    },
+    entry_points={"console_scripts": ["ncsn-fast = ncsn_fast.cli:main"]},
+)
