@@ -1,0 +1,267 @@
+"""Noise is a function, not a state: z = normal(seed, stream, sample, step, element).
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) maps a key and a
+counter to four 32-bit words. Here the key is the 64-bit seed and the counter says which number is
+wanted, so image i of seed s sees the same noise whatever the batch size, the chunking, the number
+of processes or the moment at which a run was resumed:
+
+    key     = (seed & 0xffffffff, seed >> 32)
+    counter = (element // 4, step, sample & 0xffffffff, (sample >> 32) | stream << 16)
+
+Word ``element % 4`` of that block belongs to the element; ``element`` counts in (C, H, W) order.
+With u = (word + ½)·2⁻³² the uniforms are u, an integer below L is (word·L) >> 32, and words (0, 1)
+and (2, 3) give two normals each: r = √(-2 ln u₀), θ = 2π(u₁ - ½), z = (r cos θ, r sin θ).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+# The streams keep draws with different purposes apart.
+INITIAL = 0  # the state a chain starts from
+SAMPLER = 1  # the noise of the sampler's steps
+KNOWN = 2  # noise on the known region (inpainting)
+PERTURB = 3  # training: perturbation of the data
+LEVELS = 4  # training: the noise level of each sample
+DEQUANTIZE = 5  # training: dequantisation of 8-bit images
+SHUFFLE = 6  # training: order of the data and flips
+SECOND = 7  # the second noise of an interpolation
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_MAX_SAMPLE = 1 << 48
+# Philox is a hundred integer passes: in pieces of this many blocks they stay in the cache.
+_CPU_BLOCK = 1 << 17
+
+Word = int | Tensor
+Transform = Callable[[tuple[Tensor, ...], torch.dtype], list[Tensor]]
+
+
+def philox4x32(
+    key: tuple[Word, Word], counter: tuple[Word, Word, Word, Word]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10: four 32-bit words for a 64-bit key and a 128-bit counter.
+
+    Args:
+        key: two words; each an int or an int64 tensor with values in [0, 2³²).
+        counter: four words; tensors broadcast against each other.
+
+    Returns:
+        Four int64 tensors with values in [0, 2³²), of the broadcast shape. (PyTorch has no
+        arithmetic on uint32; the products wrap modulo 2⁶⁴ and keep all bits that matter.)
+    """
+    k0, k1 = key
+    c0, c1, c2, c3 = (torch.as_tensor(word, dtype=torch.int64) for word in counter)
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        # The low words stay unmasked: they are only ever xor-ed into a word that is masked.
+        c0 = _mix(p1, c1, k0)
+        c2 = _mix(p0, c3, k1)
+        c1, c3 = p1, p0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    c0, c1, c2, c3 = torch.broadcast_tensors(c0, c1 & _MASK, c2, c3 & _MASK)
+    return c0, c1, c2, c3
+
+
+def _mix(product: Tensor, word: Tensor, key: Word) -> Tensor:
+    """(high half of the product) xor word xor key, in as few passes over memory as possible."""
+    high = (product >> 32) ^ word
+    high ^= key
+    high &= _MASK
+    return high
+
+
+def normal(
+    shape: Sequence[int],
+    *,
+    seed: Word,
+    stream: int,
+    sample_ids: Sequence[int] | Tensor,
+    step: Word = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Standard normal noise, one independent draw per sample.
+
+    Args:
+        shape: shape of one sample, for example (C, H, W).
+        seed: 64-bit seed, an int in [0, 2⁶⁴) or an int64 tensor holding its bits.
+        stream: what the noise is for, in [0, 2¹⁶); see the constants of this module.
+        sample_ids: which samples, each in [0, 2⁴⁸).
+        step: which step, an int in [0, 2³²) or an int64 tensor (0-d).
+        device: where to make it; default: the device of ``sample_ids`` if that is a tensor.
+        dtype: float64 is exact to rounding; float32 agrees with it to 2e-6 (5e-5 for radii
+            below 0.1); the 16-bit types are the rounded float32 values.
+
+    Returns:
+        (len(sample_ids), *shape).
+
+    Raises:
+        ValueError: for a seed, stream, step or sample id out of range.
+    """
+    return _draw(_box_muller, shape, seed, stream, sample_ids, step, device, dtype)
+
+
+def uniform(
+    shape: Sequence[int],
+    *,
+    seed: Word,
+    stream: int,
+    sample_ids: Sequence[int] | Tensor,
+    step: Word = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Uniform noise u = (word + ½)·2⁻³² in (0, 1); arguments and result as for :func:`normal`."""
+    return _draw(_uniform, shape, seed, stream, sample_ids, step, device, dtype)
+
+
+def integers(
+    high: int,
+    shape: Sequence[int] = (),
+    *,
+    seed: Word,
+    stream: int,
+    sample_ids: Sequence[int] | Tensor,
+    step: Word = 0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Integers uniform on [0, high), 1 ≤ high ≤ 2³¹: (word·high) >> 32, as int64.
+
+    The other arguments are those of :func:`normal`; the result is (len(sample_ids), *shape).
+    """
+    if not 1 <= high <= 1 << 31:
+        raise ValueError(f"high = {high}: integers are drawn from [0, high) with 1 ≤ high ≤ 2³¹")
+
+    def scale(words: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+        return [(word * high) >> 32 for word in words]
+
+    return _draw(scale, shape, seed, stream, sample_ids, step, device, torch.int64)
+
+
+def random_seed() -> int:
+    """A fresh 63-bit seed from torch's default generator, so that torch.manual_seed governs it."""
+    return int(torch.randint(0, (1 << 63) - 1, (), dtype=torch.int64))
+
+
+def check_seed(seed: int) -> int:
+    """Return the seed, or raise ValueError where it is not an integer in [0, 2⁶⁴)."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed = {seed!r}: a seed is an integer from 0 to 2⁶⁴ - 1")
+    return seed
+
+
+def as_sample_ids(
+    sample_ids: Sequence[int] | Tensor, device: torch.device | str | None = None
+) -> Tensor:
+    """Sample ids as a 1-D int64 tensor; those given by the host are checked to be in [0, 2⁴⁸)."""
+    if isinstance(sample_ids, Tensor):
+        ids = sample_ids
+        if ids.dtype not in (torch.int64, torch.int32) or ids.ndim != 1:
+            raise ValueError(
+                f"sample_ids is a {ids.dtype} tensor of shape {tuple(ids.shape)}: "
+                "give a 1-D int64 tensor or a sequence of ints"
+            )
+    else:
+        ids = torch.tensor(list(sample_ids), dtype=torch.int64)
+    on_host = ids.device.type == "cpu"  # ids on a GPU are not read back: that would stall it
+    if on_host and ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < _MAX_SAMPLE):
+        raise ValueError(
+            f"sample ids from {int(ids.min())} to {int(ids.max())}: allowed are 0 to 2⁴⁸ - 1"
+        )
+    return ids.to(device=device, dtype=torch.int64)
+
+
+def _draw(
+    transform: Transform,
+    shape: Sequence[int],
+    seed: Word,
+    stream: int,
+    sample_ids: Sequence[int] | Tensor,
+    step: Word,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Make the blocks of all samples and turn their words into numbers with ``transform``."""
+    ids = as_sample_ids(sample_ids, device)
+    key = _split_seed(seed)
+    if not 0 <= stream < 1 << 16:
+        raise ValueError(f"stream = {stream}: allowed are 0 to 2¹⁶ - 1")
+    if isinstance(step, int) and not 0 <= step <= _MASK:
+        raise ValueError(f"step = {step}: allowed are 0 to 2³² - 1")
+    if isinstance(step, Tensor):
+        step = step.to(ids.device)
+    elements = math.prod(shape)
+    blocks = torch.arange((elements + 3) // 4, device=ids.device)
+    out = torch.empty(len(ids), blocks.numel(), 4, dtype=dtype, device=ids.device)
+    limit = _CPU_BLOCK if ids.device.type == "cpu" else out.numel() or 1
+    columns = max(1, min(limit, blocks.numel()))
+    rows = max(1, limit // columns)
+    for i in range(0, len(ids), rows):
+        low, high = _split_ids(ids[i : i + rows, None], stream)
+        for j in range(0, blocks.numel(), columns):
+            words = philox4x32(key, (blocks[None, j : j + columns], step, low, high))
+            for lane, values in enumerate(transform(words, dtype)):
+                out[i : i + rows, j : j + columns, lane] = values
+    return out.view(len(ids), 4 * blocks.numel())[:, :elements].reshape(len(ids), *shape)
+
+
+def _split_seed(seed: Word) -> tuple[Word, Word]:
+    if isinstance(seed, Tensor):
+        return seed & _MASK, (seed >> 32) & _MASK
+    check_seed(seed)
+    return seed & _MASK, seed >> 32
+
+
+def _split_ids(ids: Tensor, stream: int) -> tuple[Tensor, Tensor]:
+    return ids & _MASK, ((ids >> 32) & 0xFFFF) | (stream << 16)
+
+
+def _uniform(words: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+    if dtype == torch.float64:
+        return [(word.double() + 0.5) * 2.0**-32 for word in words]
+    # The largest words round to 1 in float32; a uniform stays below it.
+    return [((word.float() + 0.5) * 2.0**-32).clamp_(max=1 - 2.0**-24) for word in words]
+
+
+def _box_muller(words: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    values = []
+    for radius_word, angle_word in (words[:2], words[2:]):
+        radius = torch.sqrt(-2 * _log_uniform(radius_word, work))
+        # Centring the integer first keeps full relative precision around θ = 0.
+        angle = ((angle_word - (1 << 31)).to(work) + 0.5) * (2 * math.pi * 2.0**-32)
+        values += [radius * torch.cos(angle), radius * torch.sin(angle)]
+    return values
+
+
+def _log_uniform(word: Tensor, dtype: torch.dtype) -> Tensor:
+    """ln u for u = (word + ½)·2⁻³², through δ = 1 - u above ½: there float32 cannot hold u."""
+    log_u = torch.log((word.to(dtype) + 0.5) * 2.0**-32)
+    delta = ((_MASK - word).to(dtype) + 0.5) * 2.0**-32
+    return torch.where(word >= 1 << 31, torch.log1p(-delta), log_u)
+
+
+__all__ = [
+    "DEQUANTIZE",
+    "INITIAL",
+    "KNOWN",
+    "LEVELS",
+    "PERTURB",
+    "SAMPLER",
+    "SECOND",
+    "SHUFFLE",
+    "as_sample_ids",
+    "check_seed",
+    "integers",
+    "normal",
+    "philox4x32",
+    "random_seed",
+    "uniform",
+]

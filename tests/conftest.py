@@ -1,0 +1,15 @@
+"""What all tests share: one thread, and gpu-marked tests only where there is a GPU."""
+
+import pytest
+import torch
+
+# The networks here are tiny: threads would spend their time waiting for each other.
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
