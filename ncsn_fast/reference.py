@@ -1,0 +1,132 @@
+"""The specification: every operation of the engine in plain PyTorch.
+
+These functions say what is computed; the fast implementations in ``kernels/`` are tested against
+them and may compute nothing else. They run on any device, in float32 or, for the tests, float64.
+Noise comes in as a tensor z: which numbers it holds is the business of ``noise.py``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# The coefficients of one sampler step, in the order in which a row tensor holds them.
+ROW = ("a", "b", "c", "d", "e", "f", "w", "next_c_in", "next_sigma")
+
+
+class StepResult(NamedTuple):
+    """What a sampler step leaves behind."""
+
+    x: Tensor  # (N, *shape), the new state
+    history: Tensor | None  # (N, *shape), the new history, where the method keeps one
+    network_input: Tensor  # (N, *shape), what the network sees next
+
+
+def sampler_update(
+    x: Tensor,
+    n: Tensor,
+    row: Tensor,
+    z: Tensor | None = None,
+    *,
+    history: Tensor | None = None,
+    guidance: Tensor | None = None,
+    mask: Tensor | None = None,
+    known: Tensor | None = None,
+    known_z: Tensor | None = None,
+    scale_input: bool = False,
+) -> StepResult:
+    """One step of any sampler: x ← a·x + b·n + c·h + d·z + w·g, then h ← e·x_old + f·n.
+
+    Where the mask is set the new state is the known one at the noise level of the next step,
+    known + σ_next·z'. The next network input is c_in·x with the next step's c_in.
+
+    Args:
+        x: (N, *shape) float32 (or float64), the state.
+        n: (N, *shape), the network's output; 16-bit types are widened first.
+        row: (9,) of x's dtype, the coefficients in the order of ``ROW``.
+        z: (N, *shape), standard normal noise; None where d is 0.
+        history: (N, *shape); None for methods that keep none.
+        guidance: (N, *shape), the drift g; None where there is none.
+        mask, known, known_z: bool, state and noise of the known region, given together.
+        scale_input: whether any c_in of the method differs from 1.
+    """
+    a, b, c, d, e, f, w, next_c_in, next_sigma = row.unbind()
+    n = n.to(x.dtype)
+    new = a * x + b * n
+    if history is not None:
+        new = new + c * history
+        history = e * x + f * n
+    if z is not None:
+        new = new + d * z
+    if guidance is not None:
+        new = new + w * guidance
+    if mask is not None and known is not None and known_z is not None:
+        new = torch.where(mask, known + next_sigma * known_z, new)
+    return StepResult(new, history, next_c_in * new if scale_input else new)
+
+
+def perturb(x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+    """x̃ = x + σz with x, z (N, *shape) and one σ per sample, (N,)."""
+    return x + _per_sample(sigma, x) * z
+
+
+def dsm_loss(n: Tensor, z: Tensor, sigma: Tensor, anneal_power: float = 2.0) -> Tensor:
+    """Denoising score matching per sample, ½ Σ (s + z/σ)² σ^p = ½ Σ (n + z)² σ^(p-2).
+
+    The right-hand side, in the normalised score n = σs, never forms 1/σ².
+
+    Args:
+        n: (N, *shape), the normalised score at x + σz; 16-bit types are widened first.
+        z: (N, *shape), the noise.
+        sigma: (N,), the noise levels.
+        anneal_power: p, the exponent of the weight; 2 is the papers' λ = σ².
+
+    Returns:
+        (N,) losses of at least float32.
+    """
+    difference = n.to(z.dtype) + z
+    return 0.5 * difference.square().flatten(1).sum(1) * sigma ** (anneal_power - 2)
+
+
+def instance_norm_plus(
+    x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """InstanceNorm++ (NCSN 2019, appendix A): y = γ·(h + α·t) + β.
+
+    h is x normalised over its pixels (biased variance); t is the channel means normalised over
+    the channels (**unbiased** variance), which puts back the shifts that h has lost.
+
+    Args:
+        x: (N, C, H, W), C ≥ 2.
+        gamma, alpha, beta: (C,), or (N, C) where each sample has its own row (NCSN v1).
+
+    Returns:
+        A tensor of x's shape and dtype; statistics are at least float32.
+
+    Raises:
+        ValueError: for one channel, whose unbiased variance does not exist.
+    """
+    if x.shape[1] < 2:
+        raise ValueError(
+            f"InstanceNorm++ needs at least 2 channels, got {x.shape[1]}: "
+            "the variance over channels is undefined for one (choose ngf ≥ 2)"
+        )
+    h = x if x.dtype == torch.float64 else x.float()
+    variance, mean = torch.var_mean(h, dim=(2, 3), correction=0)
+    channel_variance, channel_mean = torch.var_mean(mean, dim=1, correction=1, keepdim=True)
+    t = (mean - channel_mean) / torch.sqrt(channel_variance + eps)
+    scale = gamma / torch.sqrt(variance + eps)
+    shift = gamma * alpha * t + beta
+    # The mean is taken off before scaling: folded into the shift it would cancel badly where a
+    # channel's mean is large against its spread.
+    h = h - mean[:, :, None, None]
+    return torch.addcmul(shift[:, :, None, None], h, scale[:, :, None, None]).to(x.dtype)
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+__all__ = ["ROW", "StepResult", "dsm_loss", "instance_norm_plus", "perturb", "sampler_update"]
