@@ -1,0 +1,246 @@
+"""The blocks of the NCSN family: residual blocks, refine blocks, InstanceNorm++.
+
+NCSNv2 and NCSN v1 share them. v1 gives each block a ``norm`` that reads the noise level, puts a
+norm before every convolution of its refine blocks and pools by the mean; v2 has no norms there and
+pools by the maximum. Modules are named and created in the order of the official networks, so that
+their state_dict and the parameter numbers of their optimiser state fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ncsn_fast.models.base import Activation
+from ncsn_fast.ops.instance_norm_plus import instance_norm_plus
+
+Norm = Callable[[int], nn.Module]
+
+
+def conv3x3(inputs: int, outputs: int, *, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
+    """A 3×3 convolution that keeps the image size."""
+    return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
+
+
+def max_pool5(x: Tensor) -> Tensor:
+    """The maximum of each 5×5 neighbourhood, image size kept."""
+    if x.device.type == "cpu":
+        # The same maximum from columns and then rows: 10 comparisons a pixel instead of 25.
+        return F.max_pool2d(F.max_pool2d(x, (5, 1), 1, (2, 0)), (1, 5), 1, (0, 2))
+    return F.max_pool2d(x, 5, stride=1, padding=2)
+
+
+class InstanceNormPlus(nn.Module):
+    """InstanceNorm++ with one α, γ, β per channel (NCSNv2); it ignores the labels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
+        self.gamma = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        return instance_norm_plus(x, self.gamma, self.alpha, self.beta)
+
+
+class ConditionalInstanceNormPlus(nn.Module):
+    """InstanceNorm++ whose γ, α, β are a row of a table per noise level (NCSN v1)."""
+
+    def __init__(self, channels: int, num_levels: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(num_levels, 3 * channels)
+        with torch.no_grad():
+            self.embed.weight[:, : 2 * channels].normal_(1, 0.02)
+            self.embed.weight[:, 2 * channels :].zero_()
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        gamma, alpha, beta = self.embed(labels).chunk(3, dim=1)
+        return instance_norm_plus(x, gamma, alpha, beta)
+
+
+class PooledConv(nn.Module):
+    """A convolution and a 2×2 mean, which halves the image."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A 1×1 convolution commutes with the mean and then sees a quarter of the pixels.
+        if self.conv.kernel_size == (1, 1):
+            return self.conv(F.avg_pool2d(x, 2))
+        return F.avg_pool2d(self.conv(x), 2)
+
+
+class ResidualBlock(nn.Module):
+    """norm → act → conv → norm → act → conv, plus the block's input.
+
+    Args:
+        inputs, outputs: channels; only a block with a shortcut may change them.
+        norm: makes a norm for a number of channels.
+        pool: halve the image.
+        dilation: of the 3×3 convolutions.
+        shortcut: send the input through a convolution of its own.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        norm: Norm,
+        activation: Activation,
+        *,
+        pool: bool = False,
+        dilation: int = 1,
+        shortcut: bool = False,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.conv1 = conv3x3(inputs, inputs, dilation=dilation)
+        self.normalize2 = norm(inputs)
+        self.conv2 = (
+            PooledConv(inputs, outputs, 3) if pool else conv3x3(inputs, outputs, dilation=dilation)
+        )
+        self.shortcut: nn.Module | None = None
+        if shortcut:
+            self.shortcut = (
+                PooledConv(inputs, outputs, 1)
+                if pool
+                else conv3x3(inputs, outputs, dilation=dilation)
+            )
+        self.normalize1 = norm(inputs)
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        h = self.conv1(self.activation(self.normalize1(x, labels)))
+        h = self.conv2(self.activation(self.normalize2(h, labels)))
+        h += x if self.shortcut is None else self.shortcut(x)
+        return h
+
+
+class RCU(nn.Module):
+    """Residual convolution units: ``blocks`` times (two act → conv, plus the unit's input)."""
+
+    STAGES = 2
+
+    def __init__(self, channels: int, blocks: int, norm: Norm | None, activation: Activation):
+        super().__init__()
+        self.activation = activation
+        self.blocks = blocks
+        self.normed = norm is not None
+        for block in range(1, blocks + 1):
+            for stage in range(1, self.STAGES + 1):
+                if norm is not None:
+                    self.add_module(f"{block}_{stage}_norm", norm(channels))
+                self.add_module(f"{block}_{stage}_conv", conv3x3(channels, channels, bias=False))
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        for block in range(1, self.blocks + 1):
+            h = x
+            for stage in range(1, self.STAGES + 1):
+                if self.normed:
+                    h = getattr(self, f"{block}_{stage}_norm")(h, labels)
+                h = getattr(self, f"{block}_{stage}_conv")(self.activation(h))
+            h += x
+            x = h
+        return x
+
+
+class CRP(nn.Module):
+    """Chained residual pooling: a 5×5 pool → conv chain whose links are added to the input."""
+
+    LINKS = 2
+
+    def __init__(self, channels: int, norm: Norm | None, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+        self.convs = nn.ModuleList(
+            conv3x3(channels, channels, bias=False) for _ in range(self.LINKS)
+        )
+        self.norms: nn.ModuleList | None = None
+        if norm is not None:
+            self.norms = nn.ModuleList(norm(channels) for _ in range(self.LINKS))
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        x = path = self.activation(x)
+        for link, conv in enumerate(self.convs):
+            if self.norms is None:
+                path = max_pool5(path)
+            else:
+                path = F.avg_pool2d(self.norms[link](path, labels), 5, stride=1, padding=2)
+            path = conv(path)
+            x = x + path
+        return x
+
+
+class MSF(nn.Module):
+    """Multi-scale fusion: the sum of a convolution of each input, resized to the first one's."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int, norm: Norm | None) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv3x3(width, outputs) for width in inputs)
+        self.norms: nn.ModuleList | None = None
+        if norm is not None:
+            self.norms = nn.ModuleList(norm(width) for width in inputs)
+
+    def forward(self, xs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        size = xs[0].shape[2:]
+        total: Tensor | None = None
+        for i, x in enumerate(xs):
+            h = self.convs[i](x if self.norms is None else self.norms[i](x, labels))
+            # Resizing to the same size is the identity, to the last bit.
+            if h.shape[2:] != size:
+                h = F.interpolate(h, size=size, mode="bilinear", align_corners=True)
+            total = h if total is None else total.add_(h)
+        assert total is not None
+        return total
+
+
+class RefineBlock(nn.Module):
+    """Brings a coarse path and the skip of a finer stage together: RCU → MSF → CRP → RCU.
+
+    Args:
+        inputs: channels of each input; the first one has the output's image size.
+        outputs: channels of the output.
+        norm: makes the norms of NCSN v1; None for NCSNv2, which has none here.
+        last: three instead of one output unit.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: int,
+        norm: Norm | None,
+        activation: Activation,
+        *,
+        last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.adapt_convs = nn.ModuleList(RCU(width, 2, norm, activation) for width in inputs)
+        self.output_convs = RCU(outputs, 3 if last else 1, norm, activation)
+        self.msf: nn.Module | None = None
+        if len(inputs) > 1:
+            self.msf = MSF(inputs, outputs, norm)
+        self.crp = CRP(outputs, norm, activation)
+
+    def forward(self, xs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        hs = [rcu(x, labels) for rcu, x in zip(self.adapt_convs, xs, strict=True)]
+        h = hs[0] if self.msf is None else self.msf(hs, labels)
+        return self.output_convs(self.crp(h, labels), labels)
+
+
+__all__ = [
+    "CRP",
+    "MSF",
+    "RCU",
+    "ConditionalInstanceNormPlus",
+    "InstanceNormPlus",
+    "Norm",
+    "PooledConv",
+    "RefineBlock",
+    "ResidualBlock",
+    "conv3x3",
+    "max_pool5",
+]
