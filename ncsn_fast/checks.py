@@ -1,0 +1,97 @@
+"""Bad input is refused before work begins: the checks of what a sampler is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ncsn_fast.noise import as_sample_ids
+
+
+def sample_ids(n: int, ids: Iterable[int] | None) -> Tensor:
+    """(n,) int64 on the CPU: the given ids, or 0 … n-1."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n = {n!r}: give a number of samples of at least 1")
+    given = range(n) if ids is None else ids
+    checked = as_sample_ids(given.cpu() if isinstance(given, Tensor) else list(given))
+    if len(checked) != n:
+        raise ValueError(f"{len(checked)} sample_ids for n = {n} samples: give one id per sample")
+    if len(checked.unique()) != n:
+        raise ValueError("sample_ids repeat: two samples of one id would be the same image")
+    return checked
+
+
+def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:
+    """The shape of one sample."""
+    if shape is None:
+        raise ValueError("shape is not known: give the shape of one sample, such as (3, 32, 32)")
+    sizes = tuple(shape)
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"shape = {sizes}: give positive sizes, such as (3, 32, 32)")
+    return sizes
+
+
+def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """States of exactly this shape as float32."""
+    if not isinstance(state, Tensor) or not state.is_floating_point():
+        raise ValueError(f"{name} has to be a floating-point tensor of shape {shape}")
+    if tuple(state.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(state.shape)}; needed is {shape}")
+    _check_device(name, state, device)
+    if not bool(torch.isfinite(state).all()):
+        raise ValueError(f"{name} holds values that are not finite")
+    return state.detach().float()
+
+
+def mask_and_known(
+    mask: Tensor | None, known: Tensor | None, shape: tuple[int, ...], device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """The imposed region: a bool mask and float32 states, both broadcast to the batch."""
+    if mask is None and known is None:
+        return None, None
+    if mask is None or known is None:
+        raise ValueError("mask and known belong together: give both or none")
+    _check_device("mask", mask, device)
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("mask holds values other than 0 and 1 (1: imposed, 0: free)")
+    known = states("known", _broadcast("known", known, shape), shape, device)
+    return _broadcast("mask", mask, shape).bool(), known
+
+
+def clip(value: float | None) -> float | None:
+    """The largest norm of the score."""
+    if value is not None and not value > 0:
+        raise ValueError(f"clip = {value}: the largest norm of the score is positive")
+    return value
+
+
+def count(name: str, value: int) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} = {value!r}: give a whole number of at least 1")
+    return value
+
+
+def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> None:
+    """One of the values that this version knows."""
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r}: {why}; choose one of {allowed}")
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, the sampler on {device}: move one of them")
+
+
+def _broadcast(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return tensor.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}, which does not broadcast to {shape}"
+        ) from None
+
+
+__all__ = ["choice", "clip", "count", "mask_and_known", "sample_ids", "sample_shape", "states"]

@@ -1,0 +1,416 @@
+"""The engine: runs a sampler's table on a score network.
+
+``Sampler`` is built once for a network and a method and called for samples; ``sample`` is the same
+for one of our networks in one line; ``langevin`` is plain Langevin dynamics. Sample i of a seed
+sees the same noise whatever it is computed together with, so the batch is cut into chunks freely.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncsn_fast import checks
+from ncsn_fast import noise as noise_source
+from ncsn_fast.chain import Chain, SamplingError
+from ncsn_fast.data import data_transform, inverse_data_transform
+from ncsn_fast.levels import check_sigmas
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.ops import backends
+from ncsn_fast.progress import Progress, ProgressWish
+from ncsn_fast.samplers import METHODS, Table
+from ncsn_fast.samplers import langevin as langevin_table
+from ncsn_fast.score import Score, as_score
+
+_log = logging.getLogger("ncsn_fast")
+# Values of the state in one chunk when the batch size is left to the engine: on a CPU more images
+# at once only wear out the caches, on a GPU fewer leave it idle.
+_AUTO_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 22}
+
+
+class SamplingInterrupted(KeyboardInterrupt):
+    """Ctrl-C while sampling; what was finished is kept.
+
+    Attributes:
+        samples: (finished, *shape) the samples that were done, in the order of sample_ids.
+        sample_ids: ids of the samples that were done.
+        seed: the seed; the missing ids with this seed complete the set exactly.
+    """
+
+    def __init__(self, samples: Tensor, sample_ids: list[int], seed: int) -> None:
+        super().__init__(f"interrupted after {len(sample_ids)} samples (seed {seed})")
+        self.samples = samples
+        self.sample_ids = sample_ids
+        self.seed = seed
+
+
+class Sampler:
+    """A method on a score network.
+
+    Args:
+        score: one of our networks, a callable score(x, labels), or a :class:`nf.Score`.
+        shape: shape of one sample, for example (3, 32, 32); default: the network's.
+        sigmas: (L,) noise levels, descending; default: the network's.
+        method: "annealed_langevin" (the default), or a :class:`Table` of your own.
+        step_size: ε of annealed Langevin dynamics, 0 < ε < 2σ_L².
+        steps_per_level: T of annealed Langevin dynamics.
+        denoise: whether a last step removes the noise of the smallest level (default: yes).
+            Settings that are not given come from the network's checkpoint (``net.sampling``).
+        precision: "auto" or "fp32".
+        backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.
+        graph: "auto" or False; True asks for a captured CUDA graph.
+        device: where to sample; default: the network's device.
+
+    Attributes:
+        table: the rows that will be run.
+        seed: the seed of the last call.
+
+    Raises:
+        ValueError: for settings that are unknown, missing or out of range; the message says which.
+    """
+
+    def __init__(
+        self,
+        score: Score | Callable[..., Tensor],
+        shape: Sequence[int] | None = None,
+        sigmas: Sequence[float] | Tensor | None = None,
+        method: str | Table | None = None,
+        *,
+        step_size: float | None = None,
+        steps_per_level: int | None = None,
+        denoise: bool | None = None,
+        precision: str = "auto",
+        backend: str = "auto",
+        graph: str | bool = "auto",
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.network = score if isinstance(score, ScoreNetwork) else None
+        self.score = as_score(score, sigmas)
+        if shape is None and self.network is not None:
+            shape = self.network.shape
+        self.shape = checks.sample_shape(shape)
+        defaults = getattr(self.network, "sampling", None) or {}
+        method = method if method is not None else defaults.get("method", "annealed_langevin")
+        settings = {"step_size": step_size, "steps_per_level": steps_per_level, "denoise": denoise}
+        self.table = self._make_table(method, sigmas, settings, {"denoise": True, **defaults})
+        self.device = self._find_device(device, sigmas)
+        # The published chains start from U[0, 1) alone; other methods from that plus σ₁ noise.
+        self._uniform_start = method == "annealed_langevin"
+        checks.choice("precision", precision, ("auto", "fp32"), "this version samples in fp32")
+        checks.choice("graph", graph, ("auto", False), "this version runs its loop eagerly")
+        self.backend, _ = backends.resolve(backend, self.device)
+        # Refuse a network that cannot be told the levels of this table now, not in the loop.
+        self.score.conditions(self.table, "cpu")
+        self.seed: int | None = None
+
+    def __call__(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        sample_ids: Iterable[int] | None = None,
+        initial: Tensor | None = None,
+        start_level: int = 0,
+        noise: Callable[[int], Tensor] | None = None,
+        mask: Tensor | None = None,
+        known: Tensor | None = None,
+        guidance: Callable[[Tensor, Tensor, float, int], Tensor] | None = None,
+        clip: float | None = None,
+        temperature: float = 1.0,
+        every: int | None = None,
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+        extra: dict[str, Any] | None = None,
+        batch_size: int | str = "auto",
+        progress: ProgressWish = None,
+    ) -> Any:
+        """Draw n samples.
+
+        Args:
+            n: how many.
+            seed: in [0, 2⁶⁴); None draws one from torch's default generator (see ``self.seed``).
+            sample_ids: n distinct ids in [0, 2⁴⁸); default 0 … n-1. Sample i of a seed is the same
+                in every batch.
+            initial: (n, *shape) states at the first row, used as given. Default: U[0, 1) for
+                annealed Langevin dynamics, U[0, 1) + σ₁z for other tables.
+            start_level: first noise level to run, as an index into the levels.
+            noise: row → (n, *shape) tensor that replaces the engine's noise. It must depend on the
+                row alone: each chunk of the batch asks for its rows again.
+            mask, known: where the mask is 1 the state is held at ``known`` (model space), noised
+                to the level of each step and exact at the end; both broadcast to (n, *shape).
+            guidance: (x, n, σ, row) → drift g, which acts like a term added to the score.
+            clip: largest norm of the score, per sample.
+            temperature: factor on the variance of the noise, at least 0.
+            every: keep every k-th state; the trajectory is then returned too.
+            callback: called as (row, x, n) after every row with the state before the update and
+                the normalised score there. It runs per chunk.
+            extra: further keyword inputs of the network; tensors of length n are chunked.
+            batch_size: samples per chunk, or "auto".
+            progress: True for a bar, or a function (rows done, rows in all).
+
+        Returns:
+            (n, *shape) float32 states in model space, not clamped. With ``every`` a pair: these
+            and (K, n, *shape) on the CPU, the initial state, every k-th one and the last.
+
+        Raises:
+            ValueError: for bad input, before any work.
+            SamplingError: where the network returns NaN or infinity.
+            SamplingInterrupted: on Ctrl-C, with what is done.
+        """
+        self.seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
+        _log.info("sampling %s samples with seed %s", n, self.seed)
+        ids = checks.sample_ids(n, sample_ids)
+        full = (n, *self.shape)
+        mask, known = checks.mask_and_known(mask, known, full, self.device)
+        start: Tensor | Callable[[Tensor], Tensor] = self._start
+        if initial is not None:
+            start = checks.states("initial", initial, full, self.device)
+        chain = Chain(
+            score=self.score,
+            table=self.table.with_temperature(temperature),
+            shape=self.shape,
+            device=self.device,
+            seed=self.seed,
+            n=n,
+            first_row=self._first_row(start_level),
+            noise=noise,
+            mask=mask,
+            known=known,
+            guidance=guidance,
+            clip=checks.clip(clip),
+            every=None if every is None else checks.count("every", every),
+            callback=callback,
+            extra=extra or {},
+            backend=self.backend,
+        )
+        return _run_chunks(chain, ids, start, self.chunk_size(n, batch_size), progress)
+
+    def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
+        """How many of n samples are computed at once; no result depends on it."""
+        if batch_size == "auto":
+            values = torch.Size(self.shape).numel()
+            budget = _AUTO_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
+            return min(n, max(1, budget // values))
+        if isinstance(batch_size, str):
+            raise ValueError(f"batch_size = {batch_size!r}: give 'auto' or a number of at least 1")
+        return min(n, checks.count("batch_size", batch_size))
+
+    def kept_sigmas(self, every: int) -> list[float]:
+        """The noise level of each state in a trajectory; 0 after a last row without noise."""
+        sigma = (*self.table.sigma, self.table.sigma[-1] if self.table.d[-1] else 0.0)
+        return [sigma[row] for row in [*range(0, len(self.table), every), len(self.table)]]
+
+    def _make_table(
+        self,
+        method: str | Table,
+        sigmas: Sequence[float] | Tensor | None,
+        settings: dict[str, Any],
+        defaults: dict[str, Any],
+    ) -> Table:
+        if isinstance(method, Table):
+            given = [name for name, value in settings.items() if value is not None]
+            if given:
+                raise ValueError(f"{given} given beside a table, which already says it all")
+            return method
+        if method not in METHODS:
+            raise ValueError(f"method = {method!r} is unknown; choose one of {list(METHODS)}")
+        ladder = self.score.sigmas if sigmas is None else check_sigmas(sigmas)
+        if ladder is None and isinstance(self.network, ScoreNetwork):
+            ladder = self.network.sigmas
+        if ladder is None:
+            raise ValueError(
+                "sigmas are not known: give the noise levels, "
+                "for example nf.geometric_sigmas(50, 0.01, 232) or nf.auto_schedule(data).sigmas"
+            )
+        settings = {k: defaults.get(k) if value is None else value for k, value in settings.items()}
+        missing = [name for name, value in settings.items() if value is None]
+        if missing:
+            raise ValueError(
+                f"{' and '.join(missing)} not given, and the network's checkpoint does not say: "
+                "give them (nf.auto_schedule(data) computes a step size from the training data)"
+            )
+        return METHODS[method](ladder, **settings)
+
+    def _find_device(
+        self, device: torch.device | str | None, sigmas: Sequence[float] | Tensor | None
+    ) -> torch.device:
+        if device is not None:
+            return torch.device(device)
+        module = self.score.module
+        if module is not None:
+            for tensor in (*module.parameters(), *module.buffers()):
+                return tensor.device
+        return sigmas.device if isinstance(sigmas, Tensor) else torch.get_default_device()
+
+    def _first_row(self, start_level: int) -> int:
+        levels = self.table.level
+        if start_level == 0:
+            return 0
+        if start_level not in levels:
+            raise ValueError(
+                f"start_level = {start_level}: this method runs the levels "
+                f"{min(levels)} to {max(levels)}"
+            )
+        return levels.index(start_level)
+
+    def _start(self, ids: Tensor) -> Tensor:
+        """The initial states of these samples."""
+        key: dict[str, Any] = {"seed": self.seed, "stream": noise_source.INITIAL, "sample_ids": ids}
+        x = noise_source.uniform(self.shape, **key)
+        if self.network is not None:
+            rescaled, logit = model_space(self.network)
+            x = data_transform(x, rescaled=rescaled, logit_transform=logit)
+        if not self._uniform_start:
+            x = x + self.table.sigma[0] * noise_source.normal(self.shape, step=1, **key)
+        return x
+
+
+def sample(net: ScoreNetwork, n: int, **keywords: Any) -> Any:
+    """Draw n images from a network of this package.
+
+    Args:
+        net: a network as nf.load_checkpoint returns it.
+        n: how many images.
+        keywords: those of :class:`Sampler` and of its call.
+
+    Returns:
+        (n, C, H, W) float32 in [0, 1] on the network's device; with ``every`` also the trajectory,
+        (K, n, C, H, W) on the CPU.
+    """
+    known = set(inspect.signature(Sampler.__init__).parameters) - {"self", "score"}
+    runtime = set(inspect.signature(Sampler.__call__).parameters) - {"self", "n"}
+    unknown = sorted(set(keywords) - known - runtime)
+    if unknown:
+        raise TypeError(
+            f"sample() got unknown settings {unknown}; known: {sorted(known | runtime)}"
+        )
+    sampler = Sampler(net, **{k: v for k, v in keywords.items() if k in known})
+    result = sampler(n, **{k: v for k, v in keywords.items() if k in runtime})
+    if isinstance(result, tuple):
+        return tuple(to_images(net, states) for states in result)
+    return to_images(net, result)
+
+
+def to_images(net: ScoreNetwork, states: Tensor) -> Tensor:
+    """Model-space states of a network as images in [0, 1]; points in the plane stay as they are."""
+    if len(net.shape) != 3:
+        return states
+    rescaled, logit = model_space(net)
+    return inverse_data_transform(states, rescaled=rescaled, logit_transform=logit)
+
+
+def model_space(net: ScoreNetwork) -> tuple[bool, bool]:
+    """(rescaled, logit_transform): how the space a network works in differs from [0, 1]."""
+    return bool(net.config.get("rescaled")), bool(net.config.get("logit_transform"))
+
+
+def langevin(
+    score: Callable[[Tensor], Tensor],
+    x: Tensor,
+    step_size: float,
+    steps: int,
+    *,
+    seed: int | None = None,
+    first_step: int = 0,
+) -> Tensor:
+    """Plain Langevin dynamics x ← x + α·score(x) + √(2α)·z, ``steps`` times.
+
+    Args:
+        score: x (N, *shape) → ∇ log p(x), the same shape.
+        x: (N, *shape) float32, where the N chains start.
+        step_size: α > 0.
+        steps: how many.
+        seed: in [0, 2⁶⁴); None draws one from torch's default generator.
+        first_step: number of steps made before, so that two calls equal one long one.
+
+    Returns:
+        (N, *shape) float32.
+    """
+    chain = Chain(
+        score=Score(score, "score", "none"),
+        table=langevin_table(step_size, steps),
+        shape=tuple(x.shape[1:]),
+        device=x.device,
+        seed=noise_source.random_seed() if seed is None else noise_source.check_seed(seed),
+        n=len(x),
+        first_step=first_step,
+    )
+    return chain.run(x.float(), torch.arange(len(x), device=x.device)).x
+
+
+def _run_chunks(
+    chain: Chain,
+    ids: Tensor,
+    start: Tensor | Callable[[Tensor], Tensor],
+    chunk: int,
+    wish: ProgressWish,
+) -> Any:
+    """Run the chain on chunk after chunk; a chunk that does not fit in memory is halved."""
+    out = torch.empty(len(ids), *chain.shape, device=chain.device)
+    kept = chain.kept_rows()
+    trajectory = torch.empty(len(kept), *out.shape) if kept else None
+    done = 0
+    with Progress(wish, total=len(ids) * chain.steps) as progress, _evaluating(chain.score.module):
+        try:
+            while done < len(ids):
+                part = slice(done, min(done + chunk, len(ids)))
+                part_ids = ids[part].to(chain.device)
+                try:
+                    x = start(part_ids) if callable(start) else start[part]
+                    result = chain.run(x, part_ids, part, progress)
+                except RuntimeError as error:
+                    chunk = _halve(part.stop - part.start, error)
+                    progress.back_to(done * chain.steps)
+                    continue
+                out[part] = result.x
+                if trajectory is not None and result.trajectory is not None:
+                    trajectory[:, part] = result.trajectory
+                done = part.stop
+        except KeyboardInterrupt:
+            raise SamplingInterrupted(out[:done], ids[:done].tolist(), chain.seed) from None
+    return out if trajectory is None else (out, trajectory)
+
+
+def _halve(size: int, error: RuntimeError) -> int:
+    """A smaller chunk if the error says that this one did not fit; any other error goes on."""
+    no_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if not no_memory or size == 1:
+        raise error
+    torch.cuda.empty_cache()
+    _log.warning(
+        "%d samples at once do not fit in memory; going on with %d (batch_size=%d avoids this)",
+        size,
+        size // 2,
+        size // 2,
+    )
+    return size // 2
+
+
+class _evaluating:
+    """The network in evaluation mode while it samples, as it was afterwards."""
+
+    def __init__(self, module: nn.Module | None) -> None:
+        self._training = [] if module is None else [m for m in module.modules() if m.training]
+
+    def __enter__(self) -> None:
+        for module in self._training:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._training:
+            module.training = True
+
+
+__all__ = [
+    "Sampler",
+    "SamplingError",
+    "SamplingInterrupted",
+    "langevin",
+    "model_space",
+    "sample",
+    "to_images",
+]
