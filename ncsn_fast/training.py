@@ -1,0 +1,423 @@
+"""The trainer: Adam, a moving average of the weights, a log, checkpoints, exact resume.
+
+Noise, levels and the order of the data are functions of (seed, step), so a run that was stopped
+and resumed gives the same weights as one that was not, and there is no generator state to save.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Sized
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ncsn_fast import noise
+from ncsn_fast.checkpoint import CheckpointError, read_tensors, save_checkpoint, write_tensors
+from ncsn_fast.data import data_transform, horizontal_flip
+from ncsn_fast.engine import model_space
+from ncsn_fast.losses import dsm_loss
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.progress import Progress, ProgressWish
+from ncsn_fast.score import as_score
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM while training: the step was finished and, with ``out``, saved."""
+
+
+class TrainingError(RuntimeError):
+    """The loss is no longer finite."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: images per step.
+        learning_rate, beta1, beta2, eps: Adam. The papers use 1e-4 (v2), 0.9, 0.999, 1e-8.
+        ema: rate of the moving average of the weights; 0.999 is NCSNv2's, 0 keeps none.
+        anneal_power: exponent p of the loss weight σ^p.
+        dequantize: None, "uniform" or "gaussian"; see :func:`ncsn_fast.data.data_transform`.
+        flip: mirror every image with probability ½.
+        seed: of noise, levels and order.
+        out: folder for log.jsonl, checkpoint.safetensors (to resume) and model.safetensors (to
+            sample from); None writes nothing.
+        log_every, checkpoint_every: in steps.
+        max_seconds: stop after this time, whatever the number of steps.
+        precision: "fp32".
+    """
+
+    steps: int = 10_000
+    batch_size: int = 128
+    learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    ema: float = 0.999
+    anneal_power: float = 2.0
+    dequantize: str | None = None
+    flip: bool = False
+    seed: int = 0
+    out: str | Path | None = None
+    log_every: int = 10
+    checkpoint_every: int = 500
+    max_seconds: float | None = None
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} = {value!r}: give a whole number of at least 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate = {self.learning_rate}: it has to be positive")
+        for name in ("beta1", "beta2", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give a rate in [0, 1)")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds = {self.max_seconds}: give a positive time, or None")
+        if self.precision != "fp32":
+            raise ValueError(f"precision = {self.precision!r}: this version trains in 'fp32'")
+        noise.check_seed(self.seed)
+
+
+# Settings that do not change what step k computes: a run may be resumed with others.
+_FREE_ON_RESUME = {"steps", "out", "log_every", "checkpoint_every", "max_seconds"}
+
+
+class Trainer:
+    """Trains a network by denoising score matching.
+
+    Args:
+        net: the network; it is trained in place, on its device.
+        dataset: (N, *shape) float tensor of images in [0, 1], or a torch Dataset of such samples
+            (or of (sample, label) pairs, whose labels are ignored).
+        config: the settings.
+        resume: go on from the checkpoint in ``config.out``.
+
+    Attributes:
+        step: optimiser steps done.
+        history: (step, loss) pairs as logged; each loss is the mean since the one before.
+        average: the network with the averaged weights, or the network itself without ema.
+
+    Raises:
+        ValueError: for data that do not fit the network, an ``out`` folder that holds another run,
+            or a checkpoint of other settings.
+    """
+
+    def __init__(
+        self,
+        net: ScoreNetwork,
+        dataset: Tensor | Dataset[Any],
+        config: TrainConfig | None = None,
+        *,
+        resume: bool = False,
+    ) -> None:
+        self.net = net
+        self.config = config or TrainConfig()
+        self.device = net.sigmas.device
+        self.data = _preload(dataset, net).to(self.device)
+        self.step = 0
+        self.history: list[tuple[int, float]] = []
+        self.average = copy.deepcopy(net).requires_grad_(False) if self.config.ema else net
+        self.optimizer = torch.optim.Adam(
+            net.parameters(),
+            lr=self.config.learning_rate,
+            betas=(self.config.beta1, self.config.beta2),
+            eps=self.config.eps,
+        )
+        self.out = None if self.config.out is None else Path(self.config.out)
+        self._score = as_score(net)
+        # Summed on the device and read at each log entry; part of the checkpoint.
+        self._loss_sum, self._loss_since = torch.zeros((), device=self.device), 0
+        self._stop: signal.Signals | None = None
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        if self.out is not None:
+            self._open_folder(self.out, resume)
+        elif resume:
+            raise ValueError("resume needs the folder of the run: TrainConfig(out=...)")
+
+    def fit(self, progress: ProgressWish = None) -> ScoreNetwork:
+        """Train until ``config.steps`` or ``config.max_seconds``; return the averaged network.
+
+        Raises:
+            TrainingInterrupted: on Ctrl-C or SIGTERM, after finishing the step and saving.
+            TrainingError: when the loss is no longer finite; the last checkpoint stays.
+        """
+        config = self.config
+        started, first = time.monotonic(), self.step
+        ending = self.step >= config.steps
+        self._stop = None
+        self.net.train()
+        with _SignalWatch(self), Progress(progress, config.steps) as bar:
+            bar.advance(self.step)
+            while not ending:
+                self._loss_sum += self._train_step()
+                seconds = time.monotonic() - started
+                out_of_time = config.max_seconds is not None and seconds > config.max_seconds
+                ending = out_of_time or self.step == config.steps or self._stop is not None
+                if self.step % config.log_every == 0:
+                    self._log((self.step - first) / seconds)
+                    bar.note(f"loss {self.history[-1][1]:.3g}")
+                if self.step % config.checkpoint_every == 0 or ending:
+                    self.save()
+                bar.advance()
+        self.net.eval()
+        if self._stop is not None:
+            saved = f"; saved in {self.out}, resume with resume=True" if self.out else ""
+            raise TrainingInterrupted(f"{self._stop.name} at step {self.step}{saved}")
+        return self.average.eval()
+
+    def save(self) -> None:
+        """Write checkpoint.safetensors and model.safetensors into ``out``, if there is one."""
+        self._check_loss()  # weights that have become NaN must not replace good ones
+        if self.out is None:
+            return
+        tensors = {f"model.{k}": v for k, v in self.net.state_dict().items()}
+        if self.average is not self.net:
+            tensors |= {f"ema.{k}": v for k, v in self.average.state_dict().items()}
+        names = [name for name, _ in self.net.named_parameters()]
+        for name, state in zip(names, self.optimizer.state.values(), strict=True):
+            tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
+        tensors |= {"sigmas": self.net.sigmas, "loss_sum": self._loss_sum}
+        write_tensors(
+            self.out / "checkpoint.safetensors",
+            tensors,
+            {
+                "kind": "training",
+                "config": self.net.config,
+                "sampling": self.net.sampling,
+                "step": self.step,
+                "loss_since": self._loss_since,
+                "training": self._identity(),
+            },
+        )
+        save_checkpoint(self.average, self.out / "model.safetensors")
+
+    def _train_step(self) -> Tensor:
+        """One optimiser step; returns the loss, still on the device."""
+        x, ids = self._batch()
+        loss = dsm_loss(
+            self._score,
+            x,
+            self.net.sigmas,
+            anneal_power=self.config.anneal_power,
+            seed=self.config.seed,
+            step=self.step,
+            sample_ids=ids,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.average is not self.net:
+            self._update_average()
+        self.step += 1
+        return loss.detach()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(self.net.parameters()), 1 - self.config.ema
+        )
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """The images of this step in model space, and their positions in the global batch."""
+        config, size = self.config, self.config.batch_size
+        ids = torch.arange(size, device=self.device)
+        positions = self.step * size + torch.arange(size)
+        x = self.data[self._shuffled(positions).to(self.device)]
+        if config.flip:
+            x = horizontal_flip(x, self._coins(ids))
+        drawn = None
+        if config.dequantize is not None:
+            draw = noise.normal if config.dequantize == "gaussian" else noise.uniform
+            drawn = draw(
+                x.shape[1:],
+                seed=config.seed,
+                stream=noise.DEQUANTIZE,
+                sample_ids=ids,
+                step=self.step,
+            )
+        rescaled, logit = model_space(self.net)
+        x = data_transform(
+            x,
+            rescaled=rescaled,
+            logit_transform=logit,
+            dequantize=config.dequantize,
+            noise=drawn,
+        )
+        return x, ids
+
+    def _coins(self, ids: Tensor) -> Tensor:
+        """Which images of this step are mirrored."""
+        # Step numbers from 2³¹ on, so that flips and the epochs below never share a draw.
+        step = (1 << 31) + self.step
+        return noise.integers(
+            2, seed=self.config.seed, stream=noise.SHUFFLE, sample_ids=ids, step=step
+        ).bool()
+
+    def _shuffled(self, positions: Tensor) -> Tensor:
+        """Indices into the data for positions in the endless sequence of shuffled epochs."""
+        epochs, offsets = positions // len(self.data), positions % len(self.data)
+        indices = torch.empty_like(positions)
+        for epoch in epochs.unique().tolist():
+            if self._order[0] != epoch:
+                keys = noise.integers(
+                    1 << 31,
+                    seed=self.config.seed,
+                    stream=noise.SHUFFLE,
+                    sample_ids=range(len(self.data)),
+                    step=epoch,
+                )
+                self._order = (epoch, torch.argsort(keys, stable=True))
+            inside = epochs == epoch
+            indices[inside] = self._order[1][offsets[inside]]
+        return indices
+
+    def _log(self, steps_per_second: float) -> None:
+        """Append the mean loss since the last entry to the history and the log file."""
+        self._check_loss()
+        loss = float(self._loss_sum) / (self.step - self._loss_since)
+        self._loss_sum, self._loss_since = torch.zeros_like(self._loss_sum), self.step
+        self.history.append((self.step, loss))
+        if self.out is not None:
+            rate = round(steps_per_second * self.config.batch_size, 1)
+            entry = {"step": self.step, "loss": loss, "images_per_second": rate}
+            with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def _check_loss(self) -> None:
+        if not bool(torch.isfinite(self._loss_sum)):
+            kept = f" The checkpoint in {self.out} is from before." if self.out else ""
+            raise TrainingError(
+                f"the loss is {float(self._loss_sum)} between steps {self._loss_since} and "
+                f"{self.step}: lower learning_rate (now {self.config.learning_rate:g}), or look "
+                f"for NaN in the network.{kept}"
+            )
+
+    def _identity(self) -> dict[str, Any]:
+        """What has to agree for a resumed run to continue this one."""
+        settings = {k: v for k, v in asdict(self.config).items() if k not in _FREE_ON_RESUME}
+        pixels = self.data.cpu().contiguous().numpy().tobytes()
+        return {**settings, "data": hashlib.sha256(pixels).hexdigest()}
+
+    def _open_folder(self, out: Path, resume: bool) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint = out / "checkpoint.safetensors"
+        if resume:
+            self._load(checkpoint)
+        elif checkpoint.exists():
+            raise ValueError(
+                f"{out} holds a training run already: resume it (resume=True, --resume), "
+                "or choose another folder"
+            )
+        else:
+            (out / "log.jsonl").unlink(missing_ok=True)
+
+    def _load(self, path: Path) -> None:
+        """Take over weights, optimiser state, step and log of a checkpoint of this run."""
+        tensors, metadata = read_tensors(path)
+        if metadata.get("kind") != "training":
+            raise CheckpointError(f"{path} is not a training checkpoint: it cannot be resumed")
+        there, here = metadata["training"], self._identity()
+        differ = {k: (there.get(k), here[k]) for k in here if there.get(k) != here[k]}
+        if metadata["config"] != self.net.config:
+            differ["network"] = (metadata["config"], self.net.config)
+        if differ:
+            told = "; ".join(f"{k}: {a} there, {b} here" for k, (a, b) in differ.items())
+            raise ValueError(f"{path} belongs to another run ({told}): use the same settings")
+        self.net.load_state_dict(_with_prefix(tensors, "model."))
+        if self.average is not self.net:
+            self.average.load_state_dict(_with_prefix(tensors, "ema."))
+        for name, parameter in self.net.named_parameters():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            state = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
+            self.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(self.device)
+                for key, value in state.items()
+            }
+        self.step, self._loss_since = metadata["step"], metadata["loss_since"]
+        self._loss_sum = tensors["loss_sum"].to(self.device)
+        self._reload_log(path.parent / "log.jsonl")
+
+    def _reload_log(self, path: Path) -> None:
+        """Read the history back, without what a killed run logged after its last checkpoint."""
+        entries = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the last line of a killed run may be cut
+            if entry["step"] <= self.step:
+                entries.append(entry)
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        self.history = [(entry["step"], entry["loss"]) for entry in entries]
+
+
+class _SignalWatch:
+    """Turns Ctrl-C and SIGTERM into a wish to stop after the step; a second Ctrl-C is at once."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._trainer._stop is not None:
+            raise KeyboardInterrupt
+        self._trainer._stop = signal.Signals(number)
+
+
+def _preload(dataset: Tensor | Dataset[Any], net: ScoreNetwork) -> Tensor:
+    """The whole data set as one float32 tensor that fits the network."""
+    if not isinstance(dataset, Tensor):
+        if not isinstance(dataset, Sized):
+            raise ValueError("the data set has no length: give a tensor or a map-style Dataset")
+        items = (dataset[i] for i in range(len(dataset)))
+        dataset = torch.stack(
+            [item[0] if isinstance(item, tuple | list) else item for item in items]
+        )
+    if not dataset.is_floating_point() or tuple(dataset.shape[1:]) != net.shape:
+        raise ValueError(
+            f"the data are {dataset.dtype} of shape {tuple(dataset.shape)}; the network takes "
+            f"floating-point samples of shape {net.shape}"
+        )
+    if len(dataset) == 0:
+        raise ValueError("the data set is empty")
+    if not bool(torch.isfinite(dataset).all()):
+        raise ValueError("the data hold values that are not finite: clean them first")
+    images = len(net.shape) == 3
+    if images and not (float(dataset.min()) >= 0 and float(dataset.max()) <= 1):
+        raise ValueError(
+            f"the images lie in [{float(dataset.min()):g}, {float(dataset.max()):g}]: give them "
+            "in [0, 1] (divide 8-bit images by 255); transforms of the network are applied later"
+        )
+    return dataset.float()
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+__all__ = ["TrainConfig", "Trainer", "TrainingError", "TrainingInterrupted"]
