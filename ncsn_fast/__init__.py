@@ -1,0 +1,42 @@
+"""ncsn_fast: a fast and trusted engine for Noise Conditional Score Networks."""
+
+from ncsn_fast import noise
+from ncsn_fast.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ncsn_fast.engine import Sampler, SamplingError, SamplingInterrupted, langevin, sample
+from ncsn_fast.levels import Schedule, auto_schedule, geometric_sigmas
+from ncsn_fast.losses import dsm_loss
+from ncsn_fast.models import NCSN, MLPScore, NCSNv2, NCSNv2Deeper, NCSNv2Deepest
+from ncsn_fast.ops.backends import use_backend
+from ncsn_fast.samplers import Table
+from ncsn_fast.score import Score
+from ncsn_fast.training import TrainConfig, Trainer, TrainingError, TrainingInterrupted
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NCSN",
+    "CheckpointError",
+    "MLPScore",
+    "NCSNv2",
+    "NCSNv2Deeper",
+    "NCSNv2Deepest",
+    "Sampler",
+    "SamplingError",
+    "SamplingInterrupted",
+    "Schedule",
+    "Score",
+    "Table",
+    "TrainConfig",
+    "Trainer",
+    "TrainingError",
+    "TrainingInterrupted",
+    "auto_schedule",
+    "dsm_loss",
+    "geometric_sigmas",
+    "langevin",
+    "load_checkpoint",
+    "noise",
+    "sample",
+    "save_checkpoint",
+    "use_backend",
+]

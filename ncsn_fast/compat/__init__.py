@@ -1,0 +1,1 @@
+"""Other projects' signatures on this engine, one module per project."""
