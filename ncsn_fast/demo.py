@@ -1,0 +1,174 @@
+"""The demo: a score network trained on handwritten digits for a minute, sampled and judged."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ncsn_fast import plots
+from ncsn_fast.checkpoint import save_checkpoint
+from ncsn_fast.data import digits
+from ncsn_fast.engine import Sampler, to_images
+from ncsn_fast.files import atomic_write
+from ncsn_fast.levels import auto_schedule
+from ncsn_fast.metrics import pixel_frechet_distance
+from ncsn_fast.models import NCSNv2
+from ncsn_fast.training import TrainConfig, Trainer
+
+MAX_SAMPLES = 400
+# Chosen for the quality that one minute on two cores buys: a narrow network that sees many batches.
+_NGF, _BATCH_SIZE, _LEARNING_RATE, _EMA = 16, 64, 2e-3, 0.99
+_CHAIN_IMAGES, _CHAIN_FRAMES = 36, 60
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Where the demo's files are, and what it measured."""
+
+    files: dict[str, Path]
+    metrics: dict[str, Any]
+
+
+def run(
+    out: Path,
+    *,
+    seconds: float = 60.0,
+    samples: int = MAX_SAMPLES,
+    seed: int = 0,
+    device: str = "cpu",
+    say: Callable[[str], None],
+    progress: bool = True,
+) -> DemoResult:
+    """Train, sample, compare; write pictures and figures into a folder.
+
+    Args:
+        out: the folder; made where it does not exist, files of an earlier demo are replaced.
+        seconds: training time.
+        samples: images to generate, 4 to 400.
+        seed: of weights, training and sampling.
+        device: where to run.
+        say: takes one line of text for the user.
+        progress: whether to show bars.
+
+    Raises:
+        ValueError: for settings out of range, or a folder that cannot be written.
+    """
+    if not 4 <= samples <= MAX_SAMPLES:
+        raise ValueError(f"samples = {samples}: the demo draws 4 to {MAX_SAMPLES} images")
+    files = _files(out)
+    train, held_out = digits("train").images, digits("test").images
+    schedule = auto_schedule(train)
+    say(f"{len(train)} handwritten digits of 8×8 pixels. Chosen from them: {schedule}.")
+
+    torch.manual_seed(seed)  # for the initial weights; noise has its own seed
+    net = NCSNv2(channels=1, image_size=8, ngf=_NGF, sigmas=schedule.sigmas).to(device)
+    net.sampling = {
+        "method": "annealed_langevin",
+        "step_size": schedule.step_size,
+        "steps_per_level": schedule.steps_per_level,
+        "denoise": True,
+    }
+    say(f"Training NCSNv2 ({_count(net)} parameters) for {seconds:g} seconds.")
+    trainer = Trainer(net, train, _settings(seconds, seed))
+    average = trainer.fit(progress=_clock(seconds) if progress else None)
+    save_checkpoint(average, files["model"])
+
+    sampler = Sampler(average)
+    rows = len(sampler.table)
+    say(f"Sampling {samples} images by annealed Langevin dynamics ({rows} network evaluations).")
+    every = max(1, rows // _CHAIN_FRAMES)
+    states, trajectory = sampler(samples, seed=seed, every=every, progress=progress)
+    images = to_images(average, states).cpu()
+
+    metrics = _metrics(images, train, held_out, seed) | {
+        "training_steps": trainer.step,
+        "training_seconds": seconds,
+        "final_loss": trainer.history[-1][1],
+        "network_evaluations": rows,
+        "seed": seed,
+        "device": device,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    plots.save_comparison(files["samples"], images, held_out, count=100)
+    frames = to_images(average, trajectory[:, :_CHAIN_IMAGES])
+    plots.save_chain_gif(files["chain"], frames, sigmas=sampler.kept_sigmas(every))
+    steps, losses = zip(*trainer.history, strict=True)
+    plots.save_loss_plot(files["loss"], steps, losses)
+    with atomic_write(files["metrics"]) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return DemoResult(files, metrics)
+
+
+def _files(out: Path) -> dict[str, Path]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(out / "metrics.json") as temporary:
+            temporary.write_text("{}\n", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot write into {out}: {error}; choose another with --out") from error
+    names = {
+        "samples": "samples.png",
+        "chain": "chain.gif",
+        "loss": "loss.png",
+        "metrics": "metrics.json",
+        "model": "model.safetensors",
+    }
+    return {key: out / name for key, name in names.items()}
+
+
+def _settings(seconds: float, seed: int) -> TrainConfig:
+    return TrainConfig(
+        steps=1_000_000,
+        max_seconds=seconds,
+        batch_size=_BATCH_SIZE,
+        learning_rate=_LEARNING_RATE,
+        ema=_EMA,
+        seed=seed,
+        log_every=1,
+    )
+
+
+def _metrics(images: Tensor, train: Tensor, held_out: Tensor, seed: int) -> dict[str, Any]:
+    """The distance of the generated images beside that of equally many real ones and of noise."""
+    n = len(images)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
+    sets = {"generated": images, "training_images": train[:n], "noise": noise}
+    return {
+        "pixel_frechet_distance_to_held_out": {
+            name: round(pixel_frechet_distance(some, held_out), 4) for name, some in sets.items()
+        },
+        "images_compared": n,
+        "held_out_images": len(held_out),
+    }
+
+
+def _clock(seconds: float) -> Callable[[int, int], None]:
+    """A progress function that shows the time of a training that is limited by time."""
+    import time
+
+    from tqdm import tqdm
+
+    whole = round(seconds)
+    bar = tqdm(total=whole, leave=False, bar_format="{l_bar}{bar}| {n}/{total} s {postfix}")
+    started = time.monotonic()
+
+    def show(step: int, total: int) -> None:
+        bar.set_postfix_str(f"step {step}", refresh=False)
+        bar.update(min(whole, round(time.monotonic() - started)) - bar.n)
+
+    return show
+
+
+def _count(net: torch.nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in net.parameters()):,}"
+
+
+__all__ = ["MAX_SAMPLES", "DemoResult", "run"]

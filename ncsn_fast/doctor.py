@@ -1,0 +1,117 @@
+"""What is installed, which backend is used and why, and whether the engine gets its sums right."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ncsn_fast import noise
+from ncsn_fast.checkpoint import load_checkpoint, save_checkpoint
+from ncsn_fast.data import digits
+from ncsn_fast.engine import Sampler
+from ncsn_fast.levels import geometric_sigmas
+from ncsn_fast.models import NCSNv2
+from ncsn_fast.ops import backends
+
+_PACKAGES = ("torch", "numpy", "safetensors", "triton", "matplotlib", "Pillow", "scipy")
+
+
+class Finding(NamedTuple):
+    """One line of the report; ``good`` is None where there is nothing to judge."""
+
+    name: str
+    value: str
+    good: bool | None = None
+
+
+def environment() -> list[Finding]:
+    """Versions, devices and the backend each device gets."""
+    found = [Finding("Python", f"{platform.python_version()} on {platform.platform()}")]
+    for package in _PACKAGES:
+        found.append(Finding(package, _version(package)))
+    found.append(
+        Finding(
+            "CPU",
+            f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+            f"{torch.backends.cpu.get_cpu_capability()}",
+        )
+    )
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    for device in devices:
+        found.append(Finding(device, torch.cuda.get_device_name(device)))
+    if not devices:
+        found.append(Finding("GPU", "none that this torch can use; everything runs on the CPU"))
+    for program in ("c++", "ninja"):
+        found.append(Finding(program, shutil.which(program) or "not found (not needed so far)"))
+    for device in ("cpu", *devices):
+        name, reason = backends.resolve("auto", device)
+        found.append(Finding(f"backend on {device}", f"{name} ({reason})"))
+    return found
+
+
+def self_test() -> list[Finding]:
+    """Small checks of the parts that everything rests on; each takes well under a second."""
+    checks: dict[str, Callable[[], str]] = {
+        "noise": _check_noise,
+        "digits": lambda: f"{len(digits('all').images)} images, checksum agrees",
+        "chunking": _check_chunking,
+        "checkpoint": _check_checkpoint,
+    }
+    found = []
+    for name, check in checks.items():
+        try:
+            found.append(Finding(name, check(), True))
+        except Exception as error:  # a doctor reports every illness
+            found.append(Finding(name, f"{type(error).__name__}: {error}", False))
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _check_noise() -> str:
+    words = [int(word) for word in noise.philox4x32((0, 0), (0, 0, 0, 0))]
+    known = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    if words != known:
+        raise ArithmeticError(f"Philox gave {words}, known answer {known}")
+    return "Philox4x32-10 gives its known answer"
+
+
+def _check_chunking() -> str:
+    sampler = Sampler(_network(), step_size=1e-5, steps_per_level=1)
+    whole, parts = sampler(4, seed=1), sampler(4, seed=1, batch_size=1)
+    difference = float((whole - parts).abs().max())
+    if not difference < 1e-4:
+        raise ArithmeticError(f"images change by {difference:.2g} with the batch size")
+    return f"images agree to {difference:.1g} between batches of 4 and of 1"
+
+
+def _check_checkpoint() -> str:
+    net = _network()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_checkpoint(net, path)
+        again = load_checkpoint(path).state_dict()
+    if not all(torch.equal(value, again[name]) for name, value in net.state_dict().items()):
+        raise ArithmeticError("weights changed on the way to the disk and back")
+    return "weights survive saving and loading bit for bit"
+
+
+def _network() -> NCSNv2:
+    return NCSNv2(channels=1, image_size=8, ngf=4, sigmas=geometric_sigmas(1.0, 0.01, 4)).eval()
+
+
+__all__ = ["Finding", "environment", "self_test"]

@@ -1,0 +1,199 @@
+"""The command line as a stranger uses it: the files it makes and what it says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import ncsn_fast as nf
+from ncsn_fast.cli import main
+from ncsn_fast.data import digits
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
+    net.sampling = {
+        "method": "annealed_langevin",
+        "step_size": 2e-5,
+        "steps_per_level": 2,
+        "denoise": True,
+    }
+    return nf.save_checkpoint(net, tmp_path_factory.mktemp("net") / "model.safetensors")
+
+
+def test_help_names_every_command():
+    output = succeed("--help")
+    for command in ("demo", "train", "sample", "doctor"):
+        assert command in output
+        assert "Usage" in succeed(command, "--help")
+
+
+def test_demo_makes_pictures_and_figures(tmp_path):
+    out = tmp_path / "demo"
+    output = succeed("demo", "--seconds", 2, "--samples", 20, "--out", out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    distance = metrics["pixel_frechet_distance_to_held_out"]
+    assert set(distance) == {"generated", "training_images", "noise"}
+    assert distance["training_images"] < distance["generated"]
+    assert metrics["images_compared"] == 20
+    assert metrics["training_steps"] >= 1
+    for name in ("samples.png", "chain.gif", "loss.png"):
+        Image.open(out / name).verify()
+        assert str(out / name) in output
+    with Image.open(out / "chain.gif") as gif:
+        assert gif.n_frames > 30
+    assert f"{distance['generated']:.3f}" in output
+    assert "20 images each" in output
+    images = nf.sample(nf.load_checkpoint(out / "model.safetensors"), 2, seed=0)
+    assert images.shape == (2, 1, 8, 8)
+    # A second demo replaces the first.
+    succeed("demo", "--seconds", 1, "--samples", 4, "--out", out)
+    assert json.loads((out / "metrics.json").read_text())["images_compared"] == 4
+
+
+def test_sample_writes_images_and_goes_on_where_it_was(tmp_path, checkpoint):
+    out = tmp_path / "samples"
+    output = succeed("sample", checkpoint, "-n", 6, "--out", out, "--seed", 3, "--gif")
+    assert str(out / "samples.npz") in output
+    for name in ("grid.png", "chain.gif"):
+        Image.open(out / name).verify()
+    with np.load(out / "samples.npz", allow_pickle=False) as stored:
+        first, ids = stored["images"], stored["sample_ids"]
+    assert ids.tolist() == list(range(6))
+    expected = nf.sample(nf.load_checkpoint(checkpoint), 6, seed=3).numpy()
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+
+    output = succeed("sample", checkpoint, "-n", 8, "--out", out, "--seed", 3, "--batch-size", 1)
+    assert "6 of 8 samples are in" in output
+    with np.load(out / "samples.npz") as stored:
+        assert np.array_equal(stored["images"][:6], first)
+        assert stored["sample_ids"].tolist() == list(range(8))
+
+
+def test_sample_refuses_a_folder_of_other_settings(tmp_path, checkpoint):
+    succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
+    result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path, "--seed", 1)
+    assert result.exit_code == 1
+    assert "holds samples of other settings (seed differ): choose another --out" in result.output
+    result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path, "--no-denoise")
+    assert "(table_sha256 differ)" in result.output
+
+
+def test_an_interrupted_sample_is_saved(tmp_path, checkpoint, monkeypatch):
+    from ncsn_fast.chain import Chain
+
+    step = Chain._step
+    calls = []
+
+    def impatient(self, *arguments):
+        calls.append(1)
+        if len(calls) > 30:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Chain, "_step", impatient)
+    result = invoke("sample", checkpoint, "-n", 4, "--out", tmp_path, "--batch-size", 1)
+    assert result.exit_code == 130
+    assert "stopped: interrupted after" in result.output
+    monkeypatch.undo()
+    with np.load(tmp_path / "samples.npz") as stored:
+        assert stored["sample_ids"].tolist() == [0, 1]
+    assert "2 of 4 samples" in succeed("sample", checkpoint, "-n", 4, "--out", tmp_path)
+
+
+def test_train_then_resume_then_sample(tmp_path):
+    run = tmp_path / "run"
+    small = ("--ngf", 4, "--batch-size", 8, "--steps-per-level", 1)
+    output = succeed("train", "--out", run, "--steps", 3, *small)
+    assert "1400 images of (1, 8, 8). Chosen from them: 21 noise levels" in output
+    assert f"ncsn-fast sample {run / 'model.safetensors'}" in output
+    output = succeed("train", "--out", run, "--resume", "--steps", 12)
+    assert "from step 3 to 12" in output
+    assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"] == 10
+    Image.open(run / "loss.png").verify()
+    succeed("sample", run / "model.safetensors", "-n", 2, "--out", tmp_path / "samples")
+
+
+def test_train_on_a_folder_of_images(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(digits("train").images[:12]):
+        pixels = (255 * image[0]).byte().numpy()
+        Image.fromarray(pixels).resize((16, 12)).convert("RGB").save(folder / f"{i}.png")
+    run = tmp_path / "run"
+    output = succeed(
+        "train",
+        "--data",
+        folder,
+        "--out",
+        run,
+        "--ngf",
+        4,
+        "--steps",
+        2,
+        "--batch-size",
+        4,
+        "--flip",
+        "--dequantize",
+        "uniform",
+    )
+    assert "12 images of (3, 12, 16)" in output
+    assert nf.load_checkpoint(run / "model.safetensors").shape == (3, 12, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sample", "nothing.pth"), "nothing.pth"),
+        (("train", "--out", "OUT", "--data", "nowhere"), "no such file or folder: nowhere"),
+        (("train", "--out", "OUT", "--resume"), "holds no training run"),
+        (("train", "--out", "OUT", "--ngf", "1"), "ngf"),
+        (("train", "--out", "OUT", "--steps", "-1"), "steps = -1"),
+        (("demo", "--samples", "401"), "401 is not in the range 4<=x<=400"),
+        (("demo", "--out", "FILE"), "choose another"),
+    ],
+)
+def test_refusals_are_one_clear_line(tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    places = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+    result = invoke(*(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_resume_refuses_settings_that_the_run_already_has(tmp_path):
+    result = invoke("train", "--out", tmp_path, "--resume", "--batch-size", 5, "--flip")
+    assert result.exit_code == 2
+    assert "--batch-size, --flip cannot change on --resume" in result.output
+
+
+def test_doctor_reports_backend_and_self_test():
+    output = succeed("doctor")
+    assert re.search(r"backend on cpu +torch \(cpp is not available: .*no cpp kernels", output)
+    assert output.count("ok ") == 4
+    assert "Philox4x32-10 gives its known answer" in output
+
+
+def test_doctor_fails_loudly_where_a_sum_is_wrong(monkeypatch):
+    monkeypatch.setattr("ncsn_fast.noise._WEYL", (1, 2))
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    assert re.search(r"BAD noise +ArithmeticError: Philox gave", result.output)
