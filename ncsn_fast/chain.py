@@ -206,7 +206,10 @@ class Chain:
     def _normalized(self, row: int, x: Tensor, output: Tensor) -> Tensor:
         """The normalised score from the network's output, clipped where the caller wants that."""
         sigma = self.table.sigma[row]
-        p, q = (float(value) for value in self.score.coefficients(torch.tensor(sigma)))
+        p, q = (
+            float(value)
+            for value in self.score.coefficients(torch.tensor(sigma, dtype=torch.float64))
+        )
         n = q * output.float() + (p * x if p else 0.0)
         if self.clip is None:
             return n

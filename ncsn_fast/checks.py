@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import index
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -12,8 +14,7 @@ from ncsn_fast.noise import as_sample_ids
 
 def sample_ids(n: int, ids: Iterable[int] | None) -> Tensor:
     """(n,) int64 on the CPU: the given ids, or 0 … n-1."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n = {n!r}: give a number of samples of at least 1")
+    n = count("n", n)
     given = range(n) if ids is None else ids
     checked = as_sample_ids(given.cpu() if isinstance(given, Tensor) else list(given))
     if len(checked) != n:
@@ -28,9 +29,9 @@ def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:
     if shape is None:
         raise ValueError("shape is not known: give the shape of one sample, such as (3, 32, 32)")
     sizes = tuple(shape)
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"shape = {sizes}: give positive sizes, such as (3, 32, 32)")
-    return sizes
+    if not sizes:
+        raise ValueError("shape = (): give positive sizes, such as (3, 32, 32)")
+    return tuple(count("shape", size) for size in sizes)
 
 
 def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -68,10 +69,11 @@ def clip(value: float | None) -> float | None:
 
 
 def count(name: str, value: int) -> int:
-    """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    """A whole number of at least 1; NumPy's integers are welcome."""
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+    if not whole or index(value) < 1:
         raise ValueError(f"{name} = {value!r}: give a whole number of at least 1")
-    return value
+    return index(value)
 
 
 def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> None:

@@ -78,6 +78,7 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
         seed=seed,
         device=device or _default_device(),
         say=click.echo,
+        progress=sys.stderr.isatty(),
     )
     distance = result.metrics["pixel_frechet_distance_to_held_out"]
     click.echo(
@@ -173,7 +174,9 @@ def train(out: Path, resume: bool, device: str | None, **options: Any) -> None:
         training = {k: v for k, v in options.items() if k not in names}
         config = TrainConfig(out=out, **training)
     device = device or _default_device()
-    model = runs.train(run, config, resume=resume, device=device, say=click.echo, progress=True)
+    model = runs.train(
+        run, config, resume=resume, device=device, say=click.echo, progress=sys.stderr.isatty()
+    )
     click.echo(f"Done. Look at {out / 'loss.png'}, then: ncsn-fast sample {model}")
 
 
@@ -262,7 +265,7 @@ def sample(
         gif=gif,
         device=device or _default_device(),
         say=click.echo,
-        progress=True,
+        progress=sys.stderr.isatty(),
     )
     for path in files.values():
         click.echo(f"  {path}")

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncsn_fast.checks import count
+
 # Overlap C of neighbouring levels in Technique 2, as the paper states it.
 OVERLAP = 0.5
 
@@ -95,13 +97,6 @@ def check_step_size(step_size: float, sigma_min: float) -> float:
     return step_size
 
 
-def check_steps(steps: int, name: str) -> int:
-    """Return a number of steps, or raise ValueError where it is not a positive integer."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"{name} = {steps!r}: give a whole number of steps, at least 1")
-    return steps
-
-
 def auto_schedule(
     data: Tensor,
     *,
@@ -125,7 +120,7 @@ def auto_schedule(
         ValueError: for fewer than two distinct points, values that are not finite, or settings
             out of range.
     """
-    check_steps(steps_per_level, "steps_per_level")
+    steps_per_level = count("steps_per_level", steps_per_level)
     sigma_max = largest_distance(data, max_points=max_points, seed=seed)
     if sigma_max <= sigma_min:
         raise ValueError(
@@ -244,7 +239,6 @@ __all__ = [
     "best_step_size",
     "check_sigmas",
     "check_step_size",
-    "check_steps",
     "geometric_sigmas",
     "largest_distance",
     "level_ratio",

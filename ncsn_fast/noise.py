@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import index
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -152,9 +154,10 @@ def random_seed() -> int:
 
 def check_seed(seed: int) -> int:
     """Return the seed, or raise ValueError where it is not an integer in [0, 2⁶⁴)."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+    whole = isinstance(seed, SupportsIndex) and not isinstance(seed, bool)
+    if not whole or not 0 <= index(seed) < 1 << 64:
         raise ValueError(f"seed = {seed!r}: a seed is an integer from 0 to 2⁶⁴ - 1")
-    return seed
+    return index(seed)
 
 
 def as_sample_ids(
@@ -193,10 +196,10 @@ def _draw(
     key = _split_seed(seed)
     if not 0 <= stream < 1 << 16:
         raise ValueError(f"stream = {stream}: allowed are 0 to 2¹⁶ - 1")
-    if isinstance(step, int) and not 0 <= step <= _MASK:
-        raise ValueError(f"step = {step}: allowed are 0 to 2³² - 1")
     if isinstance(step, Tensor):
         step = step.to(ids.device)
+    elif not 0 <= index(step) <= _MASK:
+        raise ValueError(f"step = {step}: allowed are 0 to 2³² - 1")
     elements = math.prod(shape)
     blocks = torch.arange((elements + 3) // 4, device=ids.device)
     out = torch.empty(len(ids), blocks.numel(), 4, dtype=dtype, device=ids.device)
@@ -215,7 +218,7 @@ def _draw(
 def _split_seed(seed: Word) -> tuple[Word, Word]:
     if isinstance(seed, Tensor):
         return seed & _MASK, (seed >> 32) & _MASK
-    check_seed(seed)
+    seed = check_seed(seed)
     return seed & _MASK, seed >> 32
 
 

@@ -114,14 +114,15 @@ def instance_norm_plus(
             "the variance over channels is undefined for one (choose ngf ≥ 2)"
         )
     h = x if x.dtype == torch.float64 else x.float()
-    variance, mean = torch.var_mean(h, dim=(2, 3), correction=0)
+    mean = h.mean((2, 3))
+    # The mean comes off first: a variance of differences, and a scale applied to them, lose
+    # nothing where a channel's mean is large against its spread.
+    h = h - mean[:, :, None, None]
+    variance = h.square().mean((2, 3))
     channel_variance, channel_mean = torch.var_mean(mean, dim=1, correction=1, keepdim=True)
     t = (mean - channel_mean) / torch.sqrt(channel_variance + eps)
     scale = gamma / torch.sqrt(variance + eps)
     shift = gamma * alpha * t + beta
-    # The mean is taken off before scaling: folded into the shift it would cancel badly where a
-    # channel's mean is large against its spread.
-    h = h - mean[:, :, None, None]
     return torch.addcmul(shift[:, :, None, None], h, scale[:, :, None, None]).to(x.dtype)
 
 

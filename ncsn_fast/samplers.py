@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.levels import check_sigmas, check_step_size, check_steps
+from ncsn_fast.checks import count
+from ncsn_fast.levels import check_sigmas, check_step_size
 
 Column = tuple[float, ...]
 
@@ -152,8 +153,7 @@ def langevin(step_size: float, steps: int) -> Table:
     """
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size = {step_size}: Langevin dynamics needs a finite α > 0")
-    check_steps(steps, "steps")
-    return Table.of(np.ones(steps), b=step_size, d=math.sqrt(2 * step_size))
+    return Table.of(np.ones(count("steps", steps)), b=step_size, d=math.sqrt(2 * step_size))
 
 
 def annealed_langevin(
@@ -174,7 +174,7 @@ def annealed_langevin(
         denoise: whether the last row removes the noise of the smallest level.
     """
     ladder = check_sigmas(sigmas).double().numpy()
-    check_steps(steps_per_level, "steps_per_level")
+    steps_per_level = count("steps_per_level", steps_per_level)
     check_step_size(step_size, float(ladder[-1]))
     levels = np.repeat(np.arange(len(ladder)), steps_per_level)
     sigma = ladder[levels]

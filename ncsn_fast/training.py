@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from ncsn_fast import noise
 from ncsn_fast.checkpoint import CheckpointError, read_tensors, save_checkpoint, write_tensors
+from ncsn_fast.checks import count
 from ncsn_fast.data import data_transform, horizontal_flip
 from ncsn_fast.engine import model_space
 from ncsn_fast.losses import dsm_loss
@@ -79,9 +80,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} = {value!r}: give a whole number of at least 1")
+            count(name, getattr(self, name))
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate = {self.learning_rate}: it has to be positive")
         for name in ("beta1", "beta2", "ema"):

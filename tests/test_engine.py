@@ -102,6 +102,16 @@ def test_the_noise_is_the_same_bit_for_bit_however_the_batch_is_cut():
     assert torch.equal(whole.flip(0), sampler(still)(10, seed=3, sample_ids=range(9, -1, -1)))
 
 
+def test_numpys_integers_are_integers():
+    import numpy as np
+
+    one, four, seed = np.int64(1), np.int32(4), np.uint64(2**63 + 1)
+    given = sampler()(four, seed=seed, sample_ids=np.arange(4), batch_size=one, every=four)
+    plain = sampler()(4, seed=2**63 + 1, sample_ids=range(4), batch_size=1, every=4)
+    assert torch.equal(given[0], plain[0])
+    assert torch.equal(given[1], plain[1])
+
+
 def test_without_a_seed_torch_governs_and_the_seed_is_reported():
     first = sampler()
     torch.manual_seed(1)
@@ -459,7 +469,7 @@ def test_langevin_continues_where_it_stopped():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: s(0), "n = 0: give a number of samples"),
+        (lambda s: s(0), "n = 0: give a whole number of at least 1"),
         (lambda s: s(2.0), "n = 2.0"),
         (lambda s: s(2, seed=-1), "seed = -1"),
         (lambda s: s(2, sample_ids=[1]), "1 sample_ids for n = 2"),
@@ -519,7 +529,7 @@ KEYS = {"step_size": 1e-5, "steps_per_level": 2}
         ({"steps_per_level": 2}, r"step_size not given, .*nf.auto_schedule\(data\)"),
         ({}, "step_size and steps_per_level not given"),
         ({**KEYS, "shape": None}, "shape is not known"),
-        ({**KEYS, "shape": (3, 0)}, "give positive sizes"),
+        ({**KEYS, "shape": (3, 0)}, "shape = 0"),
         ({**KEYS, "sigmas": None}, "sigmas are not known"),
         ({**KEYS, "sigmas": [1.0, 2.0]}, "noise levels descend"),
         ({"method": TABLE, "step_size": 1e-5}, "given beside a table"),
