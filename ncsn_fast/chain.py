@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from ncsn_fast import noise, ops
+from ncsn_fast import checks, noise, ops
 from ncsn_fast.progress import Progress
 from ncsn_fast.samplers import Table
 from ncsn_fast.score import Score
@@ -19,6 +20,7 @@ from ncsn_fast.score import Score
 # Where the check fails the rows since the last one are run again to find the culprit, which is
 # exact because noise is a function of the row.
 _CHECK_EVERY = 32
+_MOST_AHEAD, _AHEAD_VALUES = 64, 1 << 18
 
 
 class SamplingError(RuntimeError):
@@ -27,20 +29,22 @@ class SamplingError(RuntimeError):
     Attributes:
         row, sigma: where it happened.
         state: (B, *shape), the last good state, before that row.
-        sample_ids: ids of the samples in that state.
+        state_ids: ids of the samples in that state.
+        samples, sample_ids: (finished, *shape) and ids of the samples that were finished before.
     """
 
-    def __init__(self, message: str, row: int, sigma: float, state: Tensor, ids: Tensor) -> None:
-        super().__init__(message)
+    samples: Tensor
+    sample_ids: list[int]
+
+    def __init__(self, message: str, row: int, sigma: float, state: Tensor, ids: list[int]) -> None:
+        super().__init__(message, row, sigma, state, ids)  # so that it survives pickling
         self.row = row
         self.sigma = sigma
         self.state = state
-        self.sample_ids = ids.tolist()
+        self.state_ids = ids
 
-
-class ChainResult(NamedTuple):
-    x: Tensor  # (B, *shape)
-    trajectory: Tensor | None  # (K, B, *shape) on the CPU
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class _State(NamedTuple):
@@ -57,6 +61,36 @@ class _Chunk(NamedTuple):
     mask: Tensor | None
     known: Tensor | None
     extra: dict[str, Any]
+    ahead: _NoiseAhead
+
+
+class _NoiseAhead:
+    """The sampler's noise, made for many rows at once where samples are small.
+
+    Making it is a hundred small operations whatever its size: for a thousand points that is more
+    than the network. Large states are left to the operation itself.
+    """
+
+    def __init__(self, chain: Chain, ids: Tensor) -> None:
+        self._chain, self._ids = chain, ids
+        values = len(ids) * math.prod(chain.shape)
+        self._count = min(_MOST_AHEAD, _AHEAD_VALUES // max(1, values))
+        self._first, self._made = 0, torch.empty(0)
+
+    def get(self, row: int) -> Tensor | None:
+        if self._count < 2:
+            return None
+        if not self._first <= row < self._first + len(self._made):
+            step = self._chain.first_step + row
+            self._first = row
+            self._made = noise.normal(
+                self._chain.shape,
+                seed=self._chain.seed,
+                stream=noise.SAMPLER,
+                sample_ids=self._ids,
+                step=torch.arange(step, step + min(self._count, len(self._chain.table) - row)),
+            )
+        return self._made[row - self._first]
 
 
 @dataclass(frozen=True)
@@ -101,17 +135,18 @@ class Chain:
         ids: Tensor,
         part: slice = slice(None),
         progress: Progress | None = None,
-    ) -> ChainResult:
+        trajectory: Tensor | None = None,
+    ) -> Tensor:
         """Take the states x (B, *shape) of these samples through all rows.
 
         Args:
             part: which samples of the whole batch these are, for inputs given per sample.
+            trajectory: (K, B, *shape), filled with the states before the rows of ``kept_rows``.
         """
         chunk = self._chunk(ids, part)
         state = self._first_state(x, chunk)
         good, good_row = state, self.first_row
         kept = {row: i for i, row in enumerate(self.kept_rows())}
-        trajectory = torch.empty(len(kept), *x.shape) if kept else None
         for row in range(self.first_row, len(self.table)):
             if trajectory is not None and row in kept:
                 trajectory[kept[row]] = state.x
@@ -124,17 +159,28 @@ class Chain:
                 progress.advance(len(ids))
         if trajectory is not None:
             trajectory[-1] = state.x
-        return ChainResult(state.x, trajectory)
+        return state.x
 
     @cached_property
     def _explicit(self) -> bool:
         """Whether somebody needs the normalised score itself between network and update."""
-        return bool(self.guidance or self.callback or self.clip)
+        return not (self.guidance is None and self.callback is None and self.clip is None)
+
+    @cached_property
+    def _folded(self) -> Table:
+        """The table that takes the network's own output and scales its input."""
+        return self.score.fold(self.table)
 
     @cached_property
     def _rows(self) -> Tensor:
-        table = self.table if self._explicit else self.score.fold(self.table)
+        table = self._folded
+        if self._explicit:  # the normalised score itself enters, only the input is the network's
+            table = replace(self.table, c_in=table.c_in)
         return table.rows(self.device)
+
+    @cached_property
+    def _scales_input(self) -> bool:
+        return self._folded.scales_input
 
     @cached_property
     def _conditions(self) -> Tensor | None:
@@ -152,6 +198,7 @@ class Chain:
             None if self.mask is None else self.mask[part],
             None if self.known is None else self.known[part],
             {name: cut(value) for name, value in self.extra.items()},
+            _NoiseAhead(self, ids),
         )
 
     def _first_state(self, x: Tensor, chunk: _Chunk) -> _State:
@@ -165,7 +212,8 @@ class Chain:
             )
             x = torch.where(chunk.mask, chunk.known + self.table.sigma[self.first_row] * z, x)
         history = torch.zeros_like(x) if self.table.has_history else None
-        return _State(x, history, self.table.c_in[self.first_row] * x)
+        scaled = self._folded.c_in[self.first_row] * x if self._scales_input else x
+        return _State(x, history, scaled)
 
     def _step(
         self,
@@ -176,13 +224,20 @@ class Chain:
     ) -> _State:
         """One row: the network, what the caller adds, the update."""
         condition = None if self._conditions is None else self._conditions[row]
+        version = state.network_input._version
         n = self.score(state.network_input, condition, **chunk.extra)
+        if state.network_input._version != version:
+            raise ValueError(
+                "the network writes into its input (an in-place operation on x): sampling needs "
+                "the state as it was, so let it work on a copy"
+            )
         guidance = None
         if self._explicit:
             n = self._normalized(row, state.x, n)
             if self.guidance is not None:
-                guidance = self.guidance(state.x, n, self.table.sigma[row], row)
-                _check_shape("guidance", guidance, state.x.shape)
+                drift = self.guidance(state.x, n, self.table.sigma[row], row)
+                drift = checks.same_shape("guidance()", drift, state.x.shape, state.x)
+                guidance = drift.to(state.x.dtype)
         x, history, network_input = ops.sampler_update(
             state.x,
             n,
@@ -191,12 +246,12 @@ class Chain:
             step=self.first_step + row,
             sample_ids=chunk.ids,
             add_noise=self.table.d[row] != 0,
-            z=self._replaced_noise(row, chunk.part),
+            z=self._noise(row, chunk),
             history=state.history,
             guidance=guidance,
             mask=chunk.mask,
             known=chunk.known,
-            scale_input=self.table.scales_input,
+            scale_input=self._scales_input,
             backend=self.backend,
         )
         if callback is not None:
@@ -217,38 +272,45 @@ class Chain:
         factor = (self.clip / norm).clamp(max=1.0)  # a norm of 0 gives inf, which the clamp ends
         return n * factor.view(-1, *(1,) * len(self.shape))
 
-    def _replaced_noise(self, row: int, part: slice) -> Tensor | None:
-        if self.noise is None or self.table.d[row] == 0:
+    def _noise(self, row: int, chunk: _Chunk) -> Tensor | None:
+        """The noise of a row where it is made here: the caller's, or that of many rows at once."""
+        if self.table.d[row] == 0:
             return None
-        z = self.noise(row)
-        _check_shape("noise", z, torch.Size((self.n, *self.shape)))
-        return z[part].to(self.device, torch.float32)
+        if self.noise is not None:
+            z = self.noise(row)
+            checks.same_shape("noise()", z, (self.n, *self.shape), z)
+            return z[chunk.part].to(self.device, torch.float32)
+        if self.backend != "torch":
+            return None  # a kernel makes it in registers
+        return chunk.ahead.get(row)
 
-    def _explain(self, first: int, last: int, state: _State, chunk: _Chunk) -> None:
+    def _explain(self, first: int, last: int, good: _State, chunk: _Chunk) -> NoReturn:
         """Run the rows of a failed stretch again, one check each, and say which one broke."""
+        state = good
         for row in range(first, last):
             following = self._step(row, state, chunk)
             bad = ~torch.isfinite(following.x).flatten(1).all(1)
-            if bool(bad.any()) or row == last - 1:
-                sigma, level = self.table.sigma[row], self.table.level[row]
+            if bool(bad.any()):
                 which = chunk.ids[bad].tolist()
-                raise SamplingError(
-                    f"the state is no longer finite after row {row} of {len(self.table)} (noise "
-                    f"level {level}, σ = {sigma:g}) in sample {which[:8]}"
-                    f"{' …' if len(which) > 8 else ''}: the network returned NaN or infinity, or "
-                    "the chain diverged. The state before that row is in the error's .state; look "
-                    "at the network's output there, or lower the step size",
-                    row,
-                    sigma,
-                    state.x,
-                    chunk.ids,
-                )
+                more = " …" if len(which) > 8 else ""
+                raise self._error(row, f"in sample {which[:8]}{more}", state.x, chunk)
             state = following
+        # Noise of the caller's that is not a function of the row, or a network that changes.
+        where = f"or in one of the rows from {first} on (a second run went well)"
+        raise self._error(last - 1, where, good.x, chunk)
+
+    def _error(self, row: int, where: str, state: Tensor, chunk: _Chunk) -> SamplingError:
+        sigma, level = self.table.sigma[row], self.table.level[row]
+        return SamplingError(
+            f"the state is no longer finite after row {row} of {len(self.table)} (noise level "
+            f"{level}, σ = {sigma:g}) {where}: the network returned NaN or infinity, or the chain "
+            "diverged. The last good state is in the error's .state; look at the network's output "
+            "there, or lower the step size",
+            row,
+            sigma,
+            state,
+            chunk.ids.tolist(),
+        )
 
 
-def _check_shape(name: str, value: Tensor, shape: torch.Size) -> None:
-    if value.shape != shape:
-        raise ValueError(f"{name}() returned shape {tuple(value.shape)}; needed is {tuple(shape)}")
-
-
-__all__ = ["Chain", "ChainResult", "SamplingError"]
+__all__ = ["Chain", "SamplingError"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import index
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -70,10 +69,13 @@ def clip(value: float | None) -> float | None:
 
 def count(name: str, value: int) -> int:
     """A whole number of at least 1; NumPy's integers are welcome."""
-    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
-    if not whole or index(value) < 1:
+    try:
+        whole = 0 if isinstance(value, bool) else index(value)
+    except TypeError:
+        whole = 0
+    if whole < 1:
         raise ValueError(f"{name} = {value!r}: give a whole number of at least 1")
-    return index(value)
+    return whole
 
 
 def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> None:
@@ -82,9 +84,30 @@ def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> N
         raise ValueError(f"{name} = {value!r}: {why}; choose one of {allowed}")
 
 
+def same_shape(name: str, value: Tensor, shape: Iterable[int], like: Tensor) -> Tensor:
+    """What a function of the caller's returned, in the dtype and on the device of the state.
+
+    Raises:
+        ValueError: unless it is a floating-point tensor of this shape on the state's device.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} returned {type(value).__name__}; needed is a tensor")
+    if value.shape != torch.Size(shape) or value.device != like.device:
+        raise ValueError(
+            f"{name} returned {tuple(value.shape)} on {value.device}; needed is {tuple(shape)} on "
+            f"{like.device}"
+        )
+    if not value.is_floating_point():
+        raise ValueError(f"{name} returned {value.dtype}; needed are floating-point values")
+    return value
+
+
 def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
     if tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device}, the sampler on {device}: move one of them")
+        raise ValueError(
+            f"{name} is on {tensor.device}, the sampler on {device}: move it, or give the sampler "
+            "device="
+        )
 
 
 def _broadcast(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -96,4 +119,13 @@ def _broadcast(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         ) from None
 
 
-__all__ = ["choice", "clip", "count", "mask_and_known", "sample_ids", "sample_shape", "states"]
+__all__ = [
+    "choice",
+    "clip",
+    "count",
+    "mask_and_known",
+    "same_shape",
+    "sample_ids",
+    "sample_shape",
+    "states",
+]

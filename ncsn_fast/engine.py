@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,10 +44,13 @@ class SamplingInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, samples: Tensor, sample_ids: list[int], seed: int) -> None:
-        super().__init__(f"interrupted after {len(sample_ids)} samples (seed {seed})")
+        super().__init__(samples, sample_ids, seed)  # so that it survives pickling
         self.samples = samples
         self.sample_ids = sample_ids
         self.seed = seed
+
+    def __str__(self) -> str:
+        return f"interrupted after {len(self.sample_ids)} samples (seed {self.seed})"
 
 
 class Sampler:
@@ -97,13 +101,16 @@ class Sampler:
         defaults = getattr(self.network, "sampling", None) or {}
         method = method if method is not None else defaults.get("method", "annealed_langevin")
         settings = {"step_size": step_size, "steps_per_level": steps_per_level, "denoise": denoise}
-        self.table = self._make_table(method, sigmas, settings, {"denoise": True, **defaults})
-        self.device = self._find_device(device, sigmas)
-        # The published chains start from U[0, 1) alone; other methods from that plus σ₁ noise.
-        self._uniform_start = method == "annealed_langevin"
+        self._network_sigmas = None if self.network is None else self.network.sigmas.cpu().clone()
+        self.table = self._make_table(method, sigmas, settings, defaults)
+        self._uniform_start = isinstance(method, str) and METHODS[method].uniform_start
+        if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
+            device = sigmas.device
+        self._device = device
         checks.choice("precision", precision, ("auto", "fp32"), "this version samples in fp32")
         checks.choice("graph", graph, ("auto", False), "this version runs its loop eagerly")
-        self.backend, _ = backends.resolve(backend, self.device)
+        self._backend = backend
+        backends.resolve(backend, self.device)
         # Refuse a network that cannot be told the levels of this table now, not in the loop.
         self.score.conditions(self.table, "cpu")
         self.seed: int | None = None
@@ -137,7 +144,8 @@ class Sampler:
                 in every batch.
             initial: (n, *shape) states at the first row, used as given. Default: U[0, 1) for
                 annealed Langevin dynamics, U[0, 1) + σ₁z for other tables.
-            start_level: first noise level to run, as an index into the levels.
+            start_level: first noise level to run, as an index into the levels; the default
+                initial state is then that of this level.
             noise: row → (n, *shape) tensor that replaces the engine's noise. It must depend on the
                 row alone: each chunk of the batch asks for its rows again.
             mask, known: where the mask is 1 the state is held at ``known`` (model space), noised
@@ -161,20 +169,20 @@ class Sampler:
             SamplingError: where the network returns NaN or infinity.
             SamplingInterrupted: on Ctrl-C, with what is done.
         """
-        self.seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
-        _log.info("sampling %s samples with seed %s", n, self.seed)
+        self._check_network()
+        device = self.device
         ids = checks.sample_ids(n, sample_ids)
+        n = len(ids)
         full = (n, *self.shape)
-        mask, known = checks.mask_and_known(mask, known, full, self.device)
-        start: Tensor | Callable[[Tensor], Tensor] = self._start
+        mask, known = checks.mask_and_known(mask, known, full, device)
         if initial is not None:
-            start = checks.states("initial", initial, full, self.device)
+            initial = checks.states("initial", initial, full, device)
         chain = Chain(
             score=self.score,
             table=self.table.with_temperature(temperature),
             shape=self.shape,
-            device=self.device,
-            seed=self.seed,
+            device=device,
+            seed=0 if seed is None else noise_source.check_seed(seed),
             n=n,
             first_row=self._first_row(start_level),
             noise=noise,
@@ -185,9 +193,29 @@ class Sampler:
             every=None if every is None else checks.count("every", every),
             callback=callback,
             extra=extra or {},
-            backend=self.backend,
+            backend=backends.resolve(self._backend, device)[0],
         )
-        return _run_chunks(chain, ids, start, self.chunk_size(n, batch_size), progress)
+        chunk = self.chunk_size(n, batch_size)
+        # Drawn when nothing can be refused any more: a refused call leaves torch's generator alone.
+        if seed is None:
+            chain = replace(chain, seed=noise_source.random_seed())
+        self.seed = chain.seed
+        _log.info("sampling %d samples with seed %d", n, self.seed)
+
+        def start(part: slice, part_ids: Tensor) -> Tensor:
+            return self._start(chain, part_ids) if initial is None else initial[part]
+
+        return _run_chunks(chain, ids, start, chunk, progress)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it samples: as asked for, else where the network is now."""
+        module = self.score.module
+        if self._device is None and module is not None:
+            for tensor in (*module.parameters(), *module.buffers()):
+                return tensor.device
+        # Made there, a tensor knows the index that "cuda" leaves open.
+        return torch.empty(0, device=self._device).device
 
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
         """How many of n samples are computed at once; no result depends on it."""
@@ -200,7 +228,8 @@ class Sampler:
         return min(n, checks.count("batch_size", batch_size))
 
     def kept_sigmas(self, every: int) -> list[float]:
-        """The noise level of each state in a trajectory; 0 after a last row without noise."""
+        """The noise level of each state in a whole trajectory; 0 after a last noiseless row."""
+        checks.count("every", every)
         sigma = (*self.table.sigma, self.table.sigma[-1] if self.table.d[-1] else 0.0)
         return [sigma[row] for row in [*range(0, len(self.table), every), len(self.table)]]
 
@@ -226,46 +255,56 @@ class Sampler:
                 "sigmas are not known: give the noise levels, "
                 "for example nf.geometric_sigmas(50, 0.01, 232) or nf.auto_schedule(data).sigmas"
             )
-        settings = {k: defaults.get(k) if value is None else value for k, value in settings.items()}
-        missing = [name for name, value in settings.items() if value is None]
+        make = METHODS[method].table
+        takes = list(inspect.signature(make).parameters.values())[1:]
+        named = {name: value for name, value in settings.items() if value is not None}
+        strange = sorted(set(named) - {parameter.name for parameter in takes})
+        if strange:
+            raise ValueError(f"method {method!r} takes no {' and no '.join(strange)}")
+        chosen = {**{p.name: defaults.get(p.name) for p in takes}, **named}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        missing = [p.name for p in takes if p.default is p.empty and p.name not in chosen]
         if missing:
             raise ValueError(
                 f"{' and '.join(missing)} not given, and the network's checkpoint does not say: "
                 "give them (nf.auto_schedule(data) computes a step size from the training data)"
             )
-        return METHODS[method](ladder, **settings)
+        return make(ladder, **chosen)
 
-    def _find_device(
-        self, device: torch.device | str | None, sigmas: Sequence[float] | Tensor | None
-    ) -> torch.device:
-        if device is not None:
-            return torch.device(device)
-        module = self.score.module
-        if module is not None:
-            for tensor in (*module.parameters(), *module.buffers()):
-                return tensor.device
-        return sigmas.device if isinstance(sigmas, Tensor) else torch.get_default_device()
+    def _check_network(self) -> None:
+        """A sampler is for the noise levels it was made for, not those of weights loaded since."""
+        if self.network is None or self._network_sigmas is None:
+            return
+        if not torch.equal(self.network.sigmas.cpu(), self._network_sigmas):
+            raise ValueError(
+                "the network's noise levels have changed since this sampler was made: make another"
+            )
 
     def _first_row(self, start_level: int) -> int:
         levels = self.table.level
         if start_level == 0:
             return 0
-        if start_level not in levels:
+        if start_level < 0 or start_level not in levels:
             raise ValueError(
                 f"start_level = {start_level}: this method runs the levels "
-                f"{min(levels)} to {max(levels)}"
+                f"{max(0, min(levels))} to {max(levels)}"
             )
         return levels.index(start_level)
 
-    def _start(self, ids: Tensor) -> Tensor:
-        """The initial states of these samples."""
-        key: dict[str, Any] = {"seed": self.seed, "stream": noise_source.INITIAL, "sample_ids": ids}
+    def _start(self, chain: Chain, ids: Tensor) -> Tensor:
+        """The states in which these samples begin, at the chain's first row."""
+        key: dict[str, Any] = {
+            "seed": chain.seed,
+            "stream": noise_source.INITIAL,
+            "sample_ids": ids,
+        }
         x = noise_source.uniform(self.shape, **key)
         if self.network is not None:
             rescaled, logit = model_space(self.network)
             x = data_transform(x, rescaled=rescaled, logit_transform=logit)
         if not self._uniform_start:
-            x = x + self.table.sigma[0] * noise_source.normal(self.shape, step=1, **key)
+            z = noise_source.normal(self.shape, step=1, **key)
+            x = x + chain.table.sigma[chain.first_row] * z
         return x
 
 
@@ -281,6 +320,11 @@ def sample(net: ScoreNetwork, n: int, **keywords: Any) -> Any:
         (n, C, H, W) float32 in [0, 1] on the network's device; with ``every`` also the trajectory,
         (K, n, C, H, W) on the CPU.
     """
+    if not isinstance(net, ScoreNetwork):
+        raise ValueError(
+            f"sample() takes a network of ncsn_fast, got {type(net).__name__}: for others there is "
+            "nf.Sampler(score, shape, sigmas, ...)"
+        )
     known = set(inspect.signature(Sampler.__init__).parameters) - {"self", "score"}
     runtime = set(inspect.signature(Sampler.__call__).parameters) - {"self", "n"}
     unknown = sorted(set(keywords) - known - runtime)
@@ -289,7 +333,11 @@ def sample(net: ScoreNetwork, n: int, **keywords: Any) -> Any:
             f"sample() got unknown settings {unknown}; known: {sorted(known | runtime)}"
         )
     sampler = Sampler(net, **{k: v for k, v in keywords.items() if k in known})
-    result = sampler(n, **{k: v for k, v in keywords.items() if k in runtime})
+    try:
+        result = sampler(n, **{k: v for k, v in keywords.items() if k in runtime})
+    except (SamplingError, SamplingInterrupted) as stop:
+        stop.samples = to_images(net, stop.samples)
+        raise
     if isinstance(result, tuple):
         return tuple(to_images(net, states) for states in result)
     return to_images(net, result)
@@ -330,6 +378,9 @@ def langevin(
     Returns:
         (N, *shape) float32.
     """
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}: give (N, *shape), N chains")
+    x = checks.states("x", x, tuple(x.shape), x.device)
     chain = Chain(
         score=Score(score, "score", "none"),
         table=langevin_table(step_size, steps),
@@ -339,55 +390,68 @@ def langevin(
         n=len(x),
         first_step=first_step,
     )
-    return chain.run(x.float(), torch.arange(len(x), device=x.device)).x
+    _log.info("Langevin dynamics of %d chains with seed %d", len(x), chain.seed)
+    with _evaluating(chain.score.module):
+        return chain.run(x, torch.arange(len(x), device=x.device))
 
 
 def _run_chunks(
     chain: Chain,
     ids: Tensor,
-    start: Tensor | Callable[[Tensor], Tensor],
+    start: Callable[[slice, Tensor], Tensor],
     chunk: int,
     wish: ProgressWish,
 ) -> Any:
     """Run the chain on chunk after chunk; a chunk that does not fit in memory is halved."""
-    out = torch.empty(len(ids), *chain.shape, device=chain.device)
+    out = torch.empty(len(ids), *chain.shape, dtype=torch.float32, device=chain.device)
     kept = chain.kept_rows()
-    trajectory = torch.empty(len(kept), *out.shape) if kept else None
-    done = 0
+    shape = (len(kept), len(ids), *chain.shape)
+    trajectory = torch.empty(shape, dtype=torch.float32, device="cpu") if kept else None
+    done, said = 0, False
     with Progress(wish, total=len(ids) * chain.steps) as progress, _evaluating(chain.score.module):
         try:
             while done < len(ids):
                 part = slice(done, min(done + chunk, len(ids)))
                 part_ids = ids[part].to(chain.device)
+                view = None if trajectory is None else trajectory[:, part]
+                fits = True
                 try:
-                    x = start(part_ids) if callable(start) else start[part]
-                    result = chain.run(x, part_ids, part, progress)
+                    out[part] = chain.run(start(part, part_ids), part_ids, part, progress, view)
                 except RuntimeError as error:
-                    chunk = _halve(part.stop - part.start, error)
-                    progress.back_to(done * chain.steps)
+                    fits = part.stop - part.start == 1 or not _out_of_memory(error)
+                    if fits:
+                        raise
+                # Out of the except block, where the error would hold on to the chunk's memory.
+                if fits:
+                    done = part.stop
                     continue
-                out[part] = result.x
-                if trajectory is not None and result.trajectory is not None:
-                    trajectory[:, part] = result.trajectory
-                done = part.stop
+                chunk = (part.stop - part.start) // 2
+                _make_room(part.stop - part.start, chunk, said)
+                said = True
+                progress.back_to(done * chain.steps)
         except KeyboardInterrupt:
             raise SamplingInterrupted(out[:done], ids[:done].tolist(), chain.seed) from None
+        except SamplingError as error:
+            error.samples, error.sample_ids = out[:done], ids[:done].tolist()
+            raise
     return out if trajectory is None else (out, trajectory)
 
 
-def _halve(size: int, error: RuntimeError) -> int:
-    """A smaller chunk if the error says that this one did not fit; any other error goes on."""
-    no_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    if not no_memory or size == 1:
-        raise error
-    torch.cuda.empty_cache()
-    _log.warning(
-        "%d samples at once do not fit in memory; going on with %d (batch_size=%d avoids this)",
-        size,
-        size // 2,
-        size // 2,
-    )
-    return size // 2
+def _out_of_memory(error: RuntimeError) -> bool:
+    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def _make_room(size: int, smaller: int, said: bool) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not said:
+        _log.warning(
+            "%d samples at once do not fit in memory: going on with %d, or fewer if need be "
+            "(batch_size= avoids this)",
+            size,
+            smaller,
+        )
 
 
 class _evaluating:

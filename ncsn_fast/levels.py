@@ -67,7 +67,9 @@ def check_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
     Raises:
         ValueError: unless they are finite, positive and strictly descending.
     """
-    levels = torch.as_tensor(sigmas).detach().to("cpu", torch.float32)
+    if not isinstance(sigmas, Tensor):
+        sigmas = torch.from_numpy(np.array(sigmas, dtype=np.float64))
+    levels = sigmas.detach().to("cpu", torch.float32)
     if levels.ndim != 1 or len(levels) == 0:
         raise ValueError(f"sigmas has shape {tuple(levels.shape)}: give a 1-D list of noise levels")
     if not bool(torch.isfinite(levels).all() and (levels > 0).all()):
@@ -83,6 +85,13 @@ def check_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
             "levels descend from the largest to the smallest (reverse the list?)"
         )
     return levels
+
+
+def trusted_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
+    """:func:`check_sigmas`, but levels that are on a GPU stay there: looking would stall it."""
+    if isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
+        return sigmas.detach().float()
+    return check_sigmas(sigmas)
 
 
 def check_step_size(step_size: float, sigma_min: float) -> float:
@@ -112,7 +121,7 @@ def auto_schedule(
         data: (N, *shape) training data in model space, on any device.
         sigma_min: the smallest level; 0.01 for data in [0, 1].
         steps_per_level: T.
-        overlap: C, the overlap of neighbouring levels, in (0, 1).
+        overlap: C, the overlap of neighbouring levels, in (0, 0.997).
         max_points: distances are taken between all points, or this many random ones.
         seed: which random ones.
 
@@ -141,14 +150,16 @@ def largest_distance(data: Tensor, *, max_points: int = 10_000, seed: int = 0) -
     Exact for up to ``max_points`` points, otherwise over that many random ones. Computed in blocks
     on the data's device, so that memory stays bounded.
     """
+    if data.ndim < 2:
+        raise ValueError(f"data have shape {tuple(data.shape)}: give (N, *shape of one sample)")
     points = data.flatten(1)
     if len(points) < 2:
         raise ValueError(f"{len(points)} data points: a distance needs at least two")
     if not bool(torch.isfinite(points).all()):
         raise ValueError("the data hold values that are not finite: clean them first")
     if len(points) > max_points:
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(points), generator=generator)[:max_points]
+        generator = torch.Generator("cpu").manual_seed(seed)
+        chosen = torch.randperm(len(points), generator=generator, device="cpu")[:max_points]
         points = points[chosen.to(points.device)]
     points = points.float()
     # Centring loses no distance and keeps digits: |a|² + |b|² - 2ab cancels badly far from 0.
@@ -168,9 +179,11 @@ def level_ratio(dimension: int, overlap: float = OVERLAP) -> float:
         dimension: D, values per data point.
         overlap: C, in (0, 1).
     """
-    if dimension < 1 or not 0 < overlap < 1:
+    most = 2 * _normal_cdf(3.0) - 1  # at g = 1
+    if dimension < 1 or not 0 < overlap < most:
         raise ValueError(
-            f"dimension = {dimension}, overlap = {overlap}: D ≥ 1 and 0 < C < 1 are needed"
+            f"dimension = {dimension}, overlap = {overlap}: D ≥ 1 and 0 < C < {most:.4f}, the "
+            "overlap of a level with itself, are needed"
         )
 
     def excess(g: float) -> float:
@@ -243,4 +256,5 @@ __all__ = [
     "largest_distance",
     "level_ratio",
     "num_levels_for",
+    "trusted_sigmas",
 ]

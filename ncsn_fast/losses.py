@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast import ops
-from ncsn_fast.levels import check_sigmas
+from ncsn_fast.levels import trusted_sigmas
 from ncsn_fast.score import Score, as_score
 
 
@@ -32,8 +32,7 @@ def dsm_loss(
     n = σs that is ½ Σ (n + z)² σ^(p-2), which is what is computed.
 
     Args:
-        net: one of our networks, a callable score(x, labels), or a Score told its level by
-            "label" or "none".
+        net: one of our networks, a callable score(x, labels), or a Score.
         x: (N, *shape) float32 data in model space.
         sigmas: (L,) noise levels, descending.
         labels: (N,) int64 levels; default: uniform over the L levels, from the seed.
@@ -59,15 +58,16 @@ def dsm_loss(
     if noise is not None and noise.shape != x.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}, x has {tuple(x.shape)}")
     seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
-    given = range(len(x)) if sample_ids is None else sample_ids
-    ids = noise_source.as_sample_ids(
-        given if isinstance(given, Tensor) else list(given), device=x.device
-    )
+    if sample_ids is None:
+        sample_ids = torch.arange(len(x), device=x.device)
+    given = sample_ids if isinstance(sample_ids, Tensor) else list(sample_ids)
+    ids = noise_source.as_sample_ids(given, device=x.device)
     if len(ids) != len(x):
         raise ValueError(f"{len(ids)} sample_ids for {len(x)} samples: give one id per sample")
     levels = _device_levels(sigmas, x)
     labels = _labels(labels, len(levels), x, seed, step, ids)
     sigma = levels[labels]
+    noise = None if noise is None else noise.to(sigma.dtype)
     perturbed = ops.perturb(x, sigma, seed=seed, step=step, sample_ids=ids, z=noise)
     n = _score(net, levels).normalized(perturbed, sigma, labels)
     losses = ops.dsm_loss(n, sigma, anneal_power, seed=seed, step=step, sample_ids=ids, z=noise)
@@ -75,18 +75,24 @@ def dsm_loss(
 
 
 def _device_levels(sigmas: Sequence[float] | Tensor, x: Tensor) -> Tensor:
-    """The levels beside the data; those already on a GPU are trusted, a look would stall it."""
-    if isinstance(sigmas, Tensor) and sigmas.device == x.device and x.device.type != "cpu":
-        return sigmas
-    return check_sigmas(sigmas).to(x.device, torch.promote_types(x.dtype, torch.float32))
+    """The levels beside the data, in its precision but at least float32."""
+    return trusted_sigmas(sigmas).to(x.device, torch.promote_types(x.dtype, torch.float32))
 
 
 def _score(net: Score | Callable[..., Tensor], levels: Tensor) -> Score:
+    """The network as a score that was trained, by label, on these very levels."""
     score = as_score(net, levels)
-    if score.condition == "label" and score.sigmas is not None and len(score.sigmas) != len(levels):
+    ladder = score.sigmas
+    if score.condition != "label" or ladder is None:
+        return score
+    on_host = ladder.device.type == levels.device.type == "cpu"
+    same = len(ladder) == len(levels)
+    if same and on_host:
+        same = torch.allclose(ladder.double(), levels.double(), rtol=1e-5, atol=0)
+    if not same:
         raise ValueError(
-            f"{len(levels)} sigmas for a network whose labels count {len(score.sigmas)} levels: "
-            "train a network on its own levels"
+            f"{len(levels)} sigmas from {float(levels[0]):g} for a network whose labels count "
+            f"{len(ladder)} levels from {float(ladder[0]):g}: train it on its own levels"
         )
     return score
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -111,10 +112,6 @@ class Table:
         return "\n".join(lines)
 
     @property
-    def has_noise(self) -> bool:
-        return any(self.d)
-
-    @property
     def has_history(self) -> bool:
         return any(self.c)
 
@@ -136,7 +133,7 @@ class Table:
         columns = (self.a, self.b, self.c, self.d, self.e, self.f, self.w)
         following = ((*self.c_in[1:], 1.0), (*self.sigma[1:], 0.0))
         return (
-            torch.tensor((*columns, *following), dtype=torch.float64)
+            torch.tensor((*columns, *following), dtype=torch.float64, device="cpu")
             .T.to(device, dtype)
             .contiguous()
         )
@@ -185,8 +182,17 @@ def annealed_langevin(
     return table + Table.of(ladder[-1:], b=ladder[-1], level=len(ladder) - 1)
 
 
-# Methods that nf.Sampler and nf.sample know by name.
-METHODS: dict[str, Callable[..., Table]] = {"annealed_langevin": annealed_langevin}
+class Method(NamedTuple):
+    """A method that nf.Sampler knows by name.
+
+    ``table`` is called with the noise levels and those settings of the sampler that it names.
+    """
+
+    table: Callable[..., Table]
+    uniform_start: bool = False  # from U[0, 1) as published, not from that plus σ₁ noise
+
+
+METHODS = {"annealed_langevin": Method(annealed_langevin, uniform_start=True)}
 
 
 def _column(values: float | Sequence[float] | np.ndarray, shape: tuple[int, ...]) -> Column:
@@ -194,4 +200,4 @@ def _column(values: float | Sequence[float] | np.ndarray, shape: tuple[int, ...]
     return tuple(float(value) for value in wide)
 
 
-__all__ = ["METHODS", "Table", "annealed_langevin", "langevin"]
+__all__ = ["METHODS", "Method", "Table", "annealed_langevin", "langevin"]

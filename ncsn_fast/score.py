@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncsn_fast.levels import check_sigmas
+from ncsn_fast import checks
+from ncsn_fast.levels import trusted_sigmas
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.samplers import Table
 
@@ -35,7 +36,7 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Score:
     """A score network and what it means.
 
@@ -66,7 +67,7 @@ class Score:
             if value not in allowed:
                 raise ValueError(f"{name} = {value!r} is unknown; choose one of {list(allowed)}")
         if self.sigmas is not None:
-            object.__setattr__(self, "sigmas", check_sigmas(self.sigmas))
+            object.__setattr__(self, "sigmas", trusted_sigmas(self.sigmas))
 
     @property
     def module(self) -> nn.Module | None:
@@ -81,8 +82,10 @@ class Score:
 
     def fold(self, table: Table) -> Table:
         """The table that takes this network's output in place of the normalised score."""
-        p, q = self.coefficients(torch.tensor(table.sigma, dtype=torch.float64))
-        a, b, e, f = torch.tensor((table.a, table.b, table.e, table.f), dtype=torch.float64)
+        p, q = self.coefficients(torch.tensor(table.sigma, dtype=torch.float64, device="cpu"))
+        a, b, e, f = torch.tensor(
+            (table.a, table.b, table.e, table.f), dtype=torch.float64, device="cpu"
+        )
         folded = {"a": a + b * p, "b": b * q, "e": e + f * p, "f": f * q}
         return replace(table, **{name: tuple(column.tolist()) for name, column in folded.items()})
 
@@ -113,7 +116,7 @@ class Score:
             return self._labels(table).to(device)
         transform = CONDITIONS[self.condition]
         assert transform is not None
-        sigma = torch.tensor(table.sigma, dtype=torch.float64)
+        sigma = torch.tensor(table.sigma, dtype=torch.float64, device="cpu")
         return transform(sigma).to(device, torch.float32)
 
     def _labels(self, table: Table) -> Tensor:
@@ -122,8 +125,8 @@ class Score:
                 'condition "label" needs the ladder that the labels count: '
                 'nf.Score(fn, kind, "label", sigmas=...)'
             )
-        ladder = self.sigmas.double().log()
-        wanted = torch.tensor(table.sigma, dtype=torch.float64).log()
+        ladder = self.sigmas.cpu().double().log()
+        wanted = torch.tensor(table.sigma, dtype=torch.float64, device="cpu").log()
         # The ladder descends; searchsorted wants it ascending.
         right = torch.searchsorted(-ladder, -wanted).clamp(0, len(ladder) - 1)
         left = (right - 1).clamp(min=0)
@@ -144,18 +147,14 @@ class Score:
         """The network's output for a batch; a single condition goes to every sample.
 
         Raises:
-            ValueError: where the network answers in another shape or on another device.
+            ValueError: where the network answers in another shape, on another device, or not in
+                floating-point numbers.
         """
         if self.condition == "none" or condition is None:
             output = self.fn(x, **extra)
         else:
             output = self.fn(x, condition.expand(len(x)), **extra)
-        if output.shape != x.shape or output.device != x.device:
-            raise ValueError(
-                f"the network returned {tuple(output.shape)} on {output.device} for an input of "
-                f"{tuple(x.shape)} on {x.device}: shape and device have to agree"
-            )
-        return output
+        return checks.same_shape("the network", output, x.shape, x)
 
 
 def as_score(
@@ -164,16 +163,18 @@ def as_score(
     """Whatever the engine is given as a :class:`Score`.
 
     One of our networks is taken by its normalised output (without a condition where the network
-    does not see the noise level, so that any σ is legal); a bare callable is score(x, labels).
+    does not see the noise level, so that any σ is legal): its ``normalized`` method is called, not
+    the module, so hooks belong on ``net`` wrapped in a callable. A bare callable is
+    score(x, labels).
     """
     if isinstance(score, Score):
         if score.sigmas is None and sigmas is not None:
-            return replace(score, sigmas=check_sigmas(sigmas))
+            return replace(score, sigmas=trusted_sigmas(sigmas))
         return score
     if isinstance(score, ScoreNetwork):
         condition = "label" if score.sees_sigma else "none"
         return Score(score.normalized, "normalized", condition, score.sigmas)
-    return Score(score, "score", "label", None if sigmas is None else check_sigmas(sigmas))
+    return Score(score, "score", "label", None if sigmas is None else trusted_sigmas(sigmas))
 
 
 __all__ = ["CONDITIONS", "KINDS", "Score", "as_score"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import ncsn_fast as nf
+from ncsn_fast import ops
 from ncsn_fast.ops import backends
 
 
@@ -48,11 +49,53 @@ def test_an_unknown_backend_is_refused():
         backends.resolve("cuda")
 
 
-def test_devices_do_not_need_a_fast_backend():
-    x = torch.zeros(2, 3)
-    ids = torch.arange(2)
-    row = torch.tensor([1.0] + [0.0] * 8)
-    from ncsn_fast import ops
+def test_a_sampler_follows_the_backend_of_the_moment():
+    sampler = nf.Sampler(lambda x, y: x, (2,), [1.0, 0.5], step_size=1e-3, steps_per_level=1)
+    asked = []
+    resolve = backends.resolve
 
-    new = ops.sampler_update(x, x + 1, row, seed=0, step=0, sample_ids=ids, add_noise=False)
-    assert torch.equal(new.x, x)
+    def spy(*arguments):
+        asked.append(resolve(*arguments))
+        return asked[-1]
+
+    backends.resolve = spy
+    try:
+        with nf.use_backend("torch"):
+            sampler(1, seed=0)
+        sampler(1, seed=0)
+    finally:
+        backends.resolve = resolve
+    reasons = [reason for _, reason in asked]
+    assert "asked for by use_backend" in reasons
+    assert any("cpp is not available" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": torch.zeros(1, 3)},
+        {"z": torch.zeros(3)},
+        {"history": torch.zeros(1, 3)},
+        {"guidance": torch.zeros(1, 3)},
+        {"known": torch.zeros(1, 3), "mask": torch.zeros(2, 3, dtype=torch.bool)},
+        {"sample_ids": torch.arange(1)},
+    ],
+)
+def test_operations_refuse_what_would_broadcast(change):
+    x = torch.zeros(2, 3)
+    row = torch.tensor([1.0] + [0.0] * 8)
+    given = {"n": x, "sample_ids": torch.arange(2), **change}
+    with pytest.raises(ValueError, match=r"shape and device have to agree|one id per sample"):
+        ops.sampler_update(x, given.pop("n"), row, seed=0, step=0, **given)
+
+
+def test_training_operations_refuse_what_would_broadcast():
+    x, sigma, ids = torch.zeros(2, 3), torch.ones(2), torch.arange(2)
+    which = {"seed": 0, "step": 0}
+    for operation in (ops.perturb, ops.dsm_loss):
+        with pytest.raises(ValueError, match="each sample has one of both"):
+            operation(x, sigma, sample_ids=ids[:1], **which)
+        with pytest.raises(ValueError, match="each sample has one of both"):
+            operation(x, sigma[:1], sample_ids=ids, **which)
+        with pytest.raises(ValueError, match="z has shape"):
+            operation(x, sigma, sample_ids=ids, z=torch.zeros(3), **which)

@@ -327,6 +327,226 @@ def test_the_known_region_is_held_and_exact_at_the_end():
         assert float(held.std()) == pytest.approx(TABLE.sigma[row], rel=0.15)
 
 
+def test_the_known_region_is_the_same_however_the_batch_is_cut():
+    known = torch.arange(15.0).view(5, 3)
+    mask = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]])
+
+    def run(**keywords):
+        return sampler()(5, seed=1, mask=mask, known=known, **keywords)
+
+    assert torch.allclose(run(batch_size=2), run(), atol=1e-6)
+    held = mask.bool()
+    assert torch.equal(run(batch_size=2)[held], known[held])
+
+
+@pytest.mark.parametrize("first", [0, 12])
+def test_the_known_region_is_noised_by_its_own_stream_and_step(first):
+    states = {}
+    sampler()(
+        3,
+        seed=1,
+        initial=torch.zeros(3, 3),
+        start_level=first // 3,
+        mask=torch.ones(3),
+        known=torch.full((3,), 2.0),
+        callback=lambda row, x, n: states.update({row: x}),
+    )
+    for row in (first, first + 1, 30):
+        z = noise_source.normal(
+            (3,), seed=1, stream=noise_source.KNOWN, sample_ids=range(3), step=row
+        )
+        assert torch.allclose(states[row], 2 + TABLE.sigma[row] * z, atol=1e-6)
+
+
+def test_a_later_start_scales_and_noises_by_its_own_row():
+    table = Table.of([5.0, 0.1], b=0.0, c_in=[0.2, 0.5], level=[0, 1])
+    seen, states = [], []
+
+    def fn(x):
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    nf.Sampler(nf.Score(fn, "score", "none"), (3,), method=table)(
+        1000, seed=1, start_level=1, callback=lambda row, x, n: states.append(x)
+    )
+    assert torch.equal(seen[0], 0.5 * states[0])
+    assert float(states[0].std()) == pytest.approx(math.sqrt(1 / 12 + 0.01), rel=0.1)
+
+
+def test_off_ladder_rows_are_no_level_to_start_at():
+    table = Table.of([1.0, 0.5], level=[0, -1])
+    with pytest.raises(ValueError, match="start_level = -1: this method runs the levels 0 to 0"):
+        nf.Sampler(nf.Score(torch.zeros_like, "score", "none"), (3,), method=table)(
+            1, seed=0, start_level=-1
+        )
+
+
+def test_callbacks_and_guidance_may_be_empty_containers():
+    class Recorder(list):
+        def __call__(self, row, x, n):
+            self.append(n)
+
+    class Push(list):
+        def __call__(self, x, n, sigma, row):
+            return torch.ones_like(x)
+
+    recorder, x = Recorder(), torch.rand(2, 3)
+    sampler()(2, seed=1, initial=x, callback=recorder)
+    assert torch.allclose(recorder[0], -5 * x / 26, atol=1e-6)
+    pushed = sampler()(2, seed=1, initial=x, guidance=Push())
+    assert not torch.allclose(pushed, sampler()(2, seed=1, initial=x), atol=0.1)
+
+
+def test_guidance_in_double_precision_leaves_the_state_single():
+    dtypes = set()
+
+    def fn(x, labels):
+        dtypes.add(x.dtype)
+        return gaussian(x, labels)
+
+    sampler(fn)(2, seed=1, guidance=lambda x, n, sigma, row: x.double())
+    assert dtypes == {torch.float32}
+
+
+def test_a_network_that_writes_into_its_input_is_refused():
+    def fn(x, labels):
+        return x.mul_(-1.0)
+
+    with pytest.raises(ValueError, match="the network writes into its input"):
+        sampler(fn)(2, seed=1)
+
+
+@pytest.mark.parametrize("answer", [None, (torch.zeros(2, 3),)])
+def test_a_network_that_returns_no_tensor_is_refused(answer):
+    with pytest.raises(ValueError, match=f"the network returned {type(answer).__name__}"):
+        sampler(lambda x, labels: answer)(2, seed=1)
+
+
+def test_results_are_single_precision_whatever_the_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        x, states = sampler()(2, seed=1, every=10)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (x.dtype, states.dtype) == (torch.float32, torch.float32)
+    assert torch.equal(x, sampler()(2, seed=1))
+
+
+def test_a_sampler_does_not_outlive_the_noise_levels_of_its_network(net):
+    import copy
+
+    other = copy.deepcopy(net)
+    old = nf.Sampler(other)
+    other.sigmas.mul_(2)
+    with pytest.raises(ValueError, match="noise levels have changed since this sampler was made"):
+        old(1, seed=0)
+
+
+def test_new_weights_are_followed(net):
+    import copy
+
+    other = copy.deepcopy(net)
+    one = nf.Sampler(other)
+    before = one(1, seed=0)
+    with torch.no_grad():
+        other.end_conv.bias += 1
+    assert not torch.allclose(one(1, seed=0), before, atol=0.1)
+    assert torch.equal(one(1, seed=0), nf.Sampler(other)(1, seed=0))
+
+
+def test_a_refused_call_leaves_torchs_generator_alone():
+    one = sampler()
+    torch.manual_seed(1)
+    expected = one(2)
+    torch.manual_seed(1)
+    with pytest.raises(ValueError, match="n = 0"):
+        one(0)
+    assert torch.equal(one(2), expected)
+
+
+def test_noise_made_ahead_is_the_noise_of_each_row(monkeypatch):
+    from ncsn_fast import chain
+
+    x = torch.rand(3, 3)
+    ahead = sampler()(3, seed=1, initial=x)
+    monkeypatch.setattr(chain, "_MOST_AHEAD", 7)
+    assert torch.equal(sampler()(3, seed=1, initial=x), ahead)
+    monkeypatch.setattr(chain, "_MOST_AHEAD", 1)
+    assert torch.equal(sampler()(3, seed=1, initial=x), ahead)
+
+
+def test_sample_converts_the_trajectory_and_what_an_interruption_leaves():
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS, rescaled=True)
+    settings = {"step_size": 2e-5, "steps_per_level": 1, "seed": 0, "batch_size": 1}
+    x, states = nf.sample(net, 3, every=5, **settings)
+    assert torch.equal(states[-1], x)
+    assert float(states.min()) >= 0
+    assert float(states.max()) <= 1
+
+    counted = []
+
+    def impatient(row, x, n):
+        counted.append(row)
+        if len(counted) > 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(nf.SamplingInterrupted) as stop:
+        nf.sample(net, 3, callback=impatient, **settings)
+    assert torch.allclose(stop.value.samples, x[:2], atol=1e-5)
+    assert stop.value.seed == 0
+
+
+def test_errors_keep_finished_samples_and_survive_pickling():
+    import pickle
+
+    def fn(x, labels):
+        return torch.full_like(x, torch.nan) if len(x) == 1 else gaussian(x, labels)
+
+    with pytest.raises(nf.SamplingError) as error:
+        sampler(fn)(5, seed=1, batch_size=2)
+    assert error.value.sample_ids == [0, 1, 2, 3]
+    assert torch.allclose(error.value.samples, sampler()(4, seed=1), atol=1e-6)
+    again = pickle.loads(pickle.dumps(error.value))
+    assert str(again) == str(error.value)
+    assert torch.equal(again.state, error.value.state)
+    stop = pickle.loads(pickle.dumps(nf.SamplingInterrupted(torch.zeros(1), [3], 7)))
+    assert (stop.sample_ids, stop.seed) == ([3], 7)
+
+
+def test_a_failure_that_does_not_repeat_is_reported_as_such():
+    calls = []
+
+    def fn(x, labels):
+        calls.append(1)
+        return torch.full_like(x, torch.nan) if len(calls) == 9 else gaussian(x, labels)
+
+    with pytest.raises(nf.SamplingError, match="a second run went well") as error:
+        sampler(fn)(2, seed=1)
+    assert torch.isfinite(error.value.state).all()
+
+
+def test_kept_sigmas_belong_to_the_kept_states(net):
+    one = nf.Sampler(net)
+    _, states = one(1, seed=0, every=7)
+    sigmas = one.kept_sigmas(7)
+    assert len(sigmas) == len(states)
+    assert sigmas == [*TABLE.sigma[::7], 0.0]
+    assert nf.Sampler(net, denoise=False).kept_sigmas(50)[-1] == TABLE.sigma[-1]
+
+
+def test_the_automatic_chunk_shrinks_with_the_size_of_a_sample():
+    def chunk(shape):
+        return sampler(shape=shape).chunk_size(10**6)
+
+    assert chunk((2,)) > 10 * chunk((3, 32, 32)) > 100
+    assert chunk((3, 1024, 1024)) == 1
+
+
+def test_only_networks_of_ours_are_sampled_in_one_line():
+    with pytest.raises(ValueError, match=r"sample\(\) takes a network of ncsn_fast, got function"):
+        nf.sample(gaussian, 2)
+
+
 def test_extra_inputs_reach_the_network_chunked_with_the_batch():
     seen = []
 
@@ -336,8 +556,9 @@ def test_extra_inputs_reach_the_network_chunked_with_the_batch():
         return torch.zeros_like(x)
 
     one = nf.Sampler(fn, (2,), [1.0, 0.5], step_size=0.1, steps_per_level=1, denoise=False)
-    one(3, seed=0, batch_size=2, extra={"classes": torch.arange(3), "scale": 2.0})
-    assert seen == [([0, 1], 2.0)] * 2 + [([2], 2.0)] * 2
+    shared = torch.tensor([7.0])
+    one(3, seed=0, batch_size=2, extra={"classes": torch.arange(3), "scale": shared})
+    assert seen == [([0, 1], shared)] * 2 + [([2], shared)] * 2
 
 
 def test_progress_counts_rows_and_samples():
@@ -383,7 +604,8 @@ def test_a_network_that_returns_nan_is_found_with_the_last_good_state(broken_lev
         sampler(fn)(3, seed=1, initial=x, sample_ids=[5, 6, 7])
     assert f"noise level {broken_level}, σ = {TABLE.sigma[row]:g}" in str(error.value)
     assert (error.value.row, error.value.sigma) == (row, TABLE.sigma[row])
-    assert error.value.sample_ids == [5, 6, 7]
+    assert error.value.state_ids == [5, 6, 7]
+    assert error.value.sample_ids == []
     _, states = sampler()(3, seed=1, initial=x, sample_ids=[5, 6, 7], every=1)
     assert torch.equal(error.value.state, states[row])
 
@@ -405,9 +627,9 @@ def test_a_chunk_that_does_not_fit_is_halved_and_said_once(caplog):
     with caplog.at_level(logging.WARNING, "ncsn_fast"):
         result = sampler(small)(8, seed=1, batch_size=8)
     assert torch.allclose(result, sampler()(8, seed=1), atol=1e-6)
-    assert [r.message.split(" (")[0] for r in caplog.records] == [
-        "8 samples at once do not fit in memory; going on with 4",
-        "4 samples at once do not fit in memory; going on with 2",
+    assert [r.message for r in caplog.records] == [
+        "8 samples at once do not fit in memory: going on with 4, or fewer if need be "
+        "(batch_size= avoids this)"
     ]
 
 
@@ -500,8 +722,8 @@ def test_langevin_continues_where_it_stopped():
         (lambda s: s(2, every=0), "every = 0"),
         (lambda s: s(2, batch_size=0), "batch_size = 0"),
         (lambda s: s(2, batch_size="big"), "batch_size = 'big'"),
-        (lambda s: s(2, noise=lambda row: torch.zeros(3)), r"noise\(\) returned shape \(3,\)"),
-        (lambda s: s(2, guidance=lambda *a: torch.zeros(3)), r"guidance\(\) returned shape \(3,\)"),
+        (lambda s: s(2, noise=lambda row: torch.zeros(3)), r"noise\(\) returned \(3,\)"),
+        (lambda s: s(2, guidance=lambda *a: torch.zeros(3)), r"guidance\(\) returned \(3,\)"),
     ],
 )
 def test_a_call_that_makes_no_sense_is_refused(call, message):
@@ -551,8 +773,8 @@ def test_an_unknown_setting_of_sample_is_refused(net):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda x: x[:, :2], r"returned \(2, 2\) on cpu for an input of \(2, 3\)"),
-        (lambda x: x.to("meta"), "on meta for an input of .* on cpu"),
+        (lambda x: x[:, :2], r"returned \(2, 2\) on cpu; needed is \(2, 3\)"),
+        (lambda x: x.to("meta"), "on meta; needed is .* on cpu"),
     ],
 )
 def test_a_network_of_another_shape_or_device_is_refused(answer, message):

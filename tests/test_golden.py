@@ -64,7 +64,7 @@ def test_loss_and_gradients(golden, net):
     assert worst(losses.detach(), golden.values["dsm_loss_per_sample"]) < 1e-5
     net.zero_grad()
     loss = nf.dsm_loss(net, golden.x, golden.sigmas, **arguments)
-    assert float(loss) == pytest.approx(float(golden.values["dsm_loss"]), rel=1e-5)
+    assert loss.item() == pytest.approx(float(golden.values["dsm_loss"]), rel=1e-5)
     loss.backward()
     parameters = dict(net.named_parameters())
     assert list(parameters) == golden.settings["param_order"]

@@ -138,7 +138,8 @@ def test_bad_levels_are_refused(sigmas, message):
         (lambda: nf.auto_schedule(torch.rand(1, 64)), "at least two"),
         (lambda: nf.auto_schedule(torch.full((5, 64), torch.nan)), "not finite"),
         (lambda: nf.auto_schedule(torch.rand(50, 2)), "geometric_sigmas"),
-        (lambda: levels.level_ratio(64, 1.0), "0 < C < 1"),
+        (lambda: levels.level_ratio(64, 0.999), "0 < C < 0.9973"),
+        (lambda: nf.auto_schedule(torch.rand(50)), "shape of one sample"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(call, message):

@@ -145,6 +145,30 @@ def test_seed_and_step_may_be_tensors():
     assert torch.equal(by_int, by_tensor)
 
 
+def test_many_steps_are_drawn_at_once_as_one_by_one():
+    which = {"seed": 3, "stream": 1, "sample_ids": [4, 7]}
+    steps = torch.tensor([5, 6, 9])
+    together = noise.normal((3, 2), **which, step=steps)
+    assert together.shape == (3, 2, 3, 2)
+    for step, z in zip(steps.tolist(), together, strict=True):
+        assert torch.equal(z, noise.normal((3, 2), **which, step=step))
+
+
+def test_the_defaults_of_torch_change_nothing():
+    which = {"seed": 3, "stream": 1, "sample_ids": [4, 7]}
+    expected = noise.normal((3,), **which)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        found = noise.normal((3,), **which)
+        with pytest.raises(ValueError, match="sample ids from -1"):
+            noise.normal((3,), seed=3, stream=1, sample_ids=[-1])
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(found, expected)
+
+
 def test_empty_draws_have_their_shape():
     assert noise.normal((3, 4), seed=0, stream=1, sample_ids=[]).shape == (0, 3, 4)
     assert noise.normal((0,), seed=0, stream=1, sample_ids=[1]).shape == (1, 0)
@@ -235,6 +259,9 @@ def test_no_block_repeats_over_samples_steps_streams_and_elements():
         ({"sample_ids": [-1]}, "sample ids from -1"),
         ({"sample_ids": [1 << 48]}, "allowed are 0 to 2⁴⁸ - 1"),
         ({"sample_ids": torch.zeros(2)}, "1-D int64 tensor"),
+        ({"sample_ids": [0.3, 1.9]}, "whole numbers: 'float'"),
+        ({"sample_ids": [1 << 64]}, "allowed are 0 to 2⁴⁸ - 1"),
+        ({"seed": torch.tensor(3.0).numpy()}, "seed = "),
         ({"step": -1}, "step = -1"),
         ({"step": 1 << 32}, "allowed are 0 to 2³² - 1"),
         ({"stream": 1 << 16}, "stream = 65536"),

@@ -58,20 +58,23 @@ def anneal_Langevin_dynamics(  # the official name
         method=annealed_langevin(sigmas, step_lr, n_steps_each, denoise),
         device=x_mod.device,
     )
-    result = sampler(
+    states: list[Tensor] = []
+
+    def keep(row: int, x: Tensor, n: Tensor) -> None:
+        if row > 0 and not final_only:  # the official list begins after the first step
+            states.append(x.cpu())
+
+    last = sampler(
         len(x_mod),
         seed=0 if noise == "torch" else seed,  # None would draw one from torch, ahead of the noise
         initial=x_mod,
         noise=(lambda row: torch.randn_like(x_mod)) if noise == "torch" else None,
-        every=None if final_only else 1,
+        callback=keep,
         # One chunk, as the official loop: torch's noise is drawn once per step for all samples.
         batch_size=len(x_mod),
         progress=verbose,
     )
-    if final_only:
-        return [result.cpu()]
-    _, trajectory = result
-    return list(trajectory[1:])  # the official list begins after the first step
+    return [*states, last.cpu()]
 
 
 __all__ = ["anneal_Langevin_dynamics"]

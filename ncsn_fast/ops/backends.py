@@ -22,8 +22,11 @@ _chosen: str | None = None  # what use_backend() asked for; None leaves it to th
 class use_backend:
     """Choose the backend of all operations: a plain call stays, a ``with`` block restores.
 
+    The choice is the whole process's, all of its threads included.
+
     Args:
-        name: "auto", "torch", "triton" or "cpp".
+        name: "torch", "triton" or "cpp"; "auto" leaves the choice to the environment variable
+            NCSN_FAST_BACKEND, else to what is fastest.
 
     Raises:
         ValueError: for an unknown name, or one that cannot run here (with the reason).
@@ -59,7 +62,7 @@ def resolve(backend: str = "auto", device: torch.device | str = "cpu") -> tuple[
     wishes = (
         (backend, "the backend argument"),
         (_chosen or "auto", "use_backend"),
-        (os.environ.get(_ENVIRONMENT, "auto"), _ENVIRONMENT),
+        (os.environ.get(_ENVIRONMENT) or "auto", _ENVIRONMENT),
     )
     for wish, source in wishes:
         _check(wish, source)
@@ -74,7 +77,11 @@ def missing(name: str) -> str | None:
     """Why a backend cannot run here, or None where it can."""
     if name == "torch":
         return None
-    if importlib.util.find_spec(f"ncsn_fast.kernels.{name}") is None:
+    try:
+        found = importlib.util.find_spec(f"ncsn_fast.kernels.{name}")
+    except ModuleNotFoundError:
+        return "ncsn_fast.kernels is missing: install the package (pip install -e .)"
+    if found is None:
         return f"this version of ncsn_fast has no {name} kernels"
     return f"the {name} kernels of this installation belong to another version of ncsn_fast"
 

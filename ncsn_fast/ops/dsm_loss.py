@@ -11,7 +11,7 @@ from torch import Tensor
 from ncsn_fast import reference
 from ncsn_fast.noise import Word
 from ncsn_fast.ops import backends
-from ncsn_fast.ops.perturb import perturbation_noise
+from ncsn_fast.ops.perturb import check_batch, perturbation_noise
 
 
 def dsm_loss(
@@ -37,8 +37,12 @@ def dsm_loss(
 
     Returns:
         (N,) float32 losses (float64 for a float64 n).
+
+    Raises:
+        ValueError: where the numbers of samples, levels and ids differ.
     """
     backends.resolve(backend, n.device)
+    check_batch(n, sigma, sample_ids, z)
     if z is None:
         z = perturbation_noise(n, seed, step, sample_ids)
     return reference.dsm_loss(n, z, sigma, anneal_power)

@@ -31,11 +31,26 @@ def perturb(
 
     Returns:
         (N, *shape).
+
+    Raises:
+        ValueError: where the numbers of samples, levels and ids differ.
     """
     backends.resolve(backend, x.device)
+    check_batch(x, sigma, sample_ids, z)
     if z is None:
         z = perturbation_noise(x, seed, step, sample_ids)
     return reference.perturb(x, sigma, z)
+
+
+def check_batch(x: Tensor, sigma: Tensor, sample_ids: Tensor, z: Tensor | None) -> None:
+    """Refuse what would broadcast into a wrong answer: every sample has a level, an id, a noise."""
+    if sigma.shape != x.shape[:1] or sample_ids.shape != x.shape[:1]:
+        raise ValueError(
+            f"{len(x)} samples with {tuple(sigma.shape)} noise levels and "
+            f"{tuple(sample_ids.shape)} sample ids: each sample has one of both"
+        )
+    if z is not None and z.shape != x.shape:
+        raise ValueError(f"z has shape {tuple(z.shape)}, the samples {tuple(x.shape)}")
 
 
 def perturbation_noise(like: Tensor, seed: Word, step: Word, sample_ids: Tensor) -> Tensor:
@@ -51,4 +66,4 @@ def perturbation_noise(like: Tensor, seed: Word, step: Word, sample_ids: Tensor)
     )
 
 
-__all__ = ["perturb", "perturbation_noise"]
+__all__ = ["check_batch", "perturb", "perturbation_noise"]

@@ -48,13 +48,17 @@ def sampler_update(
         backend: see :func:`ncsn_fast.use_backend`.
 
     Raises:
-        ValueError: where n does not have x's shape or device, or the backend cannot run.
+        ValueError: where shapes or devices differ, or the backend cannot run.
     """
-    if n.shape != x.shape or n.device != x.device:
-        raise ValueError(
-            f"n is {tuple(n.shape)} on {n.device}, x {tuple(x.shape)} on {x.device}: "
-            "shape and device have to agree"
-        )
+    others = {"n": n, "z": z, "history": history, "guidance": guidance, "mask": mask}
+    for name, tensor in {**others, "known": known}.items():
+        if tensor is not None and (tensor.shape != x.shape or tensor.device != x.device):
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)} on {tensor.device}, x {tuple(x.shape)} on "
+                f"{x.device}: shape and device have to agree"
+            )
+    if len(sample_ids) != len(x):
+        raise ValueError(f"{len(sample_ids)} sample_ids for {len(x)} samples: one id per sample")
     if (mask is None) != (known is None):
         raise ValueError("mask and known belong together: give both or none")
     backends.resolve(backend, x.device)
