@@ -1,0 +1,111 @@
+"""Many samples in chunks: what does not fit is halved, what is done is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncsn_fast.chain import Chain, SamplingError
+from ncsn_fast.progress import Progress, ProgressWish
+
+_log = logging.getLogger("ncsn_fast")
+
+
+class SamplingInterrupted(KeyboardInterrupt):
+    """Ctrl-C while sampling; what was finished is kept.
+
+    Attributes:
+        samples: (finished, *shape) the samples that were done, in the order of sample_ids.
+        sample_ids: ids of the samples that were done.
+        seed: the seed; the missing ids with this seed complete the set exactly.
+    """
+
+    def __init__(self, samples: Tensor, sample_ids: list[int], seed: int) -> None:
+        super().__init__(samples, sample_ids, seed)  # so that it survives pickling
+        self.samples = samples
+        self.sample_ids = sample_ids
+        self.seed = seed
+
+    def __str__(self) -> str:
+        return f"interrupted after {len(self.sample_ids)} samples (seed {self.seed})"
+
+
+def run_chunks(
+    chain: Chain,
+    ids: Tensor,
+    start: Callable[[slice, Tensor], Tensor],
+    chunk: int,
+    wish: ProgressWish,
+) -> Any:
+    """Run the chain on chunk after chunk; a chunk that does not fit in memory is halved."""
+    out = torch.empty(len(ids), *chain.shape, dtype=torch.float32, device=chain.device)
+    kept = chain.kept_rows()
+    shape = (len(kept), len(ids), *chain.shape)
+    trajectory = torch.empty(shape, dtype=torch.float32, device="cpu") if kept else None
+    done, said = 0, False
+    with Progress(wish, total=len(ids) * chain.steps) as progress, evaluating(chain.score.module):
+        try:
+            while done < len(ids):
+                part = slice(done, min(done + chunk, len(ids)))
+                part_ids = ids[part].to(chain.device)
+                view = None if trajectory is None else trajectory[:, part]
+                fits = True
+                try:
+                    out[part] = chain.run(start(part, part_ids), part_ids, part, progress, view)
+                except RuntimeError as error:
+                    fits = part.stop - part.start == 1 or not _out_of_memory(error)
+                    if fits:
+                        raise
+                # Out of the except block, where the error would hold on to the chunk's memory.
+                if fits:
+                    done = part.stop
+                    continue
+                chunk = (part.stop - part.start) // 2
+                _make_room(part.stop - part.start, chunk, said)
+                said = True
+                progress.back_to(done * chain.steps)
+        except KeyboardInterrupt:
+            raise SamplingInterrupted(out[:done], ids[:done].tolist(), chain.seed) from None
+        except SamplingError as error:
+            error.samples, error.sample_ids = out[:done], ids[:done].tolist()
+            raise
+    return out if trajectory is None else (out, trajectory)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def _make_room(size: int, smaller: int, said: bool) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not said:
+        _log.warning(
+            "%d samples at once do not fit in memory: going on with %d, or fewer if need be "
+            "(batch_size= avoids this)",
+            size,
+            smaller,
+        )
+
+
+class evaluating:
+    """The network in evaluation mode while it samples, as it was afterwards."""
+
+    def __init__(self, module: nn.Module | None) -> None:
+        self._training = [] if module is None else [m for m in module.modules() if m.training]
+
+    def __enter__(self) -> None:
+        for module in self._training:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._training:
+            module.training = True
+
+
+__all__ = ["SamplingInterrupted", "evaluating", "run_chunks"]
