@@ -10,6 +10,9 @@ ROOT = Path(__file__).parent
 MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
 
 
+TEST = ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11"]
+
+
 def mapped_packages() -> list[str]:
     names = []
     for package, folder in MAPPED.items():
@@ -40,17 +43,8 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11"],
-        "dev": [
-            "pytest>=8",
-            "pytest-benchmark>=4",
-            "hypothesis>=6.100",
-            "scipy>=1.11",
-            "ruff>=0.9",
-            "mypy>=1.14",
-            "types-PyYAML",
-            "types-tqdm",
-        ],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["ncsn-fast = ncsn_fast.cli:main"]},
 )

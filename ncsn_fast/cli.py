@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
+
+# GNU OpenMP's threads wait for each other in a busy loop of half a second and more. Where another
+# program takes one of the cores that makes a training step ten times slower; a short loop costs
+# nothing measurable when the machine is idle. Read when torch is loaded, hence here.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+_SEED = click.IntRange(0, 2**64 - 1)
+_COUNT = click.IntRange(min=1)
+_MOST_SAMPLES = 10_000_000
+_DEFAULT_STEPS = 5000
+_FREE_ON_RESUME = {"steps", "learning_rate", "checkpoint_every"}
 
 
 class _Command(click.Command):
     """Turns the library's refusals into one clear line instead of a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(context)
         except (ValueError, OSError) as error:
@@ -29,16 +44,28 @@ class _Command(click.Command):
             context.exit(130)
 
 
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="ncsn_fast")
 def main() -> None:
     """A fast and trusted engine for Noise Conditional Score Networks."""
 
 
-def _default_device() -> str:
+def _device(wish: str | None) -> str:
+    """The device asked for, or a GPU if there is one; refused where it cannot compute."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if wish is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        float(torch.zeros(1, device=wish))
+    except Exception as error:  # each backend of torch has its own
+        reason = str(error).splitlines()[0]
+        raise click.UsageError(f"--device {wish} cannot be used here: {reason}") from error
+    return wish
 
 
 def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +83,11 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Folder for the pictures and figures.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=1), default=60, show_default=True, help="Training time."
+    "--seconds",
+    type=click.FloatRange(1, 86_400),
+    default=60,
+    show_default=True,
+    help="Training time.",
 )
 @click.option(
     "--samples",
@@ -65,7 +96,7 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Images to generate.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=_SEED, default=0, show_default=True)
 @_device_option
 def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None) -> None:
     """Train on handwritten digits for a minute, sample, and look at the result."""
@@ -76,7 +107,7 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
         seconds=seconds,
         samples=samples,
         seed=seed,
-        device=device or _default_device(),
+        device=_device(device),
         say=click.echo,
         progress=sys.stderr.isatty(),
     )
@@ -111,7 +142,7 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the run in --out; of the settings only --steps may change.",
+    help="Go on with the run in --out; new may be --steps, --learning-rate and --checkpoint-every.",
 )
 @click.option(
     "--network",
@@ -119,15 +150,15 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
     show_default=True,
     type=click.Choice(["NCSN", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest"]),
 )
-@click.option("--ngf", type=int, default=32, show_default=True, help="Width of the network.")
+@click.option("--ngf", type=_COUNT, default=32, show_default=True, help="Width of the network.")
 @click.option(
     "--activation",
     default="elu",
     show_default=True,
     type=click.Choice(["elu", "relu", "lrelu", "swish"]),
 )
-@click.option("--steps", type=int, default=None, help="Optimiser steps. Default: 5000.")
-@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--steps", type=_COUNT, default=None, help="Optimiser steps. Default: 5000.")
+@click.option("--batch-size", type=_COUNT, default=64, show_default=True)
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
 @click.option(
     "--ema",
@@ -135,6 +166,19 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
     default=0.999,
     show_default=True,
     help="Rate of the weights' moving average; 0 for none.",
+)
+@click.option(
+    "--ema-warmup/--no-ema-warmup",
+    default=True,
+    show_default=True,
+    help="Lower that rate at the beginning, which short runs need.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=_COUNT,
+    default=500,
+    show_default=True,
+    help="Steps between two saves: what a power failure can cost.",
 )
 @click.option("--dequantize", type=click.Choice(["uniform", "gaussian"]), default=None)
 @click.option("--flip", is_flag=True, help="Mirror half of the images.")
@@ -145,8 +189,8 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
     show_default=True,
     help="Smallest noise level; the others follow from the data.",
 )
-@click.option("--steps-per-level", type=int, default=5, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--steps-per-level", type=_COUNT, default=5, show_default=True)
+@click.option("--seed", type=_SEED, default=0, show_default=True)
 @_device_option
 def train(out: Path, resume: bool, device: str | None, **options: Any) -> None:
     """Train a score network; noise levels and step size are chosen from the data.
@@ -159,36 +203,44 @@ def train(out: Path, resume: bool, device: str | None, **options: Any) -> None:
     """
     from dataclasses import fields, replace
 
-    from ncsn_fast import runs
+    from ncsn_fast import train_run as work
     from ncsn_fast.training import TrainConfig
 
     if resume:
-        _refuse_settings_on_resume()
-        run, config = runs.read_run(out)
-        if options["steps"] is not None:
-            config = replace(config, steps=options["steps"])
+        given = _settings_on_resume()
+        run, config = work.read_run(out)
+        config = replace(config, **{name: options[name] for name in given})
     else:
-        options["steps"] = options["steps"] or 5000
-        names = {field.name for field in fields(runs.TrainRun)}
-        run = runs.TrainRun(**{k: v for k, v in options.items() if k in names})
+        if options["steps"] is None:
+            options["steps"] = _DEFAULT_STEPS
+        if options["data"] != "digits":
+            options["data"] = str(Path(options["data"]).resolve())
+        names = {field.name for field in fields(work.TrainRun)}
+        run = work.TrainRun(**{k: v for k, v in options.items() if k in names})
         training = {k: v for k, v in options.items() if k not in names}
         config = TrainConfig(out=out, **training)
-    device = device or _default_device()
-    model = runs.train(
-        run, config, resume=resume, device=device, say=click.echo, progress=sys.stderr.isatty()
+    model = work.train(
+        run,
+        config,
+        resume=resume,
+        device=_device(device),
+        say=click.echo,
+        progress=sys.stderr.isatty(),
     )
-    click.echo(f"Done. Look at {out / 'loss.png'}, then: ncsn-fast sample {model}")
+    click.echo(f"Done. Now: ncsn-fast sample {model}")
 
 
-def _refuse_settings_on_resume() -> None:
-    """A resumed run keeps its settings; saying so beats ignoring what was asked for."""
+def _settings_on_resume() -> set[str]:
+    """The settings given on the command line; those a run cannot change are refused."""
     context = click.get_current_context()
     source = click.core.ParameterSource.COMMANDLINE
-    given = [name for name in context.params if context.get_parameter_source(name) == source]
-    refused = sorted(set(given) - {"out", "resume", "steps", "device"})
+    given = {name for name in context.params if context.get_parameter_source(name) == source}
+    given -= {"out", "resume", "device"}
+    refused = sorted(given - _FREE_ON_RESUME)
     if refused:
         flags = ", ".join("--" + name.replace("_", "-") for name in refused)
         raise click.UsageError(f"{flags} cannot change on --resume: the run has its settings")
+    return given
 
 
 @main.command(cls=_Command)
@@ -196,7 +248,7 @@ def _refuse_settings_on_resume() -> None:
 @click.option(
     "-n",
     "--number",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_SAMPLES),
     default=64,
     show_default=True,
     help="How many images.",
@@ -208,10 +260,10 @@ def _refuse_settings_on_resume() -> None:
     show_default=True,
     help="Folder for samples.npz and grid.png.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=_SEED, default=0, show_default=True)
 @click.option(
     "--first-id",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 2**48 - _MOST_SAMPLES),
     default=0,
     show_default=True,
     help="Id of the first image: 64 here continues a set of 64.",
@@ -222,11 +274,11 @@ def _refuse_settings_on_resume() -> None:
     default=None,
     help="The YAML file of an official checkpoint.",
 )
-@click.option("--image-size", type=int, default=None, help="Where the checkpoint does not say.")
+@click.option("--image-size", type=_COUNT, default=None, help="Where the checkpoint does not say.")
 @click.option("--step-size", type=float, default=None, help="ε. Default: the checkpoint's.")
-@click.option("--steps-per-level", type=int, default=None, help="T. Default: the checkpoint's.")
+@click.option("--steps-per-level", type=_COUNT, default=None, help="T. Default: the checkpoint's.")
 @click.option("--denoise/--no-denoise", default=None, help="Last step without noise.")
-@click.option("--batch-size", type=int, default=None, help="Images at once; changes no image.")
+@click.option("--batch-size", type=_COUNT, default=None, help="Images at once; changes no image.")
 @click.option("--gif", is_flag=True, help="Also animate the first chains.")
 @_device_option
 def sample(
@@ -251,9 +303,9 @@ def sample(
       ncsn-fast sample ncsn_fast_demo/model.safetensors -n 100 --gif
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """
-    from ncsn_fast import runs
+    from ncsn_fast import sample_run as work
 
-    files = runs.sample(
+    files = work.sample(
         checkpoint,
         out,
         ids=range(first_id, first_id + number),
@@ -261,9 +313,9 @@ def sample(
         settings=settings,
         config=config,
         image_size=image_size,
-        batch_size=batch_size or "auto",
+        batch_size="auto" if batch_size is None else batch_size,
         gif=gif,
-        device=device or _default_device(),
+        device=_device(device),
         say=click.echo,
         progress=sys.stderr.isatty(),
     )

@@ -29,7 +29,7 @@ _LAYOUTS = {"NHW": 3, "NCHW": 4, "NHWC": 4}
 # An axis this short is taken for channels (grey, complex, RGB, RGBA), a longer one for pixels.
 _MOST_CHANNELS = 4
 # What numpy.load raises for a file that is cut short, altered or no array at all.
-_READ_ERRORS = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+READ_ERRORS = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 
 _LOGIT_MARGIN = 1e-6
 _GAUSSIAN_DEQUANTIZATION_STD = 0.01
@@ -76,7 +76,7 @@ def _read_digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             pixels, labels = archive["images"], archive["labels"]
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise ValueError(f"the bundled digits {path} cannot be read ({error}): {mend}") from error
     # The checksum is of the values, so that another zip library may write the same file again.
     found = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
@@ -139,7 +139,7 @@ def _read_array(path: Path, key: str | None) -> np.ndarray:
             return loaded
         with loaded as archive:
             return archive[_choose_key(list(archive.files), key)]
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         if "allow_pickle" in str(error):
             raise ValueError(
                 f"{path} holds Python objects, which are never loaded because loading them can "
@@ -398,6 +398,7 @@ def horizontal_flip(x: Tensor, mask: Tensor) -> Tensor:
 
 
 __all__ = [
+    "READ_ERRORS",
     "Digits",
     "data_transform",
     "digits",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}\.\w+")
 
 
 @contextmanager
@@ -51,6 +54,40 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     _new_temporary(Path(path)).unlink()
 
 
+@contextmanager
+def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a second process out of a folder that this one writes to, for the length of the block.
+
+    The lock ends with the process, however that ends. Where the system has no file locks it does
+    nothing. Temporary files that a killed process left behind are removed.
+
+    Raises:
+        ValueError: while another process holds the lock.
+        OSError: if the folder cannot be written to.
+    """
+    path = Path(folder) / ".lock"
+    with open(path, "w", encoding="utf-8") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows
+            yield
+            return
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is writing to {folder}: wait for it, or choose another folder"
+            ) from None
+        _remove_leftovers(Path(folder))
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".*-????????.*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def _new_temporary(path: Path) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist, make it")
@@ -85,4 +122,4 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["atomic_write", "check_writable"]
+__all__ = ["atomic_write", "check_writable", "folder_lock"]

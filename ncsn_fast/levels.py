@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,16 @@ class Schedule:
     sigmas: Tensor
     step_size: float
     steps_per_level: int
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What ``net.sampling`` takes: the settings of annealed Langevin dynamics."""
+        return {
+            "method": "annealed_langevin",
+            "step_size": self.step_size,
+            "steps_per_level": self.steps_per_level,
+            "denoise": True,
+        }
 
     def __str__(self) -> str:
         return (
@@ -130,6 +141,8 @@ def auto_schedule(
             out of range.
     """
     steps_per_level = count("steps_per_level", steps_per_level)
+    if not (math.isfinite(sigma_min) and sigma_min > 0):
+        raise ValueError(f"sigma_min = {sigma_min}: the smallest level is positive, such as 0.01")
     sigma_max = largest_distance(data, max_points=max_points, seed=seed)
     if sigma_max <= sigma_min:
         raise ValueError(

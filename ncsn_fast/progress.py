@@ -12,15 +12,17 @@ ProgressWish = bool | Callable[[int, int], None] | None
 class Progress:
     """Counts steps of work and shows them as the caller wishes; a context manager."""
 
-    def __init__(self, wish: ProgressWish, total: int, unit: str = "step") -> None:
-        self.done = 0
+    def __init__(self, wish: ProgressWish, total: int, unit: str = "step", done: int = 0) -> None:
+        self.done = done  # what an earlier run did already
         self.total = total
         self._report = wish if callable(wish) else None
         self._bar: Any = None
         if wish is True:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, unit=unit, unit_scale=total > 10_000, leave=False)
+            self._bar = tqdm(
+                total=total, initial=done, unit=unit, unit_scale=total > 10_000, leave=False
+            )
 
     def __enter__(self) -> Progress:
         return self

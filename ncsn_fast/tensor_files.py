@@ -45,6 +45,7 @@ def write_tensors(
         ValueError: for metadata that is not JSON or uses a taken key, or a missing folder.
         OSError: for a folder that cannot be written to, or a full disk.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     taken = {"format", "sha256"} & set(metadata)
@@ -57,7 +58,10 @@ def write_tensors(
     stored = _storable(tensors)
     header["sha256"] = _checksum(stored, header)
     with atomic_write(path) as temporary:
-        save_file(stored, temporary, metadata={KEY: json.dumps(header)})
+        try:
+            save_file(stored, temporary, metadata={KEY: json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {error}") from error
     return header["sha256"]
 
 

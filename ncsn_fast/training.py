@@ -6,13 +6,13 @@ and resumed gives the same weights as one that was not, and there is no generato
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import hashlib
 import json
+import math
 import signal
 import threading
 import time
-from collections.abc import Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ncsn_fast import noise
+from ncsn_fast.batches import Batches
 from ncsn_fast.checkpoint import CheckpointError, read_tensors, save_checkpoint, write_tensors
 from ncsn_fast.checks import count
-from ncsn_fast.data import data_transform, horizontal_flip
-from ncsn_fast.engine import model_space
+from ncsn_fast.files import atomic_write, check_writable, folder_lock
 from ncsn_fast.losses import dsm_loss
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.progress import Progress, ProgressWish
@@ -50,6 +50,8 @@ class TrainConfig:
         batch_size: images per step.
         learning_rate, beta1, beta2, eps: Adam. The papers use 1e-4 (v2), 0.9, 0.999, 1e-8.
         ema: rate of the moving average of the weights; 0.999 is NCSNv2's, 0 keeps none.
+        ema_warmup: lower the rate to (1 + t)/(10 + t) at step t while that is less, so that short
+            runs do not average in their random beginning. Off in the published settings.
         anneal_power: exponent p of the loss weight σ^p.
         dequantize: None, "uniform" or "gaussian"; see :func:`ncsn_fast.data.data_transform`.
         flip: mirror every image with probability ½.
@@ -68,6 +70,7 @@ class TrainConfig:
     beta2: float = 0.999
     eps: float = 1e-8
     ema: float = 0.999
+    ema_warmup: bool = False
     anneal_power: float = 2.0
     dequantize: str | None = None
     flip: bool = False
@@ -81,8 +84,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
             count(name, getattr(self, name))
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate = {self.learning_rate}: it has to be positive")
+        for name in ("learning_rate", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)}: it has to be positive and finite"
+                )
+        if not math.isfinite(self.anneal_power):
+            raise ValueError(
+                f"anneal_power = {self.anneal_power}: give a finite exponent, such as 2"
+            )
         for name in ("beta1", "beta2", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: give a rate in [0, 1)")
@@ -93,8 +103,9 @@ class TrainConfig:
         noise.check_seed(self.seed)
 
 
-# Settings that do not change what step k computes: a run may be resumed with others.
-_FREE_ON_RESUME = {"steps", "out", "log_every", "checkpoint_every", "max_seconds"}
+# A run may be resumed with other values of these: they do not change what a step computes, but for
+# the learning rate, without which a run that diverged could not be saved.
+_FREE_ON_RESUME = {"steps", "learning_rate", "out", "log_every", "checkpoint_every", "max_seconds"}
 
 
 class Trainer:
@@ -125,15 +136,24 @@ class Trainer:
         *,
         resume: bool = False,
     ) -> None:
+        if not isinstance(net, ScoreNetwork):
+            raise ValueError(f"a Trainer takes a network of ncsn_fast, got {type(net).__name__}")
         self.net = net
         self.config = config or TrainConfig()
         self.device = net.sigmas.device
-        self.data = _preload(dataset, net).to(self.device)
+        self.batches = Batches(
+            dataset,
+            net,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            flip=self.config.flip,
+            dequantize=self.config.dequantize,
+        )
         self.step = 0
         self.history: list[tuple[int, float]] = []
         self.average = copy.deepcopy(net).requires_grad_(False) if self.config.ema else net
         self.optimizer = torch.optim.Adam(
-            net.parameters(),
+            [parameter for parameter in net.parameters() if parameter.requires_grad],
             lr=self.config.learning_rate,
             betas=(self.config.beta1, self.config.beta2),
             eps=self.config.eps,
@@ -143,7 +163,6 @@ class Trainer:
         # Summed on the device and read at each log entry; part of the checkpoint.
         self._loss_sum, self._loss_since = torch.zeros((), device=self.device), 0
         self._stop: signal.Signals | None = None
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
         if self.out is not None:
             self._open_folder(self.out, resume)
         elif resume:
@@ -156,13 +175,23 @@ class Trainer:
             TrainingInterrupted: on Ctrl-C or SIGTERM, after finishing the step and saving.
             TrainingError: when the loss is no longer finite; the last checkpoint stays.
         """
+        with contextlib.ExitStack() as stack:
+            if self.out is not None:
+                stack.enter_context(folder_lock(self.out))
+            self._run(progress)
+        self.net.eval()
+        if self._stop is not None and self.step < self.config.steps:
+            saved = f"; saved in {self.out}, resume it to go on" if self.out else ""
+            raise TrainingInterrupted(f"{self._stop.name} at step {self.step}{saved}")
+        return self.average.eval()
+
+    def _run(self, progress: ProgressWish) -> None:
         config = self.config
         started, first = time.monotonic(), self.step
         ending = self.step >= config.steps
         self._stop = None
         self.net.train()
-        with _SignalWatch(self), Progress(progress, config.steps) as bar:
-            bar.advance(self.step)
+        with _SignalWatch(self), Progress(progress, config.steps, done=self.step) as bar:
             while not ending:
                 self._loss_sum += self._train_step()
                 seconds = time.monotonic() - started
@@ -174,41 +203,36 @@ class Trainer:
                 if self.step % config.checkpoint_every == 0 or ending:
                     self.save()
                 bar.advance()
-        self.net.eval()
-        if self._stop is not None:
-            saved = f"; saved in {self.out}, resume with resume=True" if self.out else ""
-            raise TrainingInterrupted(f"{self._stop.name} at step {self.step}{saved}")
-        return self.average.eval()
 
     def save(self) -> None:
         """Write checkpoint.safetensors and model.safetensors into ``out``, if there is one."""
-        self._check_loss()  # weights that have become NaN must not replace good ones
         if self.out is None:
             return
+        self._check_loss()
+        self._check_weights()  # the update after a finite loss may have broken them
+        self.average.sampling = self.net.sampling
+        # The model first: a process killed in between leaves a checkpoint that makes it anew.
+        save_checkpoint(self.average, self.out / "model.safetensors")
         tensors = {f"model.{k}": v for k, v in self.net.state_dict().items()}
         if self.average is not self.net:
             tensors |= {f"ema.{k}": v for k, v in self.average.state_dict().items()}
-        names = [name for name, _ in self.net.named_parameters()]
-        for name, state in zip(names, self.optimizer.state.values(), strict=True):
+        for name, parameter in self.net.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
         tensors |= {"sigmas": self.net.sigmas, "loss_sum": self._loss_sum}
-        write_tensors(
-            self.out / "checkpoint.safetensors",
-            tensors,
-            {
-                "kind": "training",
-                "config": self.net.config,
-                "sampling": self.net.sampling,
-                "step": self.step,
-                "loss_since": self._loss_since,
-                "training": self._identity(),
-            },
-        )
-        save_checkpoint(self.average, self.out / "model.safetensors")
+        metadata = {
+            "kind": "training",
+            "config": self.net.config,
+            "sampling": self.net.sampling,
+            "step": self.step,
+            "loss_since": self._loss_since,
+            "training": self._identity(),
+        }
+        write_tensors(self.out / "checkpoint.safetensors", tensors, metadata)
 
     def _train_step(self) -> Tensor:
         """One optimiser step; returns the loss, still on the device."""
-        x, ids = self._batch()
+        x, ids = self.batches.at(self.step)
         loss = dsm_loss(
             self._score,
             x,
@@ -228,63 +252,10 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        torch._foreach_lerp_(
-            list(self.average.parameters()), list(self.net.parameters()), 1 - self.config.ema
-        )
-
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """The images of this step in model space, and their positions in the global batch."""
-        config, size = self.config, self.config.batch_size
-        ids = torch.arange(size, device=self.device)
-        positions = self.step * size + torch.arange(size)
-        x = self.data[self._shuffled(positions).to(self.device)]
-        if config.flip:
-            x = horizontal_flip(x, self._coins(ids))
-        drawn = None
-        if config.dequantize is not None:
-            draw = noise.normal if config.dequantize == "gaussian" else noise.uniform
-            drawn = draw(
-                x.shape[1:],
-                seed=config.seed,
-                stream=noise.DEQUANTIZE,
-                sample_ids=ids,
-                step=self.step,
-            )
-        rescaled, logit = model_space(self.net)
-        x = data_transform(
-            x,
-            rescaled=rescaled,
-            logit_transform=logit,
-            dequantize=config.dequantize,
-            noise=drawn,
-        )
-        return x, ids
-
-    def _coins(self, ids: Tensor) -> Tensor:
-        """Which images of this step are mirrored."""
-        # Step numbers from 2³¹ on, so that flips and the epochs below never share a draw.
-        step = (1 << 31) + self.step
-        return noise.integers(
-            2, seed=self.config.seed, stream=noise.SHUFFLE, sample_ids=ids, step=step
-        ).bool()
-
-    def _shuffled(self, positions: Tensor) -> Tensor:
-        """Indices into the data for positions in the endless sequence of shuffled epochs."""
-        epochs, offsets = positions // len(self.data), positions % len(self.data)
-        indices = torch.empty_like(positions)
-        for epoch in epochs.unique().tolist():
-            if self._order[0] != epoch:
-                keys = noise.integers(
-                    1 << 31,
-                    seed=self.config.seed,
-                    stream=noise.SHUFFLE,
-                    sample_ids=range(len(self.data)),
-                    step=epoch,
-                )
-                self._order = (epoch, torch.argsort(keys, stable=True))
-            inside = epochs == epoch
-            indices[inside] = self._order[1][offsets[inside]]
-        return indices
+        rate = self.config.ema
+        if self.config.ema_warmup:
+            rate = min(rate, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - rate)
 
     def _log(self, steps_per_second: float) -> None:
         """Append the mean loss since the last entry to the history and the log file."""
@@ -300,34 +271,52 @@ class Trainer:
 
     def _check_loss(self) -> None:
         if not bool(torch.isfinite(self._loss_sum)):
-            kept = f" The checkpoint in {self.out} is from before." if self.out else ""
-            raise TrainingError(
-                f"the loss is {float(self._loss_sum)} between steps {self._loss_since} and "
-                f"{self.step}: lower learning_rate (now {self.config.learning_rate:g}), or look "
-                f"for NaN in the network.{kept}"
-            )
+            between = f"between steps {self._loss_since} and {self.step}"
+            raise self._diverged(f"the loss is {float(self._loss_sum)} {between}")
+
+    def _check_weights(self) -> None:
+        weights: list[Tensor] = [*self.net.parameters(), *self.average.parameters()]
+        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(weights))).all()):
+            raise self._diverged(f"the weights are no longer finite at step {self.step}")
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept = ""
+        if self.out is not None and (self.out / "checkpoint.safetensors").exists():
+            kept = f". The checkpoint in {self.out} is from before: resume it with a lower rate"
+        return TrainingError(
+            f"{what}: lower learning_rate (now {self.config.learning_rate:g}), or look for NaN in "
+            f"the network{kept}"
+        )
 
     def _identity(self) -> dict[str, Any]:
         """What has to agree for a resumed run to continue this one."""
         settings = {k: v for k, v in asdict(self.config).items() if k not in _FREE_ON_RESUME}
-        pixels = self.data.cpu().contiguous().numpy().tobytes()
-        return {**settings, "data": hashlib.sha256(pixels).hexdigest()}
+        return {**settings, "data": self.batches.sha256}
 
     def _open_folder(self, out: Path, resume: bool) -> None:
-        out.mkdir(parents=True, exist_ok=True)
         checkpoint = out / "checkpoint.safetensors"
         if resume:
             self._load(checkpoint)
-        elif checkpoint.exists():
-            raise ValueError(
-                f"{out} holds a training run already: resume it (resume=True, --resume), "
-                "or choose another folder"
-            )
-        else:
-            (out / "log.jsonl").unlink(missing_ok=True)
+            return
+        for path in (checkpoint, out / "model.safetensors"):
+            if path.exists():
+                raise ValueError(
+                    f"{out} holds a trained network already ({path.name}): resume the run "
+                    "(resume=True, --resume), or choose another folder"
+                )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make the folder {out}: {error}; choose another") from error
+        check_writable(checkpoint)
+        (out / "log.jsonl").unlink(missing_ok=True)
 
     def _load(self, path: Path) -> None:
         """Take over weights, optimiser state, step and log of a checkpoint of this run."""
+        if not path.exists():
+            raise ValueError(
+                f"there is no {path} to resume from: start anew without resume (--resume)"
+            )
         tensors, metadata = read_tensors(path)
         if metadata.get("kind") != "training":
             raise CheckpointError(f"{path} is not a training checkpoint: it cannot be resumed")
@@ -335,6 +324,8 @@ class Trainer:
         differ = {k: (there.get(k), here[k]) for k in here if there.get(k) != here[k]}
         if metadata["config"] != self.net.config:
             differ["network"] = (metadata["config"], self.net.config)
+        if not torch.equal(tensors["sigmas"], self.net.sigmas.cpu()):
+            differ["noise levels"] = (tensors["sigmas"].tolist(), self.net.sigmas.tolist())
         if differ:
             told = "; ".join(f"{k}: {a} there, {b} here" for k, (a, b) in differ.items())
             raise ValueError(f"{path} belongs to another run ({told}): use the same settings")
@@ -342,28 +333,34 @@ class Trainer:
         if self.average is not self.net:
             self.average.load_state_dict(_with_prefix(tensors, "ema."))
         for name, parameter in self.net.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
+            keys = [
+                k for k in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{k}.{name}" in tensors
+            ]
             state = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
-            self.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(self.device)
-                for key, value in state.items()
-            }
+            if state:
+                self.optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(self.device)
+                    for key, value in state.items()
+                }
         self.step, self._loss_since = metadata["step"], metadata["loss_since"]
         self._loss_sum = tensors["loss_sum"].to(self.device)
         self._reload_log(path.parent / "log.jsonl")
 
     def _reload_log(self, path: Path) -> None:
         """Read the history back, without what a killed run logged after its last checkpoint."""
-        entries = []
+        entries: list[dict[str, Any]] = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
-                break  # the last line of a killed run may be cut
-            if entry["step"] <= self.step:
+                step, loss = int(entry["step"]), float(entry["loss"])
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a killed run may be cut
+            if step <= self.step and (not self.history or step > self.history[-1][0]):
                 entries.append(entry)
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-        self.history = [(entry["step"], entry["loss"]) for entry in entries]
+                self.history.append((step, loss))
+        with atomic_write(path) as temporary:
+            text = "".join(json.dumps(entry) + "\n" for entry in entries)
+            temporary.write_text(text, encoding="utf-8")
 
 
 class _SignalWatch:
@@ -376,6 +373,8 @@ class _SignalWatch:
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # a background job of a script: its parent decides
                 self._previous[number] = signal.signal(number, self._handle)
 
     def __exit__(self, *_: object) -> None:
@@ -386,33 +385,6 @@ class _SignalWatch:
         if self._trainer._stop is not None:
             raise KeyboardInterrupt
         self._trainer._stop = signal.Signals(number)
-
-
-def _preload(dataset: Tensor | Dataset[Any], net: ScoreNetwork) -> Tensor:
-    """The whole data set as one float32 tensor that fits the network."""
-    if not isinstance(dataset, Tensor):
-        if not isinstance(dataset, Sized):
-            raise ValueError("the data set has no length: give a tensor or a map-style Dataset")
-        items = (dataset[i] for i in range(len(dataset)))
-        dataset = torch.stack(
-            [item[0] if isinstance(item, tuple | list) else item for item in items]
-        )
-    if not dataset.is_floating_point() or tuple(dataset.shape[1:]) != net.shape:
-        raise ValueError(
-            f"the data are {dataset.dtype} of shape {tuple(dataset.shape)}; the network takes "
-            f"floating-point samples of shape {net.shape}"
-        )
-    if len(dataset) == 0:
-        raise ValueError("the data set is empty")
-    if not bool(torch.isfinite(dataset).all()):
-        raise ValueError("the data hold values that are not finite: clean them first")
-    images = len(net.shape) == 3
-    if images and not (float(dataset.min()) >= 0 and float(dataset.max()) <= 1):
-        raise ValueError(
-            f"the images lie in [{float(dataset.min()):g}, {float(dataset.max()):g}]: give them "
-            "in [0, 1] (divide 8-bit images by 255); transforms of the network are applied later"
-        )
-    return dataset.float()
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

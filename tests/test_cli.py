@@ -92,29 +92,94 @@ def test_sample_refuses_a_folder_of_other_settings(tmp_path, checkpoint):
     assert result.exit_code == 1
     assert "holds samples of other settings (seed differ): choose another --out" in result.output
     result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path, "--no-denoise")
-    assert "(table_sha256 differ)" in result.output
+    assert "(table differ)" in result.output
 
 
-def test_an_interrupted_sample_is_saved(tmp_path, checkpoint, monkeypatch):
-    from ncsn_fast.chain import Chain
+def test_sample_refuses_a_folder_of_another_network(tmp_path):
+    torch.manual_seed(0)
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
+    official = tmp_path / "checkpoint.pth"
+    torch.save({f"module.{k}": v for k, v in net.state_dict().items()}, official)
+    known = ("--step-size", 2e-5, "--steps-per-level", 1, "--out", tmp_path / "out")
+    succeed("sample", official, "-n", 1, "--image-size", 8, *known)
+    result = invoke("sample", official, "-n", 1, "--image-size", 12, *known)
+    assert "(network differ)" in result.output
 
-    step = Chain._step
-    calls = []
 
-    def impatient(self, *arguments):
-        calls.append(1)
-        if len(calls) > 30:
+def test_the_first_id_continues_a_set(tmp_path, checkpoint):
+    succeed("sample", checkpoint, "-n", 2, "--first-id", 5, "--out", tmp_path)
+    with np.load(tmp_path / "samples.npz") as stored:
+        assert stored["sample_ids"].tolist() == [5, 6]
+        expected = nf.sample(nf.load_checkpoint(checkpoint), 2, seed=0, sample_ids=[5, 6])
+        np.testing.assert_allclose(stored["images"], expected.numpy(), atol=1e-5)
+
+
+class Impatient:
+    """Ctrl-C after so many steps of the engine."""
+
+    def __init__(self, monkeypatch, steps):
+        from ncsn_fast.chain import Chain
+
+        self.left, self._step = steps, Chain._step
+        monkeypatch.setattr(Chain, "_step", lambda *arguments: self.step(*arguments))
+
+    def step(self, *arguments):
+        self.left -= 1
+        if self.left < 0:
             raise KeyboardInterrupt
-        return step(self, *arguments)
+        return self._step(*arguments)
 
-    monkeypatch.setattr(Chain, "_step", impatient)
-    result = invoke("sample", checkpoint, "-n", 4, "--out", tmp_path, "--batch-size", 1)
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_interrupted_sample_goes_on_within_its_chains(tmp_path, checkpoint, monkeypatch, batch):
+    # 13 rows a chain; interrupted in the third chain of four, or in the only chunk.
+    steps = 2 * 13 + 7 if batch == 1 else 7
+    Impatient(monkeypatch, steps)
+    arguments = ("sample", checkpoint, "-n", 4, "--out", tmp_path, "--batch-size", batch)
+    result = invoke(*arguments)
     assert result.exit_code == 130
     assert "stopped: interrupted after" in result.output
+    assert (tmp_path / "samples.npz").exists() == (batch == 1)
+    monkeypatch.undo()
+
+    # What is left: 2 chains from row 6 on, the last of them whole, or one chunk from row 6 on.
+    left = (13 - 6) + 13 if batch == 1 else 13 - 6
+    Impatient(monkeypatch, left)
+    output = succeed(*arguments)
+    assert ("2 of 4 samples are in" in output) == (batch == 1)
     monkeypatch.undo()
     with np.load(tmp_path / "samples.npz") as stored:
-        assert stored["sample_ids"].tolist() == [0, 1]
-    assert "2 of 4 samples" in succeed("sample", checkpoint, "-n", 4, "--out", tmp_path)
+        expected = nf.sample(nf.load_checkpoint(checkpoint), 4, seed=0).numpy()
+        np.testing.assert_allclose(stored["images"], expected, atol=1e-5)
+    assert not (tmp_path / "partial.safetensors").exists()
+
+
+def test_chains_under_way_are_saved_now_and_then(tmp_path, checkpoint, monkeypatch):
+    from ncsn_fast import sample_run
+
+    monkeypatch.setattr(sample_run, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(sample_run.SampleStore, "write", lambda self: saved.append(self._under_way))
+    saved = []
+    invoke("sample", checkpoint, "-n", 2, "--out", tmp_path)
+    assert [under_way[2] for under_way in saved if under_way] == [1, 2, 3, 4, 5]
+
+
+def test_a_second_process_is_kept_out(tmp_path, checkpoint):
+    from ncsn_fast.files import folder_lock
+
+    with folder_lock(tmp_path):
+        result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path)
+    assert "another process is writing to" in result.output
+    succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
+def test_a_damaged_set_of_samples_is_refused_clearly(tmp_path, checkpoint, content):
+    (tmp_path / "samples.npz").write_bytes(content)
+    result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "is damaged or not of ncsn-fast sample" in result.output
+    assert (tmp_path / "samples.npz").read_bytes() == content
 
 
 def test_train_then_resume_then_sample(tmp_path):
@@ -126,6 +191,7 @@ def test_train_then_resume_then_sample(tmp_path):
     output = succeed("train", "--out", run, "--resume", "--steps", 12)
     assert "from step 3 to 12" in output
     assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"] == 10
+    assert "is at step 12 already" in succeed("train", "--out", run, "--resume")
     Image.open(run / "loss.png").verify()
     succeed("sample", run / "model.safetensors", "-n", 2, "--out", tmp_path / "samples")
 
@@ -161,12 +227,17 @@ def test_train_on_a_folder_of_images(tmp_path):
     ("arguments", "message"),
     [
         (("sample", "nothing.pth"), "nothing.pth"),
-        (("train", "--out", "OUT", "--data", "nowhere"), "no such file or folder: nowhere"),
+        (("train", "--out", "OUT", "--data", "nowhere"), "no such file or folder: "),
         (("train", "--out", "OUT", "--resume"), "holds no training run"),
         (("train", "--out", "OUT", "--ngf", "1"), "ngf"),
-        (("train", "--out", "OUT", "--steps", "-1"), "steps = -1"),
+        (("train", "--out", "OUT", "--steps", "-1"), "-1 is not in the range x>=1"),
         (("demo", "--samples", "401"), "401 is not in the range 4<=x<=400"),
         (("demo", "--out", "FILE"), "choose another"),
+        (("train", "--out", "FILE"), "choose another"),
+        (("train", "--out", "OUT", "--sigma-min", "0"), "sigma_min = 0.0: the smallest level"),
+        (("train", "--out", "OUT", "--device", "sofa"), "--device sofa cannot be used here"),
+        (("demo", "--out", "OUT", "--device", "meta"), "--device meta cannot be used here"),
+        (("demo", "--out", "OUT", "--seed", str(10**23)), "is not in the range"),
     ],
 )
 def test_refusals_are_one_clear_line(tmp_path, arguments, message):
@@ -177,6 +248,34 @@ def test_refusals_are_one_clear_line(tmp_path, arguments, message):
     assert message in result.output
     assert "Traceback" not in result.output
     assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"run": {"x": 1}, "training": {}}'])
+def test_damaged_settings_of_a_run_are_named(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    result = invoke("train", "--out", tmp_path, "--resume")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'run.json'} is damaged" in result.output
+
+
+def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", (16 * digits("train").images[:8, 0]).numpy() / 16)
+    monkeypatch.chdir(tmp_path)
+    small = ("--ngf", 4, "--batch-size", 4, "--steps", 2)
+    succeed("train", "--data", "images.npy", "--out", tmp_path / "run", *small)
+    monkeypatch.chdir("/")
+    output = succeed("train", "--out", tmp_path / "run", "--resume", "--steps", 3)
+    assert "from step 2 to 3" in output
+
+
+def test_the_demo_leaves_a_training_run_alone(tmp_path):
+    succeed("train", "--out", tmp_path, "--ngf", 4, "--batch-size", 4, "--steps", 1)
+    model = (tmp_path / "model.safetensors").read_bytes()
+    result = invoke("demo", "--out", tmp_path, "--seconds", 1)
+    assert "holds a training run (run.json): choose another with --out" in result.output
+    assert (tmp_path / "model.safetensors").read_bytes() == model
+    result = invoke("train", "--out", tmp_path, "--steps", 1)
+    assert "--resume it, or use another --out" in result.output
 
 
 def test_resume_refuses_settings_that_the_run_already_has(tmp_path):

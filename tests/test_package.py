@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import ncsn_fast as nf
 
 ROOT = Path(__file__).parent.parent
@@ -18,17 +16,6 @@ def run(code, *flags):
         [sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True
     )
     return done.stdout + done.stderr
-
-
-def test_importing_costs_at_most_a_fifth_of_a_second_more_than_torch():
-    # The import log adds up our own modules and what they bring, without torch and numpy, which
-    # torch needs anyway; the smallest of three runs is the one least disturbed.
-    def own_seconds():
-        log = run("import torch, numpy; import ncsn_fast", "-X", "importtime")
-        total = [line for line in log.splitlines() if line.endswith("| ncsn_fast")]
-        return int(total[0].split("|")[1]) / 1e6
-
-    assert min(own_seconds() for _ in range(3)) < 0.2
 
 
 def test_importing_loads_no_plotting_no_triton_and_no_compiler():
@@ -77,14 +64,21 @@ def test_the_versions_agree():
 def test_every_requirement_is_in_the_tested_set():
     setup = (ROOT / "setup.py").read_text().lower()
     tested = (ROOT / "constraints.txt").read_text().lower()
-    required = re.findall(r'"([a-z][\w-]*)(?:>=[\d.]+)?"', setup.split("install_requires")[1])
-    names = set(required) - {"test", "dev", "console_scripts"}
+    names = set(re.findall(r'"([a-z][\w-]*)>=[\d.]+"', setup)) - {"setuptools"}
     assert {"torch", "pytest", "ruff"} <= names
     for name in names:
         assert re.search(rf"^{name}==", tested, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("folder", ["ncsn_fast", "kernels", "benchmarks", "tests"])
-def test_nothing_depends_on_files_outside_the_repository(folder):
-    for path in (ROOT / folder).rglob("*.py"):
-        assert "../shared" not in path.read_text(encoding="utf-8").replace('"../shared" not', "")
+def test_nothing_depends_on_files_outside_the_repository():
+    for folder in ("ncsn_fast", "kernels", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path != Path(__file__):
+                assert not re.search(r"\.\./|shared/", path.read_text(encoding="utf-8")), path
+
+
+def test_the_module_runs_as_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "ncsn_fast", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage: ncsn-fast ")

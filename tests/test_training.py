@@ -72,12 +72,12 @@ def test_a_run_is_a_function_of_its_seed():
 
 def test_every_image_comes_once_an_epoch_and_in_another_order_the_next():
     trainer = nf.Trainer(network(), images(40), config())
-    first = trainer._shuffled(torch.arange(40))
-    second = trainer._shuffled(torch.arange(40, 80))
+    first = trainer.batches.shuffled(torch.arange(40))
+    second = trainer.batches.shuffled(torch.arange(40, 80))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(40))
     assert first.tolist() != second.tolist()
     # A batch may lie across two epochs.
-    across = trainer._shuffled(torch.arange(36, 44))
+    across = trainer.batches.shuffled(torch.arange(36, 44))
     assert across.tolist() == [*first[36:].tolist(), *second[:4].tolist()]
 
 
@@ -219,7 +219,7 @@ def test_time_may_end_a_run():
 
 def test_a_dataset_of_pairs_is_read():
     pairs = torch.utils.data.TensorDataset(images(), torch.zeros(40))
-    assert torch.equal(nf.Trainer(network(), pairs, config()).data, images())
+    assert torch.equal(nf.Trainer(network(), pairs, config()).batches.data, images())
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
@@ -234,9 +234,139 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept
 
 
+def test_weights_that_became_nan_do_not_replace_good_ones(tmp_path):
+    trainer = nf.Trainer(network(), images(), config(steps=4, checkpoint_every=2, out=tmp_path))
+    trainer.fit()
+    kept = (tmp_path / "model.safetensors").read_bytes()
+    trainer.config = replace(trainer.config, steps=100, checkpoint_every=1)
+    # The loss of the step is finite, its gradient is not.
+    next(trainer.net.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(nf.TrainingError, match="weights are no longer finite at step 5"):
+        trainer.fit()
+    assert (tmp_path / "model.safetensors").read_bytes() == kept
+    # The remedy that the message names works.
+    again = nf.Trainer(network(), images(), config(learning_rate=1e-5, out=tmp_path), resume=True)
+    assert again.step == 4
+    again.fit()
+
+
+def test_without_a_checkpoint_none_is_promised(tmp_path):
+    trainer = nf.Trainer(network(), images(), config(out=tmp_path))
+    with torch.no_grad():
+        next(trainer.net.parameters())[:] = torch.nan
+    with pytest.raises(nf.TrainingError) as error:
+        trainer.fit()
+    assert "checkpoint" not in str(error.value)
+
+
+def test_frozen_parameters_are_left_alone_and_resumed(tmp_path):
+    def frozen():
+        net = network()
+        net.begin_conv.requires_grad_(False)
+        return net
+
+    before = frozen().begin_conv.weight
+    nf.Trainer(frozen(), images(), config(steps=3, out=tmp_path)).fit()
+    resumed = nf.Trainer(frozen(), images(), config(steps=6, out=tmp_path), resume=True)
+    resumed.fit()
+    assert torch.equal(resumed.net.begin_conv.weight, before)
+    whole = nf.Trainer(frozen(), images(), config(steps=6))
+    whole.fit()
+    assert torch.equal(weights(resumed.net), weights(whole.net))
+
+
+def test_a_run_may_be_saved_before_its_first_step(tmp_path):
+    nf.Trainer(network(), images(), config(out=tmp_path)).save()
+    resumed = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    assert resumed.step == 0
+    assert torch.equal(
+        weights(resumed.fit()), weights(nf.Trainer(network(), images(), config()).fit())
+    )
+
+
+def test_a_run_on_other_noise_levels_is_not_resumed(tmp_path):
+    def old(sigmas):
+        torch.manual_seed(0)
+        return nf.NCSN(channels=1, image_size=8, ngf=4, sigmas=sigmas)
+
+    nf.Trainer(old(SIGMAS), images(), config(steps=1, out=tmp_path)).fit()
+    with pytest.raises(ValueError, match=r"belongs to another run .*noise levels: "):
+        nf.Trainer(old(2 * SIGMAS), images(), config(out=tmp_path), resume=True)
+
+
+def test_the_average_warms_up_where_that_is_asked_for():
+    net = network()
+    trainer = nf.Trainer(net, images(), config(ema=0.9, ema_warmup=True))
+    expected = weights(net)
+    for step in range(3):
+        trainer._train_step()
+        rate = min(0.9, (1 + step) / (10 + step))
+        expected = rate * expected + (1 - rate) * weights(net)
+    assert torch.allclose(weights(trainer.average), expected, atol=1e-7)
+
+
+def test_adam_has_the_settings_of_the_run():
+    trainer = nf.Trainer(network(), images(), config(beta1=0.8, beta2=0.95, eps=1e-3))
+    (group,) = trainer.optimizer.param_groups
+    assert (group["lr"], group["betas"], group["eps"]) == (1e-3, (0.8, 0.95), 1e-3)
+
+
+def test_the_weight_of_the_loss_is_that_of_the_run():
+    losses = []
+    for power in (2.0, 0.0):
+        trainer = nf.Trainer(network(), images(), config(anneal_power=power))
+        losses.append(float(trainer._train_step()))
+    assert losses[1] > 2 * losses[0]
+
+
+def test_flips_differ_between_images_and_steps():
+    trainer = nf.Trainer(network(), images(8), config(flip=True))
+    plain = nf.Trainer(network(), images(8), config())
+    flipped = []
+    for step in range(8):
+        x, y = trainer.batches.at(step)[0], plain.batches.at(step)[0]
+        same = (x == y).flatten(1).all(1)
+        assert torch.equal(torch.where(same[:, None, None, None], y, y.flip(-1)), x)
+        flipped.append(same.tolist())
+    assert 10 < sum(map(sum, flipped)) < 54
+    assert flipped[0] != flipped[1]
+
+
+@pytest.mark.parametrize("line", ["{}", "3", "[]", '{"step": 3, "loss": 1.0}', '{"st'])
+def test_a_damaged_log_does_not_stop_a_resume(tmp_path, line):
+    nf.Trainer(network(), images(), config(steps=6, out=tmp_path)).fit()
+    log = tmp_path / "log.jsonl"
+    first, second = log.read_text().splitlines()
+    log.write_text("\n".join((first, line, second)) + "\n")
+    resumed = nf.Trainer(network(), images(), config(steps=9, out=tmp_path), resume=True)
+    resumed.fit()
+    assert [step for step, _ in resumed.history] == [3, 6, 9]
+
+
+def test_a_second_process_is_kept_out_of_the_folder(tmp_path):
+    from ncsn_fast.files import folder_lock
+
+    trainer = nf.Trainer(network(), images(), config(out=tmp_path))
+    with (
+        folder_lock(tmp_path),
+        pytest.raises(ValueError, match="another process is writing to"),
+    ):
+        trainer.fit()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    leftover = tmp_path / ".checkpoint-0123abcd.safetensors"
+    leftover.write_bytes(b"half")
+    mine = tmp_path / ".my-notes.txt"
+    mine.write_text("x")
+    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    assert not leftover.exists()
+    assert mine.exists()
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     nf.Trainer(network(), images(), config(out=tmp_path)).fit()
-    with pytest.raises(ValueError, match="holds a training run already: resume it"):
+    with pytest.raises(ValueError, match=r"holds a trained network already .* resume"):
         nf.Trainer(network(), images(), config(out=tmp_path))
 
 
@@ -245,7 +375,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     [
         ({"seed": 5}, "seed: 0 there, 5 here"),
         ({"batch_size": 4}, "batch_size: 8 there, 4 here"),
-        ({"learning_rate": 1e-2}, "learning_rate: 0.001 there, 0.01 here"),
+        ({"ema": 0.5}, "ema: 0.999 there, 0.5 here"),
     ],
 )
 def test_a_run_of_other_settings_is_not_resumed(tmp_path, change, message):
@@ -271,6 +401,7 @@ def test_a_run_on_other_data_or_another_network_is_not_resumed(tmp_path):
         (255 * torch.rand(4, 1, 8, 8), "divide 8-bit images by 255"),
         (torch.full((4, 1, 8, 8), torch.nan), "not finite"),
         (iter([]), "has no length"),
+        ([object()], "the data set gives object, needed are tensors"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(data, message):
@@ -288,11 +419,36 @@ def test_data_that_do_not_fit_are_refused(data, message):
         ({"max_seconds": 0}, "max_seconds = 0"),
         ({"precision": "fp8"}, "precision = 'fp8': this version trains in 'fp32'"),
         ({"seed": -1}, "seed = -1"),
+        ({"anneal_power": float("nan")}, "anneal_power = nan"),
+        ({"learning_rate": float("inf")}, "learning_rate = inf"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message):
         config(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("net", "keywords", "message"),
+    [
+        (network, {"dequantize": "both"}, "dequantize = 'both': choose"),
+        (
+            lambda: network(logit_transform=True),
+            {"dequantize": "gaussian"},
+            "where the logit is undefined",
+        ),
+        (lambda: torch.nn.Linear(2, 2), {}, "a Trainer takes a network of ncsn_fast, got Linear"),
+    ],
+)
+def test_settings_that_do_not_fit_the_network_are_refused_at_once(net, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        nf.Trainer(net(), images(), config(**keywords))
+
+
+def test_points_have_no_mirror_image():
+    net = nf.MLPScore(dim=2, sigmas=SIGMAS)
+    with pytest.raises(ValueError, match="points have no left and right"):
+        nf.Trainer(net, torch.rand(5, 2), config(flip=True))
 
 
 def test_resume_without_a_folder_is_refused(tmp_path):
