@@ -214,10 +214,12 @@ def _draw(
         raise ValueError(f"stream = {stream}: allowed are 0 to 2¹⁶ - 1")
     if not isinstance(step, Tensor) and not 0 <= index(step) <= _MASK:
         raise ValueError(f"step = {step}: allowed are 0 to 2³² - 1")
-    steps = torch.as_tensor(step, dtype=torch.int64, device=ids.device)
+    if not isinstance(step, Tensor):  # filled, not copied: a copy to a GPU would wait for it
+        step = torch.full((), index(step), dtype=torch.int64, device=ids.device)
+    steps = step.to(ids.device)
     # A row for each pair of step and sample; several steps come before the samples.
     low, high = _split_ids(ids.repeat(steps.numel())[:, None], stream)
-    step_rows = steps.reshape(-1).repeat_interleave(len(ids))[:, None]
+    step_rows = steps.reshape(-1, 1).expand(-1, len(ids)).reshape(-1, 1)
     blocks = torch.arange((math.prod(shape) + 3) // 4, device=ids.device)[None]
     out = torch.empty(len(low), blocks.numel(), 4, dtype=dtype, device=ids.device)
     limit = _CPU_BLOCK if ids.device.type == "cpu" else max(1, out.numel())

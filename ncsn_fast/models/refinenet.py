@@ -7,6 +7,7 @@ blocks then join each stage with the coarser ones, from the deepest stage back t
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,13 +84,13 @@ class RefineNet(ScoreNetwork):
         self.image_size = self._checked_size(image_size)
         self._build(self._norm(), self._refine_norm())
 
+    @abstractmethod
     def _norm(self) -> Norm:
         """Makes the norms of the residual blocks and of the head."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _refine_norm(self) -> Norm | None:
         """Makes the norms of the refine blocks, where the network has them."""
-        raise NotImplementedError
 
     def _build(self, norm: Norm, refine_norm: Norm | None) -> None:
         ngf, activation = self.ngf, self.activation
