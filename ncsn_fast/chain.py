@@ -82,13 +82,14 @@ class _NoiseAhead:
             return None
         if not self._first <= row < self._first + len(self._made):
             step = self._chain.first_step + row
+            steps = min(self._count, len(self._chain.table) - row)
             self._first = row
             self._made = noise.normal(
                 self._chain.shape,
                 seed=self._chain.seed,
                 stream=noise.SAMPLER,
                 sample_ids=self._ids,
-                step=torch.arange(step, step + min(self._count, len(self._chain.table) - row)),
+                step=torch.arange(step, step + steps, device=self._ids.device),
             )
         return self._made[row - self._first]
 
@@ -263,7 +264,9 @@ class Chain:
         sigma = self.table.sigma[row]
         p, q = (
             float(value)
-            for value in self.score.coefficients(torch.tensor(sigma, dtype=torch.float64))
+            for value in self.score.coefficients(
+                torch.tensor(sigma, dtype=torch.float64, device="cpu")
+            )
         )
         n = q * output.float() + (p * x if p else 0.0)
         if self.clip is None:

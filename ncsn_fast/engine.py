@@ -363,6 +363,8 @@ def langevin(
     if x.ndim < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}: give (N, *shape), N chains")
     x = checks.states("x", x, tuple(x.shape), x.device)
+    if not 0 <= first_step < 1 << 31:
+        raise ValueError(f"first_step = {first_step}: steps count from 0 to 2³¹ - 1")
     chain = Chain(
         score=Score(score, "score", "none"),
         table=langevin_table(step_size, steps),

@@ -689,6 +689,21 @@ def test_langevin_continues_where_it_stopped():
 
 
 @pytest.mark.parametrize(
+    ("x", "keywords", "message"),
+    [
+        (torch.zeros(3), {}, r"x has shape \(3,\): give \(N, \*shape\)"),
+        (torch.zeros(3, 2, dtype=torch.int64), {}, "floating-point"),
+        (torch.full((3, 2), torch.nan), {}, "not finite"),
+        (torch.zeros(3, 2), {"first_step": -1}, "first_step = -1"),
+        (torch.zeros(3, 2), {"seed": -1}, "seed = -1"),
+    ],
+)
+def test_langevin_refuses_what_makes_no_sense(x, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        nf.langevin(lambda x: -x, x, 0.1, 3, **keywords)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda s: s(0), "n = 0: give a whole number of at least 1"),
