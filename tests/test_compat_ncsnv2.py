@@ -99,3 +99,20 @@ def test_unknown_noise_and_a_seed_beside_torch_noise_are_refused():
         anneal_Langevin_dynamics(x, scorenet, SIGMAS, noise="numpy")
     with pytest.raises(ValueError, match=r"torch\.manual_seed governs"):
         anneal_Langevin_dynamics(x, scorenet, SIGMAS, noise="torch", seed=1)
+
+
+def test_a_batch_that_does_not_fit_is_cut_only_where_that_changes_nothing():
+    def small(x, labels):
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("does not fit")
+        return scorenet(x, labels)
+
+    x = torch.rand(4, 1, 4, 4)
+    (cut,) = anneal_Langevin_dynamics(x, small, SIGMAS, 2, final_only=True, seed=1)
+    (whole,) = anneal_Langevin_dynamics(x, scorenet, SIGMAS, 2, final_only=True, seed=1)
+    assert torch.allclose(cut, whole, atol=1e-5)
+    for keywords in ({"seed": 1}, {"noise": "torch", "final_only": True}):
+        with pytest.raises(
+            RuntimeError, match="4 samples at once do not fit in memory: give fewer"
+        ):
+            anneal_Langevin_dynamics(x, small, SIGMAS, 2, **keywords)

@@ -61,6 +61,10 @@ def anneal_Langevin_dynamics(  # the official name
     states: list[Tensor] = []
 
     def keep(row: int, x: Tensor, n: Tensor) -> None:
+        # A batch that did not fit in memory comes in parts. The list of states has no place for
+        # them, and torch would draw other noise for each.
+        if len(x) != len(x_mod) and not (final_only and noise == "philox"):
+            raise RuntimeError(f"{len(x_mod)} samples at once do not fit in memory: give fewer")
         if row > 0 and not final_only:  # the official list begins after the first step
             states.append(x.cpu())
 
