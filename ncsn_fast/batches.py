@@ -16,8 +16,7 @@ from torch.utils.data import Dataset
 
 from ncsn_fast import noise
 from ncsn_fast.data import data_transform, horizontal_flip
-from ncsn_fast.engine import model_space
-from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.base import ScoreNetwork, model_space
 
 
 class Batches:

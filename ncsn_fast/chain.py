@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from ncsn_fast.score import Score
 # exact because noise is a function of the row.
 _CHECK_EVERY = 32
 _MOST_AHEAD, _AHEAD_VALUES = 64, 1 << 18
+
+T = TypeVar("T")
 
 
 class SamplingError(RuntimeError):
@@ -225,20 +227,15 @@ class Chain:
     ) -> _State:
         """One row: the network, what the caller adds, the update."""
         condition = None if self._conditions is None else self._conditions[row]
-        version = state.network_input._version
-        n = self.score(state.network_input, condition, **chunk.extra)
-        if state.network_input._version != version:
-            raise ValueError(
-                "the network writes into its input (an in-place operation on x): sampling needs "
-                "the state as it was, so let it work on a copy"
-            )
+        n = _harmless(
+            "the network",
+            lambda: self.score(state.network_input, condition, **chunk.extra),
+            state.network_input,
+        )
         guidance = None
         if self._explicit:
             n = self._normalized(row, state.x, n)
-            if self.guidance is not None:
-                drift = self.guidance(state.x, n, self.table.sigma[row], row)
-                drift = checks.same_shape("guidance()", drift, state.x.shape, state.x)
-                guidance = drift.to(state.x.dtype)
+            guidance = self._drift(row, state.x, n)
         x, history, network_input = ops.sampler_update(
             state.x,
             n,
@@ -256,7 +253,7 @@ class Chain:
             backend=self.backend,
         )
         if callback is not None:
-            callback(row, state.x, n)
+            _harmless("callback()", lambda: callback(row, state.x, n), state.x)
         return _State(x, history, network_input)
 
     def _normalized(self, row: int, x: Tensor, output: Tensor) -> Tensor:
@@ -274,6 +271,14 @@ class Chain:
         norm = n.flatten(1).norm(dim=1) / sigma
         factor = (self.clip / norm).clamp(max=1.0)  # a norm of 0 gives inf, which the clamp ends
         return n * factor.view(-1, *(1,) * len(self.shape))
+
+    def _drift(self, row: int, x: Tensor, n: Tensor) -> Tensor | None:
+        """What the caller's guidance adds."""
+        guidance, sigma = self.guidance, self.table.sigma[row]
+        if guidance is None:
+            return None
+        drift = _harmless("guidance()", lambda: guidance(x, n, sigma, row), x, n)
+        return checks.same_shape("guidance()", drift, x.shape, x).to(x.dtype)
 
     def _noise(self, row: int, chunk: _Chunk) -> Tensor | None:
         """The noise of a row where it is made here: the caller's, or that of many rows at once."""
@@ -314,6 +319,20 @@ class Chain:
             state,
             chunk.ids.tolist(),
         )
+
+
+def _harmless(name: str, call: Callable[[], T], *tensors: Tensor) -> T:
+    """What the caller's function returns, provided it has not written into the chain's tensors."""
+    # Tensors of inference mode have no version to tell by.
+    watched = [tensor for tensor in tensors if not tensor.is_inference()]
+    before = [tensor._version for tensor in watched]
+    result = call()
+    if [tensor._version for tensor in watched] != before:
+        raise ValueError(
+            f"{name} writes into its input (an in-place operation): sampling needs the state as "
+            "it was, so let it work on a copy"
+        )
+    return result
 
 
 __all__ = ["Chain", "SamplingError"]

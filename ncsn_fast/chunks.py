@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ncsn_fast.chain import Chain, SamplingError
+from ncsn_fast.models.base import evaluating
 from ncsn_fast.progress import Progress, ProgressWish
 
 _log = logging.getLogger("ncsn_fast")
@@ -93,19 +94,4 @@ def _make_room(size: int, smaller: int, said: bool) -> None:
         )
 
 
-class evaluating:
-    """The network in evaluation mode while it samples, as it was afterwards."""
-
-    def __init__(self, module: nn.Module | None) -> None:
-        self._training = [] if module is None else [m for m in module.modules() if m.training]
-
-    def __enter__(self) -> None:
-        for module in self._training:
-            module.training = False
-
-    def __exit__(self, *_: object) -> None:
-        for module in self._training:
-            module.training = True
-
-
-__all__ = ["SamplingInterrupted", "evaluating", "run_chunks"]
+__all__ = ["SamplingInterrupted", "run_chunks"]

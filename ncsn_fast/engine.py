@@ -19,10 +19,10 @@ from torch import Tensor
 from ncsn_fast import checks
 from ncsn_fast import noise as noise_source
 from ncsn_fast.chain import Chain, SamplingError
-from ncsn_fast.chunks import SamplingInterrupted, evaluating, run_chunks
+from ncsn_fast.chunks import SamplingInterrupted, run_chunks
 from ncsn_fast.data import data_transform, inverse_data_transform
 from ncsn_fast.levels import check_sigmas
-from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.base import ScoreNetwork, evaluating, model_space
 from ncsn_fast.ops import backends
 from ncsn_fast.progress import ProgressWish
 from ncsn_fast.samplers import METHODS, Table
@@ -132,13 +132,15 @@ class Sampler:
                 row alone: each chunk of the batch asks for its rows again.
             mask, known: where the mask is 1 the state is held at ``known`` (model space), noised
                 to the level of each step and exact at the end; both broadcast to (n, *shape).
-            guidance: (x, n, σ, row) → drift g, which acts like a term added to the score.
+            guidance: (x, n, σ, row) → drift g, which acts like a term added to the score: it is
+                multiplied by the step size, α_i = ε(σ_i/σ_L)² in annealed Langevin dynamics.
             clip: largest norm of the score, per sample.
             temperature: factor on the variance of the noise, at least 0.
             every: keep every k-th state; the trajectory is then returned too.
             callback: called as (row, x, n) after every row with the state before the update and
                 the normalised score there. It runs per chunk.
-            extra: further keyword inputs of the network; tensors of length n are chunked.
+            extra: further keyword inputs of the network; tensors of length n are chunked (a shared
+                tensor of that very length needs a leading dimension of 1).
             batch_size: samples per chunk, or "auto".
             progress: True for a bar, or a function (rows done, rows in all).
 
@@ -333,11 +335,6 @@ def to_images(net: ScoreNetwork, states: Tensor) -> Tensor:
     return inverse_data_transform(states, rescaled=rescaled, logit_transform=logit)
 
 
-def model_space(net: ScoreNetwork) -> tuple[bool, bool]:
-    """(rescaled, logit_transform): how the space a network works in differs from [0, 1]."""
-    return bool(net.config.get("rescaled")), bool(net.config.get("logit_transform"))
-
-
 def langevin(
     score: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -384,7 +381,6 @@ __all__ = [
     "SamplingError",
     "SamplingInterrupted",
     "langevin",
-    "model_space",
     "sample",
     "to_images",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -55,8 +56,13 @@ def dsm_loss(
         raise ValueError(
             f"x is {x.dtype} of shape {tuple(x.shape)}: give a batch of floating-point data"
         )
-    if noise is not None and noise.shape != x.shape:
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, x has {tuple(x.shape)}")
+    if not math.isfinite(anneal_power):
+        raise ValueError(f"anneal_power = {anneal_power}: give a finite exponent, such as 2")
+    if noise is not None and (noise.shape != x.shape or not noise.is_floating_point()):
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)} and type {noise.dtype}, x has "
+            f"{tuple(x.shape)}: give floating-point noise of the same shape"
+        )
     seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
     if sample_ids is None:
         sample_ids = torch.arange(len(x), device=x.device)

@@ -7,25 +7,20 @@ written now and then, and the same command goes on from them.
 from __future__ import annotations
 
 import hashlib
-import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ncsn_fast import plots
-from ncsn_fast.checkpoint import CheckpointError, load_checkpoint, read_tensors, write_tensors
-from ncsn_fast.data import READ_ERRORS
+from ncsn_fast.checkpoint import load_checkpoint
 from ncsn_fast.engine import Sampler, SamplingInterrupted, to_images
-from ncsn_fast.files import atomic_write, check_writable, folder_lock
+from ncsn_fast.files import check_writable, folder_lock
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.progress import Progress
+from ncsn_fast.sample_store import SampleStore
 
-SAVE_SECONDS = 30.0  # at most this much work is lost when the process is killed
 GRID_IMAGES = 256
 CHAIN_IMAGES, CHAIN_FRAMES = 36, 60
 
@@ -98,27 +93,23 @@ def _fill(
 ) -> None:
     """Make the missing samples, first those whose chains are under way."""
     rows = len(sampler.table)
-    started = store.started(wanted)
-    chunk = sampler.chunk_size(len(wanted), batch_size)
     with Progress(progress, rows * len(wanted)) as bar:
-        done = 0
-        while wanted:
-            part = wanted[:chunk] if started is None else started[0]
+        finished = 0
+        for part in store.parts(wanted, sampler.chunk_size(len(wanted), batch_size)):
             begin: dict[str, Any] = {}
-            if started is not None:
-                begin = {"initial": started[1].to(sampler.device), "start_level": started[2]}
-            started = None
+            if part.states is not None:
+                begin = {"initial": part.states.to(sampler.device), "start_level": part.level}
 
-            def show(rows_done: int, total: int, base: int = done) -> None:
-                bar.back_to(base + rows_done)
+            def show(done: int, total: int, base: int = finished) -> None:
+                bar.back_to(base + done)
 
             try:
                 states = sampler(
-                    len(part),
+                    len(part.ids),
                     seed=seed,
-                    sample_ids=part,
-                    batch_size=len(part),
-                    callback=_Keeper(store, sampler, part),
+                    sample_ids=part.ids,
+                    batch_size=len(part.ids),
+                    callback=_Keeper(store, sampler, part.ids),
                     progress=show,
                     **begin,
                 )
@@ -126,10 +117,9 @@ def _fill(
                 store.add(stop.sample_ids, to_images(net, stop.samples))
                 store.write()
                 raise
-            store.add(part, to_images(net, states))
+            store.add(part.ids, to_images(net, states))
             store.write_now_and_then()
-            wanted = [i for i in wanted if i not in set(part)]
-            done += rows * len(part)
+            finished += rows * len(part.ids)
     store.write()
 
 
@@ -140,94 +130,15 @@ class _Keeper:
     with a history could not; they begin again.)
     """
 
-    def __init__(self, store: SampleStore, sampler: Sampler, part: Sequence[int]) -> None:
-        self._store, self._part, self._table = store, part, sampler.table
+    def __init__(self, store: SampleStore, sampler: Sampler, ids: Sequence[int]) -> None:
+        self._store, self._ids, self._table = store, ids, sampler.table
 
     def __call__(self, row: int, x: Tensor, n: Tensor) -> None:
         level = self._table.level
         fresh = row == 0 or level[row] != level[row - 1]
         # A chunk that did not fit in memory was halved: its parts are not kept.
-        if fresh and level[row] > 0 and len(x) == len(self._part) and not self._table.has_history:
-            self._store.keep(self._part, x, level[row])
-
-
-class SampleStore:
-    """Finished samples and chains under way of one network, seed and setting."""
-
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.path, self.partial = folder / "samples.npz", folder / "partial.safetensors"
-        self.identity = identity
-        self._done: dict[int, np.ndarray] = {}
-        self._under_way: tuple[Sequence[int], Tensor, int] | None = None
-        self._written = time.monotonic()
-        if self.path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        try:
-            with np.load(self.path, allow_pickle=False) as stored:
-                identity = json.loads(str(stored["settings"]))
-                ids, images = stored["sample_ids"].tolist(), stored["images"]
-        except READ_ERRORS as error:
-            raise ValueError(
-                f"{self.path} is damaged or not of ncsn-fast sample ({type(error).__name__}): "
-                "remove it, or choose another --out"
-            ) from error
-        differ = [key for key in self.identity if identity.get(key) != self.identity[key]]
-        if differ:
-            raise ValueError(
-                f"{self.path} holds samples of other settings ({', '.join(differ)} differ): "
-                "choose another --out"
-            )
-        self._done = dict(zip(ids, images, strict=True))
-
-    def missing(self, ids: Sequence[int]) -> list[int]:
-        return [i for i in ids if i not in self._done]
-
-    def images(self, ids: Sequence[int]) -> Tensor:
-        return torch.from_numpy(np.stack([self._done[i] for i in ids]))
-
-    def started(self, wanted: Sequence[int]) -> tuple[list[int], Tensor, int] | None:
-        """(ids, states, level) of chains under way that are wanted, if there are any."""
-        try:
-            tensors, metadata = read_tensors(self.partial)
-        except (FileNotFoundError, CheckpointError):
-            return None
-        if metadata["identity"] != self.identity or not set(metadata["ids"]) <= set(wanted):
-            return None
-        return metadata["ids"], tensors["states"], metadata["level"]
-
-    def add(self, ids: Sequence[int], images: Tensor) -> None:
-        self._done.update(zip(ids, images.cpu().numpy(), strict=True))
-        if self._under_way is not None and set(self._under_way[0]) <= set(ids):
-            self._under_way = None
-
-    def keep(self, ids: Sequence[int], states: Tensor, level: int) -> None:
-        """Note where chains are; written with the next save."""
-        self._under_way = (ids, states, level)
-        self.write_now_and_then()
-
-    def write_now_and_then(self) -> None:
-        if time.monotonic() - self._written > SAVE_SECONDS:
-            self.write()
-
-    def write(self) -> None:
-        if self._done:
-            ids = sorted(self._done)
-            with atomic_write(self.path) as temporary:
-                np.savez(
-                    temporary,
-                    images=np.stack([self._done[i] for i in ids]),
-                    sample_ids=np.array(ids, dtype=np.int64),
-                    settings=np.array(json.dumps(self.identity)),
-                )
-        if self._under_way is None:
-            self.partial.unlink(missing_ok=True)
-        else:
-            under_way, states, level = self._under_way
-            metadata = {"identity": self.identity, "ids": list(under_way), "level": level}
-            write_tensors(self.partial, {"states": states}, metadata)
-        self._written = time.monotonic()
+        if fresh and level[row] > 0 and len(x) == len(self._ids) and not self._table.has_history:
+            self._store.keep(self._ids, x, level[row])
 
 
 def _draw(
@@ -266,4 +177,4 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["CHAIN_FRAMES", "CHAIN_IMAGES", "SampleStore", "sample"]
+__all__ = ["CHAIN_FRAMES", "CHAIN_IMAGES", "sample"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import logging
 import math
 import signal
 import threading
@@ -31,6 +32,8 @@ from ncsn_fast.losses import dsm_loss
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.progress import Progress, ProgressWish
 from ncsn_fast.score import as_score
+
+_log = logging.getLogger("ncsn_fast")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -164,6 +167,11 @@ class Trainer:
         self._loss_sum, self._loss_since = torch.zeros((), device=self.device), 0
         self._stop: signal.Signals | None = None
         if self.out is not None:
+            if net.sampling is None:
+                _log.warning(
+                    "net.sampling is not set, so the saved network will not know how to sample: "
+                    "net.sampling = nf.auto_schedule(images).sampling"
+                )
             self._open_folder(self.out, resume)
         elif resume:
             raise ValueError("resume needs the folder of the run: TrainConfig(out=...)")

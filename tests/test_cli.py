@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import ncsn_fast as nf
+from ncsn_fast.checkpoint import read_tensors
 from ncsn_fast.cli import main
 from ncsn_fast.data import digits
 
@@ -155,13 +156,49 @@ def test_an_interrupted_sample_goes_on_within_its_chains(tmp_path, checkpoint, m
 
 
 def test_chains_under_way_are_saved_now_and_then(tmp_path, checkpoint, monkeypatch):
-    from ncsn_fast import sample_run
+    from ncsn_fast import sample_store
 
-    monkeypatch.setattr(sample_run, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(sample_run.SampleStore, "write", lambda self: saved.append(self._under_way))
-    saved = []
-    invoke("sample", checkpoint, "-n", 2, "--out", tmp_path)
-    assert [under_way[2] for under_way in saved if under_way] == [1, 2, 3, 4, 5]
+    write, levels = sample_store.SampleStore.write, []
+
+    def spy(self):
+        write(self)
+        if (tmp_path / "partial.safetensors").exists():
+            _, metadata = read_tensors(tmp_path / "partial.safetensors")
+            levels.append((metadata["ids"], metadata["levels"]))
+
+    monkeypatch.setattr(sample_store, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(sample_store.SampleStore, "write", spy)
+    succeed("sample", checkpoint, "-n", 2, "--out", tmp_path)
+    assert levels == [([0, 1], [level, level]) for level in (1, 2, 3, 4, 5)]
+
+
+def test_interrupted_again_at_once_nothing_is_lost(tmp_path, checkpoint, monkeypatch):
+    arguments = ("sample", checkpoint, "--out", tmp_path, "-n", 4)
+    for steps in (9, 0, 0):  # the second and third run are stopped in their first network call
+        Impatient(monkeypatch, steps)
+        assert invoke(*arguments).exit_code == 130
+        monkeypatch.undo()
+    # A smaller set, in between, leaves the other chains alone; parts may be smaller than before.
+    Impatient(monkeypatch, 2 * (13 - 8))
+    succeed("sample", checkpoint, "--out", tmp_path, "-n", 2, "--batch-size", 1)
+    monkeypatch.undo()
+    Impatient(monkeypatch, 13 - 8)
+    succeed(*arguments)
+    monkeypatch.undo()
+    with np.load(tmp_path / "samples.npz") as stored:
+        expected = nf.sample(nf.load_checkpoint(checkpoint), 4, seed=0).numpy()
+        np.testing.assert_allclose(stored["images"], expected, atol=1e-5)
+
+
+def test_chains_of_other_settings_are_refused(tmp_path, checkpoint, monkeypatch):
+    Impatient(monkeypatch, 9)
+    invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)
+    monkeypatch.undo()
+    result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2, "--seed", 1)
+    assert "partial.safetensors holds samples of other settings (seed differ)" in result.output
+    (tmp_path / "partial.safetensors").write_bytes(b"cut")
+    result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)
+    assert "partial.safetensors is damaged" in result.output
 
 
 def test_a_second_process_is_kept_out(tmp_path, checkpoint):

@@ -416,6 +416,29 @@ def test_a_network_that_writes_into_its_input_is_refused():
         sampler(fn)(2, seed=1)
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_guidance_that_writes_into_its_input_is_refused(target):
+    with pytest.raises(ValueError, match=r"guidance\(\) writes into its input"):
+        sampler()(2, seed=1, guidance=lambda *arguments: arguments[target].mul_(0.5))
+
+
+def test_a_callback_that_writes_into_the_state_is_refused():
+    with pytest.raises(ValueError, match=r"callback\(\) writes into its input"):
+        sampler()(2, seed=1, callback=lambda row, x, n: x.zero_())
+
+
+def test_sampling_works_inside_inference_mode(net):
+    from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
+
+    x = torch.rand(2, 3)
+    expected = nf.sample(net, 2, seed=1), nf.langevin(lambda x: -x, x, 0.1, 3, seed=1)
+    with torch.inference_mode():
+        assert torch.equal(nf.sample(net, 2, seed=1), expected[0])
+        assert torch.equal(nf.langevin(lambda x: -x, x, 0.1, 3, seed=1), expected[1])
+        states = anneal_Langevin_dynamics(x, gaussian, SIGMAS.numpy(), 1, seed=1)
+    assert len(states) == 11
+
+
 @pytest.mark.parametrize("answer", [None, (torch.zeros(2, 3),)])
 def test_a_network_that_returns_no_tensor_is_refused(answer):
     with pytest.raises(ValueError, match=f"the network returned {type(answer).__name__}"):

@@ -211,6 +211,17 @@ def test_the_trained_network_is_loaded_by_its_averaged_weights(tmp_path):
         assert loaded.sampling == net.sampling
 
 
+def test_a_network_that_does_not_know_how_to_sample_is_told_of(tmp_path, caplog):
+    nf.Trainer(network(), images(), config(out=tmp_path / "a"))
+    assert "net.sampling is not set" in caplog.text
+    caplog.clear()
+    net = network()
+    net.sampling = nf.auto_schedule(images()).sampling
+    nf.Trainer(net, images(), config(steps=1, out=tmp_path / "b")).fit()
+    assert caplog.text == ""
+    assert nf.sample(nf.load_checkpoint(tmp_path / "b" / "model.safetensors"), 1).shape[0] == 1
+
+
 def test_time_may_end_a_run():
     trainer = nf.Trainer(network(), images(), config(steps=10**6, max_seconds=0.3))
     trainer.fit()

@@ -124,10 +124,32 @@ def check_labels(labels: Tensor, batch: int, num_levels: int) -> None:
         )
 
 
+def model_space(net: ScoreNetwork) -> tuple[bool, bool]:
+    """(rescaled, logit_transform): how the space a network works in differs from [0, 1]."""
+    return bool(net.config.get("rescaled")), bool(net.config.get("logit_transform"))
+
+
+class evaluating:
+    """The network in evaluation mode while it samples, as it was afterwards."""
+
+    def __init__(self, module: nn.Module | None) -> None:
+        self._training = [] if module is None else [m for m in module.modules() if m.training]
+
+    def __enter__(self) -> None:
+        for module in self._training:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._training:
+            module.training = True
+
+
 __all__ = [
     "ACTIVATIONS",
     "Activation",
     "ScoreNetwork",
     "check_labels",
+    "evaluating",
     "get_activation",
+    "model_space",
 ]
