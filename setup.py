@@ -8,8 +8,6 @@ ROOT = Path(__file__).parent
 # kernels/ and benchmarks/ are top-level folders for whoever reads the code, and submodules of
 # ncsn_fast for whoever imports it: no top-level module called `kernels` is ever installed.
 MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
-
-
 TEST = ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11"]
 
 

@@ -198,6 +198,8 @@ class Trainer:
         started, first = time.monotonic(), self.step
         ending = self.step >= config.steps
         self._stop = None
+        if ending:
+            self.save()  # the process that finished may have been killed before it wrote the model
         self.net.train()
         with _SignalWatch(self), Progress(progress, config.steps, done=self.step) as bar:
             while not ending:
@@ -219,8 +221,6 @@ class Trainer:
         self._check_loss()
         self._check_weights()  # the update after a finite loss may have broken them
         self.average.sampling = self.net.sampling
-        # The model first: a process killed in between leaves a checkpoint that makes it anew.
-        save_checkpoint(self.average, self.out / "model.safetensors")
         tensors = {f"model.{k}": v for k, v in self.net.state_dict().items()}
         if self.average is not self.net:
             tensors |= {f"ema.{k}": v for k, v in self.average.state_dict().items()}
@@ -236,7 +236,10 @@ class Trainer:
             "loss_since": self._loss_since,
             "training": self._identity(),
         }
+        # The checkpoint first: of a process killed in between it can make the model anew, while a
+        # model alone could be neither resumed nor begun again.
         write_tensors(self.out / "checkpoint.safetensors", tensors, metadata)
+        save_checkpoint(self.average, self.out / "model.safetensors")
 
     def _train_step(self) -> Tensor:
         """One optimiser step; returns the loss, still on the device."""

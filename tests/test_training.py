@@ -211,6 +211,23 @@ def test_the_trained_network_is_loaded_by_its_averaged_weights(tmp_path):
         assert loaded.sampling == net.sampling
 
 
+def test_a_finished_run_killed_before_its_model_was_written_is_completed(tmp_path, monkeypatch):
+    from ncsn_fast import training
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    assert not (tmp_path / "model.safetensors").exists()
+    resumed = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    assert resumed.step == 12
+    average = weights(resumed.fit())
+    assert torch.equal(weights(nf.load_checkpoint(tmp_path / "model.safetensors")), average)
+
+
 def test_a_network_that_does_not_know_how_to_sample_is_told_of(tmp_path, caplog):
     nf.Trainer(network(), images(), config(out=tmp_path / "a"))
     assert "net.sampling is not set" in caplog.text
