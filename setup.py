@@ -8,7 +8,10 @@ ROOT = Path(__file__).parent
 # kernels/ and benchmarks/ are top-level folders for whoever reads the code, and submodules of
 # ncsn_fast for whoever imports it: no top-level module called `kernels` is ever installed.
 MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
-TEST = ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11"]
+# The tests run the kernels in Triton's interpreter and compile them for GPUs that are not there;
+# torch brings Triton along only in its CUDA builds.
+TRITON = "triton>=3.4; platform_system == 'Linux'"
+TEST = ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11", TRITON]
 
 
 def mapped_packages() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import checks, noise, ops
+from ncsn_fast.noise import Word
 from ncsn_fast.progress import Progress
 from ncsn_fast.samplers import Table
 from ncsn_fast.score import Score
@@ -119,7 +120,7 @@ class Chain:
     every: int | None = None
     callback: Callable[[int, Tensor, Tensor], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
-    backend: str = "auto"
+    backend: str = "torch"  # one that runs: "auto" has been resolved
 
     @property
     def steps(self) -> int:
@@ -182,6 +183,15 @@ class Chain:
         return table.rows(self.device)
 
     @cached_property
+    def _key(self) -> tuple[Word, Sequence[Word]]:
+        """Seed and step of every row: in device memory where a kernel reads them there."""
+        steps = range(self.first_step, self.first_step + len(self.table))
+        if self.backend == "torch":
+            return self.seed, steps
+        on_device = torch.arange(steps.start, steps.stop, device=self.device)
+        return noise.word_tensor(self.seed, self.device), on_device.unbind()
+
+    @cached_property
     def _scales_input(self) -> bool:
         return self._folded.scales_input
 
@@ -240,8 +250,8 @@ class Chain:
             state.x,
             n,
             self._rows[row],
-            seed=self.seed,
-            step=self.first_step + row,
+            seed=self._key[0],
+            step=self._key[1][row],
             sample_ids=chunk.ids,
             add_noise=self.table.d[row] != 0,
             z=self._noise(row, chunk),

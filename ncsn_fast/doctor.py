@@ -10,11 +10,11 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from ncsn_fast import noise
+from ncsn_fast import noise, ops
 from ncsn_fast.checkpoint import load_checkpoint, save_checkpoint
 from ncsn_fast.data import digits
 from ncsn_fast.engine import Sampler
@@ -65,6 +65,7 @@ def self_test() -> list[Finding]:
         "digits": lambda: f"{len(digits('all').images)} images, checksum agrees",
         "chunking": _check_chunking,
         "checkpoint": _check_checkpoint,
+        "kernels": _check_kernels,
     }
     found = []
     for name, check in checks.items():
@@ -97,6 +98,32 @@ def _check_chunking() -> str:
     if not difference < 1e-4:
         raise ArithmeticError(f"images change by {difference:.2g} with the batch size")
     return f"images agree to {difference:.1g} between batches of 4 and of 1"
+
+
+def _check_kernels() -> str:
+    """The update and the loss on the GPU against the specification there."""
+    reason = backends.missing("triton", "cuda")
+    if reason or not torch.cuda.is_available():
+        return f"not run: {reason or 'there is no GPU that this torch can use'}"
+    x = torch.linspace(-1, 1, 2 * 3 * 32 * 32, device="cuda").view(2, 3, 32, 32)
+    row = torch.tensor([1.0, 0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 1.0, 0.0], device="cuda")
+    which: dict[str, Any] = {"seed": 1, "step": 2, "sample_ids": torch.arange(2, device="cuda")}
+    differences = []
+    for kernel, specification in zip(
+        (ops.sampler_update(x, x, row, backend="triton", **which).x, *_loss(x, "triton", which)),
+        (ops.sampler_update(x, x, row, backend="torch", **which).x, *_loss(x, "torch", which)),
+        strict=True,
+    ):
+        scale = float(specification.abs().max())
+        differences.append(float((kernel - specification).abs().max()) / scale)
+    if not max(differences) < 1e-4:
+        raise ArithmeticError(f"kernels and specification differ by {max(differences):.2g}")
+    return f"kernels agree with the specification to {max(differences):.1g}"
+
+
+def _loss(x: torch.Tensor, backend: str, which: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    upstream = torch.ones(len(x), device=x.device)
+    return ops.dsm_loss_and_gradient(x, upstream=upstream, backend=backend, **which)
 
 
 def _check_checkpoint() -> str:

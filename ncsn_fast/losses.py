@@ -76,7 +76,8 @@ def dsm_loss(
     noise = None if noise is None else noise.to(sigma.dtype)
     perturbed = ops.perturb(x, sigma, seed=seed, step=step, sample_ids=ids, z=noise)
     n = _score(net, levels).normalized(perturbed, sigma, labels)
-    losses = ops.dsm_loss(n, sigma, anneal_power, seed=seed, step=step, sample_ids=ids, z=noise)
+    weight = None if anneal_power == 2 else sigma ** (anneal_power - 2)
+    losses = ops.dsm_loss(n, weight, seed=seed, step=step, sample_ids=ids, z=noise)
     return losses.mean() if reduction == "mean" else losses
 
 

@@ -167,6 +167,14 @@ def check_seed(seed: int) -> int:
     return whole
 
 
+def word_tensor(value: Word, device: torch.device | str) -> Tensor:
+    """A seed or step as the 0-d int64 tensor that kernels read; filled there, not copied."""
+    if isinstance(value, Tensor):
+        return value
+    bits = value if value < 1 << 63 else value - (1 << 64)
+    return torch.full((), bits, dtype=torch.int64, device=device)
+
+
 def as_sample_ids(
     sample_ids: Sequence[int] | Tensor, device: torch.device | str | None = None
 ) -> Tensor:
@@ -178,8 +186,9 @@ def as_sample_ids(
                 f"sample_ids is a {ids.dtype} tensor of shape {tuple(ids.shape)}: "
                 "give a 1-D int64 tensor or a sequence of ints"
             )
-        # Ids on a GPU are not read back: that would stall it.
-        ends = ids.aminmax() if ids.device.type == "cpu" and ids.numel() else ()
+        # Ids on a GPU are not read back: that would stall it. Nor can they be while compiling.
+        readable = ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        ends = ids.aminmax() if readable and ids.numel() else ()
         _check_id_range([int(end) for end in ends])
     else:
         try:
@@ -287,4 +296,5 @@ __all__ = [
     "philox4x32",
     "random_seed",
     "uniform",
+    "word_tensor",
 ]

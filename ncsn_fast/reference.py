@@ -24,6 +24,25 @@ class StepResult(NamedTuple):
     network_input: Tensor  # (N, *shape), what the network sees next
 
 
+def begin_step(
+    counter: Tensor, table: Tensor, conditions: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """What the next step of a captured loop runs with.
+
+    Args:
+        counter: (2,) int64, the row and the step of its noise.
+        table: (R, 9), the coefficients of all rows.
+        conditions: (R,), what the network is told in each row, if anything.
+
+    Returns:
+        (row (9,), step (), condition () or None, the advanced counter). Beyond its end the table
+        stays at the last row.
+    """
+    row = counter[0].clamp(max=len(table) - 1)
+    condition = None if conditions is None else conditions[row]
+    return table[row], counter[1], condition, counter + 1
+
+
 def sampler_update(
     x: Tensor,
     n: Tensor,
@@ -36,11 +55,13 @@ def sampler_update(
     known: Tensor | None = None,
     known_z: Tensor | None = None,
     scale_input: bool = False,
+    clamp: tuple[float, float] | None = None,
 ) -> StepResult:
     """One step of any sampler: x ← a·x + b·n + c·h + d·z + w·g, then h ← e·x_old + f·n.
 
-    Where the mask is set the new state is the known one at the noise level of the next step,
-    known + σ_next·z'. The next network input is c_in·x with the next step's c_in.
+    The new state is limited to ``clamp``; then, where the mask is set, it is the known one at the
+    noise level of the next step, known + σ_next·z'. The next network input is c_in·x with the next
+    step's c_in.
 
     Args:
         x: (N, *shape) float32 (or float64), the state.
@@ -51,6 +72,7 @@ def sampler_update(
         guidance: (N, *shape), the drift g; None where there is none.
         mask, known, known_z: bool, state and noise of the known region, given together.
         scale_input: whether any c_in of the method differs from 1.
+        clamp: (low, high); NaN stays NaN.
     """
     a, b, c, d, e, f, w, next_c_in, next_sigma = row.unbind()
     n = n.to(x.dtype)
@@ -62,6 +84,8 @@ def sampler_update(
         new = new + d * z
     if guidance is not None:
         new = new + w * guidance
+    if clamp is not None:
+        new = new.clamp(*clamp)
     if mask is not None and known is not None and known_z is not None:
         new = torch.where(mask, known + next_sigma * known_z, new)
     return StepResult(new, history, next_c_in * new if scale_input else new)
@@ -72,22 +96,22 @@ def perturb(x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
     return x + _per_sample(sigma, x) * z
 
 
-def dsm_loss(n: Tensor, z: Tensor, sigma: Tensor, anneal_power: float = 2.0) -> Tensor:
-    """Denoising score matching per sample, ½ Σ (s + z/σ)² σ^p = ½ Σ (n + z)² σ^(p-2).
+def dsm_loss(n: Tensor, z: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Denoising score matching per sample, ½ Σ (s + z/σ)² σ^p = ½ w Σ (n + z)², w = σ^(p-2).
 
-    The right-hand side, in the normalised score n = σs, never forms 1/σ².
+    The right-hand side, in the normalised score n = σs, never forms 1/σ²; with the papers' p = 2
+    the weight is 1.
 
     Args:
         n: (N, *shape), the normalised score at x + σz; 16-bit types are widened first.
         z: (N, *shape), the noise.
-        sigma: (N,), the noise levels.
-        anneal_power: p, the exponent of the weight; 2 is the papers' λ = σ².
+        weight: (N,), w; None for 1.
 
     Returns:
         (N,) losses of at least float32.
     """
-    difference = n.to(z.dtype) + z
-    return 0.5 * difference.square().flatten(1).sum(1) * sigma ** (anneal_power - 2)
+    losses = 0.5 * (n.to(z.dtype) + z).square().flatten(1).sum(1)
+    return losses if weight is None else weight * losses
 
 
 def instance_norm_plus(
@@ -130,4 +154,12 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
-__all__ = ["ROW", "StepResult", "dsm_loss", "instance_norm_plus", "perturb", "sampler_update"]
+__all__ = [
+    "ROW",
+    "StepResult",
+    "begin_step",
+    "dsm_loss",
+    "instance_norm_plus",
+    "perturb",
+    "sampler_update",
+]

@@ -324,7 +324,7 @@ def test_resume_refuses_settings_that_the_run_already_has(tmp_path):
 def test_doctor_reports_backend_and_self_test():
     output = succeed("doctor")
     assert re.search(r"backend on cpu +torch \(cpp is not available: .*no cpp kernels", output)
-    assert output.count("ok ") == 4
+    assert output.count("ok ") == 5
     assert "Philox4x32-10 gives its known answer" in output
 
 

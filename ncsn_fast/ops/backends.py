@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 from types import TracebackType
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
+OLDEST_TRITON = (3, 4)  # the first whose compiler knows tuples as the kernels use them
 _ENVIRONMENT = "NCSN_FAST_BACKEND"
 _chosen: str | None = None  # what use_backend() asked for; None leaves it to the environment
+_log = logging.getLogger("ncsn_fast")
 
 
 class use_backend:
     """Choose the backend of all operations: a plain call stays, a ``with`` block restores.
 
-    The choice is the whole process's, all of its threads included.
+    The choice is the whole process's, all of its threads included. A function that torch.compile
+    has compiled keeps the backend it was compiled with.
 
     Args:
         name: "torch", "triton" or "cpp"; "auto" leaves the choice to the environment variable
@@ -52,29 +57,78 @@ class use_backend:
 
 
 def resolve(backend: str = "auto", device: torch.device | str = "cpu") -> tuple[str, str]:
-    """The backend that operations use and the reason, for example ("torch", "…").
+    """The backend that operations on a device use and the reason, for example ("torch", "…").
 
     An explicit ``backend`` wins over :func:`use_backend`, which wins over ``NCSN_FAST_BACKEND``.
 
     Raises:
         ValueError: where a backend asked for by name cannot run.
     """
-    wishes = (
-        (backend, "the backend argument"),
-        (_chosen or "auto", "use_backend"),
-        (os.environ.get(_ENVIRONMENT) or "auto", _ENVIRONMENT),
-    )
-    for wish, source in wishes:
-        _check(wish, source)
-        if wish != "auto":
-            return wish, f"asked for by {source}"
-    fast = "triton" if torch.device(device).type == "cuda" else "cpp"
-    return "torch", f"{fast} is not available: {missing(fast)}"
+    kind = device.type if isinstance(device, torch.device) else torch.device(device).type
+    if backend == "auto":
+        backend, source = _wish()
+    else:
+        source = "the backend argument"
+    if backend != "auto":
+        _check(backend, source, kind)
+        return backend, f"asked for by {source}"
+    fast = "triton" if kind == "cuda" else "cpp"
+    reason = missing(fast, kind)
+    if reason is None:
+        return fast, f"the fastest on {kind}"
+    return "torch", f"{fast} is not available: {reason}"
+
+
+def choose(backend: str, kind: str, obstacle: str | None = None) -> str:
+    """The backend of one call: the one of :func:`resolve`, unless something stands in its way.
+
+    Args:
+        backend: what the caller wishes.
+        kind: type of device, "cpu" or "cuda".
+        obstacle: why kernels cannot take these very arguments, if so.
+
+    Raises:
+        ValueError: where a backend asked for by name cannot run.
+    """
+    name, reason = resolve(backend, kind)
+    if obstacle and name != "torch":
+        if reason.startswith("asked for"):
+            raise ValueError(
+                f"backend {name!r}, {reason}, cannot run this: {obstacle}. "
+                "Use 'torch', or 'auto' to take what runs"
+            )
+        name, reason = "torch", obstacle
+    if not reason.startswith("asked for"):
+        _tell(name, kind, reason)
+    return name
+
+
+# To torch.compile a constant: it asks the environment and looks for modules. This is the mark of
+# torch.compiler.assume_constant_result, which itself takes a second and a half to import.
+vars(choose)["_dynamo_marked_constant"] = True
+
+
+def obstacle(x: Tensor, *others: Tensor | None) -> str | None:
+    """Why the kernels cannot take a state x and what enters with it, or None where they can."""
+    if x.dtype != torch.float32:
+        return f"kernels hold the state in float32, x is {x.dtype}"
+    if torch.is_grad_enabled():
+        for tensor in (x, *others):
+            if tensor is not None and tensor.requires_grad:
+                return "the kernel of this operation has no gradient (torch.no_grad() needs none)"
+    return None
+
+
+@functools.cache
+def _tell(name: str, kind: str, reason: str) -> None:
+    """Say once which path the operations on a kind of device take."""
+    level = logging.WARNING if kind == "cuda" and "not available" in reason else logging.INFO
+    _log.log(level, "operations on %s run on backend %r (%s)", kind, name, reason)
 
 
 @functools.cache  # asked at every step, and looking for a module costs more than a small step
-def missing(name: str) -> str | None:
-    """Why a backend cannot run here, or None where it can."""
+def missing(name: str, kind: str | None = None) -> str | None:
+    """Why a backend cannot run here (on a kind of device), or None where it can."""
     if name == "torch":
         return None
     try:
@@ -83,17 +137,42 @@ def missing(name: str) -> str | None:
         return "ncsn_fast.kernels is missing: install the package (pip install -e .)"
     if found is None:
         return f"this version of ncsn_fast has no {name} kernels"
-    return f"the {name} kernels of this installation belong to another version of ncsn_fast"
+    return _missing_triton(kind)
 
 
-def _check(name: str, source: str) -> None:
+def _missing_triton(kind: str | None) -> str | None:
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}): pip install triton"
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if version < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"Triton {triton.__version__} is installed and the kernels need {oldest} or newer"
+    if triton.knobs.runtime.interpret:
+        return None  # its interpreter runs kernels on any device
+    if not torch.cuda.is_available():
+        return "there is no GPU that this torch can use"
+    if kind not in (None, "cuda"):
+        return f"Triton's kernels run on GPUs, and the tensors are on {kind}"
+    return None
+
+
+def _wish() -> tuple[str, str]:
+    """What was asked for outside the call: the backend's name and who asked."""
+    if _chosen not in (None, "auto"):
+        return str(_chosen), "use_backend"
+    return os.environ.get(_ENVIRONMENT) or "auto", _ENVIRONMENT
+
+
+def _check(name: str, source: str, kind: str | None = None) -> None:
     if name not in BACKENDS:
         raise ValueError(f"{source}: backend {name!r} is unknown; choose one of {BACKENDS}")
-    if name != "auto" and (reason := missing(name)):
+    if name != "auto" and (reason := missing(name, kind)):
         raise ValueError(
             f"{source}: backend {name!r} cannot run here, because {reason}. "
             "Use 'torch', or 'auto' to take the fastest that runs"
         )
 
 
-__all__ = ["BACKENDS", "missing", "resolve", "use_backend"]
+__all__ = ["BACKENDS", "choose", "missing", "obstacle", "resolve", "use_backend"]

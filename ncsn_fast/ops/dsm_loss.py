@@ -1,23 +1,115 @@
-"""Denoising score matching per sample, ½ Σ (n + z)² σ^(p-2), noise named, not stored.
+"""Denoising score matching per sample, ½ w Σ (n + z)² with w = σ^(p-2), noise named, not stored.
 
 The noise is that of :func:`ncsn_fast.ops.perturb` for the same (seed, step, sample_ids): it is
-made a second time here, which on a GPU is cheaper than reading it back from memory.
+made a second time here, which on a GPU is cheaper than reading it back from memory. The gradient
+g·w·(n + z) needs the upstream gradient g of each sample. Autograd knows it only in its backward
+pass, which makes the noise a third time; who knows it before takes loss and gradient in one pass.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from ncsn_fast import reference
+from ncsn_fast import noise, reference
 from ncsn_fast.noise import Word
 from ncsn_fast.ops import backends
+from ncsn_fast.ops.library import KERNEL, LIBRARY
 from ncsn_fast.ops.perturb import check_batch, perturbation_noise
+
+_ARGUMENTS = "Tensor n, Tensor? weight, Tensor seed, Tensor step, Tensor sample_ids"
+LIBRARY.define(f"dsm_loss({_ARGUMENTS}) -> Tensor")
+LIBRARY.define(f"dsm_gradient({_ARGUMENTS}, Tensor upstream) -> Tensor")
+LIBRARY.define(f"dsm_loss_and_gradient({_ARGUMENTS}, Tensor upstream) -> (Tensor, Tensor)")
+
+
+@functools.cache
+def _kernel() -> Any:
+    from ncsn_fast.kernels.triton.dsm_loss import dsm_loss
+
+    return dsm_loss
+
+
+def _dense(n: Tensor) -> Tensor:
+    """n, contiguous in either memory format."""
+    last = n.ndim == 4 and n.is_contiguous(memory_format=torch.channels_last)
+    return n if last else n.contiguous()
+
+
+def _empty_loss(n: Tensor, *_: Any) -> Tensor:
+    return n.new_empty(n.shape[:1], dtype=torch.float32)
+
+
+def _empty_gradient(n: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(_dense(n))
+
+
+def _empty_both(n: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _empty_loss(n), _empty_gradient(n)
+
+
+def _launch(loss: Tensor | None, gradient: Tensor | None, *arguments: Any) -> None:
+    n, weight, seed, step, sample_ids, *upstream = arguments
+    if n.numel():
+        weight = None if weight is None else weight.contiguous()
+        ids = sample_ids.contiguous()
+        _kernel()(_dense(n), weight, seed, step, ids, *upstream, loss=loss, gradient=gradient)
+    elif loss is not None:
+        loss.zero_()
+
+
+def _loss(*arguments: Any) -> Tensor:
+    loss = _empty_loss(*arguments)
+    _launch(loss, None, *arguments)
+    return loss
+
+
+def _gradient(*arguments: Any) -> Tensor:
+    gradient = _empty_gradient(*arguments)
+    _launch(None, gradient, *arguments)
+    return gradient
+
+
+def _both(*arguments: Any) -> tuple[Tensor, Tensor]:
+    loss, gradient = _empty_both(*arguments)
+    _launch(loss, gradient, *arguments)
+    return loss, gradient
+
+
+for _name, _implementation, _fake in (
+    ("dsm_loss", _loss, _empty_loss),
+    ("dsm_gradient", _gradient, _empty_gradient),
+    ("dsm_loss_and_gradient", _both, _empty_both),
+):
+    LIBRARY.impl(_name, _implementation, KERNEL)
+    torch.library.register_fake(f"ncsn_fast::{_name}", _fake, lib=LIBRARY)
+_op = torch.ops.ncsn_fast.dsm_loss.default
+_gradient_op = torch.ops.ncsn_fast.dsm_gradient.default
+_both_op = torch.ops.ncsn_fast.dsm_loss_and_gradient.default
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradient_op(*ctx.saved_tensors, upstream), None, None, None, None
+
+
+def _no_second_backward(ctx: Any, upstream: Tensor) -> None:
+    raise RuntimeError("dsm_loss has no second derivative as a kernel: use backend='torch' for it")
+
+
+torch.library.register_autograd("ncsn_fast::dsm_loss", _backward, setup_context=_save, lib=LIBRARY)
+torch.library.register_autograd("ncsn_fast::dsm_gradient", _no_second_backward, lib=LIBRARY)
 
 
 def dsm_loss(
     n: Tensor,
-    sigma: Tensor,
-    anneal_power: float = 2.0,
+    weight: Tensor | None = None,
     *,
     seed: Word,
     step: Word,
@@ -29,8 +121,8 @@ def dsm_loss(
 
     Args:
         n: (N, *shape) float32, float16 or bfloat16.
-        sigma: (N,) float32 noise levels on n's device.
-        anneal_power: the weight is σ^p; 2 is the papers' λ = σ².
+        weight: (N,) float32, w = σ^(p-2) for the papers' weight σ^p of the level; None for 1,
+            which is their p = 2.
         seed, step, sample_ids: which noise; see :func:`ncsn_fast.noise.normal`.
         z: (N, *shape), noise to use instead.
         backend: see :func:`ncsn_fast.use_backend`.
@@ -39,13 +131,63 @@ def dsm_loss(
         (N,) float32 losses (float64 for a float64 n).
 
     Raises:
-        ValueError: where the numbers of samples, levels and ids differ.
+        ValueError: where the numbers of samples, weights and ids differ, or the backend cannot run.
     """
-    backends.resolve(backend, n.device)
-    check_batch(n, sigma, sample_ids, z)
-    if z is None:
-        z = perturbation_noise(n, seed, step, sample_ids)
-    return reference.dsm_loss(n, z, sigma, anneal_power)
+    check_batch(n, weight, sample_ids, z)
+    if backends.choose(backend, n.device.type, _obstacle(n, weight, z)) == "torch":
+        if z is None:
+            z = perturbation_noise(n, seed, step, sample_ids)
+        return reference.dsm_loss(n, z, weight)
+    seed, step = noise.word_tensor(seed, n.device), noise.word_tensor(step, n.device)
+    return _op(n, weight, seed, step, sample_ids)
 
 
-__all__ = ["dsm_loss"]
+def dsm_loss_and_gradient(
+    n: Tensor,
+    weight: Tensor | None = None,
+    *,
+    upstream: Tensor,
+    seed: Word,
+    step: Word,
+    sample_ids: Tensor,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The losses and their gradient with respect to n, in one pass over n and outside autograd.
+
+    Args:
+        upstream: (N,) float32, the gradient of what is minimised with respect to each loss: 1/N
+            for their mean, times the scale of a GradScaler.
+        n, weight, seed, step, sample_ids, backend: as for :func:`dsm_loss`.
+
+    Returns:
+        (N,) losses, and g·w·(n + z) of n's shape and dtype: give it to ``n.backward``.
+
+    Raises:
+        ValueError: as :func:`dsm_loss`.
+    """
+    check_batch(n, weight, sample_ids)
+    check_batch(n, upstream, sample_ids)
+    n, upstream = n.detach(), upstream.detach()
+    weight = None if weight is None else weight.detach()
+    if backends.choose(backend, n.device.type, _obstacle(n, weight, None)) == "torch":
+        with torch.enable_grad():
+            n = n.requires_grad_()
+            z = perturbation_noise(n, seed, step, sample_ids)
+            losses = reference.dsm_loss(n, z, weight)
+        return losses.detach(), torch.autograd.grad(losses, n, upstream.to(losses.dtype))[0]
+    seed, step = noise.word_tensor(seed, n.device), noise.word_tensor(step, n.device)
+    return _both_op(n, weight, seed, step, sample_ids, upstream)
+
+
+def _obstacle(n: Tensor, weight: Tensor | None, z: Tensor | None) -> str | None:
+    """Why the kernel cannot take this."""
+    if z is not None:
+        return "noise was given as a tensor, and the kernel makes its own"
+    if n.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"the kernel takes float32, float16 and bfloat16, n is {n.dtype}"
+    if weight is not None and (weight.requires_grad or weight.dtype != torch.float32):
+        return f"weights are float32 and without gradient, these are {weight.dtype}"
+    return None
+
+
+__all__ = ["dsm_loss", "dsm_loss_and_gradient"]

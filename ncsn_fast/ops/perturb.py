@@ -2,12 +2,61 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ncsn_fast import noise, reference
 from ncsn_fast.noise import Word
 from ncsn_fast.ops import backends
+from ncsn_fast.ops.library import KERNEL, LIBRARY
+
+LIBRARY.define(
+    "perturb(Tensor x, Tensor sigma, Tensor seed, Tensor step, Tensor sample_ids, "
+    "ScalarType dtype, bool channels_last) -> Tensor"
+)
+
+
+@functools.cache
+def _kernel() -> Any:
+    from ncsn_fast.kernels.triton.perturb import perturb
+
+    return perturb
+
+
+def _empty(
+    x: Tensor,
+    sigma: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    sample_ids: Tensor,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty_like(x, dtype=dtype, memory_format=layout)
+
+
+def _launch(
+    x: Tensor,
+    sigma: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    sample_ids: Tensor,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    out = _empty(x, sigma, seed, step, sample_ids, dtype, channels_last)
+    if x.numel():
+        _kernel()(x.contiguous(), sigma.contiguous(), seed, step, sample_ids.contiguous(), out)
+    return out
+
+
+LIBRARY.impl("perturb", _launch, KERNEL)
+torch.library.register_fake("ncsn_fast::perturb", _empty, lib=LIBRARY)
+_op = torch.ops.ncsn_fast.perturb.default
 
 
 def perturb(
@@ -18,35 +67,47 @@ def perturb(
     step: Word,
     sample_ids: Tensor,
     z: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
     backend: str = "auto",
 ) -> Tensor:
-    """Perturbed data x + σz.
+    """Perturbed data x + σz, as the network takes it.
 
     Args:
         x: (N, *shape) float32 data.
         sigma: (N,) float32 noise levels on x's device.
         seed, step, sample_ids: which noise; see :func:`ncsn_fast.noise.normal`.
         z: (N, *shape), noise to use instead.
+        dtype: of the result, float32, float16 or bfloat16; default: x's.
+        memory_format: of the result; torch.channels_last needs four dimensions.
         backend: see :func:`ncsn_fast.use_backend`.
 
     Returns:
         (N, *shape).
 
     Raises:
-        ValueError: where the numbers of samples, levels and ids differ.
+        ValueError: where the numbers of samples, levels and ids differ, or the backend cannot run.
     """
-    backends.resolve(backend, x.device)
     check_batch(x, sigma, sample_ids, z)
-    if z is None:
-        z = perturbation_noise(x, seed, step, sample_ids)
-    return reference.perturb(x, sigma, z)
+    dtype = x.dtype if dtype is None else dtype
+    given = "noise was given as a tensor, and the kernel makes its own" if z is not None else None
+    if backends.choose(backend, x.device.type, given or backends.obstacle(x, sigma)) == "torch":
+        if z is None:
+            z = perturbation_noise(x, seed, step, sample_ids)
+        return reference.perturb(x, sigma, z).to(dtype, memory_format=memory_format)
+    seed, step = noise.word_tensor(seed, x.device), noise.word_tensor(step, x.device)
+    return _op(x, sigma, seed, step, sample_ids, dtype, memory_format == torch.channels_last)
 
 
-def check_batch(x: Tensor, sigma: Tensor, sample_ids: Tensor, z: Tensor | None) -> None:
+def check_batch(
+    x: Tensor, per_sample: Tensor | None, sample_ids: Tensor, z: Tensor | None = None
+) -> None:
     """Refuse what would broadcast into a wrong answer: every sample has a level, an id, a noise."""
-    if sigma.shape != x.shape[:1] or sample_ids.shape != x.shape[:1]:
+    one_each = per_sample is None or per_sample.shape == x.shape[:1]
+    if not one_each or sample_ids.shape != x.shape[:1]:
+        told = "no" if per_sample is None else str(tuple(per_sample.shape))
         raise ValueError(
-            f"{len(x)} samples with {tuple(sigma.shape)} noise levels and "
+            f"{len(x)} samples with {told} noise levels or weights and "
             f"{tuple(sample_ids.shape)} sample ids: each sample has one of both"
         )
     if z is not None and z.shape != x.shape:

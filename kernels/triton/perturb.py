@@ -1,0 +1,89 @@
+"""The training perturbation in one pass: x̃ = x + σ·z, z made in registers and not stored.
+
+Specification: ``ncsn_fast.reference.perturb``. x is contiguous float32; x̃ goes out in the
+network's dtype and memory format.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ncsn_fast.kernels.triton import launch, tiles
+from ncsn_fast.kernels.triton.philox import normals
+from ncsn_fast.noise import PERTURB
+
+_PERTURB = tl.constexpr(PERTURB)
+
+
+@triton.jit(
+    do_not_specialize=["programs", "magic", "shift", "quads", "channels", "pixels"],
+    do_not_specialize_on_alignment=["sigma_ptr", "seed_ptr", "step_ptr", "ids_ptr"],
+)
+def _perturb_kernel(
+    x_ptr,
+    sigma_ptr,
+    seed_ptr,
+    step_ptr,
+    ids_ptr,
+    out_ptr,
+    programs,
+    magic,
+    shift,
+    quads,
+    channels,
+    pixels,
+    OUT_LAST: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    STRIDED: tl.constexpr,
+    FAST_MATH: tl.constexpr,
+    IS_HIP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    sample, place = tiles.locate_in_sample(
+        programs, magic, shift, quads, channels, pixels, STRIDED, BLOCK_SIZE
+    )
+    sigma, ids = tl.load(sigma_ptr + sample), tl.load(ids_ptr + sample)
+    step, seed = tl.load(step_ptr), tl.load(seed_ptr)
+    x = tiles.load(x_ptr, place, False, CHANNELS, STRIDED)
+    z = normals(place, ids, step, _PERTURB, seed, CHANNELS, FAST_MATH, IS_HIP)
+    out = ()
+    for k in tl.static_range(CHANNELS):
+        out = out + (x[k] + sigma * z[k],)
+    tiles.store(out_ptr, out, place, OUT_LAST, CHANNELS, STRIDED)
+
+
+def perturb(
+    x: Tensor,
+    sigma: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    sample_ids: Tensor,
+    out: Tensor,
+    *,
+    fast_math: bool = launch.FAST_MATH,
+) -> None:
+    """Launch the kernel."""
+    out_last = tiles.is_channels_last(out)
+    plan = tiles.plan(x.shape, out_last)
+    if plan.samples < x.shape[0]:
+        for cut in tiles.cuts(plan, x.shape[0]):
+            perturb(cut(x), cut(sigma), seed, step, cut(sample_ids), cut(out), fast_math=fast_math)
+        return
+    program = launch.program(plan.CHANNELS, plan.STRIDED)
+    programs = -(-plan.quads // program["BLOCK_SIZE"])
+    launch.launch(
+        _perturb_kernel,
+        x.shape[0] * programs,
+        x,
+        x, sigma, seed, step, sample_ids, out,
+        programs, *tiles.magic_number(programs), plan.quads, plan.channels, plan.pixels,
+        OUT_LAST=out_last,
+        CHANNELS=plan.CHANNELS,
+        STRIDED=plan.STRIDED,
+        FAST_MATH=fast_math,
+        IS_HIP=launch.IS_HIP,
+        **program,
+    )  # fmt: skip
+
+
+__all__ = ["perturb"]

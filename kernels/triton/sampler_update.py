@@ -1,0 +1,171 @@
+"""The sampler update in one pass: x ← a·x + b·n + c·h + d·z + w·g, h ← e·x_old + f·n.
+
+Specification: ``ncsn_fast.reference.sampler_update``. The noise is made in registers. x, h, g, z
+and the known state are contiguous float32; n and the next network input are float32, float16 or
+bfloat16 in either memory format. Coefficients, seed, step and sample ids are read from the
+device, so that a captured launch serves every row, seed and sample.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ncsn_fast.kernels.triton import launch, tiles
+from ncsn_fast.kernels.triton.philox import normals
+from ncsn_fast.noise import KNOWN, SAMPLER
+
+_SAMPLER, _KNOWN = tl.constexpr(SAMPLER), tl.constexpr(KNOWN)
+
+
+# Rows, steps and slices of ids lie anywhere: a variant for each alignment would compile mid-chain.
+@triton.jit(
+    do_not_specialize=["total", "quads", "magic", "shift", "channels", "pixels"],
+    do_not_specialize_on_alignment=["row_ptr", "seed_ptr", "step_ptr", "ids_ptr"],
+)
+def _sampler_update_kernel(
+    x_ptr,
+    n_ptr,
+    row_ptr,
+    seed_ptr,
+    step_ptr,
+    ids_ptr,
+    z_ptr,
+    history_ptr,
+    guidance_ptr,
+    mask_ptr,
+    known_ptr,
+    x_out_ptr,
+    history_out_ptr,
+    input_out_ptr,
+    clamp_low,
+    clamp_high,
+    total,
+    quads,
+    magic,
+    shift,
+    channels,
+    pixels,
+    ADD_NOISE: tl.constexpr,
+    SCALE_INPUT: tl.constexpr,
+    HAS_CLAMP: tl.constexpr,
+    N_LAST: tl.constexpr,
+    INPUT_LAST: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    STRIDED: tl.constexpr,
+    FAST_MATH: tl.constexpr,
+    IS_HIP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    quad = (tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)).to(tl.uint32)
+    live = quad < total
+    sample = tiles.divide(quad, magic, shift)
+    place = tiles.locate(quad, sample, live, quads, channels, pixels, STRIDED)
+    # Everything is read before anything is written: x_out may be x, and no load waits for a store.
+    a, b = tl.load(row_ptr), tl.load(row_ptr + 1)
+    x = tiles.load(x_ptr, place, False, CHANNELS, STRIDED)
+    n = tiles.load(n_ptr, place, N_LAST, CHANNELS, STRIDED)
+    if history_ptr is not None:
+        c, e, f = tl.load(row_ptr + 2), tl.load(row_ptr + 4), tl.load(row_ptr + 5)
+        history = tiles.load(history_ptr, place, False, CHANNELS, STRIDED)
+    if guidance_ptr is not None:
+        w = tl.load(row_ptr + 6)
+        guidance = tiles.load(guidance_ptr, place, False, CHANNELS, STRIDED)
+    if mask_ptr is not None:
+        next_sigma = tl.load(row_ptr + 8)
+        is_known = tiles.load(mask_ptr, place, False, CHANNELS, STRIDED)
+        known = tiles.load(known_ptr, place, False, CHANNELS, STRIDED)
+    if ADD_NOISE or mask_ptr is not None:
+        seed, step = tl.load(seed_ptr), tl.load(step_ptr)
+        ids = tl.load(ids_ptr + sample, mask=live, other=0)
+    if z_ptr is not None:
+        d = tl.load(row_ptr + 3)
+        z = tiles.load(z_ptr, place, False, CHANNELS, STRIDED)
+    elif ADD_NOISE:
+        d = tl.load(row_ptr + 3)
+        z = normals(place, ids, step, _SAMPLER, seed, CHANNELS, FAST_MATH, IS_HIP)
+    if mask_ptr is not None:
+        known_z = normals(place, ids, step + 1, _KNOWN, seed, CHANNELS, FAST_MATH, IS_HIP)
+    if SCALE_INPUT:
+        next_c_in = tl.load(row_ptr + 7)
+
+    new, network_input, new_history = (), (), ()
+    for k in tl.static_range(CHANNELS):
+        n_k = n[k].to(tl.float32)
+        value = a * x[k] + b * n_k
+        if history_ptr is not None:
+            value += c * history[k]
+            new_history = new_history + (e * x[k] + f * n_k,)
+        if z_ptr is not None or ADD_NOISE:
+            value += d * z[k]
+        if guidance_ptr is not None:
+            value += w * guidance[k]
+        if HAS_CLAMP:
+            value = tl.clamp(value, clamp_low, clamp_high, propagate_nan=tl.PropagateNan.ALL)
+        if mask_ptr is not None:
+            value = tl.where(is_known[k] != 0, known[k] + next_sigma * known_z[k], value)
+        new = new + (value,)
+        network_input = network_input + (value * next_c_in if SCALE_INPUT else value,)
+    tiles.store(x_out_ptr, new, place, False, CHANNELS, STRIDED)
+    if history_ptr is not None:
+        tiles.store(history_out_ptr, new_history, place, False, CHANNELS, STRIDED)
+    if input_out_ptr is not None:
+        tiles.store(input_out_ptr, network_input, place, INPUT_LAST, CHANNELS, STRIDED)
+
+
+def sampler_update(
+    x: Tensor,
+    n: Tensor,
+    row: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    sample_ids: Tensor,
+    z: Tensor | None,
+    history: Tensor | None,
+    guidance: Tensor | None,
+    mask: Tensor | None,
+    known: Tensor | None,
+    x_out: Tensor,
+    history_out: Tensor | None,
+    input_out: Tensor | None,
+    *,
+    add_noise: bool,
+    scale_input: bool,
+    clamp: tuple[float, float] | None,
+    fast_math: bool = launch.FAST_MATH,
+) -> None:
+    """Launch the kernel; the outputs may be the inputs of the same name."""
+    n = tiles.dense(n)
+    n_last, input_last = tiles.is_channels_last(n), tiles.is_channels_last(input_out)
+    plan = tiles.plan(x.shape, n_last or input_last)
+    if plan.samples < x.shape[0]:
+        for cut in tiles.cuts(plan, x.shape[0]):
+            sampler_update(
+                cut(x), cut(n), row, seed, step, cut(sample_ids), cut(z), cut(history),
+                cut(guidance), cut(mask), cut(known), cut(x_out), cut(history_out), cut(input_out),
+                add_noise=add_noise, scale_input=scale_input, clamp=clamp, fast_math=fast_math,
+            )  # fmt: skip
+        return
+    low, high = (None, None) if clamp is None else clamp
+    program = launch.program(plan.CHANNELS, plan.STRIDED)
+    total = x.shape[0] * plan.quads
+    launch.launch(
+        _sampler_update_kernel,
+        -(-total // program["BLOCK_SIZE"]),
+        x,
+        x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
+        x_out, history_out, input_out, low, high,
+        total, plan.quads, plan.magic, plan.shift, plan.channels, plan.pixels,
+        ADD_NOISE=add_noise and z is None,
+        SCALE_INPUT=scale_input,
+        HAS_CLAMP=clamp is not None,
+        N_LAST=n_last,
+        INPUT_LAST=input_last,
+        CHANNELS=plan.CHANNELS,
+        STRIDED=plan.STRIDED,
+        FAST_MATH=fast_math,
+        IS_HIP=launch.IS_HIP,
+        **program,
+    )  # fmt: skip
+
+
+__all__ = ["sampler_update"]

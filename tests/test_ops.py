@@ -1,0 +1,315 @@
+"""The operations through their public functions: one answer from every backend, and from PyTorch's
+own machinery around them (autograd, opcheck, torch.compile). Kernels run in Triton's interpreter,
+or on the GPU where there is one."""
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import ncsn_fast as nf
+from ncsn_fast import noise, ops
+from ncsn_fast.reference import StepResult
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LAST = torch.channels_last
+SHAPE = (2, 3, 4, 4)
+KEY = {"seed": (1 << 63) + 5, "step": 3}
+
+
+def draw(*shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+
+
+def ids(n=2):
+    return torch.arange(n, device=DEVICE)
+
+
+def row():
+    return torch.tensor([0.9, 0.3, -0.2, 0.7, 0.1, 0.4, 0.25, 0.5, 0.05], device=DEVICE)
+
+
+def words(*values):
+    return [torch.tensor(value, device=DEVICE) for value in values]
+
+
+def close(a, b, tolerance=1e-5):
+    return a.shape == b.shape and bool(((a.float() - b.float()).abs() <= tolerance).all())
+
+
+def both(operation, *arguments, **keywords):
+    return [operation(*arguments, backend=name, **keywords) for name in ("torch", "triton")]
+
+
+def everything():
+    x = draw(*SHAPE)
+    return {
+        "history": draw(*SHAPE, seed=2),
+        "guidance": draw(*SHAPE, seed=3),
+        "mask": x > 0,
+        "known": draw(*SHAPE, seed=4),
+        "scale_input": True,
+        "clamp": (-1.0, 1.5),
+        "sample_ids": ids(),
+        **KEY,
+    }
+
+
+def test_the_update_is_the_same_on_both_backends():
+    n = draw(*SHAPE, dtype=torch.float16, seed=1).contiguous(memory_format=LAST)
+    for a, b in zip(*both(ops.sampler_update, draw(*SHAPE), n, row(), **everything()), strict=True):
+        assert close(a, b)
+
+
+def test_the_network_gets_its_input_in_its_own_type_and_format():
+    wish = {"input_dtype": torch.float16, "input_format": LAST}
+    for result in both(
+        ops.sampler_update, draw(*SHAPE), draw(*SHAPE), row(), sample_ids=ids(), **KEY, **wish
+    ):
+        assert result.network_input.dtype == torch.float16
+        assert result.network_input.is_contiguous(memory_format=LAST)
+        assert close(result.network_input, result.x, 2e-3)
+
+
+def test_without_a_wish_the_networks_input_is_the_state_itself():
+    for result in both(
+        ops.sampler_update, draw(*SHAPE), draw(*SHAPE), row(), sample_ids=ids(), **KEY
+    ):
+        assert result.network_input is result.x
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_the_update_can_be_made_in_place(backend):
+    x, n, history = draw(*SHAPE), draw(*SHAPE, seed=1), draw(*SHAPE, seed=2)
+    which = {"history": history, "sample_ids": ids(), "backend": backend, **KEY}
+    expected = ops.sampler_update(x.clone(), n, row(), **which)
+    ops.sampler_update(x, n, row(), **which, out=StepResult(x, history, x))
+    assert torch.equal(x, expected.x)
+    assert torch.equal(history, expected.history)
+
+
+@pytest.mark.parametrize(
+    "out", [torch.empty(2, 3, 4, 5), torch.empty(SHAPE).contiguous(memory_format=LAST)]
+)
+def test_outputs_of_another_layout_are_refused(out):
+    out = out.to(DEVICE)
+    with pytest.raises(ValueError, match="has to be contiguous and of x's shape"):
+        ops.sampler_update(
+            draw(*SHAPE),
+            draw(*SHAPE),
+            row(),
+            sample_ids=ids(),
+            out=StepResult(out, None, out),
+            **KEY,
+        )
+
+
+def test_perturbed_data_are_the_same_on_both_backends():
+    sigma = torch.tensor([0.5, 2.0], device=DEVICE)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-2)):
+        a, b = both(
+            ops.perturb,
+            draw(*SHAPE),
+            sigma,
+            sample_ids=ids(),
+            dtype=dtype,
+            memory_format=LAST,
+            **KEY,
+        )
+        assert a.dtype == b.dtype == dtype
+        assert b.is_contiguous(memory_format=LAST)
+        assert close(a, b, tolerance)
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 2.0])])
+def test_loss_and_gradient_are_the_same_on_both_backends(weight):
+    weight = None if weight is None else weight.to(DEVICE)
+    upstream = torch.tensor([0.3, 0.7], device=DEVICE)
+    found = []
+    for backend in ("torch", "triton"):
+        n = draw(*SHAPE).requires_grad_()
+        which = {"sample_ids": ids(), "backend": backend, **KEY}
+        losses = ops.dsm_loss(n, weight, **which)
+        (losses * upstream).sum().backward()
+        at_once = ops.dsm_loss_and_gradient(n, weight, upstream=upstream, **which)
+        assert not any(tensor.requires_grad for tensor in at_once)
+        assert close(losses, at_once[0])
+        assert close(n.grad, at_once[1])
+        found.append(at_once)
+    assert close(found[0][0], found[1][0], 1e-4)
+    assert close(found[0][1], found[1][1])
+
+
+def test_the_gradient_takes_after_the_output():
+    n = draw(*SHAPE, dtype=torch.float16).contiguous(memory_format=LAST).requires_grad_()
+    ops.dsm_loss(n, sample_ids=ids(), backend="triton", **KEY).mean().backward()
+    assert n.grad.dtype == torch.float16
+    assert n.grad.is_contiguous(memory_format=LAST)
+
+
+def test_a_second_derivative_of_the_kernel_is_refused():
+    n = draw(*SHAPE).requires_grad_()
+    loss = ops.dsm_loss(n, sample_ids=ids(), backend="triton", **KEY).sum()
+    (gradient,) = torch.autograd.grad(loss, n, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_step_begins_with_its_row(backend):
+    table, conditions = draw(4, 9), torch.arange(4, device=DEVICE)
+    counter = torch.tensor([2, 7], device=DEVICE)
+    current, step = torch.empty(9, device=DEVICE), torch.tensor(0, device=DEVICE)
+    condition = torch.empty(5, dtype=torch.int64, device=DEVICE)
+    for expected in (2, 3, 3):
+        noise_step = int(counter[1])
+        ops.begin_step(counter, table, conditions, current, step, condition, backend=backend)
+        assert torch.equal(current, table[expected])
+        assert condition.tolist() == [expected] * 5
+        assert int(step) == noise_step
+    assert counter.tolist() == [5, 10]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counter": torch.zeros(3, dtype=torch.int64)},
+        {"counter": torch.zeros(2)},
+        {"row": torch.zeros(8)},
+        {"table": torch.zeros(4, 9, dtype=torch.float64)},
+        {"condition": None},
+        {"conditions": torch.zeros(4)},
+    ],
+)
+def test_a_step_refuses_what_does_not_fit(change):
+    given = {
+        "counter": torch.zeros(2, dtype=torch.int64),
+        "table": torch.zeros(4, 9),
+        "conditions": torch.arange(4),
+        "row": torch.zeros(9),
+        "step": torch.tensor(0),
+        "condition": torch.zeros(2, dtype=torch.int64),
+        **change,
+    }
+    with pytest.raises(ValueError, match=r"needed are|has to be int64|float32|belong together"):
+        ops.begin_step(*given.values())
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_an_empty_batch_is_an_empty_answer(backend):
+    x = torch.empty(0, 3, 4, 4, device=DEVICE)
+    which = {"sample_ids": ids(0), "backend": backend, **KEY}
+    assert ops.sampler_update(x, x, row(), **which).x.shape == x.shape
+    assert ops.perturb(x, x[:, 0, 0, 0], **which).shape == x.shape
+    assert ops.dsm_loss(x, **which).shape == (0,)
+    no_pixels = torch.empty(2, 3, 0, 4, device=DEVICE)
+    assert ops.dsm_loss(no_pixels, sample_ids=ids(), backend=backend, **KEY).tolist() == [0, 0]
+
+
+def test_a_chain_is_the_same_on_both_backends():
+    torch.manual_seed(0)
+    sigmas = nf.geometric_sigmas(5, 0.01, 4)
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=sigmas).to(DEVICE).eval()
+    settings = {"step_size": 1e-5, "steps_per_level": 2, "seed": (1 << 63) + 5}
+    mask = torch.zeros(8, 8, device=DEVICE)
+    mask[:4] = 1
+    inpainting = {"mask": mask, "known": draw(1, 8, 8), "guidance": lambda x, n, sigma, row: -x}
+    for more in ({}, inpainting):
+        a, b = (nf.sample(net, 3, backend=name, **settings, **more) for name in ("torch", "triton"))
+        assert close(a, b, 1e-5)
+
+
+def test_what_the_kernel_cannot_take_runs_on_the_specification():
+    x = draw(*SHAPE).double()
+    result = ops.sampler_update(x, x, row().double(), sample_ids=ids(), **KEY)
+    assert result.x.dtype == torch.float64
+    state = draw(*SHAPE).requires_grad_()
+    ops.sampler_update(state, draw(*SHAPE), row(), sample_ids=ids(), **KEY).x.sum().backward()
+    assert torch.equal(state.grad, row()[0].expand(SHAPE))
+
+
+def test_an_explicit_wish_that_the_arguments_forbid_is_refused():
+    x, sigma = draw(*SHAPE), torch.ones(2, device=DEVICE)
+    which = {"sample_ids": ids(), "backend": "triton", **KEY}
+    with pytest.raises(ValueError, match=r"asked for by the backend argument, cannot .* float32"):
+        ops.sampler_update(x.double(), x, row(), **which)
+    with pytest.raises(ValueError, match="has no gradient"):
+        ops.sampler_update(x.clone().requires_grad_(), x, row(), **which)
+    for operation in (ops.perturb, ops.dsm_loss):
+        with pytest.raises(ValueError, match="noise was given as a tensor"):
+            operation(x, sigma, z=x, **which)
+
+
+def opcheck_cases():
+    x, n = draw(*SHAPE), draw(*SHAPE, dtype=torch.float16).contiguous(memory_format=LAST)
+    sigma, key = torch.ones(2, device=DEVICE), [*words(1, 2), ids()]
+    out = [torch.empty_like(x), torch.empty_like(x), torch.empty_like(n)]
+    state = [None, x.clone(), None, None, None, True, False, -1.0, 1.0]
+    step = [torch.tensor([0, 3], device=DEVICE), draw(4, 9), torch.arange(4, device=DEVICE)]
+    written = [row(), *words(0), torch.zeros(3, dtype=torch.int64, device=DEVICE)]
+    return {
+        "begin_step": [*step, *written],
+        "sampler_update": [x, n, row(), *key, *state, *out],
+        "perturb": [x, sigma, *key, torch.float16, True],
+        "dsm_loss": [n.clone().requires_grad_(), sigma, *key],
+        "dsm_gradient": [n, sigma, *key, sigma],
+        "dsm_loss_and_gradient": [n, None, *key, sigma],
+    }
+
+
+@pytest.mark.parametrize("name", opcheck_cases())
+def test_opcheck(name):
+    results = opcheck(getattr(torch.ops.ncsn_fast, name).default, opcheck_cases()[name])
+    assert set(results.values()) == {"SUCCESS"}
+
+
+def update(x, n, seed, step):
+    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": "triton"}
+    result = ops.sampler_update(x, n * 2, row(), history=x, **which)
+    return result.x + 1, result.history
+
+
+def perturbed(x, n, seed, step):
+    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": "triton"}
+    return (ops.perturb(x * 2, n[:, 0, 0, 0], **which) + 1,)
+
+
+def loss(x, n, seed, step):
+    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": "triton"}
+    return (ops.dsm_loss(n * 1.5, x[:, 0, 0, 0].detach(), **which).mean(),)
+
+
+@pytest.mark.parametrize("function", [update, perturbed])
+def test_torch_compile_takes_it_whole(function):
+    arguments = (draw(*SHAPE), draw(*SHAPE, seed=1), *words(5, 3))
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(*arguments), function(*arguments), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_torch_compile_takes_the_loss_and_its_gradient_whole():
+    gradients = []
+    for run in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        n = draw(*SHAPE, seed=1).requires_grad_()
+        run(draw(*SHAPE), n, *words(5, 3))[0].backward()
+        gradients.append(n.grad)
+    assert torch.equal(*gradients)
+
+
+def test_torch_compile_takes_the_specification_whole():
+    def both_losses(n):
+        which = {"seed": 5, "step": 3, "sample_ids": ids(), "backend": "torch"}
+        return ops.dsm_loss(n, **which) + ops.perturb(n, n[:, 0, 0, 0], **which).flatten(1).sum(1)
+
+    n = draw(*SHAPE)
+    compiled = torch.compile(both_losses, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(n), both_losses(n))
+
+
+def test_seeds_are_words_of_64_bits():
+    assert int(noise.word_tensor((1 << 64) - 1, DEVICE)) == -1
+    assert int(noise.word_tensor(7, DEVICE)) == 7
+    z = noise.normal((8,), seed=(1 << 64) - 3, stream=1, sample_ids=[0], device=DEVICE)
+    seed = noise.word_tensor((1 << 64) - 3, DEVICE)
+    assert torch.equal(z, noise.normal((8,), seed=seed, stream=1, sample_ids=ids(1)))
