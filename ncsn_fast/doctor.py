@@ -102,7 +102,7 @@ def _check_chunking() -> str:
 
 def _check_kernels() -> str:
     """The update and the loss on the GPU against the specification there."""
-    reason = backends.missing("triton", "cuda")
+    reason = backends.missing("triton", torch.device("cuda"))
     if reason or not torch.cuda.is_available():
         return f"not run: {reason or 'there is no GPU that this torch can use'}"
     x = torch.linspace(-1, 1, 2 * 3 * 32 * 32, device="cuda").view(2, 3, 32, 32)

@@ -177,7 +177,7 @@ class Sampler:
             every=None if every is None else checks.count("every", every),
             callback=callback,
             extra=extra or {},
-            backend=backends.choose(self._backend, device.type),
+            backend=backends.choose(self._backend, device),
         )
         chunk = self.chunk_size(n, batch_size)
         # Drawn when nothing can be refused any more: a refused call leaves torch's generator alone.
@@ -370,7 +370,7 @@ def langevin(
         seed=noise_source.random_seed() if seed is None else noise_source.check_seed(seed),
         n=len(x),
         first_step=first_step,
-        backend=backends.choose("auto", x.device.type),
+        backend=backends.choose("auto", x.device),
     )
     _log.info("Langevin dynamics of %d chains with seed %d", len(x), chain.seed)
     with evaluating(chain.score.module):

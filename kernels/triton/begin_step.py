@@ -55,16 +55,14 @@ def begin_step(
 ) -> None:
     """Launch the kernel."""
     samples = 0 if condition is None else condition.shape[0]
-    launch.launch(
-        _begin_step_kernel,
-        1,
-        counter,
-        counter, table, conditions, row, step, condition, table.shape[0], samples,
-        COLUMNS=table.shape[1],
-        WIDTH=triton.next_power_of_2(table.shape[1]),
-        BLOCK_SIZE=min(_MOST_AT_ONCE, triton.next_power_of_2(max(1, samples))),
-        num_warps=1,
-    )  # fmt: skip
+    with launch.on_device_of(counter):
+        _begin_step_kernel[(1,)](
+            counter, table, conditions, row, step, condition, table.shape[0], samples,
+            COLUMNS=table.shape[1],
+            WIDTH=triton.next_power_of_2(table.shape[1]),
+            BLOCK_SIZE=min(_MOST_AT_ONCE, triton.next_power_of_2(max(1, samples))),
+            num_warps=1,
+        )  # fmt: skip
 
 
 __all__ = ["begin_step"]

@@ -89,33 +89,26 @@ def dsm_loss(
     n is dense; gradient has its dtype and memory format.
     """
     last = tiles.is_channels_last(n)
-    plan = tiles.plan(n.shape, last)
-    if plan.samples < n.shape[0]:
-        for cut in tiles.cuts(plan, n.shape[0]):
+    geometry = launch.within_samples(n.shape, last)
+    if geometry.plan.samples < n.shape[0]:
+        for cut in tiles.cuts(geometry.plan, n.shape[0]):
             dsm_loss(
                 cut(n), cut(weight), seed, step, cut(sample_ids), cut(upstream),
                 loss=cut(loss), gradient=cut(gradient), fast_math=fast_math,
             )  # fmt: skip
         return
-    program = launch.program(plan.CHANNELS, plan.STRIDED)
-    programs = -(-plan.quads // program["BLOCK_SIZE"])
     partial = loss
-    if loss is not None and programs > 1:
-        partial = loss.new_empty(loss.shape[0], programs)
-    launch.launch(
-        _dsm_loss_kernel,
-        n.shape[0] * programs,
-        n,
-        n, weight, seed, step, sample_ids, upstream, partial, gradient,
-        0 if upstream is None else upstream.stride(0),
-        programs, *tiles.magic_number(programs), plan.quads, plan.channels, plan.pixels,
-        LAST=last,
-        CHANNELS=plan.CHANNELS,
-        STRIDED=plan.STRIDED,
-        FAST_MATH=fast_math,
-        IS_HIP=launch.IS_HIP,
-        **program,
-    )  # fmt: skip
+    if loss is not None and geometry.programs > 1:
+        partial = loss.new_empty(loss.shape[0], geometry.programs)
+    with launch.on_device_of(n):
+        _dsm_loss_kernel[geometry.grid](
+            n, weight, seed, step, sample_ids, upstream, partial, gradient,
+            0 if upstream is None else upstream.stride(0),
+            *geometry.numbers,
+            LAST=last,
+            FAST_MATH=fast_math,
+            **geometry.settings,
+        )  # fmt: skip
     if partial is not None and partial is not loss:
         torch.sum(partial, 1, out=loss)
 

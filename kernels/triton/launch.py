@@ -1,10 +1,14 @@
 """What all launches share: the mathematics, the device, the shape of a program."""
 
-from typing import Any
+import contextlib
+import functools
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+
+from ncsn_fast.kernels.triton.tiles import Plan, magic_number, plan
 
 IS_HIP = torch.version.hip is not None
 # Triton's interpreter runs kernels on the CPU, without the hardware's approximate functions.
@@ -13,6 +17,7 @@ FAST_MATH = not INTERPRETED
 # A thread takes four quads: less, and the key schedule and the addresses outweigh the work; more,
 # and the registers run out. Of a channels_last tensor a thread takes one quad of each channel.
 _QUADS, _WARPS = 256, 2
+_HERE = contextlib.nullcontext()
 _ALONE = 32 * _WARPS  # one quad a thread
 
 
@@ -22,10 +27,45 @@ def program(channels_together: int, strided: bool) -> dict[str, int]:
     return {"BLOCK_SIZE": _ALONE if alone else _QUADS, "num_warps": _WARPS}
 
 
-def launch(kernel: Any, programs: int, like: Tensor, *arguments: Any, **settings: Any) -> None:
-    """Run a kernel on the device of a tensor; Triton itself goes by the current device."""
-    if like.is_cuda and like.device.index != torch.cuda.current_device():
-        with torch.cuda.device(like.device):
-            kernel[(programs,)](*arguments, **settings)
-    else:
-        kernel[(programs,)](*arguments, **settings)
+def settings(found: Plan) -> dict[str, Any]:
+    """What a kernel is compiled for, as far as the plan says it."""
+    where = {"CHANNELS": found.CHANNELS, "STRIDED": found.STRIDED, "IS_HIP": IS_HIP}
+    return {**where, **program(found.CHANNELS, found.STRIDED)}
+
+
+def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Where to launch: Triton goes by the current device, not by its arguments."""
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+        return torch.cuda.device(tensor.device)
+    return _HERE
+
+
+class Geometry(NamedTuple):
+    """All of a launch but its tensors."""
+
+    plan: Plan
+    grid: tuple[int]
+    programs: int  # per sample, where each has one
+    numbers: tuple[int, ...]  # the kernel's integer arguments
+    settings: dict[str, Any]  # what it is compiled for
+
+
+# Cached, since a launch is to cost no more than a few microseconds of Python.
+@functools.lru_cache(maxsize=1024)
+def over_all(shape: torch.Size, channels_last: bool) -> Geometry:
+    """A flat grid over the quads of all samples."""
+    found = plan(shape, channels_last)
+    compiled_for = settings(found)
+    total = shape[0] * found.quads
+    numbers = (total, found.quads, found.magic, found.shift, found.channels, found.pixels)
+    return Geometry(found, (-(-total // compiled_for["BLOCK_SIZE"]),), 0, numbers, compiled_for)
+
+
+@functools.lru_cache(maxsize=1024)
+def within_samples(shape: torch.Size, channels_last: bool) -> Geometry:
+    """A grid whose programs have one sample each."""
+    found = plan(shape, channels_last)
+    compiled_for = settings(found)
+    programs = -(-found.quads // compiled_for["BLOCK_SIZE"])
+    numbers = (programs, *magic_number(programs), found.quads, found.channels, found.pixels)
+    return Geometry(found, (shape[0] * programs,), programs, numbers, compiled_for)

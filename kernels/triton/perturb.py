@@ -64,26 +64,18 @@ def perturb(
 ) -> None:
     """Launch the kernel."""
     out_last = tiles.is_channels_last(out)
-    plan = tiles.plan(x.shape, out_last)
-    if plan.samples < x.shape[0]:
-        for cut in tiles.cuts(plan, x.shape[0]):
+    geometry = launch.within_samples(x.shape, out_last)
+    if geometry.plan.samples < x.shape[0]:
+        for cut in tiles.cuts(geometry.plan, x.shape[0]):
             perturb(cut(x), cut(sigma), seed, step, cut(sample_ids), cut(out), fast_math=fast_math)
         return
-    program = launch.program(plan.CHANNELS, plan.STRIDED)
-    programs = -(-plan.quads // program["BLOCK_SIZE"])
-    launch.launch(
-        _perturb_kernel,
-        x.shape[0] * programs,
-        x,
-        x, sigma, seed, step, sample_ids, out,
-        programs, *tiles.magic_number(programs), plan.quads, plan.channels, plan.pixels,
-        OUT_LAST=out_last,
-        CHANNELS=plan.CHANNELS,
-        STRIDED=plan.STRIDED,
-        FAST_MATH=fast_math,
-        IS_HIP=launch.IS_HIP,
-        **program,
-    )  # fmt: skip
+    with launch.on_device_of(x):
+        _perturb_kernel[geometry.grid](
+            x, sigma, seed, step, sample_ids, out, *geometry.numbers,
+            OUT_LAST=out_last,
+            FAST_MATH=fast_math,
+            **geometry.settings,
+        )  # fmt: skip
 
 
 __all__ = ["perturb"]

@@ -50,9 +50,9 @@ def _sampler_update_kernel(
     HAS_CLAMP: tl.constexpr,
     N_LAST: tl.constexpr,
     INPUT_LAST: tl.constexpr,
+    FAST_MATH: tl.constexpr,
     CHANNELS: tl.constexpr,
     STRIDED: tl.constexpr,
-    FAST_MATH: tl.constexpr,
     IS_HIP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
 ):
@@ -136,9 +136,9 @@ def sampler_update(
     """Launch the kernel; the outputs may be the inputs of the same name."""
     n = tiles.dense(n)
     n_last, input_last = tiles.is_channels_last(n), tiles.is_channels_last(input_out)
-    plan = tiles.plan(x.shape, n_last or input_last)
-    if plan.samples < x.shape[0]:
-        for cut in tiles.cuts(plan, x.shape[0]):
+    geometry = launch.over_all(x.shape, n_last or input_last)
+    if geometry.plan.samples < x.shape[0]:
+        for cut in tiles.cuts(geometry.plan, x.shape[0]):
             sampler_update(
                 cut(x), cut(n), row, seed, step, cut(sample_ids), cut(z), cut(history),
                 cut(guidance), cut(mask), cut(known), cut(x_out), cut(history_out), cut(input_out),
@@ -146,26 +146,18 @@ def sampler_update(
             )  # fmt: skip
         return
     low, high = (None, None) if clamp is None else clamp
-    program = launch.program(plan.CHANNELS, plan.STRIDED)
-    total = x.shape[0] * plan.quads
-    launch.launch(
-        _sampler_update_kernel,
-        -(-total // program["BLOCK_SIZE"]),
-        x,
-        x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
-        x_out, history_out, input_out, low, high,
-        total, plan.quads, plan.magic, plan.shift, plan.channels, plan.pixels,
-        ADD_NOISE=add_noise and z is None,
-        SCALE_INPUT=scale_input,
-        HAS_CLAMP=clamp is not None,
-        N_LAST=n_last,
-        INPUT_LAST=input_last,
-        CHANNELS=plan.CHANNELS,
-        STRIDED=plan.STRIDED,
-        FAST_MATH=fast_math,
-        IS_HIP=launch.IS_HIP,
-        **program,
-    )  # fmt: skip
+    with launch.on_device_of(x):
+        _sampler_update_kernel[geometry.grid](
+            x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
+            x_out, history_out, input_out, low, high, *geometry.numbers,
+            ADD_NOISE=add_noise and z is None,
+            SCALE_INPUT=scale_input,
+            HAS_CLAMP=clamp is not None,
+            N_LAST=n_last,
+            INPUT_LAST=input_last,
+            FAST_MATH=fast_math,
+            **geometry.settings,
+        )  # fmt: skip
 
 
 __all__ = ["sampler_update"]

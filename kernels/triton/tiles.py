@@ -37,7 +37,6 @@ class Plan(NamedTuple):
     STRIDED: bool
 
 
-@functools.lru_cache(maxsize=1024)
 def plan(shape: torch.Size, channels_last: bool) -> Plan:
     """The plan for a batch of this shape, any of whose tensors is channels_last or none.
 
@@ -67,17 +66,14 @@ def magic_number(divisor: int) -> tuple[int, int]:
 
 def is_channels_last(tensor: Tensor | None) -> bool:
     """Whether a tensor is dense in (N, H, W, C) order, and not in (N, C, H, W) order as well."""
-    return (
-        tensor is not None
-        and not tensor.is_contiguous()
-        and tensor.ndim == 4
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
+    if tensor is None or tensor.is_contiguous() or tensor.ndim != 4:
+        return False
+    return tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def dense(tensor: Tensor) -> Tensor:
     """The tensor itself where it is dense in one of the two orders, else a contiguous copy."""
-    return tensor if is_channels_last(tensor) else tensor.contiguous()
+    return tensor if tensor.is_contiguous() or is_channels_last(tensor) else tensor.contiguous()
 
 
 def cuts(plan: Plan, samples: int) -> Iterator[Callable[[Any], Any]]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
+KERNELS = ("triton", "cpp")
 OLDEST_TRITON = (3, 4)  # the first whose compiler knows tuples as the kernels use them
 _ENVIRONMENT = "NCSN_FAST_BACKEND"
 _chosen: str | None = None  # what use_backend() asked for; None leaves it to the environment
@@ -64,33 +65,35 @@ def resolve(backend: str = "auto", device: torch.device | str = "cpu") -> tuple[
     Raises:
         ValueError: where a backend asked for by name cannot run.
     """
-    kind = device.type if isinstance(device, torch.device) else torch.device(device).type
+    kind = torch.device(device).type
     if backend == "auto":
         backend, source = _wish()
     else:
         source = "the backend argument"
     if backend != "auto":
-        _check(backend, source, kind)
+        _check(backend, source, torch.device(device))
         return backend, f"asked for by {source}"
     fast = "triton" if kind == "cuda" else "cpp"
-    reason = missing(fast, kind)
+    reason = missing(fast, torch.device(device))
     if reason is None:
         return fast, f"the fastest on {kind}"
     return "torch", f"{fast} is not available: {reason}"
 
 
-def choose(backend: str, kind: str, obstacle: str | None = None) -> str:
+def choose(backend: str, device: torch.device, obstacle: str | None = None) -> str:
     """The backend of one call: the one of :func:`resolve`, unless something stands in its way.
 
     Args:
         backend: what the caller wishes.
-        kind: type of device, "cpu" or "cuda".
+        device: where the tensors are.
         obstacle: why kernels cannot take these very arguments, if so.
 
     Raises:
         ValueError: where a backend asked for by name cannot run.
     """
-    name, reason = resolve(backend, kind)
+    if backend in KERNELS and obstacle is None and missing(backend, device) is None:
+        return backend  # the engine's own way: decided once a chain, asked for at every step
+    name, reason = resolve(backend, device)
     if obstacle and name != "torch":
         if reason.startswith("asked for"):
             raise ValueError(
@@ -99,7 +102,7 @@ def choose(backend: str, kind: str, obstacle: str | None = None) -> str:
             )
         name, reason = "torch", obstacle
     if not reason.startswith("asked for"):
-        _tell(name, kind, reason)
+        _tell(name, device.type, reason)
     return name
 
 
@@ -127,8 +130,8 @@ def _tell(name: str, kind: str, reason: str) -> None:
 
 
 @functools.cache  # asked at every step, and looking for a module costs more than a small step
-def missing(name: str, kind: str | None = None) -> str | None:
-    """Why a backend cannot run here (on a kind of device), or None where it can."""
+def missing(name: str, device: torch.device | None = None) -> str | None:
+    """Why a backend cannot run here (on a device), or None where it can."""
     if name == "torch":
         return None
     try:
@@ -137,10 +140,10 @@ def missing(name: str, kind: str | None = None) -> str | None:
         return "ncsn_fast.kernels is missing: install the package (pip install -e .)"
     if found is None:
         return f"this version of ncsn_fast has no {name} kernels"
-    return _missing_triton(kind)
+    return _missing_triton(device)
 
 
-def _missing_triton(kind: str | None) -> str | None:
+def _missing_triton(device: torch.device | None) -> str | None:
     try:
         import triton
     except ImportError as error:
@@ -153,8 +156,8 @@ def _missing_triton(kind: str | None) -> str | None:
         return None  # its interpreter runs kernels on any device
     if not torch.cuda.is_available():
         return "there is no GPU that this torch can use"
-    if kind not in (None, "cuda"):
-        return f"Triton's kernels run on GPUs, and the tensors are on {kind}"
+    if device is not None and device.type != "cuda":
+        return f"Triton's kernels run on GPUs, and the tensors are on {device.type}"
     return None
 
 
@@ -165,10 +168,10 @@ def _wish() -> tuple[str, str]:
     return os.environ.get(_ENVIRONMENT) or "auto", _ENVIRONMENT
 
 
-def _check(name: str, source: str, kind: str | None = None) -> None:
+def _check(name: str, source: str, device: torch.device | None = None) -> None:
     if name not in BACKENDS:
         raise ValueError(f"{source}: backend {name!r} is unknown; choose one of {BACKENDS}")
-    if name != "auto" and (reason := missing(name, kind)):
+    if name != "auto" and (reason := missing(name, device)):
         raise ValueError(
             f"{source}: backend {name!r} cannot run here, because {reason}. "
             "Use 'torch', or 'auto' to take the fastest that runs"

@@ -64,7 +64,7 @@ def begin_step(
         ValueError: for tensors of other shapes or types than these.
     """
     _check(counter, table, conditions, row, step, condition)
-    if backends.choose(backend, counter.device.type) == "torch":
+    if backends.choose(backend, counter.device) == "torch":
         values = reference.begin_step(counter, table, conditions)
         row.copy_(values[0])
         step.copy_(values[1])

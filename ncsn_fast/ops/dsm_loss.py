@@ -134,7 +134,7 @@ def dsm_loss(
         ValueError: where the numbers of samples, weights and ids differ, or the backend cannot run.
     """
     check_batch(n, weight, sample_ids, z)
-    if backends.choose(backend, n.device.type, _obstacle(n, weight, z)) == "torch":
+    if backends.choose(backend, n.device, _obstacle(n, weight, z)) == "torch":
         if z is None:
             z = perturbation_noise(n, seed, step, sample_ids)
         return reference.dsm_loss(n, z, weight)
@@ -169,7 +169,7 @@ def dsm_loss_and_gradient(
     check_batch(n, upstream, sample_ids)
     n, upstream = n.detach(), upstream.detach()
     weight = None if weight is None else weight.detach()
-    if backends.choose(backend, n.device.type, _obstacle(n, weight, None)) == "torch":
+    if backends.choose(backend, n.device, _obstacle(n, weight, None)) == "torch":
         with torch.enable_grad():
             n = n.requires_grad_()
             z = perturbation_noise(n, seed, step, sample_ids)

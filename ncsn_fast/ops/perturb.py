@@ -91,7 +91,7 @@ def perturb(
     check_batch(x, sigma, sample_ids, z)
     dtype = x.dtype if dtype is None else dtype
     given = "noise was given as a tensor, and the kernel makes its own" if z is not None else None
-    if backends.choose(backend, x.device.type, given or backends.obstacle(x, sigma)) == "torch":
+    if backends.choose(backend, x.device, given or backends.obstacle(x, sigma)) == "torch":
         if z is None:
             z = perturbation_noise(x, seed, step, sample_ids)
         return reference.perturb(x, sigma, z).to(dtype, memory_format=memory_format)

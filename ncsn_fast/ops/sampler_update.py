@@ -41,10 +41,20 @@ def _launch(
     seed: Tensor,
     step: Tensor,
     sample_ids: Tensor,
-    *rest: Any,
+    z: Tensor | None,
+    history: Tensor | None,
+    guidance: Tensor | None,
+    mask: Tensor | None,
+    known: Tensor | None,
+    add_noise: bool,
+    scale_input: bool,
+    clamp_low: float | None,
+    clamp_high: float | None,
+    x_out: Tensor,
+    history_out: Tensor | None,
+    input_out: Tensor | None,
 ) -> None:
-    *state, add_noise, scale_input, low, high, x_out, history_out, input_out = rest
-    if not x.numel():
+    if x.numel() == 0:
         return
     _kernel()(
         x.contiguous(),
@@ -53,13 +63,17 @@ def _launch(
         seed,
         step,
         sample_ids.contiguous(),
-        *(None if tensor is None else _plain(tensor) for tensor in state),
+        z if z is None else _plain(z),
+        history if history is None else _plain(history),
+        guidance if guidance is None else _plain(guidance),
+        mask if mask is None else _plain(mask),
+        known if known is None else _plain(known),
         x_out,
         history_out,
         input_out,
         add_noise=add_noise,
         scale_input=scale_input,
-        clamp=None if low is None else (low, high),
+        clamp=None if clamp_low is None else (clamp_low, clamp_high),
     )
 
 
@@ -122,14 +136,17 @@ def sampler_update(
     """
     given = (n, z, history, guidance, mask, known)
     _check(x, given, sample_ids)
-    if out is not None and not (out.x.is_contiguous() and out.x.shape == x.shape):
+    if out is not None and (out.x.shape != x.shape or not out.x.is_contiguous()):
         raise ValueError(f"out.x is {tuple(out.x.shape)}: it has to be contiguous and of x's shape")
-    if backends.choose(backend, x.device.type, backends.obstacle(x, *given)) != "torch":
+    if backends.choose(backend, x.device, backends.obstacle(x, *given)) != "torch":
         if out is None:
             out = _outputs(x, history is not None, scale_input, input_dtype, input_format)
         low, high = (None, None) if clamp is None else clamp
         seed, step = noise.word_tensor(seed, x.device), noise.word_tensor(step, x.device)
-        _op(
+        # Being an operation of PyTorch's costs more Python than all of this; only who traces it
+        # needs that.
+        run = _launch if type(x) is Tensor and not torch.compiler.is_compiling() else _op
+        run(
             x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
             add_noise, scale_input, low, high,
             out.x, out.history, None if out.network_input is out.x else out.network_input,
@@ -169,7 +186,7 @@ def _check(x: Tensor, given: tuple[Tensor | None, ...], sample_ids: Tensor) -> N
                 f"{name} is {tuple(tensor.shape)} on {tensor.device}, x {tuple(shape)} on "
                 f"{device}: shape and device have to agree"
             )
-    if len(sample_ids) != shape[0]:
+    if sample_ids.shape[0] != shape[0]:
         raise ValueError(f"{len(sample_ids)} sample_ids for {shape[0]} samples: one id per sample")
     if (given[4] is None) != (given[5] is None):
         raise ValueError("mask and known belong together: give both or none")
