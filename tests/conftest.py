@@ -1,10 +1,17 @@
 """What all tests share: one thread, and gpu-marked tests only where there is a GPU."""
 
+import os
+
 import pytest
 import torch
 
 # The networks here are tiny: threads would spend their time waiting for each other.
 torch.set_num_threads(1)
+
+# Without a GPU the Triton kernels run in Triton's interpreter. Triton chooses between compiler and
+# interpreter where a kernel is defined, its own library included: so before anything imports it.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items):

@@ -103,7 +103,7 @@ def test_auto_says_once_which_path_it_took(caplog):
 def test_a_gpu_left_to_the_specification_is_a_warning(compiled, caplog, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     backends._tell.cache_clear()
-    assert backends.choose("auto", "cuda") == "torch"
+    assert backends.choose("auto", torch.device("cuda")) == "torch"
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "no GPU" in record.message

@@ -41,7 +41,7 @@ def plan(shape: torch.Size, channels_last: bool) -> Plan:
     """The plan for a batch of this shape, any of whose tensors is channels_last or none.
 
     Raises:
-        ValueError: for a sample of 2³³ elements or more.
+        ValueError: for a sample of 2³³ elements, or close to it.
     """
     elements = shape[1:].numel()
     channels = shape[1] if channels_last else 1
@@ -49,8 +49,8 @@ def plan(shape: torch.Size, channels_last: bool) -> Plan:
     together = channels if pixels % 4 == 0 and channels <= MOST_CHANNELS else 1
     strided = elements % 4 != 0 or together != channels
     quads = -(-elements // 4) if strided else elements // (4 * together)
-    if quads > _MOST_QUADS:
-        raise ValueError(f"a sample of {elements} elements: kernels take fewer than 2³³")
+    if elements >= 1 << 33 or quads > _MOST_QUADS:
+        raise ValueError(f"a sample of {elements} elements: kernels take less than 2³³ - 2¹⁸")
     samples = max(1, min(shape[0], _MOST_QUADS // max(1, quads)))
     return Plan(samples, quads, *magic_number(quads), channels, pixels, together, strided)
 
