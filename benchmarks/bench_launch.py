@@ -30,10 +30,11 @@ class NoKernel:
 
 @pytest.fixture(autouse=True)
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    kernels = pytest.importorskip("ncsn_fast.kernels.triton.sampler_update")
     if DEVICE == "cpu":
         monkeypatch.setattr(backends, "missing", lambda *_: None)
-        monkeypatch.setattr(kernels, "_sampler_update_kernel", NoKernel())
+        for name in ("sampler_update", "perturb", "dsm_loss"):
+            kernels = pytest.importorskip(f"ncsn_fast.kernels.triton.{name}")
+            monkeypatch.setattr(kernels, f"_{name}_kernel", NoKernel())
     with torch.no_grad():
         yield
 
@@ -58,23 +59,23 @@ def repeatedly(call: Callable[[], Any]) -> Callable[[], None]:
     return calls
 
 
-@pytest.mark.benchmark(group=f"{CALLS} updates, Python only: per call in µs, read ms as µs")
+@pytest.mark.benchmark(group=f"{CALLS} updates, Python only: read ms as µs a call")
 def test_operation(benchmark: BenchmarkFixture) -> None:
     x, which = tensors()
-    out = ops.sampler_update(x, x, backend="triton", **which)
-    benchmark(repeatedly(lambda: ops.sampler_update(x, x, backend="triton", out=out, **which)))
+    benchmark(repeatedly(lambda: ops.sampler_update(x, x, backend="triton", **which)))
 
 
-@pytest.mark.benchmark(group=f"{CALLS} updates, Python only: per call in µs, read ms as µs")
+@pytest.mark.benchmark(group=f"{CALLS} updates, Python only: read ms as µs a call")
 def test_bare_launch(benchmark: BenchmarkFixture) -> None:
+    """The same launch written out, with a new tensor for the result as there."""
     from ncsn_fast.kernels.triton import launch, sampler_update
 
     x, which = tensors()
-    out = torch.empty_like(x)
     geometry = launch.over_all(x.shape, False)
     kernel = sampler_update._sampler_update_kernel
 
     def bare() -> None:
+        out = torch.empty_like(x)
         kernel[geometry.grid](
             x, x, *which.values(), None, None, None, None, None, out, None, None, None, None,
             *geometry.numbers,
@@ -88,3 +89,15 @@ def test_bare_launch(benchmark: BenchmarkFixture) -> None:
         )  # fmt: skip
 
     benchmark(repeatedly(bare))
+
+
+@pytest.mark.benchmark(group=f"{CALLS} training operations, Python only: read ms as µs a call")
+@pytest.mark.parametrize("operation", ["perturb", "dsm_loss", "dsm_loss_and_gradient"])
+def test_training_operation(benchmark: BenchmarkFixture, operation: str) -> None:
+    x, which = tensors()
+    del which["row"]
+    more: dict[str, Any] = {"perturb": {"sigma": torch.ones(len(x), device=DEVICE)}}
+    more["dsm_loss_and_gradient"] = {"upstream": torch.ones(len(x), device=DEVICE)}
+    given = {**which, **more.get(operation, {}), "backend": "triton"}
+    call = getattr(ops, operation)
+    benchmark(repeatedly(lambda: call(x, **given)))

@@ -56,6 +56,7 @@ _TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
     torch.int64: "i64",
+    torch.int32: "i32",
     torch.bool: "i1",
 }
 _QUAD_BITS = {"fp32": 128, "fp16": 64, "bf16": 64, "i1": 32}
@@ -138,9 +139,9 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _scalars() -> tuple[Tensor, Tensor, Tensor]:
+def _scalars(kind: torch.dtype = torch.int64) -> tuple[Tensor, Tensor, Tensor]:
     """Seed, step and sample ids."""
-    return _meta(dtype=torch.int64), _meta(dtype=torch.int64), _meta(_SAMPLES, dtype=torch.int64)
+    return _meta(dtype=kind), _meta(dtype=kind), _meta(_SAMPLES, dtype=kind)
 
 
 def _states(network: torch.dtype, channels: int, strided: bool) -> tuple[Tensor, Tensor]:
@@ -164,13 +165,14 @@ def _sampler_update(
     noise: bool = True,
     scale: bool = False,
     clamp: tuple[float, float] | None = None,
+    words: torch.dtype = torch.int64,
 ) -> None:
     x, n = _states(network, channels, strided)
     h = x if history else None
     g = x if guidance else None
     is_known, known = (x.bool(), x) if mask else (None, None)
     sampler_update.sampler_update(
-        x, n, _meta(9), *_scalars(), None, h, g, is_known, known, x, h, n,
+        x, n, _meta(9), *_scalars(words), None, h, g, is_known, known, x, h, n,
         add_noise=noise, scale_input=scale, clamp=clamp, fast_math=True,
     )  # fmt: skip
 
@@ -224,11 +226,11 @@ def _variants() -> Iterator[Variant]:
     yield Variant(update, "everything, channels_last 3", call, Budget(80), everywhere=True)
     yield Variant(update, "fp32 network", of(_sampler_update, network=torch.float32), Budget(45))
     yield Variant(update, "bf16 network", of(_sampler_update, network=torch.bfloat16), Budget(45))
+    yield Variant(update, "32-bit words", of(_sampler_update, words=torch.int32), Budget(45))
     yield Variant(update, "strided", of(_sampler_update, channels=3, strided=True), strided)
 
     yield Variant("perturb", "plain", _perturb, Budget(30), everywhere=True)
-    # Three quads a thread have to bear what four bear in a contiguous tensor.
-    yield Variant("perturb", "channels_last 3", of(_perturb, channels=3), Budget(32))
+    yield Variant("perturb", "channels_last 3", of(_perturb, channels=3), Budget(30))
     yield Variant("perturb", "strided", of(_perturb, channels=3, strided=True), strided)
 
     summing = Budget(36, shared=16, barriers=2)

@@ -189,7 +189,7 @@ class Chain:
         if self.backend == "torch":
             return self.seed, steps
         on_device = torch.arange(steps.start, steps.stop, device=self.device)
-        return noise.word_tensor(self.seed, self.device), on_device.unbind()
+        return noise.seed_tensor(self.seed, self.device), on_device.unbind()
 
     @cached_property
     def _scales_input(self) -> bool:
@@ -208,8 +208,9 @@ class Chain:
         return _Chunk(
             ids,
             part,
-            None if self.mask is None else self.mask[part],
-            None if self.known is None else self.known[part],
+            # Expanded from one image, they would be copied at every step.
+            None if self.mask is None else self.mask[part].contiguous(),
+            None if self.known is None else self.known[part].contiguous(),
             {name: cut(value) for name, value in self.extra.items()},
             _NoiseAhead(self, ids),
         )

@@ -53,14 +53,17 @@ def environment() -> list[Finding]:
     for program in ("c++", "ninja"):
         found.append(Finding(program, shutil.which(program) or "not found (not needed so far)"))
     for device in ("cpu", *devices):
-        name, reason = backends.resolve("auto", device)
-        found.append(Finding(f"backend on {device}", f"{name} ({reason})"))
+        try:
+            name, reason = backends.resolve("auto", device)
+            found.append(Finding(f"backend on {device}", f"{name} ({reason})"))
+        except ValueError as error:  # a wish of the environment's that cannot be met
+            found.append(Finding(f"backend on {device}", f"none: {error}", False))
     return found
 
 
 def self_test() -> list[Finding]:
     """Small checks of the parts that everything rests on; each takes well under a second."""
-    checks: dict[str, Callable[[], str]] = {
+    checks: dict[str, Callable[[], str | None]] = {
         "noise": _check_noise,
         "digits": lambda: f"{len(digits('all').images)} images, checksum agrees",
         "chunking": _check_chunking,
@@ -70,7 +73,8 @@ def self_test() -> list[Finding]:
     found = []
     for name, check in checks.items():
         try:
-            found.append(Finding(name, check(), True))
+            value = check()
+            found.append(Finding(name, value or "not run: no GPU for it", True if value else None))
         except Exception as error:  # a doctor reports every illness
             found.append(Finding(name, f"{type(error).__name__}: {error}", False))
     return found
@@ -100,11 +104,10 @@ def _check_chunking() -> str:
     return f"images agree to {difference:.1g} between batches of 4 and of 1"
 
 
-def _check_kernels() -> str:
+def _check_kernels() -> str | None:
     """The update and the loss on the GPU against the specification there."""
-    reason = backends.missing("triton", torch.device("cuda"))
-    if reason or not torch.cuda.is_available():
-        return f"not run: {reason or 'there is no GPU that this torch can use'}"
+    if not torch.cuda.is_available() or backends.missing("triton", torch.device("cuda")):
+        return None
     x = torch.linspace(-1, 1, 2 * 3 * 32 * 32, device="cuda").view(2, 3, 32, 32)
     row = torch.tensor([1.0, 0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 1.0, 0.0], device="cuda")
     which: dict[str, Any] = {"seed": 1, "step": 2, "sample_ids": torch.arange(2, device="cuda")}

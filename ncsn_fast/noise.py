@@ -167,12 +167,39 @@ def check_seed(seed: int) -> int:
     return whole
 
 
-def word_tensor(value: Word, device: torch.device | str) -> Tensor:
-    """A seed or step as the 0-d int64 tensor that kernels read; filled there, not copied."""
-    if isinstance(value, Tensor):
-        return value
-    bits = value if value < 1 << 63 else value - (1 << 64)
+def seed_tensor(seed: Word, device: torch.device) -> Tensor:
+    """A seed as the 0-d int64 tensor that kernels read; filled there, not copied.
+
+    Raises:
+        ValueError: for an int that is no seed, or another kind of tensor.
+    """
+    if isinstance(seed, Tensor):
+        return _check_word("seed", seed, device)
+    seed = check_seed(seed)
+    bits = seed if seed < 1 << 63 else seed - (1 << 64)
     return torch.full((), bits, dtype=torch.int64, device=device)
+
+
+def step_tensor(step: Word, device: torch.device) -> Tensor:
+    """A step likewise, an int in [0, 2³²) or a 0-d int64 tensor."""
+    if isinstance(step, Tensor):
+        return _check_word("step", step, device)
+    return torch.full((), _check_step(step), dtype=torch.int64, device=device)
+
+
+def _check_word(name: str, word: Tensor, device: torch.device) -> Tensor:
+    if word.dtype != torch.int64 or word.ndim != 0 or word.device != device:
+        raise ValueError(
+            f"{name} is a {word.dtype} tensor of shape {tuple(word.shape)} on {word.device}: "
+            f"kernels read a 0-d int64 tensor on {device}"
+        )
+    return word
+
+
+def _check_step(step: int) -> int:
+    if not 0 <= index(step) <= _MASK:
+        raise ValueError(f"step = {step}: allowed are 0 to 2³² - 1")
+    return index(step)
 
 
 def as_sample_ids(
@@ -221,10 +248,8 @@ def _draw(
     key = _split_seed(seed)
     if not 0 <= stream < 1 << 16:
         raise ValueError(f"stream = {stream}: allowed are 0 to 2¹⁶ - 1")
-    if not isinstance(step, Tensor) and not 0 <= index(step) <= _MASK:
-        raise ValueError(f"step = {step}: allowed are 0 to 2³² - 1")
     if not isinstance(step, Tensor):  # filled, not copied: a copy to a GPU would wait for it
-        step = torch.full((), index(step), dtype=torch.int64, device=ids.device)
+        step = torch.full((), _check_step(step), dtype=torch.int64, device=ids.device)
     steps = step.to(ids.device)
     # A row for each pair of step and sample; several steps come before the samples.
     low, high = _split_ids(ids.repeat(steps.numel())[:, None], stream)
@@ -295,6 +320,7 @@ __all__ = [
     "normal",
     "philox4x32",
     "random_seed",
+    "seed_tensor",
+    "step_tensor",
     "uniform",
-    "word_tensor",
 ]

@@ -35,12 +35,13 @@ def begin_step(
         conditions: (R,), what the network is told in each row, if anything.
 
     Returns:
-        (row (9,), step (), condition () or None, the advanced counter). Beyond its end the table
-        stays at the last row.
+        (row (9,), step (), condition () or None, the advanced counter). Beyond its ends the table
+        stays at its first or last row.
     """
-    row = counter[0].clamp(max=len(table) - 1)
-    condition = None if conditions is None else conditions[row]
-    return table[row], counter[1], condition, counter + 1
+    row = counter[:1].clamp(0, len(table) - 1)
+    # Selected on the device: indexing with a tensor of no dimensions would ask the host.
+    condition = None if conditions is None else conditions.index_select(0, row)[0]
+    return table.index_select(0, row)[0], counter[1], condition, counter + 1
 
 
 def sampler_update(
@@ -114,6 +115,17 @@ def dsm_loss(n: Tensor, z: Tensor, weight: Tensor | None = None) -> Tensor:
     return losses if weight is None else weight * losses
 
 
+def dsm_gradient(n: Tensor, z: Tensor, weight: Tensor | None, upstream: Tensor) -> Tensor:
+    """The gradient of :func:`dsm_loss` with respect to n, g·w·(n + z), in n's dtype.
+
+    Args:
+        n, z, weight: as for :func:`dsm_loss`.
+        upstream: (N,), g, the gradient with respect to each loss.
+    """
+    scale = upstream if weight is None else upstream * weight
+    return (_per_sample(scale, n) * (n.to(z.dtype) + z)).to(n.dtype)
+
+
 def instance_norm_plus(
     x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor, eps: float = 1e-5
 ) -> Tensor:
@@ -158,6 +170,7 @@ __all__ = [
     "ROW",
     "StepResult",
     "begin_step",
+    "dsm_gradient",
     "dsm_loss",
     "instance_norm_plus",
     "perturb",

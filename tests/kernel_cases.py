@@ -111,8 +111,8 @@ def normal(shape: Iterable[int], stream: int, step: int, dtype: torch.dtype) -> 
 
 def which_noise(count: int, buffers: Buffers) -> dict[str, Tensor]:
     return {
-        "seed": noise.word_tensor(SEED, buffers.device),
-        "step": noise.word_tensor(STEP, buffers.device),
+        "seed": noise.seed_tensor(SEED, torch.device(buffers.device)),
+        "step": noise.step_tensor(STEP, torch.device(buffers.device)),
         "sample_ids": buffers.input(sample_ids(count)),
     }
 

@@ -259,7 +259,8 @@ WHICH_STEP = {"seed": SEED, "step": STEP}
 
 def device_step():
     """The same, where kernels read it."""
-    return {name: noise.word_tensor(value, DEVICE) for name, value in WHICH_STEP.items()}
+    device = torch.device(DEVICE)
+    return {"seed": noise.seed_tensor(SEED, device), "step": noise.step_tensor(STEP, device)}
 
 
 @pytest.mark.parametrize("shape", HUGE, ids=WAYS)

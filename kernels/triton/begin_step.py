@@ -28,7 +28,7 @@ def _begin_step_kernel(
     BLOCK_SIZE: tl.constexpr,
 ):
     counted, step = tl.load(counter_ptr), tl.load(counter_ptr + 1)
-    row = tl.minimum(counted, rows - 1)
+    row = tl.maximum(tl.minimum(counted, rows - 1), 0)
     column = tl.arange(0, WIDTH)
     inside = column < COLUMNS
     tl.store(row_ptr + column, tl.load(table_ptr + row * COLUMNS + column, mask=inside), inside)

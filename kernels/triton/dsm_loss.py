@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ncsn_fast.kernels.triton import launch, tiles
 from ncsn_fast.kernels.triton.philox import normals
+from ncsn_fast.layouts import is_channels_last
 from ncsn_fast.noise import PERTURB
 
 _PERTURB = tl.constexpr(PERTURB)
@@ -88,7 +89,7 @@ def dsm_loss(
 
     n is dense; gradient has its dtype and memory format.
     """
-    last = tiles.is_channels_last(n)
+    last = is_channels_last(n)
     geometry = launch.within_samples(n.shape, last)
     if geometry.plan.samples < n.shape[0]:
         for cut in tiles.cuts(geometry.plan, n.shape[0]):

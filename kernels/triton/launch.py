@@ -19,18 +19,28 @@ FAST_MATH = not INTERPRETED
 _QUADS, _WARPS = 256, 2
 _HERE = contextlib.nullcontext()
 _ALONE = 32 * _WARPS  # one quad a thread
+_FEW_CHANNELS = 4
 
 
-def program(channels_together: int, strided: bool) -> dict[str, int]:
-    """Quads and warps of a program."""
-    alone = strided or channels_together > 1
-    return {"BLOCK_SIZE": _ALONE if alone else _QUADS, "num_warps": _WARPS}
+def program(channels: int, strided: bool, *, light: bool = False) -> dict[str, int]:
+    """Quads and warps of a program.
+
+    Args:
+        channels: that a thread takes together.
+        strided: whether elements are addressed one by one.
+        light: a kernel that reads and writes one tensor has the registers for two quads of each of
+            a few channels.
+    """
+    quads = _QUADS
+    if strided or channels > 1:
+        quads = _ALONE * (2 if light and not strided and channels <= _FEW_CHANNELS else 1)
+    return {"BLOCK_SIZE": quads, "num_warps": _WARPS}
 
 
-def settings(found: Plan) -> dict[str, Any]:
+def settings(found: Plan, *, light: bool = False) -> dict[str, Any]:
     """What a kernel is compiled for, as far as the plan says it."""
     where = {"CHANNELS": found.CHANNELS, "STRIDED": found.STRIDED, "IS_HIP": IS_HIP}
-    return {**where, **program(found.CHANNELS, found.STRIDED)}
+    return {**where, **program(found.CHANNELS, found.STRIDED, light=light)}
 
 
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -65,7 +75,7 @@ def over_all(shape: torch.Size, channels_last: bool) -> Geometry:
 def within_samples(shape: torch.Size, channels_last: bool) -> Geometry:
     """A grid whose programs have one sample each."""
     found = plan(shape, channels_last)
-    compiled_for = settings(found)
+    compiled_for = settings(found, light=True)
     programs = -(-found.quads // compiled_for["BLOCK_SIZE"])
     numbers = (programs, *magic_number(programs), found.quads, found.channels, found.pixels)
     return Geometry(found, (shape[0] * programs,), programs, numbers, compiled_for)

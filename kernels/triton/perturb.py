@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ncsn_fast.kernels.triton import launch, tiles
 from ncsn_fast.kernels.triton.philox import normals
+from ncsn_fast.layouts import is_channels_last
 from ncsn_fast.noise import PERTURB
 
 _PERTURB = tl.constexpr(PERTURB)
@@ -63,7 +64,7 @@ def perturb(
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
     """Launch the kernel."""
-    out_last = tiles.is_channels_last(out)
+    out_last = is_channels_last(out)
     geometry = launch.within_samples(x.shape, out_last)
     if geometry.plan.samples < x.shape[0]:
         for cut in tiles.cuts(geometry.plan, x.shape[0]):

@@ -63,9 +63,11 @@ def normal4(block, step, sample_id, stream, seed, FAST_MATH: tl.constexpr, IS_HI
 
     Args:
         block: (B,) element // 4.
-        step, stream, seed: scalars (int64, int, int64).
-        sample_id: (B,) int64 or a scalar, below 2⁴⁸.
+        step, stream, seed: scalars.
+        sample_id: (B,) or a scalar, below 2⁴⁸.
     """
+    # A shift by 32 of what has 32 bits is undefined, and compilers make the most of that.
+    seed, sample_id = seed.to(tl.int64), sample_id.to(tl.int64)
     c3 = ((sample_id >> 32) & 0xFFFF).to(tl.uint32) | (stream << 16)
     k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
     w0, w1, w2, w3 = philox4x32(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ncsn_fast.kernels.triton import launch, tiles
 from ncsn_fast.kernels.triton.philox import normals
+from ncsn_fast.layouts import dense, is_channels_last
 from ncsn_fast.noise import KNOWN, SAMPLER
 
 _SAMPLER, _KNOWN = tl.constexpr(SAMPLER), tl.constexpr(KNOWN)
@@ -134,8 +135,8 @@ def sampler_update(
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
     """Launch the kernel; the outputs may be the inputs of the same name."""
-    n = tiles.dense(n)
-    n_last, input_last = tiles.is_channels_last(n), tiles.is_channels_last(input_out)
+    n = dense(n)
+    n_last, input_last = is_channels_last(n), is_channels_last(input_out)
     geometry = launch.over_all(x.shape, n_last or input_last)
     if geometry.plan.samples < x.shape[0]:
         for cut in tiles.cuts(geometry.plan, x.shape[0]):

@@ -64,18 +64,6 @@ def magic_number(divisor: int) -> tuple[int, int]:
     return -(-(1 << (31 + bits)) // max(1, divisor)), 31 + bits
 
 
-def is_channels_last(tensor: Tensor | None) -> bool:
-    """Whether a tensor is dense in (N, H, W, C) order, and not in (N, C, H, W) order as well."""
-    if tensor is None or tensor.is_contiguous() or tensor.ndim != 4:
-        return False
-    return tensor.is_contiguous(memory_format=torch.channels_last)
-
-
-def dense(tensor: Tensor) -> Tensor:
-    """The tensor itself where it is dense in one of the two orders, else a contiguous copy."""
-    return tensor if tensor.is_contiguous() or is_channels_last(tensor) else tensor.contiguous()
-
-
 def cuts(plan: Plan, samples: int) -> Iterator[Callable[[Any], Any]]:
     """For each launch of a plan the function that cuts its samples out of a tensor (or None)."""
     for first in range(0, samples, plan.samples):

@@ -15,10 +15,13 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
 KERNELS = ("triton", "cpp")
 OLDEST_TRITON = (3, 4)  # the first whose compiler knows tuples as the kernels use them
+_MOST_ELEMENTS = (1 << 33) - (1 << 18)  # of one sample; see kernels/triton/tiles.py
 _ENVIRONMENT = "NCSN_FAST_BACKEND"
 _chosen: str | None = None  # what use_backend() asked for; None leaves it to the environment
 _log = logging.getLogger("ncsn_fast")
@@ -119,6 +122,17 @@ def obstacle(x: Tensor, *others: Tensor | None) -> str | None:
         for tensor in (x, *others):
             if tensor is not None and tensor.requires_grad:
                 return "the kernel of this operation has no gradient (torch.no_grad() needs none)"
+    return general_obstacle(x)
+
+
+def general_obstacle(x: Tensor) -> str | None:
+    """What stands in the way of any kernel."""
+    if x.numel() >= _MOST_ELEMENTS and x[0].numel() >= _MOST_ELEMENTS:
+        return f"a sample of {x[0].numel()} elements; kernels take less than 2³³ - 2¹⁸"
+    if forward_ad._current_level >= 0:
+        return "kernels have no forward-mode derivative"
+    if not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(x):
+        return "kernels cannot be transformed by torch.func"
     return None
 
 
@@ -140,7 +154,7 @@ def missing(name: str, device: torch.device | None = None) -> str | None:
         return "ncsn_fast.kernels is missing: install the package (pip install -e .)"
     if found is None:
         return f"this version of ncsn_fast has no {name} kernels"
-    return _missing_triton(device)
+    return _missing_triton(device) if name == "triton" else None
 
 
 def _missing_triton(device: torch.device | None) -> str | None:
@@ -178,4 +192,12 @@ def _check(name: str, source: str, device: torch.device | None = None) -> None:
         )
 
 
-__all__ = ["BACKENDS", "choose", "missing", "obstacle", "resolve", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "choose",
+    "general_obstacle",
+    "missing",
+    "obstacle",
+    "resolve",
+    "use_backend",
+]

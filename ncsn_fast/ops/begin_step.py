@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ncsn_fast import reference
 from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import KERNEL, LIBRARY
+from ncsn_fast.ops.library import KERNEL, LIBRARY, plain_call
 
 LIBRARY.define(
     "begin_step(Tensor(a!) counter, Tensor table, Tensor? conditions, Tensor(b!) row, "
@@ -61,9 +61,13 @@ def begin_step(
         backend: see :func:`ncsn_fast.use_backend`.
 
     Raises:
-        ValueError: for tensors of other shapes or types than these.
+        ValueError: for tensors of other shapes or types than these, not contiguous, or on several
+            devices.
     """
-    _check(counter, table, conditions, row, step, condition)
+    written = {"counter": counter, "row": row, "step": step}
+    if condition is not None:
+        written["condition"] = condition
+    _check(table, conditions, **written)
     if backends.choose(backend, counter.device) == "torch":
         values = reference.begin_step(counter, table, conditions)
         row.copy_(values[0])
@@ -71,18 +75,30 @@ def begin_step(
         if condition is not None and values[2] is not None:
             condition.copy_(values[2].expand_as(condition))
         counter.copy_(values[3])
+    elif plain_call(counter):
+        _launch(counter, table, conditions, row, step, condition)
+        torch.autograd.graph.increment_version(list(written.values()))
     else:
         _op(counter, table, conditions, row, step, condition)
 
 
 def _check(
-    counter: Tensor,
     table: Tensor,
     conditions: Tensor | None,
+    counter: Tensor,
     row: Tensor,
     step: Tensor,
-    condition: Tensor | None,
+    condition: Tensor | None = None,
 ) -> None:
+    given = {"table": table, "conditions": conditions, "counter": counter, "row": row}
+    for name, tensor in {**given, "step": step, "condition": condition}.items():
+        if tensor is None:
+            continue
+        if not tensor.is_contiguous() or tensor.device != counter.device:
+            raise ValueError(
+                f"{name} has strides {tensor.stride()} on {tensor.device}: it has to be contiguous "
+                f"and beside the counter on {counter.device}"
+            )
     rows, columns = table.shape
     if counter.shape != (2,) or row.shape != (columns,) or step.shape != () or rows == 0:
         raise ValueError(
@@ -94,6 +110,10 @@ def _check(
             raise ValueError(f"{name} is {tensor.dtype}: it has to be int64")
     if row.dtype != torch.float32 or table.dtype != torch.float32:
         raise ValueError(f"row and table are {row.dtype} and {table.dtype}: both are float32")
+    _check_conditions(conditions, condition, rows)
+
+
+def _check_conditions(conditions: Tensor | None, condition: Tensor | None, rows: int) -> None:
     if (conditions is None) != (condition is None):
         raise ValueError("conditions and condition belong together: give both or none")
     if conditions is None or condition is None:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise, reference
+from ncsn_fast.layouts import dense
 from ncsn_fast.noise import Word
 from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import KERNEL, LIBRARY
+from ncsn_fast.ops.library import KERNEL, LIBRARY, NETWORK_TYPES, plain_call
 from ncsn_fast.ops.perturb import check_batch, perturbation_noise
 
 _ARGUMENTS = "Tensor n, Tensor? weight, Tensor seed, Tensor step, Tensor sample_ids"
@@ -33,49 +34,46 @@ def _kernel() -> Any:
     return dsm_loss
 
 
-def _dense(n: Tensor) -> Tensor:
-    """n, contiguous in either memory format."""
-    last = n.ndim == 4 and n.is_contiguous(memory_format=torch.channels_last)
-    return n if last else n.contiguous()
-
-
 def _empty_loss(n: Tensor, *_: Any) -> Tensor:
     return n.new_empty(n.shape[:1], dtype=torch.float32)
 
 
 def _empty_gradient(n: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(_dense(n))
+    return torch.empty_like(dense(n))
 
 
 def _empty_both(n: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return _empty_loss(n), _empty_gradient(n)
 
 
-def _launch(loss: Tensor | None, gradient: Tensor | None, *arguments: Any) -> None:
-    n, weight, seed, step, sample_ids, *upstream = arguments
+def _launch(loss: Tensor | None, gradient: Tensor | None, n: Tensor, *arguments: Any) -> None:
+    """n is dense, and the gradient like it."""
+    weight, seed, step, sample_ids, *upstream = arguments
     if n.numel():
         weight = None if weight is None else weight.contiguous()
         ids = sample_ids.contiguous()
-        _kernel()(_dense(n), weight, seed, step, ids, *upstream, loss=loss, gradient=gradient)
+        _kernel()(n, weight, seed, step, ids, *upstream, loss=loss, gradient=gradient)
     elif loss is not None:
         loss.zero_()
 
 
-def _loss(*arguments: Any) -> Tensor:
-    loss = _empty_loss(*arguments)
-    _launch(loss, None, *arguments)
+def _loss(n: Tensor, *arguments: Any) -> Tensor:
+    loss = _empty_loss(n)
+    _launch(loss, None, dense(n), *arguments)
     return loss
 
 
-def _gradient(*arguments: Any) -> Tensor:
-    gradient = _empty_gradient(*arguments)
-    _launch(None, gradient, *arguments)
+def _gradient(n: Tensor, *arguments: Any) -> Tensor:
+    n = dense(n)
+    gradient = torch.empty_like(n)
+    _launch(None, gradient, n, *arguments)
     return gradient
 
 
-def _both(*arguments: Any) -> tuple[Tensor, Tensor]:
-    loss, gradient = _empty_both(*arguments)
-    _launch(loss, gradient, *arguments)
+def _both(n: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    n = dense(n)
+    loss, gradient = _empty_loss(n), torch.empty_like(n)
+    _launch(loss, gradient, n, *arguments)
     return loss, gradient
 
 
@@ -100,7 +98,9 @@ def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _no_second_backward(ctx: Any, upstream: Tensor) -> None:
-    raise RuntimeError("dsm_loss has no second derivative as a kernel: use backend='torch' for it")
+    raise RuntimeError(
+        "dsm_loss has no second derivative as a kernel: with nf.use_backend('torch'): ..."
+    )
 
 
 torch.library.register_autograd("ncsn_fast::dsm_loss", _backward, setup_context=_save, lib=LIBRARY)
@@ -138,7 +138,7 @@ def dsm_loss(
         if z is None:
             z = perturbation_noise(n, seed, step, sample_ids)
         return reference.dsm_loss(n, z, weight)
-    seed, step = noise.word_tensor(seed, n.device), noise.word_tensor(step, n.device)
+    seed, step = noise.seed_tensor(seed, n.device), noise.step_tensor(step, n.device)
     return _op(n, weight, seed, step, sample_ids)
 
 
@@ -170,24 +170,23 @@ def dsm_loss_and_gradient(
     n, upstream = n.detach(), upstream.detach()
     weight = None if weight is None else weight.detach()
     if backends.choose(backend, n.device, _obstacle(n, weight, None)) == "torch":
-        with torch.enable_grad():
-            n = n.requires_grad_()
-            z = perturbation_noise(n, seed, step, sample_ids)
-            losses = reference.dsm_loss(n, z, weight)
-        return losses.detach(), torch.autograd.grad(losses, n, upstream.to(losses.dtype))[0]
-    seed, step = noise.word_tensor(seed, n.device), noise.word_tensor(step, n.device)
-    return _both_op(n, weight, seed, step, sample_ids, upstream)
+        z = perturbation_noise(n, seed, step, sample_ids)
+        gradient = reference.dsm_gradient(n, z, weight, upstream)
+        return reference.dsm_loss(n, z, weight), gradient
+    seed, step = noise.seed_tensor(seed, n.device), noise.step_tensor(step, n.device)
+    run = _both if plain_call(n) else _both_op
+    return run(n, weight, seed, step, sample_ids, upstream.float())
 
 
 def _obstacle(n: Tensor, weight: Tensor | None, z: Tensor | None) -> str | None:
     """Why the kernel cannot take this."""
     if z is not None:
         return "noise was given as a tensor, and the kernel makes its own"
-    if n.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+    if n.dtype not in NETWORK_TYPES:
         return f"the kernel takes float32, float16 and bfloat16, n is {n.dtype}"
     if weight is not None and (weight.requires_grad or weight.dtype != torch.float32):
         return f"weights are float32 and without gradient, these are {weight.dtype}"
-    return None
+    return backends.general_obstacle(n)
 
 
 __all__ = ["dsm_loss", "dsm_loss_and_gradient"]

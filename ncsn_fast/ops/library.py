@@ -8,9 +8,22 @@ fake in its own module.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 LIBRARY = torch.library.Library("ncsn_fast", "DEF")
 # Below autograd, for every device: Triton's interpreter runs kernels on CPU tensors.
 KERNEL = "CompositeExplicitAutograd"
+# What networks take and give, as far as kernels know it.
+NETWORK_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+MEMORY_FORMATS = (torch.contiguous_format, torch.channels_last)
 
-__all__ = ["KERNEL", "LIBRARY"]
+
+def plain_call(x: Tensor) -> bool:
+    """Whether nobody watches: being an operation of PyTorch's costs more than all the rest of a
+    call, and only who traces it needs that."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return False
+    return torch._C._len_torch_dispatch_stack() == 0
+
+
+__all__ = ["KERNEL", "LIBRARY", "MEMORY_FORMATS", "NETWORK_TYPES", "plain_call"]

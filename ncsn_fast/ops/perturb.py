@@ -11,7 +11,13 @@ from torch import Tensor
 from ncsn_fast import noise, reference
 from ncsn_fast.noise import Word
 from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import KERNEL, LIBRARY
+from ncsn_fast.ops.library import (
+    KERNEL,
+    LIBRARY,
+    MEMORY_FORMATS,
+    NETWORK_TYPES,
+    plain_call,
+)
 
 LIBRARY.define(
     "perturb(Tensor x, Tensor sigma, Tensor seed, Tensor step, Tensor sample_ids, "
@@ -90,19 +96,39 @@ def perturb(
     """
     check_batch(x, sigma, sample_ids, z)
     dtype = x.dtype if dtype is None else dtype
-    given = "noise was given as a tensor, and the kernel makes its own" if z is not None else None
-    if backends.choose(backend, x.device, given or backends.obstacle(x, sigma)) == "torch":
+    obstacle = _obstacle(x, sigma, z, dtype, memory_format)
+    if backends.choose(backend, x.device, obstacle) == "torch":
         if z is None:
             z = perturbation_noise(x, seed, step, sample_ids)
         return reference.perturb(x, sigma, z).to(dtype, memory_format=memory_format)
-    seed, step = noise.word_tensor(seed, x.device), noise.word_tensor(step, x.device)
-    return _op(x, sigma, seed, step, sample_ids, dtype, memory_format == torch.channels_last)
+    seed, step = noise.seed_tensor(seed, x.device), noise.step_tensor(step, x.device)
+    run = _launch if plain_call(x) else _op
+    return run(x, sigma, seed, step, sample_ids, dtype, memory_format == torch.channels_last)
+
+
+def _obstacle(
+    x: Tensor,
+    sigma: Tensor,
+    z: Tensor | None,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+) -> str | None:
+    """Why the kernel cannot take this."""
+    if z is not None:
+        return "noise was given as a tensor, and the kernel makes its own"
+    if dtype not in NETWORK_TYPES or memory_format not in MEMORY_FORMATS:
+        return f"kernels write 16 or 32 bits, contiguous or channels_last, not {dtype} as asked for"
+    if sigma.dtype != torch.float32:
+        return f"kernels take noise levels in float32, sigma is {sigma.dtype}"
+    return backends.obstacle(x, sigma)
 
 
 def check_batch(
     x: Tensor, per_sample: Tensor | None, sample_ids: Tensor, z: Tensor | None = None
 ) -> None:
     """Refuse what would broadcast into a wrong answer: every sample has a level, an id, a noise."""
+    if x.ndim < 2:
+        raise ValueError(f"the samples have shape {tuple(x.shape)}: needed is (N, *shape)")
     one_each = per_sample is None or per_sample.shape == x.shape[:1]
     if not one_each or sample_ids.shape != x.shape[:1]:
         told = "no" if per_sample is None else str(tuple(per_sample.shape))
@@ -110,6 +136,11 @@ def check_batch(
             f"{len(x)} samples with {told} noise levels or weights and "
             f"{tuple(sample_ids.shape)} sample ids: each sample has one of both"
         )
+    for tensor in (per_sample, sample_ids, z):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(
+                f"the samples are on {x.device}, and what belongs to them on {tensor.device}"
+            )
     if z is not None and z.shape != x.shape:
         raise ValueError(f"z has shape {tuple(z.shape)}, the samples {tuple(x.shape)}")
 

@@ -13,12 +13,18 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise, reference
+from ncsn_fast.layouts import is_dense, overlap
 from ncsn_fast.noise import Word
 from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import KERNEL, LIBRARY
-from ncsn_fast.reference import StepResult
+from ncsn_fast.ops.library import (
+    KERNEL,
+    LIBRARY,
+    MEMORY_FORMATS,
+    NETWORK_TYPES,
+    plain_call,
+)
+from ncsn_fast.reference import ROW, StepResult
 
-_NETWORK_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 LIBRARY.define(
     "sampler_update(Tensor x, Tensor n, Tensor row, Tensor seed, Tensor step, Tensor sample_ids, "
     "Tensor? z, Tensor? history, Tensor? guidance, Tensor? mask, Tensor? known, bool add_noise, "
@@ -58,8 +64,8 @@ def _launch(
         return
     _kernel()(
         x.contiguous(),
-        n if n.dtype in _NETWORK_TYPES else n.float(),
-        row,
+        n if n.dtype in NETWORK_TYPES else n.float(),
+        _plain(row),
         seed,
         step,
         sample_ids.contiguous(),
@@ -127,31 +133,32 @@ def sampler_update(
         clamp: (low, high), limits of the new state.
         input_dtype, input_format: of the network's next input; torch.channels_last needs four
             dimensions. By default it is the state itself, where it is not scaled.
-        out: the tensors to write, contiguous but for the network's input; they may be x and
-            history themselves. Default: new ones.
+        out: the tensors to write; they may be x and history themselves. Contiguous, the network's
+            input in its own type and either memory format. Default: new ones.
         backend: see :func:`ncsn_fast.use_backend`.
 
     Raises:
         ValueError: where shapes or devices differ, or the backend cannot run.
     """
     given = (n, z, history, guidance, mask, known)
-    _check(x, given, sample_ids)
-    if out is not None and (out.x.shape != x.shape or not out.x.is_contiguous()):
-        raise ValueError(f"out.x is {tuple(out.x.shape)}: it has to be contiguous and of x's shape")
-    if backends.choose(backend, x.device, backends.obstacle(x, *given)) != "torch":
-        if out is None:
-            out = _outputs(x, history is not None, scale_input, input_dtype, input_format)
-        low, high = (None, None) if clamp is None else clamp
-        seed, step = noise.word_tensor(seed, x.device), noise.word_tensor(step, x.device)
-        # Being an operation of PyTorch's costs more Python than all of this; only who traces it
-        # needs that.
-        run = _launch if type(x) is Tensor and not torch.compiler.is_compiling() else _op
+    _check(x, given, row, sample_ids)
+    low, high = (None, None) if clamp is None else _limits(clamp)
+    if out is not None:
+        _check_out(out, x, given, scale_input)
+    obstacle = _obstacle(x, (row, *given), input_dtype, input_format)
+    if backends.choose(backend, x.device, obstacle) != "torch":
+        result = out or _outputs(x, history is not None, scale_input, input_dtype, input_format)
+        seed, step = noise.seed_tensor(seed, x.device), noise.step_tensor(step, x.device)
+        run = _launch if plain_call(x) else _op
         run(
             x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
-            add_noise, scale_input, low, high,
-            out.x, out.history, None if out.network_input is out.x else out.network_input,
+            add_noise, scale_input, low, high, result.x, result.history,
+            None if result.network_input is result.x else result.network_input,
         )  # fmt: skip
-        return out
+        if out is not None and run is _launch:
+            written = [tensor for tensor in out if tensor is not None]
+            torch.autograd.graph.increment_version(written)
+        return result
     key: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids, "dtype": x.dtype}
     shape = x.shape[1:]
     if z is None and add_noise:
@@ -170,13 +177,14 @@ def sampler_update(
         known=known,
         known_z=known_z,
         scale_input=scale_input,
-        clamp=clamp,
+        clamp=None if low is None or high is None else (low, high),
     )
-    network_input = result.network_input.to(input_dtype or x.dtype, memory_format=input_format)
+    wanted = x.dtype if input_dtype is None else input_dtype
+    network_input = result.network_input.to(wanted, memory_format=input_format)
     return _into(out, StepResult(result.x, result.history, network_input))
 
 
-def _check(x: Tensor, given: tuple[Tensor | None, ...], sample_ids: Tensor) -> None:
+def _check(x: Tensor, given: tuple[Tensor | None, ...], row: Tensor, sample_ids: Tensor) -> None:
     shape, device = x.shape, x.device
     for tensor in given:
         if tensor is not None and (tensor.shape != shape or tensor.device != device):
@@ -186,10 +194,71 @@ def _check(x: Tensor, given: tuple[Tensor | None, ...], sample_ids: Tensor) -> N
                 f"{name} is {tuple(tensor.shape)} on {tensor.device}, x {tuple(shape)} on "
                 f"{device}: shape and device have to agree"
             )
-    if sample_ids.shape[0] != shape[0]:
-        raise ValueError(f"{len(sample_ids)} sample_ids for {shape[0]} samples: one id per sample")
+    if sample_ids.shape != shape[:1] or sample_ids.device != device:
+        raise ValueError(
+            f"sample_ids are {tuple(sample_ids.shape)} on {sample_ids.device} for {shape[0]} "
+            f"samples on {device}: one id per sample, beside them"
+        )
+    if row.shape != (len(ROW),) or row.device != device:
+        raise ValueError(
+            f"row is {tuple(row.shape)} on {row.device}: needed are {len(ROW)} coefficients on "
+            f"{device}"
+        )
     if (given[4] is None) != (given[5] is None):
         raise ValueError("mask and known belong together: give both or none")
+    if given[4] is not None and given[4].dtype != torch.bool:
+        raise ValueError(f"mask is {given[4].dtype}: it has to be bool")
+
+
+def _limits(clamp: tuple[float, float]) -> tuple[float, float]:
+    low, high = clamp
+    if low is None or high is None or not low <= high:
+        raise ValueError(f"clamp = {clamp}: give (low, high) with low ≤ high, infinite if need be")
+    return float(low), float(high)
+
+
+def _check_out(
+    out: StepResult, x: Tensor, given: tuple[Tensor | None, ...], scale_input: bool
+) -> None:
+    """Refuse outputs that a kernel would write beside, or over what it still reads."""
+    if (out.history is None) != (given[2] is None):
+        raise ValueError("out.history belongs to history: give both or none")
+    for name, tensor in zip(StepResult._fields, out, strict=True):
+        if tensor is None:
+            continue
+        state = name != "network_input"
+        if tensor.shape != x.shape or tensor.device != x.device:
+            raise ValueError(
+                f"out.{name} is {tuple(tensor.shape)} on {tensor.device}: it has to be "
+                f"{tuple(x.shape)} on {x.device}"
+            )
+        if not (tensor.is_contiguous() if state else is_dense(tensor)):
+            raise ValueError(
+                f"out.{name} has strides {tensor.stride()}: it has to be contiguous"
+                + ("" if state else ", or channels_last")
+            )
+        if tensor.dtype != x.dtype if state else tensor.dtype not in (x.dtype, *NETWORK_TYPES):
+            raise ValueError(f"out.{name} is {tensor.dtype}, x is {x.dtype}")
+        if any(other is not None and overlap(tensor, other) for other in (x, *given)):
+            raise ValueError(
+                f"out.{name} shares memory with an input that is laid out otherwise: give another"
+            )
+    if scale_input and out.network_input is out.x:
+        raise ValueError("out.network_input is out.x, but the input is to be scaled: give another")
+
+
+def _obstacle(
+    x: Tensor,
+    given: tuple[Tensor | None, ...],
+    input_dtype: torch.dtype | None,
+    input_format: torch.memory_format,
+) -> str | None:
+    """Why the kernel cannot take this."""
+    if input_dtype is not None and input_dtype not in NETWORK_TYPES:
+        return f"kernels write 16 or 32 bits, not {input_dtype}"
+    if input_format not in MEMORY_FORMATS:
+        return f"kernels write contiguous or channels_last tensors, not {input_format}"
+    return backends.obstacle(x, *given)
 
 
 def _outputs(
