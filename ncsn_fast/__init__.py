@@ -9,6 +9,7 @@ from ncsn_fast.models import NCSN, MLPScore, NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from ncsn_fast.ops.backends import use_backend
 from ncsn_fast.samplers import Table
 from ncsn_fast.score import Score
+from ncsn_fast.score_matching import sliced_score_matching
 from ncsn_fast.training import TrainConfig, Trainer, TrainingError, TrainingInterrupted
 
 __version__ = "0.1.0"
@@ -38,5 +39,6 @@ __all__ = [
     "noise",
     "sample",
     "save_checkpoint",
+    "sliced_score_matching",
     "use_backend",
 ]

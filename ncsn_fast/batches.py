@@ -6,34 +6,36 @@ is no state of a loader to save.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sized
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ncsn_fast import noise
-from ncsn_fast.data import data_transform, horizontal_flip
+from ncsn_fast.data import data_transform, horizontal_flip, unit_interval
 from ncsn_fast.models.base import ScoreNetwork, model_space
+from ncsn_fast.placement import Data, fingerprint, open_samples, place
 
 
 class Batches:
-    """An endless sequence of batches from a data set held on the network's device.
+    """An endless sequence of batches of a data set, on the network's device.
 
     Args:
-        dataset: (N, *shape) float tensor of images in [0, 1] (or points), or a torch Dataset of
-            such samples or of (sample, label) pairs, whose labels are ignored.
+        dataset: (N, *shape) tensor or NumPy array, which may be memory-mapped, of images in [0, 1],
+            of 8-bit images (uint8, 0 to 255) or of points; or a map-style torch Dataset of such
+            samples, tensors or arrays, or of (sample, label) pairs, whose labels are ignored.
         net: the network whose model space the batches are in.
         batch_size: samples per step.
         seed: of order, flips and dequantisation.
         flip: mirror every image with probability one half.
         dequantize: None, "uniform" or "gaussian"; see :func:`ncsn_fast.data.data_transform`.
+        preload: hold the data on the device: True, False or "auto", if they fit; see
+            :func:`ncsn_fast.placement.place`. The batches are the same.
 
     Attributes:
-        data: (N, *shape) float32.
-        sha256: fingerprint of the data.
+        data: the data where they are kept: a float32 or uint8 tensor (N, *shape), or the array or
+            Dataset.
+        placement: where that is, and why.
+        sha256: fingerprint of the data, the same wherever they are kept. Of a Dataset of more
+            than 4 GiB only of its length, shape, data type and 64 samples evenly spread over it.
 
     Raises:
         ValueError: for data or settings that do not fit the network.
@@ -41,28 +43,31 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Tensor | Dataset[Any],
+        dataset: Data,
         net: ScoreNetwork,
         *,
         batch_size: int,
         seed: int,
         flip: bool = False,
         dequantize: str | None = None,
+        preload: bool | str = "auto",
     ) -> None:
         self.rescaled, self.logit = model_space(net)
         _check_settings(net, self.logit, flip, dequantize)
-        data = _preload(dataset, net)
-        self.sha256 = hashlib.sha256(data.cpu().contiguous().numpy().data).hexdigest()
-        self.data = data.to(net.sigmas.device)
+        self.device = net.sigmas.device
+        given = open_samples(dataset, net.shape)
+        self._samples, self.placement = place(given, self.device, preload)
+        self.sha256 = fingerprint(self._samples, whole=given.hashed_whole)
+        self.data = self._samples.data
         self.batch_size, self.seed = batch_size, seed
         self.flip, self.dequantize = flip, dequantize
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """The samples of a step in model space, (B, *shape), and their positions (B,)."""
-        ids = torch.arange(self.batch_size, device=self.data.device)
+        ids = torch.arange(self.batch_size, device=self.device)
         positions = step * self.batch_size + torch.arange(self.batch_size, device="cpu")
-        x = self.data[self.shuffled(positions).to(self.data.device)]
+        x = self._on_device(self._samples.take(self.shuffled(positions)))
         if self.flip:
             # Step numbers from 2³¹ on, so that flips and epochs never share a draw.
             coins = noise.integers(
@@ -92,9 +97,17 @@ class Batches:
         )
         return x, ids
 
+    def _on_device(self, samples: Tensor) -> Tensor:
+        """As floats on the network's device; pixels travel as they are, four times smaller."""
+        if self.device.type == "cuda" and samples.device.type == "cpu":
+            samples = samples.pin_memory().to(self.device, non_blocking=True)
+        else:
+            samples = samples.to(self.device)
+        return unit_interval(samples) if samples.dtype == torch.uint8 else samples
+
     def shuffled(self, positions: Tensor) -> Tensor:
         """Indices into the data for positions in the endless sequence of shuffled epochs."""
-        epochs, offsets = positions // len(self.data), positions % len(self.data)
+        epochs, offsets = positions // len(self._samples), positions % len(self._samples)
         indices = torch.empty_like(positions)
         for epoch in epochs.unique().tolist():
             if self._order[0] != epoch:
@@ -102,7 +115,7 @@ class Batches:
                     1 << 31,
                     seed=self.seed,
                     stream=noise.SHUFFLE,
-                    sample_ids=range(len(self.data)),
+                    sample_ids=range(len(self._samples)),
                     step=epoch,
                 )
                 self._order = (epoch, torch.argsort(keys, stable=True))
@@ -121,38 +134,6 @@ def _check_settings(net: ScoreNetwork, logit: bool, flip: bool, dequantize: str 
         raise ValueError(
             "gaussian dequantisation leaves [0, 1], where the logit is undefined: use 'uniform'"
         )
-
-
-def _preload(dataset: Tensor | Dataset[Any], net: ScoreNetwork) -> Tensor:
-    """The whole data set as one float32 tensor that fits the network."""
-    if not isinstance(dataset, Tensor):
-        if not isinstance(dataset, Sized):
-            raise ValueError("the data set has no length: give a tensor or a map-style Dataset")
-        items = (dataset[i] for i in range(len(dataset)))
-        samples = [item[0] if isinstance(item, tuple | list) else item for item in items]
-        strange = next((s for s in samples if not isinstance(s, Tensor)), None)
-        if strange is not None:
-            raise ValueError(
-                f"the data set gives {type(strange).__name__}, needed are tensors in [0, 1] (for "
-                "images of PIL: torchvision.transforms.ToTensor())"
-            )
-        dataset = torch.stack(samples)
-    if not dataset.is_floating_point() or tuple(dataset.shape[1:]) != net.shape:
-        raise ValueError(
-            f"the data are {dataset.dtype} of shape {tuple(dataset.shape)}; the network takes "
-            f"floating-point samples of shape {net.shape}"
-        )
-    if len(dataset) == 0:
-        raise ValueError("the data set is empty")
-    if not bool(torch.isfinite(dataset).all()):
-        raise ValueError("the data hold values that are not finite: clean them first")
-    images = len(net.shape) == 3
-    if images and not (float(dataset.min()) >= 0 and float(dataset.max()) <= 1):
-        raise ValueError(
-            f"the images lie in [{float(dataset.min()):g}, {float(dataset.max()):g}]: give them "
-            "in [0, 1] (divide 8-bit images by 255); transforms of the network are applied later"
-        )
-    return dataset.float()
 
 
 __all__ = ["Batches"]

@@ -30,6 +30,8 @@ from ncsn_fast.official_yaml import (
 )
 from ncsn_fast.tensor_files import CheckpointError, read_tensors, write_tensors
 
+BUNDLED = {"digits": Path(__file__).with_name("assets") / "digits_ncsnv2.safetensors"}
+STORED = (torch.float16, torch.bfloat16)
 SAMPLING = ("method", "step_size", "steps_per_level", "denoise")
 CHOICES = ("image_size", "activation", "rescaled", "logit_transform", "divided")
 FROM_WEIGHTS = ("network", "channels", "ngf")
@@ -53,7 +55,8 @@ def load_checkpoint(
 
     Args:
         path: NCSN, NCSNv2 or AdversarialConsistentScoreMatching checkpoint, a state_dict, or a
-            file of :func:`save_checkpoint` or of a training run.
+            file of :func:`save_checkpoint` or of a training run; or the word "digits": the network
+            of handwritten digits that comes with ncsn_fast (a file of that name is "./digits").
         config: the official YAML file, or its contents as a dict.
         ema: take the averaged weights where the file has them.
         device: where the network goes.
@@ -74,6 +77,7 @@ def load_checkpoint(
         raise ValueError(
             f"load_checkpoint does not know {', '.join(unknown)}: it takes {', '.join(OVERRIDES)}"
         )
+    path = checkpoint_file(path)
     contents = read_contents(path, ema=ema)
     official = _official(config)
     try:
@@ -90,8 +94,29 @@ def load_checkpoint(
     return net
 
 
+def checkpoint_file(path: str | os.PathLike[str]) -> Path:
+    """The file that a path or the name of a bundled network stands for.
+
+    Raises:
+        CheckpointError: where the bundled file is missing.
+    """
+    bundled = BUNDLED.get(os.fspath(path))
+    if bundled is None:
+        return Path(path)
+    if not bundled.is_file():
+        raise CheckpointError(
+            f"the network {os.fspath(path)!r} that comes with ncsn_fast is missing ({bundled}): "
+            "reinstall ncsn_fast, or train one (ncsn-fast train --preset digits --out runs/digits)"
+        )
+    return bundled
+
+
 def save_checkpoint(
-    net: ScoreNetwork, path: str | os.PathLike[str], *, extra: Mapping[str, Any] | None = None
+    net: ScoreNetwork,
+    path: str | os.PathLike[str],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Save a network so that :func:`load_checkpoint` needs nothing but the file.
 
@@ -102,12 +127,15 @@ def save_checkpoint(
         net: one of our networks, on any device.
         path: the file; ``.safetensors`` is added where the name does not end so.
         extra: JSON values to keep with it, for instance how it was trained.
+        dtype: torch.float16 or torch.bfloat16 stores the weights rounded, in half the size; they
+            are loaded in the network's own data type. None stores them as they are.
 
     Returns:
         The path of the safetensors file.
 
     Raises:
-        ValueError: for something that is not one of our networks, or ``extra`` that is not JSON.
+        ValueError: for something that is not one of our networks, ``extra`` that is not JSON, or
+            a ``dtype`` that is none of these or too narrow for a weight.
         ValueError, OSError: for a folder that does not exist or cannot be written to.
     """
     if not isinstance(net, ScoreNetwork):
@@ -125,7 +153,11 @@ def save_checkpoint(
         "sampling": net.sampling,
         "extra": dict(extra or {}),
     }
-    tensors = {**net.state_dict(), "sigmas": net.sigmas}
+    weights = net.state_dict()
+    if dtype is not None:
+        metadata["dtype"] = str(next(net.parameters()).dtype).removeprefix("torch.")
+        weights = _rounded(weights, dtype)
+    tensors = {**weights, "sigmas": net.sigmas}
     checksum = write_tensors(path, tensors, metadata)
     readable = {
         **metadata,
@@ -137,6 +169,19 @@ def save_checkpoint(
         text = json.dumps(readable, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def _rounded(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    if dtype not in STORED:
+        raise ValueError(f"dtype = {dtype}: weights are stored as they are (None) or as {STORED}")
+    rounded = {key: value.to(dtype) for key, value in weights.items()}
+    for key, value in rounded.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"{key} has values that {dtype} cannot hold (or that are not finite): store them "
+                "as torch.bfloat16, or as they are"
+            )
+    return rounded
 
 
 def _official(
@@ -281,6 +326,7 @@ def _some(names: Sequence[str]) -> str:
 
 __all__ = [
     "CheckpointError",
+    "checkpoint_file",
     "load_checkpoint",
     "read_tensors",
     "save_checkpoint",

@@ -22,6 +22,10 @@ KNOWN_LAYOUTS = """\
   - the weights alone, a dict of tensors (state_dict), as .pth or .safetensors
   - a dict with the weights under "model_state", "state_dict" or "model"
   - .safetensors files of ncsn_fast: weights, or a training checkpoint"""
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+}
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 
 
@@ -88,6 +92,10 @@ def _our_contents(
     sigmas = weights.pop("sigmas", None)
     if sigmas is None or sigmas.numel() == 0 or not isinstance(metadata.get("config"), dict):
         raise CheckpointError(f"{path} has no noise levels or no configuration of a network")
+    if "dtype" in metadata:  # stored rounded
+        if metadata["dtype"] not in DTYPES:
+            raise CheckpointError(f"{path} is of the unknown data type {metadata['dtype']!r}")
+        weights = {key: value.to(DTYPES[metadata["dtype"]]) for key, value in weights.items()}
     source = f"ncsn_fast {kind} checkpoint, {_which(used_average)}"
     return Contents(weights, sigmas, source, metadata)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 LARGEST_FILE = 1 << 20  # bytes; a configuration has about two thousand
+CELEBA_CROP = 140
 PYTHON_TAG = "tag:yaml.org,2002:python/"
 V1_SAMPLING = {
     "method": "annealed_langevin",
@@ -31,7 +32,8 @@ def read_official_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a configuration file of NCSN, NCSNv2 or their relatives as nested plain values.
 
     Args:
-        path: a YAML file, as published or as dumped by a training run.
+        path: a YAML file, as published or as dumped by a training run of that code; or settings
+            of one of our own runs, see :func:`is_official`.
 
     Returns:
         A dict of dicts, lists, numbers, strings, booleans and None. Python objects become dicts of
@@ -57,7 +59,7 @@ def read_official_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} holds a {type(values).__name__}, not the sections (data:, model:, …) of an "
-            "NCSN configuration"
+            "NCSN configuration or the settings (ngf: 32, …) of a training run"
         )
     return values
 
@@ -83,6 +85,11 @@ def _loader() -> type[Any]:
 
     PlainLoader.add_multi_constructor(PYTHON_TAG, plain)
     return PlainLoader
+
+
+def is_official(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration has the sections of the official ones."""
+    return any(isinstance(config.get(name), Mapping) for name in ("data", "model", "training"))
 
 
 def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,15 +166,18 @@ def sampling_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if "sampling" not in config:
         return dict(V1_SAMPLING)
     steps = "nsigma" if "nsigma" in _section(config, "sampling") else "n_steps_each"
-    consistent = _value(config, "sampling", "consistent", bool, False)
     settings = {
-        "method": "consistent_annealed" if consistent else "annealed_langevin",
+        "method": "consistent_annealed" if _consistent(config) else "annealed_langevin",
         "step_size": _value(config, "sampling", "step_lr", float, None),
         "steps_per_level": _value(config, "sampling", steps, int, None),
         # The configurations that do not say belong to code that always denoises.
         "denoise": _value(config, "sampling", "denoise", bool, True),
     }
     return {key: value for key, value in settings.items() if value is not None}
+
+
+def _consistent(config: Mapping[str, Any]) -> bool:
+    return _value(config, "sampling", "consistent", bool, False)
 
 
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,6 +208,40 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "flip": _value(config, "data", "random_flip", bool, False),
         "checkpoint_every": _value(config, "training", "snapshot_freq", int, 5000),
     }
+
+
+def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything a training run needs, under the names of the options of ``ncsn-fast train``.
+
+    Raises:
+        ValueError: for an unusable value, or one that our training does not have: those of
+            :func:`training_settings`, images that are not square, noise levels that are not
+            geometric, consistent annealed sampling.
+    """
+    network, sampling = network_settings(config), sampling_settings(config)
+    size = network["image_size"]
+    levels = _value(config, "model", "sigma_dist", str, "geometric")
+    if sampling.pop("method") != "annealed_langevin" or levels != "geometric":
+        raise ValueError(
+            f"the configuration has sampling.consistent: {_consistent(config)} and "
+            f"model.sigma_dist: {levels}: networks are trained for annealed Langevin dynamics "
+            "(consistent: false) on geometric noise levels"
+        )
+    if isinstance(size, list):
+        raise ValueError(f"data.image_size is {size}, where one side of square images is expected")
+    settings = {
+        **network,
+        **dict.fromkeys(("step_size", "crop")),
+        **sampling,
+        **training_settings(config),
+        "sigma_max": _value(config, "model", "sigma_begin", float),
+        "sigma_min": _value(config, "model", "sigma_end", float),
+        "num_levels": _value(config, "model", "num_classes", int),
+        "ema_warmup": False,
+    }
+    if _value(config, "data", "dataset", str, "") == "CELEBA":
+        settings["crop"] = CELEBA_CROP  # written into the official code
+    return settings
 
 
 def _dequantization(config: Mapping[str, Any]) -> str | None:
@@ -276,9 +320,11 @@ def _kind_name(kind: type) -> str:
 
 __all__ = [
     "V1_SAMPLING",
+    "is_official",
     "network_settings",
     "noise_levels",
     "read_official_yaml",
+    "run_settings",
     "sampling_settings",
     "training_settings",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ncsn_fast import plots
-from ncsn_fast.checkpoint import load_checkpoint
+from ncsn_fast.checkpoint import checkpoint_file, load_checkpoint
 from ncsn_fast.engine import Sampler, SamplingInterrupted, to_images
 from ncsn_fast.files import check_writable, folder_lock
 from ncsn_fast.models.base import ScoreNetwork
@@ -43,7 +43,7 @@ def sample(
     """Sample from a checkpoint into a folder; what the folder has already is not made again.
 
     Args:
-        checkpoint: any layout that nf.load_checkpoint knows.
+        checkpoint: what nf.load_checkpoint takes.
         out: folder for samples.npz (images float32 (N, C, H, W) in [0, 1], sample_ids, settings)
             and grid.png.
         ids: which samples of the seed.
@@ -63,7 +63,7 @@ def sample(
     sampler = Sampler(net, **settings)
     identity = {
         "seed": seed,
-        "checkpoint": _digest(checkpoint),
+        "checkpoint": _digest(checkpoint_file(checkpoint)),
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
         "table": hashlib.sha256(repr(sampler.table).encode()).hexdigest(),
     }

@@ -102,7 +102,8 @@ class Score:
         if self.kind == "normalized":
             return output
         p, q = (value.view(-1, *(1,) * (x.ndim - 1)) for value in self.coefficients(sigma))
-        return p * x + q * output
+        # Where x has no part in n (p = 0) it is left out: 0·∞ would be NaN.
+        return p * x + q * output if self.kind == "denoiser" else q * output
 
     def conditions(self, table: Table, device: torch.device | str) -> Tensor | None:
         """(rows,) what the network is told at every row; None for condition "none".

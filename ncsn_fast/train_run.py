@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ncsn_fast import plots
-from ncsn_fast.data import digits, load_images
+from ncsn_fast.data import data_transform, digits, load_pixels, unit_interval
 from ncsn_fast.files import atomic_write
-from ncsn_fast.levels import auto_schedule
-from ncsn_fast.models import build
+from ncsn_fast.levels import (
+    Schedule,
+    auto_schedule,
+    best_step_size,
+    check_step_size,
+    geometric_sigmas,
+    level_ratio,
+    num_levels_for,
+)
+from ncsn_fast.models import ScoreNetwork, build
 from ncsn_fast.training import TrainConfig, Trainer
 
 Say = Callable[[str], None]
+MOST_POINTS = 10_000  # images that noise levels are chosen from
+_ALWAYS_TOLD = {
+    "data",
+    "network",
+    "ngf",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "ema",
+    "precision",
+}
 
 
 @dataclass(frozen=True)
@@ -25,22 +48,60 @@ class TrainRun:
     """A training run as run.json keeps it, so that resuming needs no more than the folder.
 
     Attributes:
-        data: "digits", an array file or a folder of images.
-        network: name of one of our networks.
-        ngf: its width F.
-        activation: its activation.
+        preset: the preset that the settings started from.
+        data: "digits", or what ``load_pixels`` reads.
+        image_size, crop, damaged: as in ``load_pixels``.
+        channels: refuse images of another number; None takes any.
+        network, ngf, activation, rescaled, logit_transform: of the network.
+        sigma_max: largest noise level; None: the largest distance between two images.
         sigma_min: smallest noise level.
-        steps_per_level: T of the sampler.
+        num_levels: their number; None: what ``overlap`` asks for.
         overlap: C of the rule for the number of levels; lower gives fewer.
+        step_size: ε of the sampler; None: the best for these levels.
+        steps_per_level: T of the sampler.
+        denoise: whether sampling ends with a step without noise.
     """
 
+    preset: str | None = None
     data: str = "digits"
+    image_size: int | None = None
+    crop: int | None = None
+    damaged: str = "refuse"
+    channels: int | None = None
     network: str = "NCSNv2"
     ngf: int = 32
     activation: str = "elu"
+    rescaled: bool = False
+    logit_transform: bool = False
+    sigma_max: float | None = None
     sigma_min: float = 0.01
-    steps_per_level: int = 5
+    num_levels: int | None = None
     overlap: float = 0.5
+    step_size: float | None = None
+    steps_per_level: int = 5
+    denoise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.sigma_max is not None:
+            geometric_sigmas(self.sigma_max, self.sigma_min, 2)
+        if self.step_size is not None:
+            check_step_size(self.step_size, self.sigma_min)
+
+
+def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, TrainConfig]:
+    """A run and its training from one dict of settings; what belongs to neither is passed over.
+
+    Raises:
+        ValueError: for settings out of range.
+    """
+    values = dict(settings)
+    if values["data"] != "digits":
+        values["data"] = str(Path(values["data"]).resolve())
+
+    def of(kind: type[TrainRun] | type[TrainConfig]) -> dict[str, Any]:
+        return {field.name: values[field.name] for field in fields(kind) if field.name in values}
+
+    return TrainRun(**of(TrainRun)), TrainConfig(**{**of(TrainConfig), "out": out})
 
 
 def train(
@@ -48,8 +109,8 @@ def train(
 ) -> Path:
     """Train a network in the folder ``config.out``; return the path of the trained network.
 
-    Noise levels and step size are chosen from the data. The folder gets run.json (settings),
-    log.jsonl, loss.png, checkpoint.safetensors (to resume) and model.safetensors (to sample).
+    The folder gets run.json (settings), log.jsonl, loss.png, checkpoint.safetensors (to resume)
+    and model.safetensors (to sample).
     """
     assert config.out is not None, "a run needs a folder"
     out = Path(config.out)
@@ -57,31 +118,25 @@ def train(
         for name in ("checkpoint.safetensors", "model.safetensors"):
             if (out / name).exists():
                 raise ValueError(f"{out} holds a {name} already: --resume it, or use another --out")
-    images = digits("train").images if run.data == "digits" else load_images(run.data)
-    schedule = auto_schedule(
-        images,
-        sigma_min=run.sigma_min,
-        steps_per_level=run.steps_per_level,
-        overlap=run.overlap,
-    )
-    say(f"{len(images)} images of {tuple(images.shape[1:])}. Chosen from them: {schedule}.")
+    images, held_out = _images(run)
+    say(_told(run, config))
+    found = None in (run.sigma_max, run.num_levels, run.step_size)
+    run, schedule = _with_schedule(run, images, device)
+    origin = "Chosen from them" if found else "As before" if resume else "As given"
+    say(f"{len(images)} images of {tuple(images.shape[1:])}. {origin}: {schedule}.")
     torch.manual_seed(config.seed)  # for the initial weights; noise has its own seed
-    settings = {
-        "network": run.network,
-        "channels": images.shape[1],
-        "image_size": tuple(images.shape[2:]),
-        "ngf": run.ngf,
-        "activation": run.activation,
-    }
-    net = build(settings, schedule.sigmas).to(device)
-    net.sampling = schedule.sampling
-    trainer = Trainer(net, images, config, resume=resume)
+    net = _network(run, images, schedule).to(device)
+    trainer = Trainer(net, images, config, resume=resume, held_out=held_out)
     # Written on resuming too: the number of steps and the learning rate may be new.
     _write_json(out / "run.json", {"run": vars(run), "training": _plain(config)})
     if trainer.step >= config.steps:
         say(f"The run is at step {trainer.step} already: to go on give more --steps.")
     else:
-        say(f"Training {run.network} from step {trainer.step} to {config.steps} in {out}.")
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        say(
+            f"Training {run.network} ({parameters:,} parameters) from step {trainer.step} to "
+            f"{config.steps} in {out}."
+        )
     try:
         trainer.fit(progress=progress)
     finally:
@@ -111,6 +166,110 @@ def read_run(out: Path) -> tuple[TrainRun, TrainConfig]:
         ) from error
 
 
+def _images(run: TrainRun) -> tuple[np.ndarray, Tensor | None]:
+    """The training images as they are stored, and those to judge samples by, if there are any.
+
+    Raises:
+        ValueError: where they are not what the run's settings are for.
+    """
+    held_out = None
+    if run.data == "digits":
+        images, held_out = digits("train").images.numpy(), digits("test").images
+    else:
+        if run.crop is not None and Path(run.data).is_file():
+            raise ValueError(
+                f"{run.data} holds images that are cut already, but the run has crop {run.crop}, "
+                "which is for a folder of files: say --crop 0"
+            )
+        images = load_pixels(
+            run.data, image_size=run.image_size, crop=run.crop, damaged=run.damaged
+        )
+    channels, height, width = images.shape[1:]
+    wanted = f"but {f'preset {run.preset} is' if run.preset else 'the settings are'} for"
+    other = "convert them" if held_out is None else "choose yours with --data FOLDER"
+    if run.channels not in (None, channels):
+        raise ValueError(
+            f"the images of {run.data} have {channels} channel{'s' if channels > 1 else ''}, "
+            f"{wanted} {run.channels}: {other}, or say --channels {channels} to train on them as "
+            "they are"
+        )
+    if run.image_size is not None and (height, width) != (run.image_size, run.image_size):
+        raise ValueError(
+            f"the images of {run.data} are {height}×{width}, {wanted} {run.image_size}×"
+            f"{run.image_size}: {other}, or say --image-size {min(height, width)}"
+        )
+    return images, held_out
+
+
+def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[TrainRun, Schedule]:
+    """The run with all numbers of its noise levels, those not given by the rules; and the levels.
+
+    Kept in run.json, so that a run resumed on another machine has them to the last bit.
+    """
+    sigma_max, num_levels, step_size = run.sigma_max, run.num_levels, run.step_size
+    if sigma_max is None:
+        auto = auto_schedule(
+            _points(run, images, device),
+            sigma_min=run.sigma_min,
+            steps_per_level=run.steps_per_level,
+            overlap=run.overlap,
+        )
+        sigma_max, num_levels = float(auto.sigmas[0]), num_levels or len(auto.sigmas)
+    if num_levels is None:
+        ratio = level_ratio(math.prod(images.shape[1:]), run.overlap)
+        num_levels = max(2, round(num_levels_for(sigma_max, run.sigma_min, ratio)))
+    sigmas = geometric_sigmas(sigma_max, run.sigma_min, num_levels)
+    if step_size is None:
+        ratio = (sigma_max / run.sigma_min) ** (1 / (num_levels - 1))
+        step_size = best_step_size(ratio, run.sigma_min, run.steps_per_level)
+    run = replace(run, sigma_max=sigma_max, num_levels=num_levels, step_size=step_size)
+    return run, Schedule(sigmas, step_size, run.steps_per_level)
+
+
+def _points(run: TrainRun, images: np.ndarray, device: str) -> Tensor:
+    """The images, or as many random ones as the rules look at, in model space."""
+    if len(images) > MOST_POINTS:
+        chosen = np.random.default_rng(0).choice(len(images), MOST_POINTS, replace=False)
+        images = images[np.sort(chosen)]
+    x = torch.from_numpy(np.require(images, requirements=["W"])).to(device)
+    return data_transform(
+        unit_interval(x) if x.dtype == torch.uint8 else x.float(),
+        rescaled=run.rescaled,
+        logit_transform=run.logit_transform,
+    )
+
+
+def _network(run: TrainRun, images: np.ndarray, schedule: Schedule) -> ScoreNetwork:
+    settings = {
+        "network": run.network,
+        "channels": images.shape[1],
+        "image_size": tuple(images.shape[2:]),
+        "ngf": run.ngf,
+        "activation": run.activation,
+        "rescaled": run.rescaled,
+        "logit_transform": run.logit_transform,
+    }
+    net = build(settings, schedule.sigmas)
+    net.sampling = {**schedule.sampling, "denoise": run.denoise}
+    return net
+
+
+def _told(*settings: TrainRun | TrainConfig) -> str:
+    """The most important settings, and those that are not as usual, in a few lines."""
+    told = []
+    for part in settings:
+        for field in fields(part):
+            value = getattr(part, field.name)
+            if field.name == "out" or (value == field.default and field.name not in _ALWAYS_TOLD):
+                continue
+            if isinstance(value, bool):
+                told.append(f"{'' if value else 'no '}{field.name}")
+            else:
+                shown = f"{value:g}" if isinstance(value, float) else value
+                told.append(f"{field.name} {shown}")
+    return textwrap.fill(f"Settings: {', '.join(told)}.", 100, subsequent_indent="  ")
+
+
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -120,4 +279,4 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in vars(config).items() if key != "out"}
 
 
-__all__ = ["TrainRun", "read_run", "train"]
+__all__ = ["TrainRun", "from_settings", "read_run", "train"]

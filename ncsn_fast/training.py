@@ -1,4 +1,4 @@
-"""The trainer: Adam, a moving average of the weights, a log, checkpoints, exact resume.
+"""The trainer: Adam, mixed precision, a moving average of the weights, a log, exact resume.
 
 Noise, levels and the order of the data are functions of (seed, step), so a run that was stopped
 and resumed gives the same weights as one that was not, and there is no generator state to save.
@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
-import math
 import signal
 import threading
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ncsn_fast import noise
+from ncsn_fast import training_state
 from ncsn_fast.batches import Batches
-from ncsn_fast.checkpoint import CheckpointError, read_tensors, save_checkpoint, write_tensors
-from ncsn_fast.checks import count
-from ncsn_fast.files import atomic_write, check_writable, folder_lock
-from ncsn_fast.losses import dsm_loss
+from ncsn_fast.checkpoint import save_checkpoint
+from ncsn_fast.files import folder_lock
+from ncsn_fast.losses import draw_labels, dsm_loss
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.placement import Data
+from ncsn_fast.precision import autocast, check_precision, float32_mode
 from ncsn_fast.progress import Progress, ProgressWish
 from ncsn_fast.score import as_score
+from ncsn_fast.train_config import TrainConfig
+from ncsn_fast.training_log import LossSums, TrainingLog
+from ncsn_fast.training_samples import TrainingSamples
 
 _log = logging.getLogger("ncsn_fast")
 
@@ -44,137 +44,81 @@ class TrainingError(RuntimeError):
     """The loss is no longer finite."""
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a training run.
-
-    Attributes:
-        steps: optimiser steps in all.
-        batch_size: images per step.
-        learning_rate, beta1, beta2, eps: Adam. The papers use 1e-4 (v2), 0.9, 0.999, 1e-8.
-        ema: rate of the moving average of the weights; 0.999 is NCSNv2's, 0 keeps none.
-        ema_warmup: lower the rate to (1 + t)/(10 + t) at step t while that is less, so that short
-            runs do not average in their random beginning. Off in the published settings.
-        anneal_power: exponent p of the loss weight σ^p.
-        dequantize: None, "uniform" or "gaussian"; see :func:`ncsn_fast.data.data_transform`.
-        flip: mirror every image with probability ½.
-        seed: of noise, levels and order.
-        out: folder for log.jsonl, checkpoint.safetensors (to resume) and model.safetensors (to
-            sample from); None writes nothing.
-        log_every, checkpoint_every: in steps.
-        max_seconds: stop after this time, whatever the number of steps.
-        precision: "fp32".
-    """
-
-    steps: int = 10_000
-    batch_size: int = 128
-    learning_rate: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    ema: float = 0.999
-    ema_warmup: bool = False
-    anneal_power: float = 2.0
-    dequantize: str | None = None
-    flip: bool = False
-    seed: int = 0
-    out: str | Path | None = None
-    log_every: int = 10
-    checkpoint_every: int = 500
-    max_seconds: float | None = None
-    precision: str = "fp32"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            count(name, getattr(self, name))
-        for name in ("learning_rate", "eps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)}: it has to be positive and finite"
-                )
-        if not math.isfinite(self.anneal_power):
-            raise ValueError(
-                f"anneal_power = {self.anneal_power}: give a finite exponent, such as 2"
-            )
-        for name in ("beta1", "beta2", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give a rate in [0, 1)")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"max_seconds = {self.max_seconds}: give a positive time, or None")
-        if self.precision != "fp32":
-            raise ValueError(f"precision = {self.precision!r}: this version trains in 'fp32'")
-        noise.check_seed(self.seed)
-
-
-# A run may be resumed with other values of these: they do not change what a step computes, but for
-# the learning rate, without which a run that diverged could not be saved.
-_FREE_ON_RESUME = {"steps", "learning_rate", "out", "log_every", "checkpoint_every", "max_seconds"}
-
-
 class Trainer:
     """Trains a network by denoising score matching.
 
     Args:
-        net: the network; it is trained in place, on its device.
-        dataset: (N, *shape) float tensor of images in [0, 1], or a torch Dataset of such samples
-            (or of (sample, label) pairs, whose labels are ignored).
+        net: the network; it is trained in place, on its device. Networks of images are put into
+            channels_last memory format, in which convolutions are fastest.
+        dataset: (N, *shape) tensor or array, which may be memory-mapped, of images in [0, 1] or of
+            8-bit images, or a torch Dataset of such samples (or of (sample, label) pairs, whose
+            labels are ignored); see ``Batches``.
         config: the settings.
         resume: go on from the checkpoint in ``config.out``.
+        held_out: (M, *shape) float images in [0, 1] that are not in the data set, to judge by
+            them the samples drawn every ``config.sample_every`` steps.
 
     Attributes:
         step: optimiser steps done.
         history: (step, loss) pairs as logged; each loss is the mean since the one before.
+        log: the whole log; ``log.distances`` are the (step, pixel Fréchet distance) pairs.
         average: the network with the averaged weights, or the network itself without ema.
 
     Raises:
-        ValueError: for data that do not fit the network, an ``out`` folder that holds another run,
-            or a checkpoint of other settings.
+        ValueError: for data that do not fit the network, a precision the device does not have, an
+            ``out`` folder that holds another run, or a checkpoint of other settings.
+        OSError: for an ``out`` that cannot be written, or a disk without room for the run.
     """
 
     def __init__(
         self,
         net: ScoreNetwork,
-        dataset: Tensor | Dataset[Any],
+        dataset: Data,
         config: TrainConfig | None = None,
         *,
         resume: bool = False,
+        held_out: Tensor | None = None,
     ) -> None:
         if not isinstance(net, ScoreNetwork):
             raise ValueError(f"a Trainer takes a network of ncsn_fast, got {type(net).__name__}")
-        self.net = net
-        self.config = config or TrainConfig()
+        self.config = config = config or TrainConfig()
         self.device = net.sigmas.device
+        check_precision(config.precision, self.device)
+        if len(net.shape) == 3:
+            layout: dict[str, Any] = {"memory_format": torch.channels_last}
+            net.to(**layout)  # a keyword unknown to torch's type hints
+        self.net = net
         self.batches = Batches(
             dataset,
             net,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            flip=self.config.flip,
-            dequantize=self.config.dequantize,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            flip=config.flip,
+            dequantize=config.dequantize,
         )
+        _log.info("training data: %s", self.batches.placement)
         self.step = 0
-        self.history: list[tuple[int, float]] = []
-        self.average = copy.deepcopy(net).requires_grad_(False) if self.config.ema else net
+        self.average = copy.deepcopy(net).requires_grad_(False) if config.ema else net
+        self.fused = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             [parameter for parameter in net.parameters() if parameter.requires_grad],
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            eps=self.config.eps,
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=self.fused,
         )
-        self.out = None if self.config.out is None else Path(self.config.out)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.out = None if config.out is None else Path(config.out)
+        self.sums = LossSums(len(net.sigmas), self.device)
         self._score = as_score(net)
-        # Summed on the device and read at each log entry; part of the checkpoint.
-        self._loss_sum, self._loss_since = torch.zeros((), device=self.device), 0
+        self._check_continuous()
+        self._samples = TrainingSamples.of(net, config, held_out)
         self._stop: signal.Signals | None = None
-        if self.out is not None:
-            if net.sampling is None:
-                _log.warning(
-                    "net.sampling is not set, so the saved network will not know how to sample: "
-                    "net.sampling = nf.auto_schedule(images).sampling"
-                )
-            self._open_folder(self.out, resume)
-        elif resume:
-            raise ValueError("resume needs the folder of the run: TrainConfig(out=...)")
+        self._open_folder(resume)
+
+    @property
+    def history(self) -> list[tuple[int, float]]:
+        return self.log.losses
 
     def fit(self, progress: ProgressWish = None) -> ScoreNetwork:
         """Train until ``config.steps`` or ``config.max_seconds``; return the averaged network.
@@ -182,8 +126,11 @@ class Trainer:
         Raises:
             TrainingInterrupted: on Ctrl-C or SIGTERM, after finishing the step and saving.
             TrainingError: when the loss is no longer finite; the last checkpoint stays.
+            OSError: where the last step cannot be saved. Before that a failed save is a warning,
+                and training goes on towards the next.
         """
         with contextlib.ExitStack() as stack:
+            stack.enter_context(float32_mode(self.config.precision, self.device))
             if self.out is not None:
                 stack.enter_context(folder_lock(self.out))
             self._run(progress)
@@ -192,6 +139,19 @@ class Trainer:
             saved = f"; saved in {self.out}, resume it to go on" if self.out else ""
             raise TrainingInterrupted(f"{self._stop.name} at step {self.step}{saved}")
         return self.average.eval()
+
+    def save(self) -> None:
+        """Write checkpoint.safetensors and model.safetensors into ``out``, if there is one.
+
+        Raises:
+            TrainingError: where the loss or the weights are not finite; nothing is written.
+            OSError: where the disk does not take them; the files of before stay.
+        """
+        if self.out is None:
+            return
+        self._check_loss()
+        self._check_weights()  # the update after a finite loss may have broken them
+        training_state.save(self, self.out)
 
     def _run(self, progress: ProgressWish) -> None:
         config = self.config
@@ -203,63 +163,63 @@ class Trainer:
         self.net.train()
         with _SignalWatch(self), Progress(progress, config.steps, done=self.step) as bar:
             while not ending:
-                self._loss_sum += self._train_step()
+                self._train_step()
                 seconds = time.monotonic() - started
                 out_of_time = config.max_seconds is not None and seconds > config.max_seconds
                 ending = out_of_time or self.step == config.steps or self._stop is not None
                 if self.step % config.log_every == 0:
-                    self._log((self.step - first) / seconds)
-                    bar.note(f"loss {self.history[-1][1]:.3g}")
+                    bar.note(self._log_loss((self.step - first) * config.batch_size / seconds))
+                if self._samples is not None and self.step % self._samples.every == 0:
+                    self._draw_samples(self._samples)
                 if self.step % config.checkpoint_every == 0 or ending:
-                    self.save()
+                    self._save_or_warn(last=ending)
                 bar.advance()
 
-    def save(self) -> None:
-        """Write checkpoint.safetensors and model.safetensors into ``out``, if there is one."""
-        if self.out is None:
-            return
-        self._check_loss()
-        self._check_weights()  # the update after a finite loss may have broken them
-        self.average.sampling = self.net.sampling
-        tensors = {f"model.{k}": v for k, v in self.net.state_dict().items()}
-        if self.average is not self.net:
-            tensors |= {f"ema.{k}": v for k, v in self.average.state_dict().items()}
-        for name, parameter in self.net.named_parameters():
-            state = self.optimizer.state.get(parameter, {})
-            tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
-        tensors |= {"sigmas": self.net.sigmas, "loss_sum": self._loss_sum}
-        metadata = {
-            "kind": "training",
-            "config": self.net.config,
-            "sampling": self.net.sampling,
-            "step": self.step,
-            "loss_since": self._loss_since,
-            "training": self._identity(),
-        }
-        # The checkpoint first: of a process killed in between it can make the model anew, while a
-        # model alone could be neither resumed nor begun again.
-        write_tensors(self.out / "checkpoint.safetensors", tensors, metadata)
-        save_checkpoint(self.average, self.out / "model.safetensors")
-
-    def _train_step(self) -> Tensor:
-        """One optimiser step; returns the loss, still on the device."""
+    def _train_step(self) -> None:
+        """One optimiser step. Nothing in it waits for the device."""
+        config = self.config
         x, ids = self.batches.at(self.step)
-        loss = dsm_loss(
-            self._score,
-            x,
-            self.net.sigmas,
-            anneal_power=self.config.anneal_power,
-            seed=self.config.seed,
-            step=self.step,
-            sample_ids=ids,
-        )
+        labels = draw_labels(len(self.net.sigmas), seed=config.seed, step=self.step, sample_ids=ids)
+        losses = []
+        for part in torch.arange(len(x), device="cpu").chunk(config.accumulate):
+            cut = slice(int(part[0]), int(part[-1]) + 1)
+            some = self._losses(x[cut], ids[cut], labels[cut])
+            self.scaler.scale(some.sum() / len(x)).backward()
+            losses.append(some.detach())
+        self._update_weights()
+        self.sums.add(torch.cat(losses), labels)
+        self.step += 1
+
+    def _losses(self, x: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
+        """(B,) losses of a part of a batch."""
+        with autocast(self.config.precision, self.device):
+            return dsm_loss(
+                self._score,
+                x,
+                self.net.sigmas,
+                None if self.config.continuous else labels,
+                anneal_power=self.config.anneal_power,
+                continuous=self.config.continuous,
+                seed=self.config.seed,
+                step=self.step,
+                sample_ids=ids,
+                reduction="none",
+            )
+
+    def _update_weights(self) -> None:
+        config = self.config
+        if config.warmup:
+            rate = config.learning_rate * min(1.0, (self.step + 1) / config.warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+        if config.clip_gradient is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip_gradient)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
         if self.average is not self.net:
             self._update_average()
-        self.step += 1
-        return loss.detach()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -268,22 +228,41 @@ class Trainer:
             rate = min(rate, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - rate)
 
-    def _log(self, steps_per_second: float) -> None:
-        """Append the mean loss since the last entry to the history and the log file."""
+    def _log_loss(self, images_per_second: float) -> str:
+        """An entry of the log; returns what the bar shows."""
         self._check_loss()
-        loss = float(self._loss_sum) / (self.step - self._loss_since)
-        self._loss_sum, self._loss_since = torch.zeros_like(self._loss_sum), self.step
-        self.history.append((self.step, loss))
-        if self.out is not None:
-            rate = round(steps_per_second * self.config.batch_size, 1)
-            entry = {"step": self.step, "loss": loss, "images_per_second": rate}
-            with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+        self.log.loss(self.step, self.sums.mean(self.step), images_per_second)
+        return f"loss {self.history[-1][1]:.3g}, {images_per_second:.0f} images/s"
+
+    def _draw_samples(self, samples: TrainingSamples) -> None:
+        """Pictures of what the averaged network makes, their distance, and the best model yet."""
+        best = self.log.best
+        distance = samples.draw(self.average, self.step, self.out)
+        if distance is None:
+            return
+        self.log.distance(self.step, distance)
+        if self.out is not None and (best is None or distance < best):
+            self.average.sampling = self.net.sampling
+            save_checkpoint(self.average, self.out / training_state.BEST)
+
+    def _save_or_warn(self, last: bool) -> None:
+        try:
+            self.save()
+            self.log.levels(self.step, self.net.sigmas, self.sums.by_level())
+        except OSError as error:
+            if last:
+                raise
+            _log.warning(
+                "step %d could not be saved (%s): training goes on and tries again in %d steps",
+                self.step,
+                error,
+                self.config.checkpoint_every,
+            )
 
     def _check_loss(self) -> None:
-        if not bool(torch.isfinite(self._loss_sum)):
-            between = f"between steps {self._loss_since} and {self.step}"
-            raise self._diverged(f"the loss is {float(self._loss_sum)} {between}")
+        if not bool(torch.isfinite(self.sums.sum)):
+            between = f"between steps {self.sums.since} and {self.step}"
+            raise self._diverged(f"the loss is {float(self.sums.sum)} {between}")
 
     def _check_weights(self) -> None:
         weights: list[Tensor] = [*self.net.parameters(), *self.average.parameters()]
@@ -292,86 +271,31 @@ class Trainer:
 
     def _diverged(self, what: str) -> TrainingError:
         kept = ""
-        if self.out is not None and (self.out / "checkpoint.safetensors").exists():
+        if self.out is not None and (self.out / training_state.CHECKPOINT).exists():
             kept = f". The checkpoint in {self.out} is from before: resume it with a lower rate"
         return TrainingError(
             f"{what}: lower learning_rate (now {self.config.learning_rate:g}), or look for NaN in "
             f"the network{kept}"
         )
 
-    def _identity(self) -> dict[str, Any]:
-        """What has to agree for a resumed run to continue this one."""
-        settings = {k: v for k, v in asdict(self.config).items() if k not in _FREE_ON_RESUME}
-        return {**settings, "data": self.batches.sha256}
-
-    def _open_folder(self, out: Path, resume: bool) -> None:
-        checkpoint = out / "checkpoint.safetensors"
-        if resume:
-            self._load(checkpoint)
-            return
-        for path in (checkpoint, out / "model.safetensors"):
-            if path.exists():
-                raise ValueError(
-                    f"{out} holds a trained network already ({path.name}): resume the run "
-                    "(resume=True, --resume), or choose another folder"
-                )
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"cannot make the folder {out}: {error}; choose another") from error
-        check_writable(checkpoint)
-        (out / "log.jsonl").unlink(missing_ok=True)
-
-    def _load(self, path: Path) -> None:
-        """Take over weights, optimiser state, step and log of a checkpoint of this run."""
-        if not path.exists():
+    def _check_continuous(self) -> None:
+        if self.config.continuous and self._score.condition == "label":
             raise ValueError(
-                f"there is no {path} to resume from: start anew without resume (--resume)"
+                f"continuous = True, but {type(self.net).__name__} is told the noise level as a "
+                "label of its ladder: train it on the ladder, or take NCSNv2, which takes any σ"
             )
-        tensors, metadata = read_tensors(path)
-        if metadata.get("kind") != "training":
-            raise CheckpointError(f"{path} is not a training checkpoint: it cannot be resumed")
-        there, here = metadata["training"], self._identity()
-        differ = {k: (there.get(k), here[k]) for k in here if there.get(k) != here[k]}
-        if metadata["config"] != self.net.config:
-            differ["network"] = (metadata["config"], self.net.config)
-        if not torch.equal(tensors["sigmas"], self.net.sigmas.cpu()):
-            differ["noise levels"] = (tensors["sigmas"].tolist(), self.net.sigmas.tolist())
-        if differ:
-            told = "; ".join(f"{k}: {a} there, {b} here" for k, (a, b) in differ.items())
-            raise ValueError(f"{path} belongs to another run ({told}): use the same settings")
-        self.net.load_state_dict(_with_prefix(tensors, "model."))
-        if self.average is not self.net:
-            self.average.load_state_dict(_with_prefix(tensors, "ema."))
-        for name, parameter in self.net.named_parameters():
-            keys = [
-                k for k in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{k}.{name}" in tensors
-            ]
-            state = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
-            if state:
-                self.optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(self.device)
-                    for key, value in state.items()
-                }
-        self.step, self._loss_since = metadata["step"], metadata["loss_since"]
-        self._loss_sum = tensors["loss_sum"].to(self.device)
-        self._reload_log(path.parent / "log.jsonl")
 
-    def _reload_log(self, path: Path) -> None:
-        """Read the history back, without what a killed run logged after its last checkpoint."""
-        entries: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-                step, loss = int(entry["step"]), float(entry["loss"])
-            except (ValueError, KeyError, TypeError):
-                continue  # the last line of a killed run may be cut
-            if step <= self.step and (not self.history or step > self.history[-1][0]):
-                entries.append(entry)
-                self.history.append((step, loss))
-        with atomic_write(path) as temporary:
-            text = "".join(json.dumps(entry) + "\n" for entry in entries)
-            temporary.write_text(text, encoding="utf-8")
+    def _open_folder(self, resume: bool) -> None:
+        if self.out is None and resume:
+            raise ValueError("resume needs the folder of the run: TrainConfig(out=...)")
+        if self.out is not None and self.net.sampling is None:
+            _log.warning(
+                "net.sampling is not set, so the saved network will not know how to sample: "
+                "net.sampling = nf.auto_schedule(images).sampling"
+            )
+        self.log = TrainingLog(self.out, tensorboard=self.config.tensorboard)
+        if self.out is not None:
+            (training_state.restore if resume else training_state.begin)(self, self.out)
 
 
 class _SignalWatch:
@@ -396,10 +320,6 @@ class _SignalWatch:
         if self._trainer._stop is not None:
             raise KeyboardInterrupt
         self._trainer._stop = signal.Signals(number)
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 __all__ = ["TrainConfig", "Trainer", "TrainingError", "TrainingInterrupted"]

@@ -1,0 +1,31 @@
+"""The command line: ncsn-fast demo | train | sample | convert | doctor."""
+
+from __future__ import annotations
+
+import click
+
+from ncsn_fast.cli.convert import convert
+from ncsn_fast.cli.demo import demo
+from ncsn_fast.cli.doctor import doctor
+from ncsn_fast.cli.sample import sample
+from ncsn_fast.cli.train import train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ncsn_fast")
+def main() -> None:
+    """A fast and trusted engine for Noise Conditional Score Networks.
+
+    \b
+    Begin with:
+      ncsn-fast demo                   train on handwritten digits for a minute, and sample
+      ncsn-fast sample                 sample digits from the network that comes along
+      ncsn-fast train --data photos/ --image-size 32 --out runs/photos
+      ncsn-fast COMMAND --help         what a command does, with examples
+    """
+
+
+for command in (demo, train, sample, convert, doctor):
+    main.add_command(command)
+
+__all__ = ["main"]

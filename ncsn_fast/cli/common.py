@@ -1,0 +1,73 @@
+"""What the commands share: how they refuse, and the options that several of them have."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import click
+
+SEED = click.IntRange(0, 2**64 - 1)
+COUNT = click.IntRange(min=1)
+
+
+class Command(click.Command):
+    """Turns the library's refusals into one clear line instead of a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return super().invoke(context)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(self._in_flags(str(error))) from error
+        except RuntimeError as error:
+            from ncsn_fast import SamplingError, TrainingError
+
+            if isinstance(error, SamplingError | TrainingError):
+                raise click.ClickException(str(error)) from error
+            raise
+        except KeyboardInterrupt as stop:
+            click.echo(f"\nstopped{f': {stop}' if str(stop) else ''}", err=True)
+            context.exit(130)
+
+    def _in_flags(self, message: str) -> str:
+        """What the library calls image_size=32 is --image-size 32 here, but within a call."""
+        options = (p for p in self.params if isinstance(p, click.Option) and not p.is_flag)
+        names = "|".join(re.escape(p.name) for p in options if p.name)
+        if not names:
+            return message
+        return re.sub(
+            rf"(?<!, )\b({names})=(?:'([^']*)'|([\w.-]*\w))",
+            lambda found: f"--{found[1].replace('_', '-')} {found[2] or found[3]}",
+            message,
+        )
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def device_of(wish: str | None) -> str:
+    """The device asked for, or a GPU if there is one; refused where it cannot compute."""
+    import torch
+
+    if wish is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        float(torch.zeros(1, device=wish))
+    except Exception as error:  # each backend of torch has its own
+        reason = str(error).splitlines()[0]
+        raise click.UsageError(f"--device {wish} cannot be used here: {reason}") from error
+    return wish
+
+
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--device", default=None, help="cpu or cuda[:N]. Default: a GPU if there is one."
+    )(command)
+
+
+__all__ = ["COUNT", "SEED", "Command", "device_of", "device_option"]

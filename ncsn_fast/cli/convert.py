@@ -1,0 +1,79 @@
+"""ncsn-fast convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ncsn_fast.cli.common import COUNT, Command
+
+
+@click.command(cls=Command)
+@click.argument("source", type=click.Path(path_type=Path), metavar="IN")
+@click.argument("target", type=click.Path(path_type=Path), metavar="OUT")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The YAML file of IN, where it is an official checkpoint.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["ema", "model"]),
+    default="ema",
+    show_default=True,
+    help="The averaged weights, where IN has them, or the weights as trained.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16"]),
+    default=None,
+    help="Store a .safetensors file in half the size; loading widens to float32 again.",
+)
+@click.option("--image-size", type=COUNT, default=None, help="Where neither IN nor --config says.")
+@click.option("--force", is_flag=True, help="Replace files that are there already.")
+def convert(
+    source: Path,
+    target: Path,
+    config: Path | None,
+    weights: str,
+    dtype: str | None,
+    image_size: int | None,
+    force: bool,
+) -> None:
+    """Convert a checkpoint between the official layouts and ours.
+
+    The ending of OUT decides. A .safetensors file (with a .json to read) holds all that sampling
+    needs. A .pth file, with a .yml beside it, is what the official code of NCSN or NCSNv2 loads;
+    with --weights ema it gets the averaged weights besides those as trained, where IN has both.
+    Numbers come through bit for bit; the state of the optimiser stays behind.
+
+    \b
+    Examples:
+      ncsn-fast convert checkpoint_300000.pth cifar10.safetensors --config cifar10.yml
+      ncsn-fast convert runs/photos/checkpoint.safetensors photos.pth
+      ncsn-fast convert runs/photos/model.safetensors small.safetensors --dtype float16
+    """
+    from ncsn_fast.convert import convert as work
+
+    net, files = work(
+        source,
+        target,
+        config=config,
+        ema=weights == "ema",
+        dtype=dtype,
+        image_size=image_size,
+        force=force,
+    )
+    size = "×".join(map(str, net.shape))
+    click.echo(f"{net.source}\n{net.config['network']} {size}, {len(net.sigmas)} noise levels")
+    for path in files:
+        click.echo(f"  {path}")
+    if net.sampling is None:
+        click.echo("How to sample from it is not known: give --step-size and --steps-per-level.")
+    elif target.suffix == ".safetensors":
+        click.echo(f"Now: ncsn-fast sample {target}")
+
+
+__all__ = ["convert"]

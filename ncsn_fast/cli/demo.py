@@ -1,0 +1,76 @@
+"""ncsn-fast demo."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ncsn_fast.cli.common import SEED, Command, device_of, device_option
+
+
+@click.command(cls=Command)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("ncsn_fast_demo"),
+    show_default=True,
+    help="Folder for the pictures and figures.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 86_400),
+    default=60,
+    show_default=True,
+    help="Training time.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(4, 400),
+    default=400,
+    show_default=True,
+    help="Images to generate.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@device_option
+def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None) -> None:
+    """Train on handwritten digits for a minute, sample, and look at the result.
+
+    \b
+    Examples:
+      ncsn-fast demo
+      ncsn-fast demo --seconds 300 --out better
+    """
+    from ncsn_fast import demo as work
+
+    result = work.run(
+        out,
+        seconds=seconds,
+        samples=samples,
+        seed=seed,
+        device=device_of(device),
+        say=click.echo,
+        progress=sys.stderr.isatty(),
+    )
+    distance = result.metrics["pixel_frechet_distance_to_held_out"]
+    click.echo(
+        f"\nPixel Fréchet distance to {result.metrics['held_out_images']} held-out digits "
+        f"({samples} images each; 0 is a perfect match):\n"
+        f"  generated        {distance['generated']:8.3f}   after "
+        f"{result.metrics['training_steps']} training steps\n"
+        f"  training images  {distance['training_images']:8.3f}   as good as real images get\n"
+        f"  uniform noise    {distance['noise']:8.3f}   what the chains start from\n"
+    )
+    meaning = {
+        "samples": "generated digits beside real ones",
+        "chain": "the chains from noise to digits, level by level",
+        "loss": "the training loss",
+        "metrics": "these figures and the settings",
+        "model": f"the network; more: ncsn-fast sample {result.files['model']}",
+    }
+    for key, path in result.files.items():
+        click.echo(f"  {path!s:40} {meaning[key]}")
+
+
+__all__ = ["demo"]

@@ -1,0 +1,101 @@
+"""ncsn-fast sample."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option
+
+_MOST_SAMPLES = 10_000_000
+
+
+@click.command(cls=Command)
+@click.argument(
+    "checkpoint", type=click.Path(path_type=Path), default=Path("digits"), metavar="[CHECKPOINT]"
+)
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(1, _MOST_SAMPLES),
+    default=64,
+    show_default=True,
+    help="How many images.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("samples"),
+    show_default=True,
+    help="Folder for samples.npz and grid.png.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--first-id",
+    type=click.IntRange(0, 2**48 - _MOST_SAMPLES),
+    default=0,
+    show_default=True,
+    help="Id of the first image: 64 here continues a set of 64.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The YAML file of an official checkpoint.",
+)
+@click.option("--image-size", type=COUNT, default=None, help="Where the checkpoint does not say.")
+@click.option("--step-size", type=float, default=None, help="ε. Default: the checkpoint's.")
+@click.option("--steps-per-level", type=COUNT, default=None, help="T. Default: the checkpoint's.")
+@click.option("--denoise/--no-denoise", default=None, help="Last step without noise.")
+@click.option("--batch-size", type=COUNT, default=None, help="Images at once; changes no image.")
+@click.option("--gif", is_flag=True, help="Also animate the first chains.")
+@device_option
+def sample(
+    checkpoint: Path,
+    number: int,
+    out: Path,
+    seed: int,
+    first_id: int,
+    config: Path | None,
+    image_size: int | None,
+    batch_size: int | None,
+    gif: bool,
+    device: str | None,
+    **settings: Any,
+) -> None:
+    """Sample images from a checkpoint: ours or the official ones.
+
+    Without CHECKPOINT, or with the word "digits", from the network of handwritten digits that
+    comes along. Writes samples.npz (the images as numbers), grid.png (a picture of them) and,
+    with --gif, chain.gif. Stopped half-way, the same command goes on where it was.
+
+    \b
+    Examples:
+      ncsn-fast sample -n 100 --gif
+      ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
+      ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
+    """
+    from ncsn_fast import sample_run as work
+
+    files = work.sample(
+        checkpoint,
+        out,
+        ids=range(first_id, first_id + number),
+        seed=seed,
+        settings=settings,
+        config=config,
+        image_size=image_size,
+        batch_size="auto" if batch_size is None else batch_size,
+        gif=gif,
+        device=device_of(device),
+        say=click.echo,
+        progress=sys.stderr.isatty(),
+    )
+    for path in files.values():
+        click.echo(f"  {path}")
+
+
+__all__ = ["sample"]

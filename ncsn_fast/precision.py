@@ -1,0 +1,57 @@
+"""Named precisions: what a network computes in. The state, noise and losses stay in float32."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+# bf16 and fp16 are autocast: weights stay float32, convolutions run in 16 bits.
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("fp32", "tf32", *_AUTOCAST)
+
+
+@contextlib.contextmanager
+def float32_mode(name: str, device: torch.device) -> Iterator[None]:
+    """Let float32 products be what a precision says, inside the block.
+
+    TF32 keeps 10 bits of a factor's mantissa. PyTorch's convolutions take it unless they are told
+    otherwise; here only "tf32" does.
+
+    Args:
+        name: one of ``PRECISIONS``.
+        device: where the network is.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = name == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The region in which a network's forward pass runs in 16 bits, if the precision has them."""
+    return torch.autocast(device.type, dtype=_AUTOCAST.get(name), enabled=name in _AUTOCAST)
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Refuse a precision that is unknown, or that this device does not have.
+
+    Raises:
+        ValueError: saying which there are.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision = {name!r} is unknown; choose one of {PRECISIONS}")
+    if name == "tf32" and device.type != "cuda":
+        raise ValueError("precision = 'tf32' is a mode of NVIDIA GPUs: choose 'fp32' or 'bf16'")
+    if name == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise ValueError("precision = 'tf32' needs a GPU of compute capability 8.0: choose 'fp16'")
+
+
+__all__ = ["PRECISIONS", "autocast", "check_precision", "float32_mode"]
