@@ -23,7 +23,8 @@ def pixel_frechet_distance(a: Tensor, b: Tensor) -> float:
 
     Args:
         a, b: (N_a, ...) and (N_b, ...), floating point, in [0, 1]; at least two images each, and
-            the same number D of values per image. Memory and time grow as D² and D³.
+            the same number D of values per image. Memory and time grow as D² and D³, for
+            N < D images as N·D and N²·D.
 
     Returns:
         d², at least 0, in units of squared pixel values.
@@ -44,10 +45,12 @@ def pixel_frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _fit_gaussian(images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) and a factor F (D, D) of the unbiased covariance C = FᵀF."""
+    """Return the mean (D,) and a factor F of the unbiased covariance C = FᵀF, at most D rows."""
     flat = images.detach().to(device, torch.float64).flatten(1)
     mean = flat.mean(dim=0)
     centred = flat - mean
+    if len(flat) <= flat.shape[1]:  # few large images: no D×D matrix is formed
+        return mean, centred / (len(flat) - 1) ** 0.5
     eigenvalues, eigenvectors = torch.linalg.eigh(centred.T @ centred / (len(flat) - 1))
     return mean, eigenvalues.clamp(min=0).sqrt()[:, None] * eigenvectors.T
 

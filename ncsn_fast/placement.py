@@ -76,7 +76,9 @@ class _TensorSamples(Samples):
         self.where = f"held on {data.device}"
 
     def take(self, indices: Tensor) -> Tensor:
-        return self.data.index_select(0, indices.to(self.data.device))
+        if self.data.is_cuda:  # from pinned memory a copy does not make the host wait
+            indices = indices.pin_memory().to(self.data.device, non_blocking=True)
+        return self.data.index_select(0, indices)
 
 
 class _ArraySamples(Samples):
@@ -112,7 +114,11 @@ class _DatasetSamples(Samples):
         return torch.stack([self._read(index) for index in indices.tolist()])
 
     def _read(self, index: int) -> Tensor:
-        sample = _as_tensor(self.data[index], index)
+        try:
+            item = self.data[index]
+        except Exception as error:  # whatever a user's Dataset raises
+            raise RuntimeError(f"sample {index} of the data set cannot be read: {error}") from error
+        sample = _as_tensor(item, index)
         if _check_kind(sample, self.shape, f"sample {index} is", self.shape) != self.dtype:
             raise ValueError(
                 f"sample {index} of the data set is {sample.dtype}, sample 0 is {self.dtype}: "

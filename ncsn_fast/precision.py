@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -26,13 +27,22 @@ def float32_mode(name: str, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = name == "tf32"
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):  # torch 2.9 and newer, which refuse a mix with the other
+        switches: list[tuple[Any, str]] = [(matmul, "fp32_precision")]
+        switches += [(cudnn.conv, "fp32_precision")]
+        wanted: str | bool = "tf32" if name == "tf32" else "ieee"
+    else:
+        switches, wanted = [(matmul, "allow_tf32"), (cudnn, "allow_tf32")], name == "tf32"
+    before = [getattr(owner, switch) for owner, switch in switches]
+    for owner, switch in switches:
+        setattr(owner, switch, wanted)
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        for (owner, switch), value in zip(switches, before, strict=True):
+            setattr(owner, switch, value)
 
 
 def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -72,34 +72,32 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_counts()
-        for name in ("learning_rate", "eps", "clip_gradient"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+        for name in ("learning_rate", "eps", "clip_gradient", "max_seconds"):
+            if getattr(self, name) is not None and not 0 < self._as_float(name) < math.inf:
+                value = getattr(self, name)
                 raise ValueError(f"{name} = {value}: it has to be positive and finite")
-        if not math.isfinite(self.anneal_power):
+        if not math.isfinite(self._as_float("anneal_power")):
             raise ValueError(
                 f"anneal_power = {self.anneal_power}: give a finite exponent, such as 2"
             )
         for name in ("beta1", "beta2", "ema"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= self._as_float(name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: give a rate in [0, 1)")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"max_seconds = {self.max_seconds}: give a positive time, or None")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision = {self.precision!r}: choose one of {PRECISIONS}")
         if self.tensorboard and self.out is None:
             raise ValueError("tensorboard needs a folder to write into: TrainConfig(out=...)")
-        noise.check_seed(self.seed)
+        object.__setattr__(self, "seed", noise.check_seed(self.seed))
 
     def _check_counts(self) -> None:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "accumulate"):
-            count(name, getattr(self, name))
+            self._as_count(name)
         for name in ("keep_every", "sample_every"):
             if getattr(self, name) is not None:
-                count(name, getattr(self, name))
+                self._as_count(name)
         if self.warmup != 0:
-            count("warmup", self.warmup)
-        if self.samples < 2:
+            self._as_count("warmup")
+        if self._as_count("samples") < 2:
             raise ValueError(f"samples = {self.samples}: a distance needs at least 2 of them")
         if self.batch_size % self.accumulate:
             raise ValueError(
@@ -111,6 +109,21 @@ class TrainConfig:
                 f"keep_every = {self.keep_every} is no multiple of checkpoint_every = "
                 f"{self.checkpoint_every}: models are kept when they are saved"
             )
+
+    # Numbers of NumPy's are taken for what they are, but a checkpoint's JSON knows only Python's.
+    def _as_count(self, name: str) -> int:
+        value = count(name, getattr(self, name))
+        object.__setattr__(self, name, value)
+        return value
+
+    def _as_float(self, name: str) -> float:
+        given = getattr(self, name)
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} = {given!r}: it has to be a number") from None
+        object.__setattr__(self, name, value)
+        return value
 
 
 __all__ = ["TrainConfig"]

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast import plots
 from ncsn_fast.data import data_transform, digits, load_pixels, unit_interval
 from ncsn_fast.files import atomic_write
 from ncsn_fast.levels import (
@@ -114,6 +113,9 @@ def train(
     """
     assert config.out is not None, "a run needs a folder"
     out = Path(config.out)
+    if resume and not (out / "checkpoint.safetensors").exists():
+        say(f"The run in {out} was stopped before its first checkpoint: it begins anew.")
+        resume = False
     if not resume:
         for name in ("checkpoint.safetensors", "model.safetensors"):
             if (out / name).exists():
@@ -140,10 +142,8 @@ def train(
     try:
         trainer.fit(progress=progress)
     finally:
-        if trainer.history:
-            steps, losses = zip(*trainer.history, strict=True)
-            plots.save_loss_plot(out / "loss.png", steps, losses)
-            say(f"The loss so far: {out / 'loss.png'}")
+        if picture := trainer.log.plot():
+            say(f"The loss so far: {picture}")
     return out / "model.safetensors"
 
 

@@ -30,7 +30,7 @@ from ncsn_fast.precision import autocast, check_precision, float32_mode
 from ncsn_fast.progress import Progress, ProgressWish
 from ncsn_fast.score import as_score
 from ncsn_fast.train_config import TrainConfig
-from ncsn_fast.training_log import LossSums, TrainingLog
+from ncsn_fast.training_log import LossSums, TrainingLog, by_level, warned
 from ncsn_fast.training_samples import TrainingSamples
 
 _log = logging.getLogger("ncsn_fast")
@@ -84,6 +84,7 @@ class Trainer:
         self.config = config = config or TrainConfig()
         self.device = net.sigmas.device
         check_precision(config.precision, self.device)
+        _check_weights_are_wide(net, config.precision)
         if len(net.shape) == 3:
             layout: dict[str, Any] = {"memory_format": torch.channels_last}
             net.to(**layout)  # a keyword unknown to torch's type hints
@@ -99,7 +100,7 @@ class Trainer:
         _log.info("training data: %s", self.batches.placement)
         self.step = 0
         self.average = copy.deepcopy(net).requires_grad_(False) if config.ema else net
-        self.fused = self.device.type == "cuda"
+        self.fused = True if self.device.type == "cuda" else None  # None: as torch sees fit
         self.optimizer = torch.optim.Adam(
             [parameter for parameter in net.parameters() if parameter.requires_grad],
             lr=config.learning_rate,
@@ -158,22 +159,37 @@ class Trainer:
         started, first = time.monotonic(), self.step
         ending = self.step >= config.steps
         self._stop = None
+        self.log.open(self.step)
         if ending:
             self.save()  # the process that finished may have been killed before it wrote the model
         self.net.train()
         with _SignalWatch(self), Progress(progress, config.steps, done=self.step) as bar:
             while not ending:
-                self._train_step()
+                self._step_or_save()
                 seconds = time.monotonic() - started
                 out_of_time = config.max_seconds is not None and seconds > config.max_seconds
                 ending = out_of_time or self.step == config.steps or self._stop is not None
                 if self.step % config.log_every == 0:
-                    bar.note(self._log_loss((self.step - first) * config.batch_size / seconds))
-                if self._samples is not None and self.step % self._samples.every == 0:
-                    self._draw_samples(self._samples)
-                if self.step % config.checkpoint_every == 0 or ending:
+                    bar.note(self._log_loss(started, first))
+                samples = self._samples
+                drawing = samples is not None and self.step % samples.every == 0
+                if self.step % config.checkpoint_every == 0 or ending or drawing:
                     self._save_or_warn(last=ending)
+                if samples is not None and drawing and self._stop is None:
+                    self._draw_samples(samples)
+                    ending = ending or self._stop is not None
                 bar.advance()
+        self.log.close()
+
+    def _step_or_save(self) -> None:
+        """A step; if it fails, on bad data say, the steps before it are not lost."""
+        try:
+            self._train_step()
+        except Exception:
+            if self.step:
+                with contextlib.suppress(TrainingError), warned(f"step {self.step}"):
+                    self.save()
+            raise
 
     def _train_step(self) -> None:
         """One optimiser step. Nothing in it waits for the device."""
@@ -181,8 +197,8 @@ class Trainer:
         x, ids = self.batches.at(self.step)
         labels = draw_labels(len(self.net.sigmas), seed=config.seed, step=self.step, sample_ids=ids)
         losses = []
-        for part in torch.arange(len(x), device="cpu").chunk(config.accumulate):
-            cut = slice(int(part[0]), int(part[-1]) + 1)
+        size = len(x) // config.accumulate
+        for cut in (slice(i, i + size) for i in range(0, len(x), size)):
             some = self._losses(x[cut], ids[cut], labels[cut])
             self.scaler.scale(some.sum() / len(x)).backward()
             losses.append(some.detach())
@@ -228,41 +244,59 @@ class Trainer:
             rate = min(rate, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - rate)
 
-    def _log_loss(self, images_per_second: float) -> str:
+    def _log_loss(self, started: float, first: int) -> str:
         """An entry of the log; returns what the bar shows."""
         self._check_loss()
-        self.log.loss(self.step, self.sums.mean(self.step), images_per_second)
-        return f"loss {self.history[-1][1]:.3g}, {images_per_second:.0f} images/s"
+        # The clock is read after the device has been waited for.
+        rate = (self.step - first) * self.config.batch_size / (time.monotonic() - started)
+        self.log.loss(self.step, self.sums.mean(self.step), rate)
+        return f"loss {self.history[-1][1]:.3g}, {rate:.0f} images/s"
 
     def _draw_samples(self, samples: TrainingSamples) -> None:
-        """Pictures of what the averaged network makes, their distance, and the best model yet."""
+        """Pictures of what the averaged network makes, their distance, and the best model yet.
+
+        The step has been saved. What goes wrong here is told, and does not end the run.
+        """
         best = self.log.best
-        distance = samples.draw(self.average, self.step, self.out)
+        try:
+            distance = samples.draw(self.average, self.step, self.out, lambda: self._stop is None)
+        except (RuntimeError, ValueError, OSError) as error:
+            _log.warning("no samples at step %d (%s): training goes on", self.step, error)
+            return
         if distance is None:
             return
         self.log.distance(self.step, distance)
         if self.out is not None and (best is None or distance < best):
             self.average.sampling = self.net.sampling
-            save_checkpoint(self.average, self.out / training_state.BEST)
+            with warned("the best model"):
+                save_checkpoint(self.average, self.out / training_state.BEST)
 
     def _save_or_warn(self, last: bool) -> None:
+        levels = self.sums.take_levels()
         try:
             self.save()
-            self.log.levels(self.step, self.net.sigmas, self.sums.by_level())
         except OSError as error:
             if last:
                 raise
+            self.sums.levels += levels
             _log.warning(
                 "step %d could not be saved (%s): training goes on and tries again in %d steps",
                 self.step,
                 error,
                 self.config.checkpoint_every,
             )
+        else:
+            self.log.levels(self.step, self.net.sigmas, by_level(levels))
 
     def _check_loss(self) -> None:
         if not bool(torch.isfinite(self.sums.sum)):
             between = f"between steps {self.sums.since} and {self.step}"
             raise self._diverged(f"the loss is {float(self.sums.sum)} {between}")
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            # Every step overflowed, was skipped and halved it: nothing is being learned.
+            raise self._diverged(
+                f"fp16 overflows: its scale is down to {self.scaler.get_scale():g}"
+            )
 
     def _check_weights(self) -> None:
         weights: list[Tensor] = [*self.net.parameters(), *self.average.parameters()]
@@ -296,6 +330,16 @@ class Trainer:
         self.log = TrainingLog(self.out, tensorboard=self.config.tensorboard)
         if self.out is not None:
             (training_state.restore if resume else training_state.begin)(self, self.out)
+
+
+def _check_weights_are_wide(net: ScoreNetwork, precision: str) -> None:
+    for name, parameter in net.named_parameters():
+        narrow = parameter.dtype not in (torch.float32, torch.float64)
+        if narrow or (parameter.dtype == torch.float64 and precision != "fp32"):
+            raise ValueError(
+                f"the weights are {parameter.dtype} ({name}): training keeps them in float32, "
+                "whatever the precision; call net.float()"
+            )
 
 
 class _SignalWatch:

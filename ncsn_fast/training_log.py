@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from torch import Tensor
 
 from ncsn_fast import plots
 from ncsn_fast.files import atomic_write
+
+_log = logging.getLogger("ncsn_fast")
 
 
 class LossSums:
@@ -39,15 +44,22 @@ class LossSums:
         self.sum, self.since = torch.zeros_like(self.sum), step
         return mean
 
-    def by_level(self) -> list[float | None]:
-        """The mean loss of each level, None where a level was not drawn; new means begin."""
-        sums, counts = self.levels.tolist()
-        self.levels.zero_()
-        return [a / n if n else None for a, n in zip(sums, counts, strict=True)]
+    def take_levels(self) -> Tensor:
+        """The sums by level; new ones begin."""
+        taken, self.levels = self.levels, torch.zeros_like(self.levels)
+        return taken
+
+
+def by_level(sums: Tensor) -> list[float | None]:
+    """The mean loss of each level, None where a level was not drawn."""
+    return [a / n if n else None for a, n in zip(*sums.tolist(), strict=True)]
 
 
 class TrainingLog:
     """The history of a run, in memory and in its folder.
+
+    The folder is touched from :meth:`open` on, which its trainer calls when nobody else may write
+    there. A disk that takes no more is a warning: entries are kept, and written when it does again.
 
     Attributes:
         losses: (step, loss) pairs; each loss is the mean since the one before.
@@ -57,8 +69,11 @@ class TrainingLog:
     def __init__(self, out: Path | None, *, tensorboard: bool = False) -> None:
         self.losses: list[tuple[int, float]] = []
         self.distances: list[tuple[int, float]] = []
+        self._entries: list[dict[str, Any]] = []
         self._out = out
-        self._board = _tensorboard(out / "tensorboard") if tensorboard and out else None
+        self._whole = True  # whether the file has to be written anew
+        self._writer = _tensorboard_writer() if tensorboard and out else None
+        self._board: Any = None
 
     @property
     def best(self) -> float | None:
@@ -80,7 +95,10 @@ class TrainingLog:
         if self._out is None or all(loss is None for loss in losses):
             return
         report = {"step": step, "sigma": sigmas.tolist(), "loss": losses}
-        with atomic_write(self._out / "levels.json") as temporary:
+        with (
+            warned(f"the losses of step {step} by level"),
+            atomic_write(self._out / "levels.json") as temporary,
+        ):
             temporary.write_text(json.dumps(report) + "\n", encoding="utf-8")
 
     def plot(self) -> Path | None:
@@ -91,17 +109,13 @@ class TrainingLog:
         plots.save_loss_plot(self._out / "loss.png", steps, losses)
         return self._out / "loss.png"
 
-    def begin(self) -> None:
-        """Forget what a run before left in the folder."""
-        if self._out is not None:
-            (self._out / "log.jsonl").unlink(missing_ok=True)
-
     def read(self, step: int) -> None:
         """Take over the log of a run up to a step, without what it logged after its checkpoint."""
-        if self._out is None:
+        path = self._out / "log.jsonl" if self._out is not None else None
+        if path is None or not path.exists():
             return
-        path, kept, seen = self._out / "log.jsonl", [], set()
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        seen = set()
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
                 kind = "loss" if "loss" in entry else "pixel_frechet_distance"
@@ -110,23 +124,59 @@ class TrainingLog:
                 continue  # the last line of a killed run may be cut
             if at <= step and (kind, at) not in seen:
                 seen.add((kind, at))
-                kept.append(entry)
+                self._entries.append(entry)
                 (self.losses if kind == "loss" else self.distances).append((at, value))
-        with atomic_write(path) as temporary:
-            text = "".join(json.dumps(entry) + "\n" for entry in kept)
+
+    def open(self, step: int) -> None:
+        """Begin to write: the file holds what this log holds, whatever was there."""
+        if self._out is None:
+            return
+        self._write_whole()
+        if self._writer is not None:
+            self._board = self._writer(str(self._out / "tensorboard"), purge_step=step)
+
+    def close(self) -> None:
+        """The end of a run, or of a part of it."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _write_whole(self) -> None:
+        assert self._out is not None
+        with atomic_write(self._out / "log.jsonl") as temporary:
+            text = "".join(json.dumps(entry) + "\n" for entry in self._entries)
             temporary.write_text(text, encoding="utf-8")
+        self._whole = False
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
-        if self._out is not None:
-            with open(self._out / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-            self._board.flush()
+        self._entries.append({"step": step, **values})
+        if self._out is None:
+            return
+        with warned(f"the log of step {step}"):
+            if self._whole:  # an entry before may have been cut
+                self._write_whole()
+            else:
+                self._whole = True
+                with open(self._out / "log.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(self._entries[-1]) + "\n")
+                self._whole = False
+            if self._board is not None:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+                self._board.flush()
 
 
-def _tensorboard(folder: Path) -> Any:
+@contextlib.contextmanager
+def warned(what: str) -> Iterator[None]:
+    """Turn an error of the disk into a warning: what is lost can be had again, the run cannot."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("%s could not be written (%s): training goes on", what, error)
+
+
+def _tensorboard_writer() -> Any:
+    """The class that writes for TensorBoard; refused now where it is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -134,7 +184,7 @@ def _tensorboard(folder: Path) -> Any:
             f"the log for TensorBoard cannot be written ({error}): pip install tensorboard, or "
             "leave tensorboard out"
         ) from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
-__all__ = ["LossSums", "TrainingLog"]
+__all__ = ["LossSums", "TrainingLog", "by_level", "warned"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ncsn_fast import plots
@@ -47,15 +47,31 @@ class TrainingSamples:
         Sampler(net)  # refuses settings that do not work now, not after a thousand steps
         if held_out is not None:
             _check(held_out, net)
+        elif config.out is None:
+            raise ValueError(
+                "sample_every without a folder (out) or held-out images draws samples for nobody"
+            )
         return TrainingSamples(config.sample_every, config.samples, config.seed, held_out)
 
-    def draw(self, net: ScoreNetwork, step: int, out: Path | None) -> float | None:
+    def draw(
+        self, net: ScoreNetwork, step: int, out: Path | None, wanted: Callable[[], bool]
+    ) -> float | None:
         """Draw them; write a picture into ``out``/samples; return the distance, if there is one.
 
         The seed is that of the run at every step, so that pictures show the same chains as the
-        network changes.
+        network changes. Where they are no longer ``wanted``, which is asked after every row of the
+        sampler, the result is None.
         """
-        images = to_images(net, Sampler(net)(self.number, seed=self.seed)).cpu()
+
+        def watch(done: int, total: int) -> None:
+            if not wanted():
+                raise _Unwanted
+
+        try:
+            states = Sampler(net)(self.number, seed=self.seed, progress=watch)
+        except _Unwanted:
+            return None
+        images = to_images(net, states).cpu()
         if out is not None and len(net.shape) == 3:
             (out / _FOLDER).mkdir(exist_ok=True)
             plots.save_grid(out / _FOLDER / f"step_{step:07d}.png", images[:_SHOWN])
@@ -64,12 +80,16 @@ class TrainingSamples:
         return pixel_frechet_distance(images, self.held_out)
 
 
+class _Unwanted(Exception):
+    """The run is to end."""
+
+
 def _check(held_out: Tensor, net: ScoreNetwork) -> None:
     fits = held_out.is_floating_point() and tuple(held_out.shape[1:]) == net.shape
-    if not fits or len(held_out) < 2 or not bool(torch.isfinite(held_out).all()):
+    if not fits or len(held_out) < 2 or not bool(((held_out >= 0) & (held_out <= 1)).all()):
         raise ValueError(
             f"held_out is {held_out.dtype} of shape {tuple(held_out.shape)}: give at least 2 "
-            f"finite floating-point images of shape {net.shape}"
+            f"floating-point images of shape {net.shape} in [0, 1]"
         )
 
 

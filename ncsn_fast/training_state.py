@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import shutil
 from dataclasses import asdict
@@ -38,12 +39,16 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save(trainer: Trainer, out: Path) -> None:
-    """Write checkpoint.safetensors, then model.safetensors.
+    """Write the model of this step where it is to be kept, checkpoint.safetensors, and
+    model.safetensors.
 
     In this order, since of a process killed in between a checkpoint can make the model anew, while
-    a model alone could be neither resumed nor begun again.
+    a model alone could be neither resumed nor begun again; and nothing makes a kept one anew.
     """
     trainer.average.sampling = trainer.net.sampling
+    keep_every = trainer.config.keep_every
+    if keep_every is not None and trainer.step and trainer.step % keep_every == 0:
+        save_checkpoint(trainer.average, out / f"model_{trainer.step:07d}.safetensors")
     sums = trainer.sums
     tensors = {f"model.{k}": v for k, v in trainer.net.state_dict().items()}
     if trainer.average is not trainer.net:
@@ -52,20 +57,20 @@ def save(trainer: Trainer, out: Path) -> None:
         state = trainer.optimizer.state.get(parameter, {})
         tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
     tensors |= {"sigmas": trainer.net.sigmas, "loss_sum": sums.sum, "level_sums": sums.levels}
-    metadata = {
+    write_tensors(out / CHECKPOINT, tensors, _metadata(trainer))
+    save_checkpoint(trainer.average, out / MODEL)
+
+
+def _metadata(trainer: Trainer) -> dict[str, Any]:
+    return {
         "kind": "training",
         "config": trainer.net.config,
         "sampling": trainer.net.sampling,
         "step": trainer.step,
-        "loss_since": sums.since,
+        "loss_since": trainer.sums.since,
         "scaler": trainer.scaler.state_dict(),
         "training": identity(trainer),
     }
-    write_tensors(out / CHECKPOINT, tensors, metadata)
-    save_checkpoint(trainer.average, out / MODEL)
-    keep_every = trainer.config.keep_every
-    if keep_every is not None and trainer.step and trainer.step % keep_every == 0:
-        save_checkpoint(trainer.average, out / f"model_{trainer.step:07d}.safetensors")
 
 
 def restore(trainer: Trainer, out: Path) -> None:
@@ -81,6 +86,7 @@ def restore(trainer: Trainer, out: Path) -> None:
     if metadata.get("kind") != "training":
         raise CheckpointError(f"{path} is not a training checkpoint: it cannot be resumed")
     _check_same_run(trainer, path, tensors, metadata)
+    _check_folder(trainer, out)
     trainer.net.load_state_dict(_with_prefix(tensors, "model."))
     if trainer.average is not trainer.net:
         trainer.average.load_state_dict(_with_prefix(tensors, "ema."))
@@ -124,16 +130,16 @@ def begin(trainer: Trainer, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot make the folder {out}: {error}; choose another") from error
-    check_writable(out / CHECKPOINT)
-    _check_room(trainer, out)
-    trainer.log.begin()
+    _check_folder(trainer, out)
 
 
-def _check_room(trainer: Trainer, out: Path) -> None:
+def _check_folder(trainer: Trainer, out: Path) -> None:
     """Refuse now what could not be saved later."""
+    json.dumps(_metadata(trainer))
+    check_writable(out / CHECKPOINT)
     weights = sum(value.numel() * value.element_size() for value in trainer.net.parameters())
-    # Weights, average and two moments; the model; and each file beside its successor.
-    copies = 2 * (4 + 1)
+    # Weights, average and two moments; the model; the best; and each file beside its successor.
+    copies = 2 * (4 + 1 + 1)
     if trainer.config.keep_every is not None:
         copies += math.ceil(trainer.config.steps / trainer.config.keep_every)
     needed, free = copies * weights, shutil.disk_usage(out).free
@@ -159,7 +165,7 @@ def _check_same_run(
         raise ValueError(f"{path} belongs to another run ({told}): use the same settings")
 
 
-def _beside(parameter: Tensor, moments: dict[str, Tensor], fused: bool) -> dict[str, Tensor]:
+def _beside(parameter: Tensor, moments: dict[str, Tensor], fused: bool | None) -> dict[str, Tensor]:
     """Adam's state of a parameter, on its device and in its memory format."""
     state = {}
     for key, value in moments.items():

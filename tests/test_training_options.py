@@ -4,18 +4,20 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import ncsn_fast as nf
 from ncsn_fast import losses, training_state
 from ncsn_fast.data import digits
-from ncsn_fast.training_log import LossSums
+from ncsn_fast.training_log import LossSums, by_level
 
 SIGMAS = nf.geometric_sigmas(5, 0.01, 8)
 SAMPLING = {"method": "annealed_langevin", "step_size": 2e-5, "steps_per_level": 1, "denoise": True}
@@ -145,8 +147,8 @@ def test_losses_are_counted_by_level():
     sums.add(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0, 2, 2]))
     sums.add(torch.tensor([3.0]), torch.tensor([0]))
     assert sums.mean(2) == pytest.approx((3 + 3) / 2)
-    assert sums.by_level() == [2.0, None, 4.0, None]
-    assert sums.by_level() == [None] * 4
+    assert by_level(sums.take_levels()) == [2.0, None, 4.0, None]
+    assert by_level(sums.take_levels()) == [None] * 4
 
 
 def test_the_loss_of_each_level_is_in_the_folder(tmp_path):
@@ -204,6 +206,10 @@ def test_the_best_distance_is_remembered_on_resume(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({}, "draws samples for nobody"),
+        ({"samples": 2.5}, "samples"),
+        ({"learning_rate": "fast"}, "has to be a number"),
+        ({"held_out": torch.full((4, 1, 8, 8), 2.0)}, "in .0, 1."),
         ({"held_out": torch.zeros(4, 1, 9, 9)}, "held_out is .*9, 9"),
         ({"held_out": torch.zeros(1, 1, 8, 8)}, "at least 2"),
         ({"keep_every": 7, "checkpoint_every": 2}, "no multiple of checkpoint_every"),
@@ -322,6 +328,128 @@ def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
     assert resumed.history == whole.history
     assert torch.equal(weights(resumed.net), weights(whole.net))
     assert torch.equal(weights(resumed.average), weights(whole.average))
+
+
+def test_a_log_on_a_full_disk_is_written_when_there_is_room_again(tmp_path, caplog):
+    trainer = nf.Trainer(network(), images(), config(out=tmp_path, steps=8))
+    entry = trainer.log.loss
+
+    def fill_the_disk(step, *rest):
+        if step == 3:
+            (tmp_path / "log.jsonl").unlink()
+            (tmp_path / "log.jsonl").symlink_to("/dev/full")
+        entry(step, *rest)
+
+    trainer.log.loss = fill_the_disk
+    trainer.fit()
+    assert "the log of step 3 could not be written" in caplog.text
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_samples_that_fail_do_not_end_the_run(tmp_path, monkeypatch, caplog):
+    from ncsn_fast import training_samples
+
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training_samples, "pixel_frechet_distance", too_large)
+    trainer = trained(out=tmp_path, sample_every=2, samples=4, held_out=images(4))
+    assert trainer.step == 6
+    assert "no samples at step 2 (CUDA out of memory): training goes on" in caplog.text
+
+
+def test_a_signal_while_samples_are_drawn_ends_the_run_at_once(tmp_path, monkeypatch):
+    from ncsn_fast import training_samples
+
+    sampler = training_samples.Sampler
+    rows = []
+
+    def slow(net):
+        inner = sampler(net)
+
+        def call(*arguments, progress, **keywords):
+            def watch(done, total):
+                rows.append(done)
+                if len(rows) == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                progress(done, total)
+
+            return inner(*arguments, progress=watch, **keywords)
+
+        return call
+
+    monkeypatch.setattr(training_samples, "Sampler", slow)
+    trainer = nf.Trainer(network(), images(), config(out=tmp_path, sample_every=2, samples=4))
+    with pytest.raises(nf.TrainingInterrupted, match="SIGTERM at step 2; saved"):
+        trainer.fit()
+    assert len(rows) == 3
+    assert nf.Trainer(network(), images(), config(out=tmp_path), resume=True).step == 2
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    settings = {"batch_size": np.int64(8), "seed": np.int64(1), "ema": np.float32(0.5)}
+    assert trained(out=tmp_path, **settings).config == config(out=tmp_path, seed=1, ema=0.5)
+
+
+def test_what_cannot_be_saved_is_refused_before_any_work(tmp_path):
+    net = network()
+    net.sampling["step_size"] = object()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        nf.Trainer(net, images(), config(out=tmp_path))
+
+
+def test_fp16_that_only_overflows_is_an_error(tmp_path):
+    net = network()
+    for parameter in net.parameters():
+        parameter.register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(nf.TrainingError, match="fp16 overflows: its scale is down to 0"):
+        nf.Trainer(net, images(), config(precision="fp16", steps=100)).fit()
+
+
+def test_narrow_weights_are_refused():
+    with pytest.raises(ValueError, match=r"weights are torch.bfloat16 .*call net.float\(\)"):
+        nf.Trainer(network().bfloat16(), images(), config())
+
+
+def test_a_resumed_report_by_level_counts_nothing_twice(tmp_path):
+    settings = {"checkpoint_every": 3, "batch_size": 32}
+    trained(out=tmp_path / "whole", **settings)
+    trained(out=tmp_path / "halves", **{**settings, "steps": 3})
+    nf.Trainer(network(), images(), config(out=tmp_path / "halves", **settings), resume=True).fit()
+    reports = [(tmp_path / name / "levels.json").read_text() for name in ("whole", "halves")]
+    assert reports[0] == reports[1]
+
+
+def test_a_step_that_fails_loses_nothing(tmp_path):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            return images()[i]
+
+    trainer = nf.Trainer(network(), Broken(), config(out=tmp_path))
+    at = trainer.batches.at
+
+    def failing(step):
+        if step == 4:
+            raise OSError("the file of sample 17 is cut")
+        return at(step)
+
+    trainer.batches.at = failing
+    with pytest.raises(OSError, match="sample 17"):
+        trainer.fit()
+    assert nf.Trainer(network(), Broken(), config(out=tmp_path), resume=True).step == 4
+
+
+def test_a_trainer_that_only_looks_changes_nothing(tmp_path):
+    trained(out=tmp_path, steps=4, checkpoint_every=2)
+    before = (tmp_path / "log.jsonl").read_text() + '{"step": 99, "loss": 1.0}\n'
+    (tmp_path / "log.jsonl").write_text(before)
+    looking = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    assert [step for step, _ in looking.history] == [1, 2, 3, 4]
+    assert (tmp_path / "log.jsonl").read_text() == before
 
 
 def test_labels_of_the_statistics_are_those_of_the_loss():
