@@ -88,6 +88,8 @@ def restore(trainer: Trainer, out: Path) -> None:
     _check_same_run(trainer, path, tensors, metadata)
     _check_folder(trainer, out)
     trainer.net.load_state_dict(_with_prefix(tensors, "model."))
+    trainer.net.sigmas.copy_(tensors["sigmas"])
+    trainer.average.sigmas.copy_(tensors["sigmas"])
     if trainer.average is not trainer.net:
         trainer.average.load_state_dict(_with_prefix(tensors, "ema."))
     for name, parameter in trainer.net.named_parameters():
@@ -158,7 +160,10 @@ def _check_same_run(
     differ = {k: (there.get(k), here[k]) for k in here if there.get(k) != here[k]}
     if metadata["config"] != trainer.net.config:
         differ["network"] = (metadata["config"], trainer.net.config)
-    if not torch.equal(tensors["sigmas"], trainer.net.sigmas.cpu()):
+    # Levels chosen from the data on another machine may differ in their last bit.
+    sigmas = trainer.net.sigmas.cpu()
+    same = len(tensors["sigmas"]) == len(sigmas)
+    if not same or not torch.allclose(tensors["sigmas"], sigmas, rtol=1e-5, atol=0):
         differ["noise levels"] = (tensors["sigmas"].tolist(), trainer.net.sigmas.tolist())
     if differ:
         told = "; ".join(f"{k}: {a} there, {b} here" for k, (a, b) in differ.items())

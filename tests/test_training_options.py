@@ -443,6 +443,16 @@ def test_a_step_that_fails_loses_nothing(tmp_path):
     assert nf.Trainer(network(), Broken(), config(out=tmp_path), resume=True).step == 4
 
 
+def test_levels_that_differ_in_the_last_bit_are_those_of_the_checkpoint(tmp_path):
+    """Chosen from the data, they depend on the machine."""
+    first = trained(out=tmp_path, steps=2)
+    other = network()
+    other.sigmas.copy_(torch.nextafter(other.sigmas, torch.tensor(9.0)))
+    resumed = nf.Trainer(other, images(), config(out=tmp_path), resume=True)
+    assert torch.equal(resumed.net.sigmas, first.net.sigmas)
+    assert torch.equal(resumed.average.sigmas, first.net.sigmas)
+
+
 def test_a_trainer_that_only_looks_changes_nothing(tmp_path):
     trained(out=tmp_path, steps=4, checkpoint_every=2)
     before = (tmp_path / "log.jsonl").read_text() + '{"step": 99, "loss": 1.0}\n'
