@@ -295,6 +295,7 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
+import conftest  # one thread, as in the run to compare with: sums depend on the number
 from test_training_options import config, images, network, nf
 out, chance = Path({out!r}), random.Random(0)
 def resume_from(out):
