@@ -7,10 +7,23 @@ Noise comes in as a tensor z: which numbers it holds is the business of ``noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+Activation = Callable[[Tensor], Tensor]
+
+# The activations of the official networks, by the names of their configuration files.
+ACTIVATIONS: dict[str, Activation] = {
+    "elu": F.elu,
+    "relu": F.relu,
+    "lrelu": partial(F.leaky_relu, negative_slope=0.2),
+    "swish": F.silu,
+}
 
 # The coefficients of one sampler step, in the order in which a row tensor holds them.
 ROW = ("a", "b", "c", "d", "e", "f", "w", "next_c_in", "next_sigma")
@@ -127,9 +140,14 @@ def dsm_gradient(n: Tensor, z: Tensor, weight: Tensor | None, upstream: Tensor) 
 
 
 def instance_norm_plus(
-    x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor, eps: float = 1e-5
+    x: Tensor,
+    gamma: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    eps: float = 1e-5,
+    activation: str | None = None,
 ) -> Tensor:
-    """InstanceNorm++ (NCSN 2019, appendix A): y = γ·(h + α·t) + β.
+    """InstanceNorm++ (NCSN 2019, appendix A): y = act(γ·(h + α·t) + β).
 
     h is x normalised over its pixels (biased variance); t is the channel means normalised over
     the channels (**unbiased** variance), which puts back the shifts that h has lost.
@@ -137,9 +155,10 @@ def instance_norm_plus(
     Args:
         x: (N, C, H, W), C ≥ 2.
         gamma, alpha, beta: (C,), or (N, C) where each sample has its own row (NCSN v1).
+        activation: a name of ``ACTIVATIONS``, or None for none.
 
     Returns:
-        A tensor of x's shape and dtype; statistics are at least float32.
+        A tensor of x's shape and dtype; everything before it is at least float32.
 
     Raises:
         ValueError: for one channel, whose unbiased variance does not exist.
@@ -149,7 +168,7 @@ def instance_norm_plus(
             f"InstanceNorm++ needs at least 2 channels, got {x.shape[1]}: "
             "the variance over channels is undefined for one (choose ngf ≥ 2)"
         )
-    h = x if x.dtype == torch.float64 else x.float()
+    h = _widened(x)
     mean = h.mean((2, 3))
     # The mean comes off first: a variance of differences, and a scale applied to them, lose
     # nothing where a channel's mean is large against its spread.
@@ -159,7 +178,56 @@ def instance_norm_plus(
     t = (mean - channel_mean) / torch.sqrt(channel_variance + eps)
     scale = gamma / torch.sqrt(variance + eps)
     shift = gamma * alpha * t + beta
-    return torch.addcmul(shift[:, :, None, None], h, scale[:, :, None, None]).to(x.dtype)
+    y = torch.addcmul(shift[:, :, None, None], h, scale[:, :, None, None])
+    return activated(y, activation).to(x.dtype)
+
+
+def activated(x: Tensor, activation: str | None) -> Tensor:
+    """act(x); x itself for None."""
+    return x if activation is None else ACTIVATIONS[activation](x)
+
+
+def residual_add(
+    x: Tensor, residual: Tensor, activation: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """(x + residual, act(x + residual)), both of x's shape and dtype; without activation twice the
+    same sum."""
+    total = x + residual
+    return total, activated(total, activation)
+
+
+def max_pool5(x: Tensor, activation: str | None = None) -> tuple[Tensor, Tensor]:
+    """(act(x), its maximum over each 5×5 neighbourhood), both of x's shape and dtype.
+
+    x is (N, C, H, W); what lies outside of the image has no part in a maximum; NaN wins.
+    """
+    active = activated(x, activation)
+    if x.device.type != "cpu":
+        return active, F.max_pool2d(active, 5, stride=1, padding=2)
+    # The same maximum from columns and then rows: 10 comparisons a pixel instead of 25.
+    columns = F.max_pool2d(active, (5, 1), 1, (2, 0))
+    return active, F.max_pool2d(columns, (1, 5), 1, (0, 2))
+
+
+def resize_add(x: Tensor, base: Tensor) -> Tensor:
+    """base + x resized to base's size, bilinearly with the corners aligned.
+
+    Args:
+        x: (N, C, h, w).
+        base: (N, C, H, W) of x's dtype. Where the sizes agree the resize is the identity.
+
+    Returns:
+        (N, C, H, W) in base's dtype, rounded once.
+    """
+    if x.shape[2:] == base.shape[2:]:
+        return base + x
+    h = F.interpolate(_widened(x), size=base.shape[2:], mode="bilinear", align_corners=True)
+    return (h + base).to(base.dtype)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -167,12 +235,18 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 
 __all__ = [
+    "ACTIVATIONS",
     "ROW",
+    "Activation",
     "StepResult",
+    "activated",
     "begin_step",
     "dsm_gradient",
     "dsm_loss",
     "instance_norm_plus",
+    "max_pool5",
     "perturb",
+    "residual_add",
+    "resize_add",
     "sampler_update",
 ]

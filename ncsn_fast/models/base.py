@@ -4,38 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ncsn_fast.levels import check_sigmas
-
-Activation = Callable[[Tensor], Tensor]
-
-ACTIVATIONS: dict[str, Activation] = {
-    "elu": F.elu,
-    "relu": F.relu,
-    "lrelu": partial(F.leaky_relu, negative_slope=0.2),
-    "swish": F.silu,
-}
+from ncsn_fast.reference import ACTIVATIONS
 
 
-def get_activation(name: str) -> Activation:
-    """The activation called ``name`` in the official configurations (upper or lower case).
+def activation_name(name: str) -> str:
+    """The activation called ``name`` in the official configurations, in lower case.
 
     Raises:
         ValueError: for a name that is not in ``ACTIVATIONS``.
     """
-    try:
-        return ACTIVATIONS[name.lower()]
-    except (KeyError, AttributeError):
-        raise ValueError(
-            f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}"
-        ) from None
+    lower = name.lower() if isinstance(name, str) else name
+    if lower not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
+    return lower
 
 
 class ScoreNetwork(nn.Module, ABC):
@@ -146,10 +134,9 @@ class evaluating:
 
 __all__ = [
     "ACTIVATIONS",
-    "Activation",
     "ScoreNetwork",
+    "activation_name",
     "check_labels",
     "evaluating",
-    "get_activation",
     "model_space",
 ]

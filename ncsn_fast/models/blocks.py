@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ncsn_fast.models.base import Activation
-from ncsn_fast.ops.instance_norm_plus import instance_norm_plus
+from ncsn_fast import ops
+from ncsn_fast.ops.residual_add import Sum
 
 Norm = Callable[[int], nn.Module]
 
@@ -23,14 +23,6 @@ Norm = Callable[[int], nn.Module]
 def conv3x3(inputs: int, outputs: int, *, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
     """A 3×3 convolution that keeps the image size."""
     return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
-
-
-def max_pool5(x: Tensor) -> Tensor:
-    """The maximum of each 5×5 neighbourhood, image size kept."""
-    if x.device.type == "cpu":
-        # The same maximum from columns and then rows: 10 comparisons a pixel instead of 25.
-        return F.max_pool2d(F.max_pool2d(x, (5, 1), 1, (2, 0)), (1, 5), 1, (0, 2))
-    return F.max_pool2d(x, 5, stride=1, padding=2)
 
 
 class InstanceNormPlus(nn.Module):
@@ -42,8 +34,16 @@ class InstanceNormPlus(nn.Module):
         self.gamma = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
         self.beta = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        return instance_norm_plus(x, self.gamma, self.alpha, self.beta)
+    def forward(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        activation: str | None = None,
+        statistics: Tensor | None = None,
+    ) -> Tensor:
+        return ops.instance_norm_plus(
+            x, self.gamma, self.alpha, self.beta, activation=activation, statistics=statistics
+        )
 
 
 class ConditionalInstanceNormPlus(nn.Module):
@@ -56,9 +56,17 @@ class ConditionalInstanceNormPlus(nn.Module):
             self.embed.weight[:, : 2 * channels].normal_(1, 0.02)
             self.embed.weight[:, 2 * channels :].zero_()
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        activation: str | None = None,
+        statistics: Tensor | None = None,
+    ) -> Tensor:
         gamma, alpha, beta = self.embed(labels).chunk(3, dim=1)
-        return instance_norm_plus(x, gamma, alpha, beta)
+        return ops.instance_norm_plus(
+            x, gamma, alpha, beta, activation=activation, statistics=statistics
+        )
 
 
 class PooledConv(nn.Module):
@@ -91,7 +99,7 @@ class ResidualBlock(nn.Module):
         inputs: int,
         outputs: int,
         norm: Norm,
-        activation: Activation,
+        activation: str,
         *,
         pool: bool = False,
         dilation: int = 1,
@@ -113,19 +121,23 @@ class ResidualBlock(nn.Module):
             )
         self.normalize1 = norm(inputs)
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        h = self.conv1(self.activation(self.normalize1(x, labels)))
-        h = self.conv2(self.activation(self.normalize2(h, labels)))
-        h += x if self.shortcut is None else self.shortcut(x)
-        return h
+    def forward(self, x: Tensor, labels: Tensor | None, statistics: Tensor | None = None) -> Sum:
+        h = self.conv1(self.normalize1(x, labels, self.activation, statistics))
+        h = self.conv2(self.normalize2(h, labels, self.activation))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return ops.residual_add(h, shortcut, statistics=True)
 
 
 class RCU(nn.Module):
-    """Residual convolution units: ``blocks`` times (two act → conv, plus the unit's input)."""
+    """Residual convolution units: ``blocks`` times (two act → conv, plus the unit's input).
+
+    It takes and returns what it adds up together with what follows: act(total), or the statistics
+    for a norm.
+    """
 
     STAGES = 2
 
-    def __init__(self, channels: int, blocks: int, norm: Norm | None, activation: Activation):
+    def __init__(self, channels: int, blocks: int, norm: Norm | None, activation: str) -> None:
         super().__init__()
         self.activation = activation
         self.blocks = blocks
@@ -136,16 +148,37 @@ class RCU(nn.Module):
                     self.add_module(f"{block}_{stage}_norm", norm(channels))
                 self.add_module(f"{block}_{stage}_conv", conv3x3(channels, channels, bias=False))
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Sum, labels: Tensor | None, then: str | None = None) -> Sum:
+        """``then`` is what follows the last unit: an activation, a norm ("norm"), or neither."""
+        between = "norm" if self.normed else self.activation
         for block in range(1, self.blocks + 1):
-            h = x
-            for stage in range(1, self.STAGES + 1):
-                if self.normed:
-                    h = getattr(self, f"{block}_{stage}_norm")(h, labels)
-                h = getattr(self, f"{block}_{stage}_conv")(self.activation(h))
-            h += x
-            x = h
+            h = self._conv(block, 1, x.total, labels, x.active, x.statistics)
+            for stage in range(2, self.STAGES + 1):
+                h = self._conv(block, stage, h, labels)
+            x = _add(h, x.total, then if block == self.blocks else between)
         return x
+
+    def _conv(
+        self,
+        block: int,
+        stage: int,
+        h: Tensor,
+        labels: Tensor | None,
+        active: Tensor | None = None,
+        statistics: Tensor | None = None,
+    ) -> Tensor:
+        if self.normed:
+            norm = getattr(self, f"{block}_{stage}_norm")
+            active = norm(h, labels, self.activation, statistics)
+        elif active is None:
+            active = ops.activate(h, self.activation)
+        return getattr(self, f"{block}_{stage}_conv")(active)
+
+
+def _add(h: Tensor, residual: Tensor, then: str | None) -> Sum:
+    """The sum, and what the operation that follows needs of it."""
+    activation = None if then == "norm" else then
+    return ops.residual_add(h, residual, activation=activation, statistics=then == "norm")
 
 
 class CRP(nn.Module):
@@ -153,7 +186,7 @@ class CRP(nn.Module):
 
     LINKS = 2
 
-    def __init__(self, channels: int, norm: Norm | None, activation: Activation) -> None:
+    def __init__(self, channels: int, norm: Norm | None, activation: str) -> None:
         super().__init__()
         self.activation = activation
         self.convs = nn.ModuleList(
@@ -163,16 +196,27 @@ class CRP(nn.Module):
         if norm is not None:
             self.norms = nn.ModuleList(norm(channels) for _ in range(self.LINKS))
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        x = path = self.activation(x)
-        for link, conv in enumerate(self.convs):
+    def forward(self, x: Tensor, labels: Tensor | None) -> Sum:
+        if self.norms is None:
+            x, path = ops.max_pool5(x, activation=self.activation)
+        else:
+            x = ops.activate(x, self.activation)
+            path = _mean_pool5(self.norms[0](x, labels))
+        path = self.convs[0](path)
+        for link in range(1, self.LINKS):
+            x = ops.residual_add(path, x).total
             if self.norms is None:
-                path = max_pool5(path)
+                _, path = ops.max_pool5(path)
             else:
-                path = F.avg_pool2d(self.norms[link](path, labels), 5, stride=1, padding=2)
-            path = conv(path)
-            x = x + path
-        return x
+                path = _mean_pool5(self.norms[link](path, labels))
+            path = self.convs[link](path)
+        # Units of residual convolutions follow.
+        return _add(path, x, self.activation if self.norms is None else "norm")
+
+
+def _mean_pool5(x: Tensor) -> Tensor:
+    """The mean of each 5×5 neighbourhood, zeros outside of the image counted; v1's pooling."""
+    return F.avg_pool2d(x, 5, stride=1, padding=2)
 
 
 class MSF(nn.Module):
@@ -186,14 +230,10 @@ class MSF(nn.Module):
             self.norms = nn.ModuleList(norm(width) for width in inputs)
 
     def forward(self, xs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
-        size = xs[0].shape[2:]
         total: Tensor | None = None
         for i, x in enumerate(xs):
             h = self.convs[i](x if self.norms is None else self.norms[i](x, labels))
-            # Resizing to the same size is the identity, to the last bit.
-            if h.shape[2:] != size:
-                h = F.interpolate(h, size=size, mode="bilinear", align_corners=True)
-            total = h if total is None else total.add_(h)
+            total = h if total is None else ops.resize_add(h, total)
         assert total is not None
         return total
 
@@ -213,7 +253,7 @@ class RefineBlock(nn.Module):
         inputs: Sequence[int],
         outputs: int,
         norm: Norm | None,
-        activation: Activation,
+        activation: str,
         *,
         last: bool = False,
     ) -> None:
@@ -225,10 +265,11 @@ class RefineBlock(nn.Module):
             self.msf = MSF(inputs, outputs, norm)
         self.crp = CRP(outputs, norm, activation)
 
-    def forward(self, xs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
-        hs = [rcu(x, labels) for rcu, x in zip(self.adapt_convs, xs, strict=True)]
+    def forward(self, xs: Sequence[Sum], labels: Tensor | None, then: str | None = None) -> Sum:
+        """``then`` is what follows: an activation, a norm ("norm"), or neither."""
+        hs = [rcu(x, labels).total for rcu, x in zip(self.adapt_convs, xs, strict=True)]
         h = hs[0] if self.msf is None else self.msf(hs, labels)
-        return self.output_convs(self.crp(h, labels), labels)
+        return self.output_convs(self.crp(h, labels), labels, then)
 
 
 __all__ = [
@@ -242,5 +283,4 @@ __all__ = [
     "RefineBlock",
     "ResidualBlock",
     "conv3x3",
-    "max_pool5",
 ]

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ncsn_fast.models.base import ScoreNetwork, get_activation
+from ncsn_fast import ops
+from ncsn_fast.models.base import ScoreNetwork, activation_name
 
 
 class MLPScore(ScoreNetwork):
@@ -47,8 +48,7 @@ class MLPScore(ScoreNetwork):
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a whole number ≥ 1, got {value!r}")
         self.dim, self.hidden, self.layers = dim, hidden, layers
-        self.activation = get_activation(activation)
-        self.activation_name = activation.lower()
+        self.activation = activation_name(activation)
         widths = [dim + 1] + [hidden] * layers
         self.linears = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
         self.head = nn.Linear(hidden, dim)
@@ -66,7 +66,7 @@ class MLPScore(ScoreNetwork):
         h = torch.cat([x * variance.rsqrt(), self._scaled_log(sigma)], dim=1)
         h = h.to(self.head.weight.dtype)
         for linear in self.linears:
-            h = self.activation(linear(h))
+            h = ops.activate(linear(h), self.activation)
         return self.head(h) - x * (sigma / variance)
 
     def _scaled_log(self, sigma: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class MLPScore(ScoreNetwork):
             "dim": self.dim,
             "hidden": self.hidden,
             "layers": self.layers,
-            "activation": self.activation_name,
+            "activation": self.activation,
         }
 
     @property

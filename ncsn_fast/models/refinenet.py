@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ncsn_fast.models.base import ScoreNetwork, get_activation
+from ncsn_fast.models.base import ScoreNetwork, activation_name
 from ncsn_fast.models.blocks import Norm, RefineBlock, ResidualBlock
+from ncsn_fast.ops.residual_add import Sum
 
 ImageSize = int | Sequence[int] | None
 
@@ -78,8 +79,7 @@ class RefineNet(ScoreNetwork):
         _check_width("ngf", ngf, 2, "InstanceNorm++ compares channels with one another")
         self.channels = channels
         self.ngf = ngf
-        self.activation_name = activation.lower() if isinstance(activation, str) else activation
-        self.activation = get_activation(activation)
+        self.activation = activation_name(activation)
         self.rescaled = bool(rescaled)
         self.logit_transform = bool(logit_transform)
         self.image_size = self._checked_size(image_size)
@@ -129,18 +129,20 @@ class RefineNet(ScoreNetwork):
         """The network without any scaling by σ: (N, C, H, W) → the same shape."""
         self._check_input(x)
         h = x if self.rescaled or self.logit_transform else 2 * x - 1
-        h = self._see(h)
-        skips: list[Tensor] = []
+        total = Sum(self._see(h), None, None)
+        skips: list[Sum] = []
         for stage in self.STAGES:
             for block in getattr(self, stage.residual):
-                h = block(h, labels)
-            skips.append(h)
+                total = block(total.total, labels, total.statistics)
+            skips.append(total)
+        between = self.activation if self._refine_norm() is None else "norm"
         inputs = [skips.pop()]
         for stage in reversed(self.STAGES):
-            h = getattr(self, stage.refine)(inputs, labels)
+            total = getattr(self, stage.refine)(inputs, labels, between if skips else "norm")
             if skips:
-                inputs = [skips.pop(), h]
-        return self.end_conv(self.activation(self.normalizer(h, labels)))
+                inputs = [skips.pop(), total]
+        h = self.normalizer(total.total, labels, self.activation, total.statistics)
+        return self.end_conv(h)
 
     def _see(self, x: Tensor) -> Tensor:
         """The first convolution, in the precision of its weights also under autocast.
@@ -160,7 +162,7 @@ class RefineNet(ScoreNetwork):
             "channels": self.channels,
             "image_size": list(size) if isinstance(size, tuple) else size,
             "ngf": self.ngf,
-            "activation": self.activation_name,
+            "activation": self.activation,
             "rescaled": self.rescaled,
             "logit_transform": self.logit_transform,
         }
