@@ -1,29 +1,27 @@
-"""One chunk of samples going down a table: the loop itself."""
+"""What the samples of one call have in common, and one step of theirs down the table."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from ncsn_fast import checks, noise, ops
+from ncsn_fast import checks, noise, ops, precision, profiling
 from ncsn_fast.noise import Word
-from ncsn_fast.progress import Progress
+from ncsn_fast.reference import StepResult
 from ncsn_fast.samplers import Table
 from ncsn_fast.score import Score
 
-# A state is checked for NaN once in so many rows, not at each: a look at a GPU's memory stalls it.
-# Where the check fails the rows since the last one are run again to find the culprit, which is
-# exact because noise is a function of the row.
-_CHECK_EVERY = 32
 _MOST_AHEAD, _AHEAD_VALUES = 64, 1 << 18
 
 T = TypeVar("T")
+Number = float | Tensor
 
 
 class SamplingError(RuntimeError):
@@ -50,13 +48,21 @@ class SamplingError(RuntimeError):
         return str(self.args[0])
 
 
-class _State(NamedTuple):
-    x: Tensor
-    history: Tensor | None
-    network_input: Tensor
+class Row(NamedTuple):
+    """What one row runs with: numbers of the host or, in a captured step, of the device."""
+
+    row: int | Tensor
+    coefficients: Tensor  # (9,) float32, reference.ROW
+    condition: Tensor | None  # (B,) or (), what the network is told
+    seed: Word
+    step: Word
+    sigma: Number
+    p: Number  # n = p·x + q·output
+    q: Number
+    clip: Number | None
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """What belongs to the samples of one chunk."""
 
     ids: Tensor
@@ -64,10 +70,10 @@ class _Chunk(NamedTuple):
     mask: Tensor | None
     known: Tensor | None
     extra: dict[str, Any]
-    ahead: _NoiseAhead
+    ahead: NoiseAhead | None = None
 
 
-class _NoiseAhead:
+class NoiseAhead:
     """The sampler's noise, made for many rows at once where samples are small.
 
     Making it is a hundred small operations whatever its size: for a thousand points that is more
@@ -101,7 +107,7 @@ class _NoiseAhead:
 class Chain:
     """What the samples of one call have in common; see ``Sampler.__call__`` for each.
 
-    ``n`` is the size of the whole batch, of which ``run`` takes one chunk at a time.
+    ``n`` is the size of the whole batch, which is run in chunks.
     """
 
     score: Score
@@ -115,12 +121,15 @@ class Chain:
     noise: Callable[[int], Tensor] | None = None
     mask: Tensor | None = None
     known: Tensor | None = None
-    guidance: Callable[[Tensor, Tensor, float, int], Tensor] | None = None
+    guidance: Callable[..., Tensor] | None = None
     clip: float | None = None
     every: int | None = None
     callback: Callable[[int, Tensor, Tensor], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     backend: str = "torch"  # one that runs: "auto" has been resolved
+    precision: str = "fp32"  # likewise
+    prepared: bool = False  # whether the network makes its own 16 bits
+    call: object = field(default_factory=object)  # one for all chunks of a call
 
     @property
     def steps(self) -> int:
@@ -132,43 +141,28 @@ class Chain:
             return []
         return [*range(self.first_row, len(self.table), self.every), len(self.table)]
 
-    @torch.no_grad()
-    def run(
-        self,
-        x: Tensor,
-        ids: Tensor,
-        part: slice = slice(None),
-        progress: Progress | None = None,
-        trajectory: Tensor | None = None,
-    ) -> Tensor:
-        """Take the states x (B, *shape) of these samples through all rows.
-
-        Args:
-            part: which samples of the whole batch these are, for inputs given per sample.
-            trajectory: (K, B, *shape), filled with the states before the rows of ``kept_rows``.
-        """
-        chunk = self._chunk(ids, part)
-        state = self._first_state(x, chunk)
-        good, good_row = state, self.first_row
-        kept = {row: i for i, row in enumerate(self.kept_rows())}
-        for row in range(self.first_row, len(self.table)):
-            if trajectory is not None and row in kept:
-                trajectory[kept[row]] = state.x
-            state = self._step(row, state, chunk, self.callback)
-            if (row + 1 - self.first_row) % _CHECK_EVERY == 0 or row + 1 == len(self.table):
-                if not bool(torch.isfinite(state.x).all()):
-                    self._explain(good_row, row + 1, good, chunk)
-                good, good_row = state, row + 1
-            if progress is not None:
-                progress.advance(len(ids))
-        if trajectory is not None:
-            trajectory[-1] = state.x
-        return state.x
+    @contextlib.contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Inside, the network computes in the chain's precision, whatever the caller's region."""
+        sixteen = precision.network_dtype(self.precision) != torch.float32 and not self.prepared
+        kind = self.device.type
+        dtype = precision.network_dtype(self.precision) if sixteen else None
+        with (
+            precision.float32_mode(self.precision, self.device),
+            # Cached casts of weights would be older than the weights in a captured step.
+            torch.autocast(kind, dtype=dtype, enabled=sixteen, cache_enabled=False),
+        ):
+            yield
 
     @cached_property
-    def _explicit(self) -> bool:
+    def explicit(self) -> bool:
         """Whether somebody needs the normalised score itself between network and update."""
         return not (self.guidance is None and self.callback is None and self.clip is None)
+
+    @cached_property
+    def adds_noise(self) -> bool:
+        """Whether steps add the engine's noise: all of them, if any, so that one launch fits."""
+        return self.noise is None and any(self.table.d)
 
     @cached_property
     def _folded(self) -> Table:
@@ -176,46 +170,74 @@ class Chain:
         return self.score.fold(self.table)
 
     @cached_property
-    def _rows(self) -> Tensor:
+    def rows(self) -> Tensor:
+        """(rows, 9) float32, the coefficients on the device."""
         table = self._folded
-        if self._explicit:  # the normalised score itself enters, only the input is the network's
+        if self.explicit:  # the normalised score itself enters, only the input is the network's
             table = replace(self.table, c_in=table.c_in)
         return table.rows(self.device)
 
     @cached_property
-    def _key(self) -> tuple[Word, Sequence[Word]]:
+    def numbers(self) -> Tensor:
+        """(rows, 3) float64 on the host: σ, p and q of n = p·x + q·output."""
+        sigma = torch.tensor(self.table.sigma, dtype=torch.float64, device="cpu")
+        return torch.stack([sigma, *self.score.coefficients(sigma)], dim=1)
+
+    @cached_property
+    def _state_enters(self) -> bool:
+        """Whether the normalised score depends on the state beside the network's output."""
+        return bool(self.numbers[:, 1].any())
+
+    @cached_property
+    def _host_numbers(self) -> list[list[float]]:
+        return self.numbers.tolist()
+
+    @cached_property
+    def _key(self) -> tuple[Word, Tensor | range]:
         """Seed and step of every row: in device memory where a kernel reads them there."""
         steps = range(self.first_step, self.first_step + len(self.table))
         if self.backend == "torch":
             return self.seed, steps
         on_device = torch.arange(steps.start, steps.stop, device=self.device)
-        return noise.seed_tensor(self.seed, self.device), on_device.unbind()
+        return noise.seed_tensor(self.seed, self.device), on_device
 
     @cached_property
-    def _scales_input(self) -> bool:
+    def scales_input(self) -> bool:
         return self._folded.scales_input
 
     @cached_property
-    def _conditions(self) -> Tensor | None:
+    def conditions(self) -> Tensor | None:
+        """(rows,) what the network is told in each."""
         return self.score.conditions(self.table, self.device)
 
-    def _chunk(self, ids: Tensor, part: slice) -> _Chunk:
+    def row(self, index: int) -> Row:
+        """A row with the numbers of the host."""
+        seed, steps = self._key
+        sigma, p, q = self._host_numbers[index]
+        condition = None if self.conditions is None else self.conditions[index]
+        coefficients = self.rows[index]
+        return Row(index, coefficients, condition, seed, steps[index], sigma, p, q, self.clip)
+
+    def chunk(self, ids: Tensor, part: slice) -> Chunk:
+        """The inputs that belong to some of the samples."""
+
         def cut(value: Any) -> Any:
             # Inputs without one entry per sample (a guidance scale, a shared image) go to each.
             per_sample = isinstance(value, Tensor) and value.shape[:1] == (self.n,)
             return value[part] if per_sample else value
 
-        return _Chunk(
+        return Chunk(
             ids,
             part,
             # Expanded from one image, they would be copied at every step.
             None if self.mask is None else self.mask[part].contiguous(),
             None if self.known is None else self.known[part].contiguous(),
             {name: cut(value) for name, value in self.extra.items()},
-            _NoiseAhead(self, ids),
+            NoiseAhead(self, ids) if self.backend == "torch" and self.adds_noise else None,
         )
 
-    def _first_state(self, x: Tensor, chunk: _Chunk) -> _State:
+    def first_state(self, x: Tensor, chunk: Chunk) -> StepResult:
+        """The states x (B, *shape) before the chain's first row."""
         if chunk.mask is not None and chunk.known is not None:
             z = noise.normal(
                 self.shape,
@@ -225,100 +247,131 @@ class Chain:
                 step=self.first_step + self.first_row,
             )
             x = torch.where(chunk.mask, chunk.known + self.table.sigma[self.first_row] * z, x)
+        # The network sees one layout, from the first row on and however it is run.
+        x = x.contiguous()
         history = torch.zeros_like(x) if self.table.has_history else None
-        scaled = self._folded.c_in[self.first_row] * x if self._scales_input else x
-        return _State(x, history, scaled)
+        return self.state(x, history, self.first_row)
 
-    def _step(
+    def state(self, x: Tensor, history: Tensor | None, row: int) -> StepResult:
+        """A state before a row, with what the network sees of it."""
+        return StepResult(x, history, self._folded.c_in[row] * x if self.scales_input else x)
+
+    def step(
         self,
-        row: int,
-        state: _State,
-        chunk: _Chunk,
-        callback: Callable[[int, Tensor, Tensor], None] | None = None,
-    ) -> _State:
-        """One row: the network, what the caller adds, the update."""
-        condition = None if self._conditions is None else self._conditions[row]
-        n = _harmless(
-            "the network",
-            lambda: self.score(state.network_input, condition, **chunk.extra),
-            state.network_input,
-        )
+        row: Row,
+        state: StepResult,
+        chunk: Chunk,
+        z: Tensor | None = None,
+        out: StepResult | None = None,
+    ) -> tuple[StepResult, Tensor]:
+        """One row: the network, what the caller adds, the update.
+
+        Nothing in it waits for the device or depends on its data, so that it can be captured.
+
+        Args:
+            z: (B, *shape), noise that is made already.
+            out: the tensors to write, those of ``state`` if need be; default: new ones.
+
+        Returns:
+            The new state and what entered for n: the normalised score where the step is explicit,
+            else the network's output.
+        """
+        with profiling.range("network"):
+            n = _harmless(
+                "the network",
+                lambda: self.score(state.network_input, row.condition, **chunk.extra),
+                state.network_input,
+            )
         guidance = None
-        if self._explicit:
+        if self.explicit:
             n = self._normalized(row, state.x, n)
             guidance = self._drift(row, state.x, n)
-        x, history, network_input = ops.sampler_update(
-            state.x,
-            n,
-            self._rows[row],
-            seed=self._key[0],
-            step=self._key[1][row],
-            sample_ids=chunk.ids,
-            add_noise=self.table.d[row] != 0,
-            z=self._noise(row, chunk),
-            history=state.history,
-            guidance=guidance,
-            mask=chunk.mask,
-            known=chunk.known,
-            scale_input=self._scales_input,
-            backend=self.backend,
-        )
-        if callback is not None:
-            _harmless("callback()", lambda: callback(row, state.x, n), state.x)
-        return _State(x, history, network_input)
-
-    def _normalized(self, row: int, x: Tensor, output: Tensor) -> Tensor:
-        """The normalised score from the network's output, clipped where the caller wants that."""
-        sigma = self.table.sigma[row]
-        p, q = (
-            float(value)
-            for value in self.score.coefficients(
-                torch.tensor(sigma, dtype=torch.float64, device="cpu")
+        with profiling.range("update"):
+            new = ops.sampler_update(
+                state.x,
+                n,
+                row.coefficients,
+                seed=row.seed,
+                step=row.step,
+                sample_ids=chunk.ids,
+                add_noise=self.adds_noise,
+                z=z,
+                history=state.history,
+                guidance=guidance,
+                mask=chunk.mask,
+                known=chunk.known,
+                scale_input=self.scales_input,
+                out=out,
+                backend=self.backend,
             )
-        )
-        n = q * output.float() + (p * x if p else 0.0)
-        if self.clip is None:
+        return new, n
+
+    def _normalized(self, row: Row, x: Tensor, output: Tensor) -> Tensor:
+        """The normalised score from the network's output, clipped where the caller wants that."""
+        n = row.q * output.float()
+        if self._state_enters:  # elsewhere 0·∞ would be NaN
+            n = n + row.p * x
+        if row.clip is None:
             return n
-        norm = n.flatten(1).norm(dim=1) / sigma
-        factor = (self.clip / norm).clamp(max=1.0)  # a norm of 0 gives inf, which the clamp ends
+        # ‖s‖ = ‖n‖/σ. Products only: a GPU divides by a number of the host and by one of its own
+        # differently. A norm of 0 gives inf, which the clamp ends.
+        norm = n.flatten(1).norm(dim=1)
+        factor = (norm.reciprocal() * (row.clip * row.sigma)).clamp(max=1.0)
         return n * factor.view(-1, *(1,) * len(self.shape))
 
-    def _drift(self, row: int, x: Tensor, n: Tensor) -> Tensor | None:
+    def _drift(self, row: Row, x: Tensor, n: Tensor) -> Tensor | None:
         """What the caller's guidance adds."""
-        guidance, sigma = self.guidance, self.table.sigma[row]
+        guidance = self.guidance
         if guidance is None:
             return None
-        drift = _harmless("guidance()", lambda: guidance(x, n, sigma, row), x, n)
+        drift = _harmless("guidance()", lambda: guidance(x, n, row.sigma, row.row), x, n)
         return checks.same_shape("guidance()", drift, x.shape, x).to(x.dtype)
 
-    def _noise(self, row: int, chunk: _Chunk) -> Tensor | None:
+    def eager_step(
+        self,
+        index: int,
+        state: StepResult,
+        chunk: Chunk,
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> StepResult:
+        """One row, driven by the host."""
+        with profiling.range("step"):
+            new, n = self.step(self.row(index), state, chunk, self._noise(index, chunk))
+        if callback is not None:
+            self.call_back(callback, index, state.x, n)
+        return new
+
+    def call_back(
+        self, callback: Callable[[int, Tensor, Tensor], None], row: int, x: Tensor, n: Tensor
+    ) -> None:
+        _harmless("callback()", lambda: callback(row, x, n), x)
+
+    def _noise(self, row: int, chunk: Chunk) -> Tensor | None:
         """The noise of a row where it is made here: the caller's, or that of many rows at once."""
+        if self.noise is None:
+            return None if chunk.ahead is None else chunk.ahead.get(row)
         if self.table.d[row] == 0:
             return None
-        if self.noise is not None:
-            z = self.noise(row)
-            checks.same_shape("noise()", z, (self.n, *self.shape), z)
-            return z[chunk.part].to(self.device, torch.float32)
-        if self.backend != "torch":
-            return None  # a kernel makes it in registers
-        return chunk.ahead.get(row)
+        z = self.noise(row)
+        checks.same_shape("noise()", z, (self.n, *self.shape), z)
+        return z[chunk.part].to(self.device, torch.float32)
 
-    def _explain(self, first: int, last: int, good: _State, chunk: _Chunk) -> NoReturn:
-        """Run the rows of a failed stretch again, one check each, and say which one broke."""
+    def explanation(self, first: int, last: int, good: StepResult, chunk: Chunk) -> SamplingError:
+        """Run the rows of a failed stretch again, one check each, to say which one broke."""
         state = good
         for row in range(first, last):
-            following = self._step(row, state, chunk)
+            following = self.eager_step(row, state, chunk)
             bad = ~torch.isfinite(following.x).flatten(1).all(1)
             if bool(bad.any()):
                 which = chunk.ids[bad].tolist()
                 more = " …" if len(which) > 8 else ""
-                raise self._error(row, f"in sample {which[:8]}{more}", state.x, chunk)
+                return self._error(row, f"in sample {which[:8]}{more}", state.x, chunk)
             state = following
         # Noise of the caller's that is not a function of the row, or a network that changes.
         where = f"or in one of the rows from {first} on (a second run went well)"
-        raise self._error(last - 1, where, good.x, chunk)
+        return self._error(last - 1, where, good.x, chunk)
 
-    def _error(self, row: int, where: str, state: Tensor, chunk: _Chunk) -> SamplingError:
+    def _error(self, row: int, where: str, state: Tensor, chunk: Chunk) -> SamplingError:
         sigma, level = self.table.sigma[row], self.table.level[row]
         return SamplingError(
             f"the state is no longer finite after row {row} of {len(self.table)} (noise level "
@@ -346,4 +399,4 @@ def _harmless(name: str, call: Callable[[], T], *tensors: Tensor) -> T:
     return result
 
 
-__all__ = ["Chain", "SamplingError"]
+__all__ = ["Chain", "Chunk", "Number", "Row", "SamplingError"]

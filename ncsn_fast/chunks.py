@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncsn_fast import loop
 from ncsn_fast.chain import Chain, SamplingError
+from ncsn_fast.graphs import Graphs
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.progress import Progress, ProgressWish
 
@@ -41,12 +44,16 @@ def run_chunks(
     start: Callable[[slice, Tensor], Tensor],
     chunk: int,
     wish: ProgressWish,
+    graphs: Graphs | None = None,
 ) -> Any:
     """Run the chain on chunk after chunk; a chunk that does not fit in memory is halved."""
     out = torch.empty(len(ids), *chain.shape, dtype=torch.float32, device=chain.device)
     kept = chain.kept_rows()
     shape = (len(kept), len(ids), *chain.shape)
-    trajectory = torch.empty(shape, dtype=torch.float32, device="cpu") if kept else None
+    trajectory = None
+    if kept:
+        locked = chain.device.type == "cuda"  # copies into it are not waited for
+        trajectory = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=locked)
     done, said = 0, False
     with Progress(wish, total=len(ids) * chain.steps) as progress, evaluating(chain.score.module):
         try:
@@ -56,7 +63,15 @@ def run_chunks(
                 view = None if trajectory is None else trajectory[:, part]
                 fits = True
                 try:
-                    out[part] = chain.run(start(part, part_ids), part_ids, part, progress, view)
+                    out[part] = loop.run(
+                        chain,
+                        start(part, part_ids),
+                        part_ids,
+                        part,
+                        progress=progress,
+                        trajectory=view,
+                        graphs=graphs,
+                    )
                 except RuntimeError as error:
                     fits = part.stop - part.start == 1 or not _out_of_memory(error)
                     if fits:
@@ -66,7 +81,7 @@ def run_chunks(
                     done = part.stop
                     continue
                 chunk = (part.stop - part.start) // 2
-                _make_room(part.stop - part.start, chunk, said)
+                _make_room(part.stop - part.start, chunk, said, graphs)
                 said = True
                 progress.back_to(done * chain.steps)
         except KeyboardInterrupt:
@@ -74,6 +89,9 @@ def run_chunks(
         except SamplingError as error:
             error.samples, error.sample_ids = out[:done], ids[:done].tolist()
             raise
+        finally:
+            if graphs is not None:
+                graphs.end_call()
     return out if trajectory is None else (out, trajectory)
 
 
@@ -82,7 +100,10 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def _make_room(size: int, smaller: int, said: bool) -> None:
+def _make_room(size: int, smaller: int, said: bool, graphs: Graphs | None) -> None:
+    if graphs is not None:
+        with contextlib.suppress(RuntimeError):  # a chain around this one runs on them
+            graphs.release()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if not said:

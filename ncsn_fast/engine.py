@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn_fast import checks
+from ncsn_fast import capture, checks, loop, prepare, profiling
 from ncsn_fast import noise as noise_source
+from ncsn_fast import precision as precisions
 from ncsn_fast.chain import Chain, SamplingError
 from ncsn_fast.chunks import SamplingInterrupted, run_chunks
 from ncsn_fast.data import data_transform, inverse_data_transform
+from ncsn_fast.graphs import Graphs
 from ncsn_fast.levels import check_sigmas
 from ncsn_fast.models.base import ScoreNetwork, evaluating, model_space
 from ncsn_fast.ops import backends
@@ -28,6 +30,7 @@ from ncsn_fast.progress import ProgressWish
 from ncsn_fast.samplers import METHODS, Table
 from ncsn_fast.samplers import langevin as langevin_table
 from ncsn_fast.score import Score, as_score
+from ncsn_fast.tables import make_table
 
 _log = logging.getLogger("ncsn_fast")
 # Values of the state in one chunk when the batch size is left to the engine: on a CPU more images
@@ -47,9 +50,13 @@ class Sampler:
         steps_per_level: T of annealed Langevin dynamics.
         denoise: whether a last step removes the noise of the smallest level (default: yes).
             Settings that are not given come from the network's checkpoint (``net.sampling``).
-        precision: "auto" or "fp32".
+        precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
+            float32 throughout. "auto" is fp16 for networks of this package on a GPU, else fp32.
         backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.
-        graph: "auto" or False; True asks for a captured CUDA graph.
+        graph: "auto" captures a step as a CUDA graph and replays it, where there is a GPU and the
+            score function can be captured; True refuses where it cannot; False runs eagerly. The
+            samples are the same, bit for bit, where the network's kernels are deterministic.
+            What a captured function does on the host is done once, not in each row.
         device: where to sample; default: the network's device.
 
     Attributes:
@@ -84,13 +91,25 @@ class Sampler:
         method = method if method is not None else defaults.get("method", "annealed_langevin")
         settings = {"step_size": step_size, "steps_per_level": steps_per_level, "denoise": denoise}
         self._network_sigmas = None if self.network is None else self.network.sigmas.cpu().clone()
-        self.table = self._make_table(method, sigmas, settings, defaults)
+        self.table = make_table(method, self._ladder(sigmas), settings, defaults)
         self._uniform_start = isinstance(method, str) and METHODS[method].uniform_start
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
         self._device = device
-        checks.choice("precision", precision, ("auto", "fp32"), "this version samples in fp32")
-        checks.choice("graph", graph, ("auto", False), "this version runs its loop eagerly")
+        precisions.resolve(precision, self.device)
+        if self.network is not None and precision not in ("auto", "fp32"):
+            reason = prepare.obstacle(self.network, precision)
+            if reason is not None:
+                raise ValueError(f"precision = {precision!r}: {reason}")
+        self._precision = precision
+        self._prepared_on: torch.device | None = None
+        self._prepared: prepare.PreparedNetwork | None = None
+        checks.choice(
+            "graph", graph, ("auto", True, False), "capture where possible, always, never"
+        )
+        if graph is True and (reason := capture.obstacle(self.device)) is not None:
+            raise ValueError(f"graph=True: {reason}. graph='auto' captures where that is possible")
+        self._graphs = Graphs(graph) if graph else None
         self._backend = backend
         backends.resolve(backend, self.device)
         # Refuse a network that cannot be told the levels of this table now, not in the loop.
@@ -108,7 +127,7 @@ class Sampler:
         noise: Callable[[int], Tensor] | None = None,
         mask: Tensor | None = None,
         known: Tensor | None = None,
-        guidance: Callable[[Tensor, Tensor, float, int], Tensor] | None = None,
+        guidance: Callable[..., Tensor] | None = None,
         clip: float | None = None,
         temperature: float = 1.0,
         every: int | None = None,
@@ -129,16 +148,20 @@ class Sampler:
             start_level: first noise level to run, as an index into the levels; the default
                 initial state is then that of this level.
             noise: row → (n, *shape) tensor that replaces the engine's noise. It must depend on the
-                row alone: each chunk of the batch asks for its rows again.
+                row alone: each chunk of the batch asks for its rows again. Such a chain runs
+                eagerly.
             mask, known: where the mask is 1 the state is held at ``known`` (model space), noised
                 to the level of each step and exact at the end; both broadcast to (n, *shape).
             guidance: (x, n, σ, row) → drift g, which acts like a term added to the score: it is
-                multiplied by the step size, α_i = ε(σ_i/σ_L)² in annealed Langevin dynamics.
+                multiplied by the step size, α_i = ε(σ_i/σ_L)² in annealed Langevin dynamics. In a
+                captured chain σ and row are tensors () on the device (float64, int64) and what it
+                computes on the host is frozen; a function that decides by them wants graph=False.
             clip: largest norm of the score, per sample.
             temperature: factor on the variance of the noise, at least 0.
             every: keep every k-th state; the trajectory is then returned too.
             callback: called as (row, x, n) after every row with the state before the update and
-                the normalised score there. It runs per chunk.
+                the normalised score there. It runs per chunk, and on the host even where the chain
+                is captured.
             extra: further keyword inputs of the network; tensors of length n are chunked (a shared
                 tensor of that very length needs a leading dimension of 1).
             batch_size: samples per chunk, or "auto".
@@ -150,6 +173,7 @@ class Sampler:
 
         Raises:
             ValueError: for bad input, before any work.
+            CaptureError: where graph=True and the score function cannot be captured.
             SamplingError: where the network returns NaN or infinity.
             SamplingInterrupted: on Ctrl-C, with what is done.
         """
@@ -161,8 +185,11 @@ class Sampler:
         mask, known = checks.mask_and_known(mask, known, full, device)
         if initial is not None:
             initial = checks.states("initial", initial, full, device)
+        score, precision, prepared = self._runs()
         chain = Chain(
-            score=self.score,
+            score=score,
+            precision=precision,
+            prepared=prepared,
             table=self.table.with_temperature(temperature),
             shape=self.shape,
             device=device,
@@ -189,7 +216,21 @@ class Sampler:
         def start(part: slice, part_ids: Tensor) -> Tensor:
             return self._start(chain, part_ids) if initial is None else initial[part]
 
-        return run_chunks(chain, ids, start, chunk, progress)
+        with profiling.range("sample"):
+            return run_chunks(chain, ids, start, chunk, progress, self._graphs)
+
+    def release(self) -> None:
+        """Free what is kept between calls: captured graphs and the prepared copy of the network.
+
+        The next call makes them again. Wanted also where the behaviour of a module has changed by
+        anything but its tensors and numbers (its parameters, buffers and attributes).
+
+        Raises:
+            RuntimeError: while it is sampling.
+        """
+        if self._graphs is not None:
+            self._graphs.release()
+        self._prepared = None
 
     @property
     def device(self) -> torch.device:
@@ -217,43 +258,32 @@ class Sampler:
         sigma = (*self.table.sigma, self.table.sigma[-1] if self.table.d[-1] else 0.0)
         return [sigma[row] for row in [*range(0, len(self.table), every), len(self.table)]]
 
-    def _make_table(
-        self,
-        method: str | Table,
-        sigmas: Sequence[float] | Tensor | None,
-        settings: dict[str, Any],
-        defaults: dict[str, Any],
-    ) -> Table:
-        if isinstance(method, Table):
-            given = [name for name, value in settings.items() if value is not None]
-            if given:
-                raise ValueError(f"{given} given beside a table, which already says it all")
-            return method
-        if method not in METHODS:
-            raise ValueError(f"method = {method!r} is unknown; choose one of {list(METHODS)}")
-        ladder = self.score.sigmas if sigmas is None else check_sigmas(sigmas)
-        if ladder is None and isinstance(self.network, ScoreNetwork):
-            ladder = self.network.sigmas
-        if ladder is None:
-            raise ValueError(
-                "sigmas are not known: give the noise levels, "
-                "for example nf.geometric_sigmas(50, 0.01, 232) or nf.auto_schedule(data).sigmas"
-            )
-        make = METHODS[method].table
-        takes = list(inspect.signature(make).parameters.values())[1:]
-        named = {name: value for name, value in settings.items() if value is not None}
-        strange = sorted(set(named) - {parameter.name for parameter in takes})
-        if strange:
-            raise ValueError(f"method {method!r} takes no {' and no '.join(strange)}")
-        chosen = {**{p.name: defaults.get(p.name) for p in takes}, **named}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        missing = [p.name for p in takes if p.default is p.empty and p.name not in chosen]
-        if missing:
-            raise ValueError(
-                f"{' and '.join(missing)} not given, and the network's checkpoint does not say: "
-                "give them (nf.auto_schedule(data) computes a step size from the training data)"
-            )
-        return make(ladder, **chosen)
+    def _ladder(self, sigmas: Sequence[float] | Tensor | None) -> Tensor | None:
+        """The noise levels that a method is laid over."""
+        if sigmas is not None:
+            return check_sigmas(sigmas)
+        if self.score.sigmas is None and self.network is not None:
+            return self.network.sigmas
+        return self.score.sigmas
+
+    def _runs(self) -> tuple[Score, str, bool]:
+        """What is run, in which precision, and whether it is a prepared network.
+
+        A network of this package runs as a prepared copy with the weights it has now; one that
+        cannot be copied (it has hooks, say) runs itself where float32 will do.
+        """
+        net = self.network
+        if net is None:
+            return self.score, "fp32" if self._precision == "auto" else self._precision, False
+        if self._precision in ("auto", "fp32") and prepare.obstacle(net) is not None:
+            return self.score, "fp32", False
+        if self._prepared is not None and self._prepared_on == self.device:
+            self._prepared.refresh()
+        else:  # on another device "auto" may be another precision
+            self._prepared = prepare.prepare_for_inference(net, self._precision)
+            self._prepared_on = self.device
+        score = replace(self.score, fn=self._prepared.normalized)
+        return score, self._prepared.precision, True
 
     def _check_network(self) -> None:
         """A sampler is for the noise levels it was made for, not those of weights loaded since."""
@@ -374,7 +404,7 @@ def langevin(
     )
     _log.info("Langevin dynamics of %d chains with seed %d", len(x), chain.seed)
     with evaluating(chain.score.module):
-        return chain.run(x, torch.arange(len(x), device=x.device))
+        return loop.run(chain, x, torch.arange(len(x), device=x.device))
 
 
 __all__ = [

@@ -793,8 +793,9 @@ KEYS = {"step_size": 1e-5, "steps_per_level": 2}
         ({**KEYS, "sigmas": None}, "sigmas are not known"),
         ({**KEYS, "sigmas": [1.0, 2.0]}, "noise levels descend"),
         ({"method": TABLE, "step_size": 1e-5}, "given beside a table"),
-        ({**KEYS, "precision": "fp8"}, "precision = 'fp8': this version samples in fp32"),
-        ({**KEYS, "graph": True}, "graph = True: this version runs its loop eagerly"),
+        ({**KEYS, "precision": "fp8"}, "precision = 'fp8' is unknown; choose one of"),
+        ({**KEYS, "graph": True}, "graph=True: graphs are captured on CUDA devices"),
+        ({**KEYS, "graph": "yes"}, "graph = 'yes': "),
     ],
 )
 def test_a_sampler_that_makes_no_sense_is_refused(keywords, message):

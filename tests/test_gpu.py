@@ -9,20 +9,19 @@ from golden import GOLDEN, load_golden
 
 import ncsn_fast as nf
 from ncsn_fast import noise
+from ncsn_fast.precision import float32_mode
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
 SIGMAS = nf.geometric_sigmas(5, 0.01, 10)
-SETTINGS = {"step_size": 2e-5, "steps_per_level": 3}
+SETTINGS = {"step_size": 2e-5, "steps_per_level": 3, "precision": "fp32"}
 
 
 @pytest.fixture(autouse=True)
 def _full_precision():
-    """TF32 would be a tolerance of its own; convolutions are the same algorithm every time."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    """TF32 would be a tolerance of its own."""
+    with float32_mode("fp32", torch.device(DEVICE)):
+        yield
 
 
 def network(device=DEVICE):
@@ -64,7 +63,8 @@ def test_golden_values(name):
     net, s = golden.network().to(DEVICE), golden.settings
     with torch.no_grad():
         score = net(golden.x.to(DEVICE), golden.labels.to(DEVICE)).cpu().numpy()
-    states = nf.Sampler(net, step_size=s["step_lr"], steps_per_level=s["steps_per_level"])(
+    settings = {"step_size": s["step_lr"], "steps_per_level": s["steps_per_level"]}
+    states = nf.Sampler(net, precision="fp32", **settings)(
         2, initial=golden.x.to(DEVICE), noise=golden.ald_noise
     )
     for found, expected in (
