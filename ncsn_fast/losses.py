@@ -12,6 +12,7 @@ from torch import Tensor
 from ncsn_fast import checks, ops
 from ncsn_fast import noise as noise_source
 from ncsn_fast.levels import trusted_sigmas
+from ncsn_fast.noise import Word
 from ncsn_fast.score import Score, as_score
 
 REDUCTIONS = ("mean", "none", "mean_values")
@@ -20,8 +21,8 @@ REDUCTIONS = ("mean", "none", "mean_values")
 class NoiseKey(TypedDict):
     """Which noise a batch gets; ``**key`` is taken by noise.py and by the operations alike."""
 
-    seed: int
-    step: int
+    seed: Word
+    step: Word
     sample_ids: Tensor
 
 
@@ -89,7 +90,7 @@ def dsm_loss(
 
 
 def draw_labels(
-    num_levels: int, *, seed: int, step: int = 0, sample_ids: Sequence[int] | Tensor
+    num_levels: int, *, seed: Word, step: Word = 0, sample_ids: Sequence[int] | Tensor
 ) -> Tensor:
     """The noise level that each sample has in :func:`dsm_loss` where no labels are given.
 
@@ -148,15 +149,20 @@ def place(
     score = _score(net, levels)
     if continuous:
         _check_continuous(score, levels, labels)
-        u = noise_source.uniform((), stream=noise_source.LEVELS, dtype=levels.dtype, **key)
-        # The words that make u make the labels: floor(u·L) is the part of the range σ lies in.
-        sigma = levels[0] * (levels[-1] / levels[0]) ** u
-        return score, sigma, draw_labels(len(levels), **key)
-    if labels is None:
-        labels = draw_labels(len(levels), **key)
-    else:
+    elif labels is not None:
         labels = _checked_labels(labels, len(levels), x)
-    return score, levels[labels], labels
+        return score, levels[labels], labels
+    return score, *draw_levels(levels, key, continuous=continuous)
+
+
+def draw_levels(sigmas: Tensor, key: NoiseKey, *, continuous: bool) -> tuple[Tensor, Tensor]:
+    """The σ of each sample and its label, both (N,): a level of the ladder, or any σ between."""
+    labels = draw_labels(len(sigmas), **key)
+    if not continuous:
+        return sigmas[labels], labels
+    u = noise_source.uniform((), stream=noise_source.LEVELS, dtype=sigmas.dtype, **key)
+    # The words that make u made the labels: floor(u·L) is the part of the range σ lies in.
+    return sigmas[0] * (sigmas[-1] / sigmas[0]) ** u, labels
 
 
 def reduce(losses: Tensor, reduction: str, x: Tensor) -> Tensor:
@@ -201,12 +207,17 @@ def _check_continuous(score: Score, levels: Tensor, labels: Tensor | None) -> No
         raise ValueError("continuous=True draws σ between the ends of sigmas: give at least two")
 
 
+def loss_weight(anneal_power: float, sigma: Tensor) -> Tensor | None:
+    """σ^(p-2), the weight of ‖n + z‖² for λ = σ^p, per sample; None for 1."""
+    return None if anneal_power == 2 else sigma ** (anneal_power - 2)
+
+
 def _factor(
     weight: Callable[[Tensor], Tensor] | None, anneal_power: float, sigma: Tensor
 ) -> Tensor | None:
     """λ/σ², the weight of ‖n + z‖², per sample; None for 1."""
     if weight is None:
-        return None if anneal_power == 2 else sigma ** (anneal_power - 2)
+        return loss_weight(anneal_power, sigma)
     if anneal_power != 2:
         raise ValueError(
             f"weight and anneal_power = {anneal_power} both say what λ(σ) is: give one of the two"
@@ -242,7 +253,9 @@ __all__ = [
     "NoiseKey",
     "check_batch",
     "draw_labels",
+    "draw_levels",
     "dsm_loss",
+    "loss_weight",
     "noise_key",
     "place",
     "reduce",

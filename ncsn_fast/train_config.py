@@ -42,6 +42,8 @@ class TrainConfig:
         samples: how many.
         tensorboard: also write the log for TensorBoard, into ``out``/tensorboard.
         max_seconds: stop after this time, whatever the number of steps.
+        graph: capture the step as a CUDA graph and replay it: "auto" (on CUDA devices, where it
+            can be captured), True (refused where it cannot) or False. The results are the same.
     """
 
     steps: int = 10_000
@@ -69,6 +71,7 @@ class TrainConfig:
     samples: int = 100
     tensorboard: bool = False
     max_seconds: float | None = None
+    graph: bool | str = "auto"
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -85,6 +88,8 @@ class TrainConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}: give a rate in [0, 1)")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision = {self.precision!r}: choose one of {PRECISIONS}")
+        if self.graph not in ("auto", True, False):
+            raise ValueError(f"graph = {self.graph!r}: choose 'auto', True or False")
         if self.tensorboard and self.out is None:
             raise ValueError("tensorboard needs a folder to write into: TrainConfig(out=...)")
         object.__setattr__(self, "seed", noise.check_seed(self.seed))

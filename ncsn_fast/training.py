@@ -23,15 +23,15 @@ from ncsn_fast import training_state
 from ncsn_fast.batches import Batches
 from ncsn_fast.checkpoint import save_checkpoint
 from ncsn_fast.files import folder_lock
-from ncsn_fast.losses import draw_labels, dsm_loss
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.placement import Data
-from ncsn_fast.precision import autocast, check_precision, float32_mode
+from ncsn_fast.precision import check_precision, float32_mode
 from ncsn_fast.progress import Progress, ProgressWish
-from ncsn_fast.score import as_score
 from ncsn_fast.train_config import TrainConfig
+from ncsn_fast.training_graph import TrainingGraph
 from ncsn_fast.training_log import LossSums, TrainingLog, by_level, warned
 from ncsn_fast.training_samples import TrainingSamples
+from ncsn_fast.training_step import TrainingStep
 
 _log = logging.getLogger("ncsn_fast")
 
@@ -100,19 +100,12 @@ class Trainer:
         _log.info("training data: %s", self.batches.placement)
         self.step = 0
         self.average = copy.deepcopy(net).requires_grad_(False) if config.ema else net
-        self.fused = True if self.device.type == "cuda" else None  # None: as torch sees fit
-        self.optimizer = torch.optim.Adam(
-            [parameter for parameter in net.parameters() if parameter.requires_grad],
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            fused=self.fused,
-        )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.out = None if config.out is None else Path(config.out)
         self.sums = LossSums(len(net.sigmas), self.device)
-        self._score = as_score(net)
-        self._check_continuous()
+        _check_continuous(net, config)
+        self._compute = TrainingStep(net, self.average, self.sums, config)
+        self.optimizer, self.scaler = self._compute.optimizer, self._compute.scaler
+        self._graph = TrainingGraph(self._compute, self.device, config.graph, self._compute.weights)
         self._samples = TrainingSamples.of(net, config, held_out)
         self._stop: signal.Signals | None = None
         self._open_folder(resume)
@@ -134,6 +127,7 @@ class Trainer:
             stack.enter_context(float32_mode(self.config.precision, self.device))
             if self.out is not None:
                 stack.enter_context(folder_lock(self.out))
+            stack.callback(self._graph.release)
             self._run(progress)
         self.net.eval()
         if self._stop is not None and self.step < self.config.steps:
@@ -193,56 +187,10 @@ class Trainer:
 
     def _train_step(self) -> None:
         """One optimiser step. Nothing in it waits for the device."""
-        config = self.config
-        x, ids = self.batches.at(self.step)
-        labels = draw_labels(len(self.net.sigmas), seed=config.seed, step=self.step, sample_ids=ids)
-        losses = []
-        size = len(x) // config.accumulate
-        for cut in (slice(i, i + size) for i in range(0, len(x), size)):
-            some = self._losses(x[cut], ids[cut], labels[cut])
-            self.scaler.scale(some.sum() / len(x)).backward()
-            losses.append(some.detach())
-        self._update_weights()
-        self.sums.add(torch.cat(losses), labels)
+        x, _ = self.batches.at(self.step)
+        self._compute.load(x, self.step)
+        self._graph()
         self.step += 1
-
-    def _losses(self, x: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
-        """(B,) losses of a part of a batch."""
-        with autocast(self.config.precision, self.device):
-            return dsm_loss(
-                self._score,
-                x,
-                self.net.sigmas,
-                None if self.config.continuous else labels,
-                anneal_power=self.config.anneal_power,
-                continuous=self.config.continuous,
-                seed=self.config.seed,
-                step=self.step,
-                sample_ids=ids,
-                reduction="none",
-            )
-
-    def _update_weights(self) -> None:
-        config = self.config
-        if config.warmup:
-            rate = config.learning_rate * min(1.0, (self.step + 1) / config.warmup)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-        if config.clip_gradient is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip_gradient)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not self.net:
-            self._update_average()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        rate = self.config.ema
-        if self.config.ema_warmup:
-            rate = min(rate, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - rate)
 
     def _log_loss(self, started: float, first: int) -> str:
         """An entry of the log; returns what the bar shows."""
@@ -312,13 +260,6 @@ class Trainer:
             f"the network{kept}"
         )
 
-    def _check_continuous(self) -> None:
-        if self.config.continuous and self._score.condition == "label":
-            raise ValueError(
-                f"continuous = True, but {type(self.net).__name__} is told the noise level as a "
-                "label of its ladder: train it on the ladder, or take NCSNv2, which takes any σ"
-            )
-
     def _open_folder(self, resume: bool) -> None:
         if self.out is None and resume:
             raise ValueError("resume needs the folder of the run: TrainConfig(out=...)")
@@ -340,6 +281,14 @@ def _check_weights_are_wide(net: ScoreNetwork, precision: str) -> None:
                 f"the weights are {parameter.dtype} ({name}): training keeps them in float32, "
                 "whatever the precision; call net.float()"
             )
+
+
+def _check_continuous(net: ScoreNetwork, config: TrainConfig) -> None:
+    if config.continuous and net.sees_sigma:
+        raise ValueError(
+            f"continuous = True, but {type(net).__name__} is told the noise level as a "
+            "label of its ladder: train it on the ladder, or take NCSNv2, which takes any σ"
+        )
 
 
 class _SignalWatch:

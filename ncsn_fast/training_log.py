@@ -21,6 +21,8 @@ _log = logging.getLogger("ncsn_fast")
 class LossSums:
     """Losses summed on the device, and read when they are logged: no step waits for the host.
 
+    The tensors stay the same: a captured step adds to them.
+
     Attributes:
         sum: () float32, of the batch means since ``since``.
         since: the step from which on.
@@ -41,12 +43,14 @@ class LossSums:
     def mean(self, step: int) -> float:
         """The mean loss up to a step; a new mean begins."""
         mean = float(self.sum) / (step - self.since)
-        self.sum, self.since = torch.zeros_like(self.sum), step
+        self.sum.zero_()
+        self.since = step
         return mean
 
     def take_levels(self) -> Tensor:
         """The sums by level; new ones begin."""
-        taken, self.levels = self.levels, torch.zeros_like(self.levels)
+        taken = self.levels.clone()
+        self.levels.zero_()
         return taken
 
 

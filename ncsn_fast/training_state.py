@@ -34,6 +34,7 @@ _FREE_ON_RESUME = {
     "samples",
     "tensorboard",
     "max_seconds",
+    "graph",
 }
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -99,7 +100,7 @@ def restore(trainer: Trainer, out: Path) -> None:
             if f"optimizer.{key}.{name}" in tensors
         }
         if moments:
-            trainer.optimizer.state[parameter] = _beside(parameter, moments, trainer.fused)
+            trainer.optimizer.state[parameter] = _beside(parameter, moments)
     trainer.step = metadata["step"]
     trainer.sums.since = metadata["loss_since"]
     trainer.sums.sum.copy_(tensors["loss_sum"])
@@ -170,15 +171,14 @@ def _check_same_run(
         raise ValueError(f"{path} belongs to another run ({told}): use the same settings")
 
 
-def _beside(parameter: Tensor, moments: dict[str, Tensor], fused: bool | None) -> dict[str, Tensor]:
+def _beside(parameter: Tensor, moments: dict[str, Tensor]) -> dict[str, Tensor]:
     """Adam's state of a parameter, on its device and in its memory format."""
-    state = {}
-    for key, value in moments.items():
-        if key == "step":
-            state[key] = value.to(parameter.device) if fused else value
-        else:
-            state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
-    return state
+    return {
+        key: value.to(parameter.device)
+        if key == "step"
+        else torch.empty_like(parameter, requires_grad=False).copy_(value)
+        for key, value in moments.items()
+    }
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -383,3 +383,17 @@ def test_resume_takes_the_settings_that_may_change(tmp_path):
     settings = settings_of(tmp_path)
     assert {name: settings[name] for name in changed} == changed
     assert settings["batch_size"] == 4
+
+
+def test_the_graph_of_the_step_may_change_on_resume(tmp_path):
+    succeed("train", "--out", tmp_path, *TINY)
+    assert settings_of(tmp_path)["graph"] == "auto"
+    succeed("train", "--out", tmp_path, "--resume", "--steps", 3, "--no-graph")
+    assert settings_of(tmp_path)["graph"] is False
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it can be captured")
+def test_a_graph_without_a_gpu_is_refused(tmp_path):
+    result = invoke("train", "--out", tmp_path, "--graph", *TINY)
+    assert result.exit_code != 0
+    assert "graph = True, but graphs are captured on CUDA devices" in result.output

@@ -16,6 +16,7 @@ from ncsn_fast.presets import PRESETS
 _FREE_ON_RESUME = {
     "accumulate",
     "checkpoint_every",
+    "graph",
     "keep_every",
     "learning_rate",
     "sample_every",
@@ -34,7 +35,7 @@ _GROUPS = {
     "Noise levels and sampling": "schedule sigma_max sigma_min num_levels overlap step_size "
     "steps_per_level denoise",
     "Training": "steps batch_size accumulate learning_rate warmup beta1 beta2 eps clip_gradient "
-    "precision ema ema_warmup anneal_power continuous",
+    "precision graph ema ema_warmup anneal_power continuous",
     "What is written": "checkpoint_every keep_every sample_every samples tensorboard",
 }
 
@@ -178,6 +179,11 @@ class _TrainCommand(Command):
     show_default=True,
 )
 @click.option(
+    "--graph/--no-graph",
+    default=None,
+    help="The step as a CUDA graph. Default: where that is possible.",
+)
+@click.option(
     "--ema",
     type=float,
     default=0.999,
@@ -277,6 +283,8 @@ def _merged(
         settings |= layer
     for name, none in (("dequantize", "none"), ("crop", 0)):
         settings[name] = None if settings[name] == none else settings[name]
+    if settings["graph"] is None:
+        settings["graph"] = "auto"
     return settings
 
 
