@@ -11,25 +11,26 @@ variant and target. It exits with 1 where a budget is exceeded, saying which. Th
 - shared: bytes that the kernel asks for, without what the driver reserves.
 - barriers: barrier instructions.
 - sass_per_element: instructions from entry to the first unpredicated EXIT, without NOPs, over the
-  elements that a thread takes. Null where a loop or a call takes its meaning away: in begin_step,
-  and where elements are addressed one by one (strided), which divides 64-bit integers.
+  elements that a thread takes; of a kernel that goes through its elements in a loop, those of the
+  loop, over the elements of a turn. Null where no budget asks for it, because branches and calls
+  take its meaning away (begin_step; elements that are addressed one by one: strided).
 - ld_width, st_width: bits of the narrowest load and store of each type, among the tensors that
   have the shape of the state. A whole quad has 128 in fp32, 64 in fp16, 32 in a mask.
 - bytes_per_element: what these loads and stores move, by the widths and the number of accesses in
-  the compiled code.
+  the compiled code; null for loops.
 - min_bytes_per_element: the same if each of these tensors is moved once.
 
 What does not apply, or is not in a target's listings, is null.
 """
 
 import argparse
-import functools
 import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -40,8 +41,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from ncsn_fast.benchmarks import sass
-from ncsn_fast.kernels.triton import begin_step, dsm_loss, launch, perturb, sampler_update
+from ncsn_fast.benchmarks import sass, static_norms, static_passes, static_variants
+from ncsn_fast.benchmarks.static_variants import Budget, Variant
+from ncsn_fast.kernels.triton import launch
 
 TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -57,10 +59,16 @@ _TYPES = {
     torch.bfloat16: "bf16",
     torch.int64: "i64",
     torch.int32: "i32",
+    torch.int8: "i8",
     torch.bool: "i1",
 }
-_QUAD_BITS = {"fp32": 128, "fp16": 64, "bf16": 64, "i1": 32}
-_SAMPLES = 8
+_ELEMENT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "i8": 8, "i1": 8}
+VARIANTS = {
+    (variant.kernel, variant.name): variant
+    for variant in chain(
+        static_variants.variants(), static_norms.variants(), static_passes.variants()
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -83,30 +91,6 @@ class Row:
     min_bytes_per_element: float | None
 
 
-@dataclass(frozen=True)
-class Budget:
-    """The most that a variant may use; None is no limit.
-
-    No variant may have a stack, local memory or spills on any target, nor move a tensor twice;
-    what else is said here holds on all NVIDIA targets.
-    """
-
-    instructions: float | None = None  # per element
-    shared: int | None = 0
-    barriers: int | None = 0
-    whole_quads: bool = True  # each load and store takes four elements at once
-
-
-class Variant(NamedTuple):
-    """A launch to compile: ``call`` calls a launcher with tensors that have no storage."""
-
-    kernel: str
-    name: str
-    call: Callable[[], None]
-    budget: Budget
-    everywhere: bool = False  # compiled for all targets also in a quick check
-
-
 class Launch(NamedTuple):
     """What a launcher hands to Triton."""
 
@@ -115,146 +99,21 @@ class Launch(NamedTuple):
     settings: dict[str, Any]
 
     @property
-    def elementwise(self) -> bool:
-        """Whether the kernel goes through the elements of a state."""
-        return "CHANNELS" in self.settings
-
-    @property
-    def elements_per_thread(self) -> float:
-        """Elements of the state that a thread of a whole program takes, 32 threads to a warp."""
-        quads = self.settings["BLOCK_SIZE"] * self.settings["CHANNELS"]
-        return 4 * quads / (32 * self.settings["num_warps"])
-
-    @property
     def states(self) -> dict[str, Tensor]:
         """The arguments of the shape of the state, which is that of the first of them."""
-        if not self.elementwise:
-            return {}
         tensors = {name: t for name, t in self.arguments.items() if isinstance(t, Tensor)}
         shape = next(iter(tensors.values())).shape
         return {name: t for name, t in tensors.items() if t.shape == shape}
 
 
-def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _scalars(kind: torch.dtype = torch.int64) -> tuple[Tensor, Tensor, Tensor]:
-    """Seed, step and sample ids."""
-    return _meta(dtype=kind), _meta(dtype=kind), _meta(_SAMPLES, dtype=kind)
-
-
-def _states(network: torch.dtype, channels: int, strided: bool) -> tuple[Tensor, Tensor]:
-    """A float32 state and the network's tensor of its shape: channels_last if channels are given.
-
-    With an odd number of pixels, if strided.
-    """
-    x = _meta(_SAMPLES, channels or 3, *((5, 7) if strided else (32, 32)))
-    n = x.to(network)
-    return x, n.to(memory_format=torch.channels_last) if channels else n
-
-
-def _sampler_update(
-    *,
-    network: torch.dtype = torch.float16,
-    channels: int = 0,
-    strided: bool = False,
-    history: bool = False,
-    guidance: bool = False,
-    mask: bool = False,
-    noise: bool = True,
-    scale: bool = False,
-    clamp: tuple[float, float] | None = None,
-    words: torch.dtype = torch.int64,
-) -> None:
-    x, n = _states(network, channels, strided)
-    h = x if history else None
-    g = x if guidance else None
-    is_known, known = (x.bool(), x) if mask else (None, None)
-    sampler_update.sampler_update(
-        x, n, _meta(9), *_scalars(words), None, h, g, is_known, known, x, h, n,
-        add_noise=noise, scale_input=scale, clamp=clamp, fast_math=True,
-    )  # fmt: skip
-
-
-def _perturb(*, channels: int = 0, strided: bool = False) -> None:
-    x, out = _states(torch.float16, channels, strided)
-    perturb.perturb(x, _meta(_SAMPLES), *_scalars(), out, fast_math=True)
-
-
-def _dsm_loss(
-    *,
-    loss: bool = True,
-    gradient: bool = True,
-    weights: bool = False,
-    channels: int = 0,
-    strided: bool = False,
-) -> None:
-    _, n = _states(torch.float16, channels, strided)
-    per_sample = _meta(_SAMPLES)
-    dsm_loss.dsm_loss(
-        n, per_sample if weights else None, *_scalars(), per_sample if gradient else None,
-        loss=per_sample if loss else None, gradient=n if gradient else None, fast_math=True,
-    )  # fmt: skip
-
-
-def _begin_step() -> None:
-    counter, labels = _meta(2, dtype=torch.int64), _meta(7, dtype=torch.int64)
-    _, step, per_sample = _scalars()
-    begin_step.begin_step(counter, _meta(7, 9), labels, _meta(9), step, per_sample)
-
-
-def _variants() -> Iterator[Variant]:
-    """All kernels and variants with their budgets; the network is float16 if not said."""
-    of, update = functools.partial, "sampler_update"
-    everything = of(
-        _sampler_update, history=True, guidance=True, mask=True, scale=True, clamp=(-1.0, 1.0)
-    )
-    strided = Budget(shared=None, barriers=None, whole_quads=False)
-    yield Variant(update, "plain", _sampler_update, Budget(45), everywhere=True)
-    yield Variant(update, "history", of(_sampler_update, history=True), Budget(50))
-    yield Variant(update, "guidance", of(_sampler_update, guidance=True), Budget(48))
-    yield Variant(update, "mask", of(_sampler_update, mask=True), Budget(65))
-    yield Variant(update, "everything", everything, Budget(80))
-    silent = of(_sampler_update, noise=False)
-    yield Variant(update, "no noise", silent, Budget(13))
-    yield Variant(update, "no noise, history", of(silent, history=True), Budget(19))
-    for channels in (2, 3, 4, 8):
-        call = of(_sampler_update, channels=channels)
-        yield Variant(update, f"channels_last {channels}", call, Budget(45))
-    call = of(everything, channels=3)
-    yield Variant(update, "everything, channels_last 3", call, Budget(80), everywhere=True)
-    yield Variant(update, "fp32 network", of(_sampler_update, network=torch.float32), Budget(45))
-    yield Variant(update, "bf16 network", of(_sampler_update, network=torch.bfloat16), Budget(45))
-    yield Variant(update, "32-bit words", of(_sampler_update, words=torch.int32), Budget(45))
-    yield Variant(update, "strided", of(_sampler_update, channels=3, strided=True), strided)
-
-    yield Variant("perturb", "plain", _perturb, Budget(30), everywhere=True)
-    yield Variant("perturb", "channels_last 3", of(_perturb, channels=3), Budget(30))
-    yield Variant("perturb", "strided", of(_perturb, channels=3, strided=True), strided)
-
-    summing = Budget(36, shared=16, barriers=2)
-    yield Variant("dsm_loss", "forward and backward", _dsm_loss, summing, everywhere=True)
-    yield Variant("dsm_loss", "forward", of(_dsm_loss, gradient=False), summing)
-    yield Variant("dsm_loss", "backward", of(_dsm_loss, loss=False), Budget(36))
-    yield Variant("dsm_loss", "weights", of(_dsm_loss, weights=True), summing)
-    yield Variant("dsm_loss", "channels_last 3", of(_dsm_loss, channels=3), summing)
-    yield Variant("dsm_loss", "strided", of(_dsm_loss, channels=3, strided=True), strided)
-
-    once = Budget(barriers=1, whole_quads=False)
-    yield Variant("begin_step", "labels", _begin_step, once, everywhere=True)
-
-
-VARIANTS = {(variant.kernel, variant.name): variant for variant in _variants()}
-
-
-def record(call: Callable[[], None]) -> Launch:
-    """The launch that a call of a launcher ends in; nothing is run."""
+def record(call: Callable[[], object], kernel: str) -> Launch:
+    """The launch of a kernel that a call of a launcher makes; nothing is run."""
     launches = []
 
-    def run(kernel: Any, *arguments: Any, grid: object, warmup: bool, **settings: Any) -> None:
-        named = dict(zip(kernel.arg_names, arguments, strict=False))
-        launches.append(Launch(kernel, named, settings))
+    def run(function: Any, *arguments: Any, grid: object, warmup: bool, **settings: Any) -> None:
+        if function.__name__ == f"_{kernel}_kernel":
+            named = dict(zip(function.arg_names, arguments, strict=False))
+            launches.append(Launch(function, named, settings))
 
     with mock.patch.object(JITFunction, "run", run):
         call()
@@ -295,17 +154,20 @@ def _type(argument: Tensor | float) -> str:
 def compile_row(variant: Variant, target: str) -> Row:
     """Compile a variant for a target and read the listings."""
     hip = TARGETS[target].backend == "hip"
-    recorded = record(variant.call)
+    recorded = record(variant.call, variant.kernel)
     source = specialise(recorded, TARGETS[target])
     options = {"num_warps": recorded.settings["num_warps"]}
     compiled = triton.compile(source, target=TARGETS[target], options=options)
-    size = sum(tensor.element_size() for tensor in recorded.states.values())
     facts: dict[str, Any] = {field.name: None for field in fields(Row)}
     facts |= {"kernel": variant.kernel, "variant": variant.name, "target": target}
     facts |= {"shared": compiled.metadata.shared}
-    facts |= {"min_bytes_per_element": size if recorded.elementwise else None}
+    if variant.elements and not variant.loop:
+        sizes = (tensor.element_size() for tensor in recorded.states.values())
+        facts |= {"min_bytes_per_element": sum(sizes)}
     try:
-        facts |= _amd(compiled.asm) if hip else _nvidia(compiled.asm, source, recorded)
+        facts |= _amd(compiled.asm) if hip else _nvidia(compiled.asm)
+        if variant.elements and not hip:
+            facts |= _elementwise(compiled.asm, source, recorded, variant)
     except ValueError as error:
         raise ValueError(f"{variant.kernel}, {variant.name}, {target}: {error}") from error
     return Row(**facts)
@@ -321,27 +183,42 @@ def _amd(asm: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _nvidia(asm: dict[str, Any], source: ASTSource, recorded: Launch) -> dict[str, Any]:
-    listing = sass.disassemble(asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
-    code, used = sass.instructions(listing), sass.resources(listing)
-    facts = {
+def _nvidia(asm: dict[str, Any]) -> dict[str, Any]:
+    code, used = _code(asm)
+    return {
         "registers": used["REG"],
         "stack": used["STACK"],
         "local": used["LOCAL"],
         "spills": sass.count(code, "LDL", "STL"),
         "barriers": sass.count(code, "BAR"),
     }
-    if not recorded.elementwise:
-        return facts
-    if not recorded.settings["STRIDED"]:
-        run = sass.straight_line(code)
-        facts["sass_per_element"] = round(len(run) / recorded.elements_per_thread, 2)
+
+
+def _code(asm: dict[str, Any]) -> tuple[list[sass.Instruction], dict[str, int]]:
+    """A kernel's instructions and resources."""
+    listing = sass.disassemble(asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
+    return sass.instructions(listing), sass.resources(listing)
+
+
+def _elementwise(
+    asm: dict[str, Any], source: ASTSource, recorded: Launch, variant: Variant
+) -> dict[str, Any]:
+    """What is said per element of the state."""
+    assert variant.elements is not None
+    code, _ = _code(asm)
+    threads = 32 * recorded.settings["num_warps"]
+    elements = variant.elements(recorded.settings) / threads
+    facts: dict[str, Any] = {}
+    if variant.budget.instructions is not None:
+        run = sass.loop_body(code) if variant.loop else sass.straight_line(code)
+        facts["sass_per_element"] = round(len(run) / elements, 2)
     parameters = [name for name, kind in source.signature.items() if kind != "constexpr"]
     states = recorded.states
     types = {i: _TYPES[states[name].dtype] for i, name in enumerate(parameters) if name in states}
-    loads, stores, moved = sass.traffic(asm["ptx"], code, types)
-    per_element = round(moved / recorded.elements_per_thread, 2)
-    return {**facts, "ld_width": loads, "st_width": stores, "bytes_per_element": per_element}
+    facts["ld_width"], facts["st_width"], moved = sass.traffic(asm["ptx"], code, types)
+    if not variant.loop:
+        facts["bytes_per_element"] = round(moved / elements, 2)
+    return facts
 
 
 def check(rows: Iterable[Row]) -> list[str]:
@@ -364,9 +241,10 @@ def _faults(row: Row, budget: Budget) -> Iterator[str]:
             yield f"{name} is {value}, at most {limit} allowed"
     for name in ("ld_width", "st_width"):
         for kind, bits in (getattr(row, name) or {}).items():
-            if budget.whole_quads and bits < _QUAD_BITS[kind]:
-                yield f"{name} of {kind} is {bits}, {_QUAD_BITS[kind]} wanted"
-    if row.bytes_per_element not in (None, row.min_bytes_per_element):
+            wanted = min(128, budget.lanes * _ELEMENT_BITS[kind])
+            if bits < wanted:
+                yield f"{name} of {kind} is {bits}, {wanted} wanted"
+    if budget.once and row.bytes_per_element not in (None, row.min_bytes_per_element):
         yield f"bytes_per_element is {row.bytes_per_element}, not {row.min_bytes_per_element}"
 
 

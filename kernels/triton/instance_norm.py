@@ -1,0 +1,245 @@
+"""InstanceNorm++ and an activation where the statistics are known: y = act(γ·(h + α·t) + β).
+
+Specification: ``ncsn_fast.reference.instance_norm_plus``; statistics as in
+``instance_norm_statistics``. x and y are float32, float16 or bfloat16 in either memory format. A
+thread computes scale and shift of its eight channels and uses them for several pixels.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ncsn_fast.kernels.triton import launch, tiles
+from ncsn_fast.kernels.triton.activations import activate
+from ncsn_fast.kernels.triton.instance_norm_statistics import LANES, inside, offsets
+from ncsn_fast.layouts import is_channels_last
+
+_CHANNELS = 64  # of a program
+_WARPS, _UNROLL = 4, 8
+
+
+class Elementwise(NamedTuple):
+    """A grid that goes through all elements once."""
+
+    programs: int  # per sample
+    magic: int
+    shift: int
+    settings: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1024)
+def elementwise(shape: torch.Size, last: bool, unroll: int) -> Elementwise:
+    """The grid for a shape (N, C, H, W) in a memory format; a thread takes ``unroll`` tiles."""
+    channels, pixels = shape[1], shape[2] * shape[3]
+    tile = 32 * _WARPS * LANES
+    if last:
+        block_channels = min(triton.next_power_of_2(channels), _CHANNELS)
+        block_pixels = tile // block_channels
+    else:
+        block_pixels = min(triton.next_power_of_2(pixels), tile)
+        block_channels = min(triton.next_power_of_2(channels), tile // block_pixels)
+    turn = block_pixels * unroll
+    blocks = triton.cdiv(channels, block_channels)
+    programs = blocks * triton.cdiv(pixels, turn)
+    settings = {
+        "FULL": channels % block_channels == 0,
+        "EVEN": pixels % turn == 0,
+        "BLOCKS": blocks,
+        "BLOCK_PIXELS": block_pixels,
+        "BLOCK_CHANNELS": block_channels,
+        "UNROLL": unroll,
+        "num_warps": _WARPS,
+    }
+    magic, shift = tiles.magic_number(programs)
+    return Elementwise(programs, magic, shift, settings)
+
+
+@triton.jit
+def locate(
+    programs,
+    magic,
+    shift,
+    channels,
+    pixels,
+    LAST: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    """(sample, rows, channels, offsets of the first tile, between tiles, pixels that are left)."""
+    program = tl.program_id(0).to(tl.uint32)
+    sample = tiles.divide(program, magic, shift)
+    rest = (program - sample * programs).to(tl.int32)
+    channel = rest % BLOCKS * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    first = (rest // BLOCKS).to(tl.int64) * (BLOCK_PIXELS * UNROLL)
+    row = tl.arange(0, BLOCK_PIXELS)
+    step = channels if LAST else 1
+    base = sample.to(tl.int64) * channels * pixels + first * step
+    left = tl.minimum(pixels - first, BLOCK_PIXELS * UNROLL).to(tl.int32)
+    where = base + offsets(row, channel, channels, pixels, LAST)
+    return sample.to(tl.int64), row, channel, where, step * BLOCK_PIXELS, left
+
+
+@triton.jit
+def per_channel(
+    ptr,
+    channel,
+    channels,
+    LAST: tl.constexpr,
+    FULL: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+):
+    """float32 values of the channels, (P, C) where pixels of a channel are apart, else (1, C).
+
+    As large as a tile of x each thread loads them for its own elements, as it loads x: nothing has
+    to be exchanged between threads.
+    """
+    where = channel[None, :]
+    if LAST:
+        where = tl.broadcast_to(where, (BLOCK_PIXELS, channel.shape[0]))
+    if FULL:
+        return tl.load(ptr + where).to(tl.float32)
+    return tl.load(ptr + where, mask=where < channels).to(tl.float32)
+
+
+@triton.jit
+def coefficients(
+    gamma_ptr,
+    alpha_ptr,
+    beta_ptr,
+    statistics_ptr,
+    strides,
+    eps,
+    samples,
+    sample,
+    channel,
+    channels,
+    ROWS: tl.constexpr,
+    LAST: tl.constexpr,
+    FULL: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+):
+    """(mean, 1/√(variance + ε), γ, α, β, t) of the channels, and 1/√(ε + variance over them)."""
+    row = statistics_ptr + sample * channels
+    every = samples.to(tl.int64) * channels
+    mean = per_channel(row, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    variance = per_channel(row + every, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    over = tl.load(statistics_ptr + 2 * every + sample)
+    spread = tl.rsqrt(tl.load(statistics_ptr + 2 * every + samples + sample) + eps)
+    if ROWS:
+        gamma_ptr += sample * strides[0]
+        alpha_ptr += sample * strides[1]
+        beta_ptr += sample * strides[2]
+    gamma = per_channel(gamma_ptr, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    alpha = per_channel(alpha_ptr, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    beta = per_channel(beta_ptr, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    return mean, tl.rsqrt(variance + eps), gamma, alpha, beta, (mean - over) * spread, spread
+
+
+@triton.jit(
+    do_not_specialize=["samples", "programs", "magic", "shift"],
+)
+def _instance_norm_apply_kernel(
+    x_ptr,
+    gamma_ptr,
+    alpha_ptr,
+    beta_ptr,
+    statistics_ptr,
+    y_ptr,
+    gamma_stride,
+    alpha_stride,
+    beta_stride,
+    eps,
+    samples,
+    channels,
+    pixels,
+    programs,
+    magic,
+    shift,
+    ACTIVATION: tl.constexpr,
+    FAST_MATH: tl.constexpr,
+    ROWS: tl.constexpr,
+    LAST: tl.constexpr,
+    FULL: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    sample, row, channel, where, step, left = locate(
+        programs, magic, shift, channels, pixels,
+        LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, UNROLL,
+    )  # fmt: skip
+    x = ()
+    for k in tl.static_range(UNROLL):
+        exists = inside(row, channel, left, channels, k, FULL, EVEN)
+        x = x + (tl.load(x_ptr + where + k * step, mask=exists),)
+    mean, rstd, gamma, alpha, beta, t, _ = coefficients(
+        gamma_ptr, alpha_ptr, beta_ptr, statistics_ptr,
+        (gamma_stride, alpha_stride, beta_stride),
+        eps, samples, sample, channel, channels, ROWS, LAST, FULL, BLOCK_PIXELS,
+    )  # fmt: skip
+    scale, offset = gamma * rstd, gamma * alpha * t + beta
+    for k in tl.static_range(UNROLL):
+        # The mean comes off first, as in the specification: nothing is lost where it is large.
+        z = (x[k].to(tl.float32) - mean) * scale + offset
+        y = activate(z, ACTIVATION, FAST_MATH).to(y_ptr.dtype.element_ty)
+        exists = inside(row, channel, left, channels, k, FULL, EVEN)
+        tl.store(y_ptr + where + k * step, y, mask=exists)
+
+
+def row_stride(parameter: Tensor) -> int:
+    """Between the rows of a parameter (N, C), or none where all samples share one, (C,)."""
+    return parameter.stride(0) if parameter.ndim == 2 else 0
+
+
+def apply(
+    x: Tensor,
+    gamma: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    statistics: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    activation: str | None,
+    fast_math: bool = launch.FAST_MATH,
+) -> None:
+    """Launch the kernel.
+
+    Args:
+        x, y: (N, C, H, W), dense, of one dtype and memory format and not empty.
+        gamma, alpha, beta: (C,) or (N, C), each row without gaps.
+        statistics: (N · (2·C + 2),) float32, of x.
+    """
+    last = is_channels_last(x)
+    grid = elementwise(x.shape, last, _UNROLL)
+    with launch.on_device_of(x):
+        _instance_norm_apply_kernel[(x.shape[0] * grid.programs,)](
+            x, gamma, alpha, beta, statistics, y,
+            row_stride(gamma), row_stride(alpha), row_stride(beta),
+            eps, x.shape[0], x.shape[1], x.shape[2] * x.shape[3],
+            grid.programs, grid.magic, grid.shift,
+            ROWS=max(gamma.ndim, alpha.ndim, beta.ndim) == 2,
+            ACTIVATION=activation,
+            FAST_MATH=fast_math,
+            LAST=last,
+            **grid.settings,
+        )  # fmt: skip
+
+
+__all__ = [
+    "Elementwise",
+    "apply",
+    "coefficients",
+    "elementwise",
+    "locate",
+    "per_channel",
+    "row_stride",
+]

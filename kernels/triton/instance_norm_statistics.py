@@ -1,0 +1,347 @@
+"""The statistics that InstanceNorm++ needs of x, or of a sum x + residual that is made on the way.
+
+x is float32, float16 or bfloat16 in either memory format; statistics are float32, and hold what
+the norm's parameters have no part in, one after the other:
+
+    (N, C) means, (N, C) biased variances, (N,) means over the channels of the means, (N,) their
+    unbiased variances
+
+They take one launch where a program has a sample for itself. Otherwise programs leave partial
+(mean, Σ(x - mean)²) of their pixels, and a second launch, of a program per sample, merges them in
+a fixed order. There is no counter by which the last program would know that it may do so at once:
+a counter has to live on between launches, and two graphs that are replayed at the same time would
+count on the same one.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ncsn_fast.kernels.triton import launch
+from ncsn_fast.layouts import is_channels_last
+
+WARPS = 8
+_UNROLL = 4
+_THREADS = 32 * WARPS
+LANES = 8  # elements that a thread takes at once: 128 bits of a 16-bit type
+_ENOUGH = 256  # programs keep a GPU busy: samples are split until there are as many
+_MOST_PIXELS = 256  # that a lane sums up before its rounding errors are merged
+_MERGED = 4096  # partial results that are merged at once
+
+
+class Reduction(NamedTuple):
+    """A grid that goes through the pixels of each sample to sum something per channel."""
+
+    splits: int  # of a sample's pixels
+    per_split: int  # pixels, but for the last split
+    blocks: int  # of a sample's channels
+    full: bool  # whether no program lacks a channel
+    even: bool  # whether none lacks a pixel in any turn
+    block_pixels: int
+    block_channels: int
+    unroll: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether a program has a sample for itself."""
+        return self.splits == self.blocks == 1
+
+
+@functools.lru_cache(maxsize=1024)
+def reduction(shape: torch.Size, last: bool, unroll: int) -> Reduction:
+    """The grid for a shape (N, C, H, W) in a memory format; a turn has ``unroll`` tiles."""
+    samples, channels, pixels = shape[0], shape[1], shape[2] * shape[3]
+    tile = _THREADS * LANES
+    if last:
+        block_channels = min(triton.next_power_of_2(channels), tile)
+        block_pixels = min(triton.next_power_of_2(pixels), tile // block_channels)
+    else:
+        block_pixels = min(triton.next_power_of_2(pixels), tile // LANES)
+        block_channels = min(triton.next_power_of_2(channels), tile // block_pixels)
+    if pixels < block_pixels * unroll:
+        unroll = 1
+    turn = block_pixels * unroll
+    blocks = triton.cdiv(channels, block_channels)
+    splits = max(
+        min(triton.cdiv(_ENOUGH, samples * blocks), triton.cdiv(pixels, turn)),
+        triton.cdiv(pixels, block_pixels * _MOST_PIXELS),
+    )
+    per_split = triton.cdiv(triton.cdiv(pixels, splits), turn) * turn
+    splits = triton.cdiv(pixels, per_split)
+    full, even = channels % block_channels == 0, pixels % turn == 0
+    return Reduction(splits, per_split, blocks, full, even, block_pixels, block_channels, unroll)
+
+
+@triton.jit
+def offsets(row, channel, channels, pixels, LAST: tl.constexpr):
+    """(P, C) int64 offsets within a sample."""
+    if LAST:
+        return row.to(tl.int64)[:, None] * channels + channel[None, :]
+    return channel.to(tl.int64)[None, :] * pixels + row[:, None]
+
+
+@triton.jit
+def inside(
+    row,
+    channel,
+    left,
+    channels,
+    k: tl.constexpr,
+    FULL: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """(P, C): which elements of the k-th tile exist, where ``left`` pixels do.
+
+    FULL says that no channel is missing, EVEN that no pixel is: what is always true costs nothing.
+    """
+    exists = tl.full((row.shape[0], channel.shape[0]), True, tl.int1)
+    if not FULL:
+        exists &= (channel < channels)[None, :]
+    if not EVEN:
+        exists &= (row + k * row.shape[0] < left)[:, None]
+    return exists
+
+
+@triton.jit
+def _value(x_ptr, residual_ptr, where, exists):
+    """x, or the sum x + residual as it is stored."""
+    x = tl.load(x_ptr + where, mask=exists, other=0.0)
+    if residual_ptr is not None:
+        residual = tl.load(residual_ptr + where, mask=exists, other=0.0)
+        x = (x.to(tl.float32) + residual.to(tl.float32)).to(x_ptr.dtype.element_ty)
+    return x
+
+
+@triton.jit
+def _store_statistics(ptr, sample, samples, channel, mean, variance, channels):
+    """Store those of some channels of a sample."""
+    where = sample.to(tl.int64) * channels + channel
+    tl.store(ptr + where, mean, mask=channel < channels)
+    tl.store(ptr + samples.to(tl.int64) * channels + where, variance, mask=channel < channels)
+
+
+@triton.jit
+def _store_channel_statistics(ptr, sample, samples, mean, squares, channels):
+    where = 2 * samples.to(tl.int64) * channels + sample
+    tl.store(ptr + where, mean)
+    tl.store(ptr + where + samples, squares / (channels - 1))
+
+
+@triton.jit
+def _over_channels(mean, channel, channels, held):
+    """(mean, Σ(mean - its mean)²) of the means of ``held`` channels."""
+    base = tl.sum(tl.where(tl.arange(0, channel.shape[0]) == 0, mean, 0.0))
+    from_base = tl.where(channel < channels, mean - base, 0.0)
+    over = tl.sum(from_base) / held
+    deviation = tl.where(channel < channels, from_base - over, 0.0)
+    return base + over, tl.sum(deviation * deviation)
+
+
+@triton.jit
+def merge(count, mean, squares, more, more_mean, more_squares):
+    """(count, mean, Σ(x - mean)²) of two sets together, the second not empty."""
+    total = count + more
+    difference = more_mean - mean
+    share = more / total
+    squares += more_squares + difference * difference * (count * share)
+    return total, mean + difference * share, squares
+
+
+@triton.jit
+def place(
+    splits,
+    per_split,
+    pixels,
+    BLOCKS: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """(sample, split, channels, first pixel, number of pixels) of a program of a reduction."""
+    program = tl.program_id(0)
+    sample = program // (splits * BLOCKS)
+    rest = program % (splits * BLOCKS)
+    split = rest // BLOCKS
+    channel = rest % BLOCKS * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    first = tl.multiple_of(split.to(tl.int64) * per_split, BLOCK_PIXELS)
+    return sample, split, channel, first, tl.minimum(pixels - first, per_split)
+
+
+@triton.jit(do_not_specialize=["samples", "splits", "per_split"])
+def _instance_norm_statistics_kernel(
+    x_ptr,
+    residual_ptr,
+    total_ptr,
+    out_ptr,
+    samples,
+    channels,
+    pixels,
+    splits,
+    per_split,
+    LAST: tl.constexpr,
+    FULL: tl.constexpr,
+    EVEN: tl.constexpr,
+    WHOLE: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    sample, split, channel, first, held = place(
+        splits, per_split, pixels, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
+    )
+    row = tl.arange(0, BLOCK_PIXELS)
+    step = channels if LAST else 1
+    base = sample.to(tl.int64) * channels * pixels + first * step
+    where = base + offsets(row, channel, channels, pixels, LAST)
+    # Sums of differences from a value among those summed: of n of them, Σd² is at most n times
+    # Σ(x - mean)², so that the subtraction at the end costs few digits, whatever the mean.
+    pivot = _value(x_ptr, residual_ptr, where, inside(row, channel, held, channels, 0, FULL, EVEN))
+    pivot = pivot.to(tl.float32)
+    sums = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
+    squares = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
+    done = held * 0
+    while done < held:
+        done = tl.multiple_of(done, BLOCK_PIXELS)
+        left = tl.minimum(held - done, BLOCK_PIXELS * UNROLL).to(tl.int32)
+        values = ()
+        for k in tl.static_range(UNROLL):
+            exists = inside(row, channel, left, channels, k, FULL, EVEN)
+            at = where + (done + k * BLOCK_PIXELS) * step
+            value = _value(x_ptr, residual_ptr, at, exists)
+            if total_ptr is not None:
+                tl.store(total_ptr + at, value, mask=exists)
+            values = values + (value,)
+        for k in tl.static_range(UNROLL):
+            difference = values[k].to(tl.float32) - pivot
+            if not EVEN:
+                exists = inside(row, channel, left, channels, k, FULL, EVEN)
+                difference = tl.where(exists, difference, 0.0)
+            sums += difference
+            squares += difference * difference
+        done += BLOCK_PIXELS * UNROLL
+    mean, squares = _merge_lanes(pivot, sums, squares, row, held, BLOCK_PIXELS)
+    if WHOLE:
+        _store_statistics(out_ptr, sample, samples, channel, mean, squares / held, channels)
+        over, deviations = _over_channels(mean, channel, channels, channels)
+        _store_channel_statistics(out_ptr, sample, samples, over, deviations, channels)
+    else:
+        at = out_ptr + (sample.to(tl.int64) * splits + split) * 2 * channels + channel
+        tl.store(at, mean, mask=channel < channels)
+        tl.store(at + channels, squares, mask=channel < channels)
+
+
+@triton.jit
+def _merge_lanes(pivot, sums, squares, row, held, BLOCK_PIXELS: tl.constexpr):
+    """(mean, Σ(x - mean)²) per channel from what the rows of a tile have summed."""
+    count = tl.maximum(held - row + BLOCK_PIXELS - 1, 0) // BLOCK_PIXELS
+    count = count.to(tl.float32)[:, None]
+    shift = sums / tl.maximum(count, 1.0)
+    squares -= sums * shift
+    # Means are averaged as differences from one of them: a sum of large ones would lose digits.
+    base = tl.sum(tl.where((row == 0)[:, None], pivot, 0.0), 0)
+    from_base = pivot - base[None, :] + shift
+    mean = tl.sum(from_base * count, 0) / held
+    deviation = from_base - mean[None, :]
+    return base + mean, tl.sum(squares + deviation * deviation * count, 0)
+
+
+@triton.jit(do_not_specialize=["samples", "splits", "per_split"])
+def _instance_norm_combine_kernel(
+    partial_ptr,
+    out_ptr,
+    samples,
+    channels,
+    pixels,
+    splits,
+    per_split,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    sample = tl.program_id(0)
+    first = 0
+    seen, over, deviations = 0.0, 0.0, 0.0
+    while first < channels:
+        channel = first + tl.arange(0, BLOCK_CHANNELS)
+        count = 0.0
+        mean = tl.zeros((BLOCK_CHANNELS,), tl.float32)
+        squares = tl.zeros((BLOCK_CHANNELS,), tl.float32)
+        done = 0
+        while done < splits:
+            split = done + tl.arange(0, BLOCK_SPLITS)
+            at = (sample.to(tl.int64) * splits + split)[:, None] * 2 * channels + channel[None, :]
+            exists = (split < splits)[:, None] & (channel < channels)[None, :]
+            means = tl.load(partial_ptr + at, mask=exists, other=0.0)
+            within = tl.load(partial_ptr + at + channels, mask=exists, other=0.0)
+            held = tl.minimum(pixels - split.to(tl.int64) * per_split, per_split)
+            held = tl.maximum(held, 0).to(tl.float32)
+            more = tl.sum(held)
+            base = tl.sum(tl.where((split == done)[:, None], means, 0.0), 0)
+            from_base = means - base[None, :]
+            more_mean = tl.sum(from_base * held[:, None], 0) / more
+            apart = from_base - more_mean[None, :]
+            more_squares = tl.sum(within + apart * apart * held[:, None], 0)
+            count, mean, squares = merge(count, mean, squares, more, base + more_mean, more_squares)
+            done += BLOCK_SPLITS
+        _store_statistics(out_ptr, sample, samples, channel, mean, squares / pixels, channels)
+        held_channels = tl.minimum(channels - first, BLOCK_CHANNELS).to(tl.float32)
+        block_mean, block_squares = _over_channels(mean, channel, channels, held_channels)
+        seen, over, deviations = merge(
+            seen, over, deviations, held_channels, block_mean, block_squares
+        )
+        first += BLOCK_CHANNELS
+    _store_channel_statistics(out_ptr, sample, samples, over, deviations, channels)
+
+
+def statistics(
+    x: Tensor, out: Tensor, residual: Tensor | None = None, total: Tensor | None = None
+) -> None:
+    """Launch the kernels.
+
+    Args:
+        x: (N, C, H, W), dense in either memory format and not empty.
+        out: (N · (2·C + 2),) float32, the statistics of x, or of x + residual.
+        residual, total: laid out as x; ``total`` is to hold their sum. Given together.
+    """
+    last = is_channels_last(x)
+    (samples, channels), pixels = x.shape[:2], x.shape[2] * x.shape[3]
+    grid = reduction(x.shape, last, _UNROLL)
+    splits, blocks = grid.splits, grid.blocks
+    partial = out if grid.whole else out.new_empty(samples, splits, 2, channels)
+    with launch.on_device_of(x):
+        _instance_norm_statistics_kernel[(samples * splits * blocks,)](
+            x, residual, total, partial, samples, channels, pixels, splits, grid.per_split,
+            LAST=last,
+            FULL=grid.full,
+            EVEN=grid.even,
+            WHOLE=grid.whole,
+            BLOCKS=blocks,
+            BLOCK_PIXELS=grid.block_pixels,
+            BLOCK_CHANNELS=grid.block_channels,
+            UNROLL=grid.unroll,
+            num_warps=WARPS,
+        )  # fmt: skip
+        if not grid.whole:
+            block = min(triton.next_power_of_2(channels), _MERGED // 4)
+            _instance_norm_combine_kernel[(samples,)](
+                partial, out, samples, channels, pixels, splits, grid.per_split,
+                BLOCK_SPLITS=min(triton.next_power_of_2(splits), _MERGED // block),
+                BLOCK_CHANNELS=block,
+                num_warps=4,
+            )  # fmt: skip
+
+
+__all__ = [
+    "LANES",
+    "WARPS",
+    "Reduction",
+    "inside",
+    "merge",
+    "offsets",
+    "place",
+    "reduction",
+    "statistics",
+]

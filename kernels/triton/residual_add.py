@@ -1,0 +1,99 @@
+"""The end of a residual unit in one pass: total = x + residual and act(total); and its gradient.
+
+Specification: ``ncsn_fast.reference.residual_add``. All tensors have one shape, dtype and memory
+format, so that they are read as they lie in memory.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ncsn_fast.kernels.triton import launch
+from ncsn_fast.kernels.triton.activations import activate, derivative
+
+_BLOCK, _WARPS = 1024, 4  # eight elements a thread: 128 bits of a 16-bit type
+
+
+@triton.jit
+def _offsets(BLOCK_SIZE: tl.constexpr):
+    return tl.program_id(0).to(tl.int64) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+
+
+@triton.jit
+def _residual_add_kernel(
+    x_ptr,
+    residual_ptr,
+    total_ptr,
+    active_ptr,
+    n_elements,
+    ACTIVATION: tl.constexpr,
+    FAST_MATH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    offsets = _offsets(BLOCK_SIZE)
+    exists = offsets < n_elements
+    x = tl.load(x_ptr + offsets, mask=exists).to(tl.float32)
+    residual = tl.load(residual_ptr + offsets, mask=exists).to(tl.float32)
+    total = (x + residual).to(total_ptr.dtype.element_ty)
+    active = activate(total.to(tl.float32), ACTIVATION, FAST_MATH)
+    tl.store(total_ptr + offsets, total, mask=exists)
+    tl.store(active_ptr + offsets, active.to(active_ptr.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _residual_add_gradient_kernel(
+    total_ptr,
+    upstream_ptr,
+    active_upstream_ptr,
+    gradient_ptr,
+    n_elements,
+    ACTIVATION: tl.constexpr,
+    FAST_MATH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    offsets = _offsets(BLOCK_SIZE)
+    exists = offsets < n_elements
+    total = tl.load(total_ptr + offsets, mask=exists).to(tl.float32)
+    upstream = tl.load(upstream_ptr + offsets, mask=exists).to(tl.float32)
+    of_active = tl.load(active_upstream_ptr + offsets, mask=exists).to(tl.float32)
+    gradient = upstream + of_active * derivative(total, ACTIVATION, FAST_MATH)
+    tl.store(gradient_ptr + offsets, gradient.to(gradient_ptr.dtype.element_ty), mask=exists)
+
+
+def residual_add(
+    x: Tensor,
+    residual: Tensor,
+    total: Tensor,
+    active: Tensor,
+    activation: str,
+    *,
+    fast_math: bool = launch.FAST_MATH,
+) -> None:
+    """Launch the kernel; all tensors are dense and laid out alike."""
+    _launch(_residual_add_kernel, (x, residual, total, active), activation, fast_math)
+
+
+def residual_add_gradient(
+    total: Tensor,
+    upstream: Tensor,
+    active_upstream: Tensor,
+    gradient: Tensor,
+    activation: str,
+    *,
+    fast_math: bool = launch.FAST_MATH,
+) -> None:
+    """Launch the kernel for the gradient of either summand; all tensors are laid out alike."""
+    tensors = (total, upstream, active_upstream, gradient)
+    _launch(_residual_add_gradient_kernel, tensors, activation, fast_math)
+
+
+def _launch(kernel, tensors: tuple[Tensor, ...], activation: str, fast_math: bool) -> None:
+    count = tensors[0].numel()
+    with launch.on_device_of(tensors[0]):
+        kernel[(triton.cdiv(count, _BLOCK),)](
+            *tensors, count,
+            ACTIVATION=activation, FAST_MATH=fast_math, BLOCK_SIZE=_BLOCK, num_warps=_WARPS,
+        )  # fmt: skip
+
+
+__all__ = ["residual_add", "residual_add_gradient"]
