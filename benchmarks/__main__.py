@@ -1,12 +1,90 @@
-"""Run the benchmarks: python -m ncsn_fast.benchmarks [options of pytest-benchmark]."""
+"""Measure what this machine can: python -m ncsn_fast.benchmarks [--quick | --full] [--out DIR]."""
 
+from __future__ import annotations
+
+import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
+_EPILOG = """\
+examples:
+  python -m ncsn_fast.benchmarks --quick           everything that is in the README, in ten minutes
+  python -m ncsn_fast.benchmarks --only operations the fused operations alone
+  python -m ncsn_fast.benchmarks --peer ~/ncsnv2   also the official code itself
+  python -m ncsn_fast.benchmarks --pytest -k noise the pytest-benchmark suites
+"""
 
-if __name__ == "__main__":
-    folder = str(Path(__file__).parent)
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 1 where results disagree or ours fails, 130 after Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["--pytest"]:
+        return run_pytest(given[1:])
+    options = _parser().parse_args(given)
+    import torch
+
+    from ncsn_fast.benchmarks import front, peer, tables
+    from ncsn_fast.benchmarks.plans import PLANS
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plan = PLANS[device, "full" if options.full else "quick"]
+    plan = replace(plan, budget=options.budget or plan.budget, peer=options.peer)
+    out = options.out or front.default_folder(device)
+    try:
+        if options.peer is not None:
+            peer.check(options.peer)
+        print(f"results go to {out}")
+        results = front.run(plan, out, options.only or list(front.SUITES), _say)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; what was finished is in {out}", file=sys.stderr)
+        return 130
+    print()
+    for table in (tables.targets(results), tables.problems(results)):
+        if table.lines:
+            print(table.markdown())
+    return 0 if front.passed(results) else 1
+
+
+def run_pytest(arguments: list[str]) -> int:
+    """The pytest-benchmark suites bench_*.py beside this file."""
+    import pytest
+
     # Installed, there is no pyproject.toml beside them that names the files.
     settings = ["-o", "python_files=bench_*.py", "--benchmark-columns=min,median,iqr,rounds"]
-    sys.exit(pytest.main([folder, "-q", "--benchmark-only", *settings, *sys.argv[1:]]))
+    folder = str(Path(__file__).parent)
+    return int(pytest.main([folder, "-q", "--benchmark-only", *settings, *arguments]))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ncsn_fast.benchmarks",
+        description="Measure operations, sampling and training beside the published code and "
+        "PyTorch, after checking that all agree.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick", action="store_true", help="the default: under ten minutes, on a CPU under three"
+    )
+    size.add_argument("--full", action="store_true", help="all sizes and networks, up to hours")
+    parser.add_argument("--out", type=Path, help="folder for rows.jsonl, results.md, report.html")
+    parser.add_argument("--only", nargs="+", metavar="SUITE", help="these suites; others stay")
+    parser.add_argument("--peer", metavar="PATH", help="a checkout of ermongroup/ncsnv2")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="time for all suites")
+    parser.add_argument(
+        "--pytest", action="store_true", help="first of all: run the pytest-benchmark suites"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory):
 
 def test_help_names_every_command():
     output = succeed("--help")
-    for command in ("demo", "train", "sample", "convert", "doctor"):
+    for command in ("demo", "train", "sample", "bench", "profile", "convert", "doctor"):
         assert command in output
         assert "Usage" in succeed(command, "--help")
         assert f"Examples:\n    ncsn-fast {command}" in succeed(command, "--help")
@@ -110,8 +110,8 @@ class Impatient:
     def __init__(self, monkeypatch, steps):
         from ncsn_fast.chain import Chain
 
-        self.left, self._step = steps, Chain._step
-        monkeypatch.setattr(Chain, "_step", lambda *arguments: self.step(*arguments))
+        self.left, self._step = steps, Chain.eager_step
+        monkeypatch.setattr(Chain, "eager_step", lambda *arguments: self.step(*arguments))
 
     def step(self, *arguments):
         self.left -= 1

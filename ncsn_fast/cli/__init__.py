@@ -1,12 +1,14 @@
-"""The command line: ncsn-fast demo | train | sample | convert | doctor."""
+"""The command line: ncsn-fast demo | train | sample | bench | profile | convert | doctor."""
 
 from __future__ import annotations
 
 import click
 
+from ncsn_fast.cli.bench import bench
 from ncsn_fast.cli.convert import convert
 from ncsn_fast.cli.demo import demo
 from ncsn_fast.cli.doctor import doctor
+from ncsn_fast.cli.profile import profile
 from ncsn_fast.cli.sample import sample
 from ncsn_fast.cli.train import train
 
@@ -25,7 +27,7 @@ def main() -> None:
     """
 
 
-for command in (demo, train, sample, convert, doctor):
+for command in (demo, train, sample, bench, profile, convert, doctor):
     main.add_command(command)
 
 __all__ = ["main"]

@@ -1,0 +1,181 @@
+"""What is measured: the sizes of the quick form and of the full one, on a GPU and on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+REDUCED, AUTOTUNED = "compile reduce-overhead", "compile max-autotune"
+FROZEN = "compile frozen"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to measure, at these batch sizes.
+
+    Attributes:
+        name: in the tables.
+        preset: of ``presets.py``: the network and its sampler. "digits" has the bundled weights,
+            all others have random ones.
+        batches: images at once.
+        compiled: the ways of torch.compile that take part.
+        ngf, image_size: in place of the preset's.
+    """
+
+    name: str
+    preset: str
+    batches: tuple[int, ...]
+    compiled: tuple[str, ...] = ()
+    ngf: int | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The measurements of a run.
+
+    What torch.compile takes part in is slow to start, and has suites of its own.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        half: the 16-bit precision of this device.
+        ours: precisions in which our sampler takes part.
+        elements: sizes of the operations.
+        compile_operations: whether torch.compile takes part there.
+        sampled, compiled, autotuned: networks for the chains.
+        passed: networks for forward passes.
+        trained, trained_compiled: networks for training steps.
+        trained_in: precisions of training.
+        seconds: of measuring, per contestant.
+        rows: most rows of a chain; large batches run fewer.
+        budget: seconds for all.
+        facts: what the first suite found out: copy bandwidth in GB/s, peaks in FLOP/s.
+        peer: a checkout of the official repository.
+    """
+
+    device: str
+    half: str
+    ours: tuple[str, ...]
+    elements: tuple[int, ...]
+    sampled: tuple[Subject, ...]
+    passed: tuple[Subject, ...]
+    trained: tuple[Subject, ...]
+    trained_in: tuple[str, ...]
+    seconds: float
+    budget: float
+    compiled: tuple[Subject, ...] = ()
+    autotuned: tuple[Subject, ...] = ()
+    trained_compiled: tuple[Subject, ...] = ()
+    compile_operations: bool = True
+    rows: int = 40
+    facts: dict[str, float] = field(default_factory=dict)
+    peer: str | None = None
+
+    def rows_for(self, batch: int) -> int:
+        """Rows of a chain that a call runs: enough that what a call costs once hardly counts."""
+        return min(self.rows, max(4, 2560 // batch))
+
+
+CIFAR = Subject("NCSNv2 CIFAR-10", "cifar10", (1, 128, 512))
+_DEEPER = Subject("NCSNv2Deeper 128", "bedroom", (1, 16, 64))
+_V1 = Subject("NCSN CIFAR-10", "cifar10-v1", (1, 128, 512))
+_GPU_QUICK = Plan(
+    device="cuda",
+    half="fp16",
+    ours=("fp16",),
+    elements=(1 << 26,),
+    sampled=(CIFAR,),
+    compiled=(replace(CIFAR, batches=(512,), compiled=(REDUCED,)),),
+    autotuned=(replace(CIFAR, batches=(512,), compiled=(AUTOTUNED,)),),
+    passed=(replace(CIFAR, batches=(1, 128)),),
+    trained=(replace(CIFAR, batches=(128,)),),
+    trained_compiled=(replace(CIFAR, batches=(128,), compiled=(REDUCED,)),),
+    trained_in=("bf16",),
+    seconds=1.0,
+    budget=540.0,
+)
+_ALL = (1, 16, 128, 512, 1024)
+_GPU_FULL = replace(
+    _GPU_QUICK,
+    elements=(1 << 20, 1 << 23, 1 << 26),
+    ours=("fp16", "bf16", "tf32", "fp32"),
+    sampled=(replace(CIFAR, batches=_ALL), _DEEPER, _V1),
+    compiled=(
+        replace(CIFAR, batches=_ALL, compiled=(REDUCED,)),
+        replace(_DEEPER, batches=(16,), compiled=(REDUCED,)),
+        replace(_V1, batches=(128,), compiled=(REDUCED,)),
+    ),
+    autotuned=(replace(CIFAR, batches=(1, 128, 512, 1024), compiled=(AUTOTUNED,)),),
+    passed=(replace(CIFAR, batches=_ALL, compiled=(REDUCED,)), _DEEPER, _V1),
+    trained_in=("bf16", "fp32", "fp16"),
+    seconds=3.0,
+    budget=7200.0,
+)
+_SMALL = Subject("NCSNv2 32×32, ngf 32", "cifar10", (8,), ngf=32)
+_DIGITS = Subject("digits", "digits", (1, 16))
+_CPU_QUICK = Plan(
+    device="cpu",
+    half="bf16",
+    ours=("fp32", "bf16"),
+    elements=(1 << 18,),
+    sampled=(_DIGITS,),
+    passed=(_DIGITS,),
+    trained=(replace(_DIGITS, batches=(16,)),),
+    trained_in=("fp32", "bf16"),
+    compile_operations=False,
+    seconds=0.3,
+    budget=170.0,
+    rows=5,
+)
+_CPU_FULL = replace(
+    _CPU_QUICK,
+    elements=(1 << 20, 1 << 22),
+    sampled=(_DIGITS, _SMALL, replace(CIFAR, batches=(1, 16))),
+    compiled=(replace(CIFAR, batches=(16,), compiled=(FROZEN,)),),
+    passed=(_DIGITS, _SMALL),
+    trained=(replace(_DIGITS, batches=(64,)), _SMALL),
+    compile_operations=True,
+    seconds=2.0,
+    budget=3600.0,
+)
+# What ``ncsn-fast bench`` does in a minute.
+_GPU_SHORT = replace(
+    _GPU_QUICK,
+    elements=(1 << 24,),
+    sampled=(replace(CIFAR, batches=(128,)),),
+    compile_operations=False,
+    seconds=0.5,
+    budget=90.0,
+)
+_CPU_SHORT = replace(
+    _CPU_QUICK,
+    sampled=(replace(_DIGITS, batches=(16,)),),
+    seconds=0.2,
+    budget=90.0,
+)
+PLANS = {
+    ("cuda", "quick"): _GPU_QUICK,
+    ("cuda", "full"): _GPU_FULL,
+    ("cuda", "short"): _GPU_SHORT,
+    ("cpu", "quick"): _CPU_QUICK,
+    ("cpu", "full"): _CPU_FULL,
+    ("cpu", "short"): _CPU_SHORT,
+}
+
+
+def tf32_is_there(device: str) -> bool:
+    """Whether the GPU has the TF32 mode."""
+    return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+
+
+__all__ = [
+    "AUTOTUNED",
+    "CIFAR",
+    "FROZEN",
+    "PLANS",
+    "REDUCED",
+    "Plan",
+    "Subject",
+    "tf32_is_there",
+]

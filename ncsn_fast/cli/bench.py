@@ -1,0 +1,52 @@
+"""ncsn-fast bench."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ncsn_fast.cli.common import Command, device_of, device_option
+
+
+@click.command(cls=Command)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder to keep the results in: rows.jsonl, results.md and report.html with plots.",
+)
+@device_option
+def bench(out: Path | None, device: str | None) -> None:
+    """How fast this machine samples, in about a minute.
+
+    The engine, the published code and plain PyTorch run the same steps of the same network, taking
+    turns: NCSNv2 for CIFAR-10 on a GPU, the network of the bundled digits on a CPU. The fused
+    operations follow. Nobody gets a figure whose results are not those of the published code.
+
+    All that the README tells, with training and torch.compile, is measured by
+    `python -m ncsn_fast.benchmarks --quick` (ten minutes on a GPU) or --full.
+
+    \b
+    Examples:
+      ncsn-fast bench
+      ncsn-fast bench --out benchmark
+    """
+    from ncsn_fast.benchmarks import front, tables
+    from ncsn_fast.benchmarks.plans import PLANS
+
+    kind = device_of(device).split(":")[0]
+    if (kind, "short") not in PLANS:
+        raise click.UsageError(f"--device {device}: there are benchmarks for cpu and cuda")
+    results = front.run(PLANS[kind, "short"], out, ("operations", "chain"), click.echo)
+    click.echo("\n" + tables.environment(results))
+    click.echo(tables.brief(results))
+    problems = tables.problems(results)
+    if problems.lines:
+        click.echo("\n" + problems.markdown())
+    if not front.passed(results):
+        sys.exit(1)
+
+
+__all__ = ["bench"]
