@@ -7,6 +7,7 @@ row that says why, and the others go on.
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -107,6 +108,7 @@ def run(contest: Contest, device: torch.device) -> Iterator[Row]:
     yield from rows.values()
     ready.clear()
     calls.clear()
+    _forget_compiled()
     _clean_up(device)
 
 
@@ -231,6 +233,12 @@ def _clean_up(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _forget_compiled() -> None:
+    """What torch.compile made: it keeps its graphs' memory, and limits how often it compiles."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 __all__ = [

@@ -48,10 +48,10 @@ SUITES: dict[str, tuple[Suite, float]] = {
     "host-memory": (host_memory, 0.5),
     "precision": (score_error, 0.5),
     "training": (training.training, 3),
-    "forward": (sampling.forwards, 2),
     "chain-compiled": (sampling.compiled, 3),
     "training-compiled": (training.compiled, 3),
-    "chain-autotuned": (sampling.autotuned, 4),
+    "chain-autotuned": (sampling.autotuned, 6),
+    "forward": (sampling.forwards, 1),
 }
 ROWS, TABLES, PAGE = "rows.jsonl", "results.md", "report.html"
 _LEAST = 15.0  # s, for a suite; on the last ones of a full budget

@@ -180,6 +180,15 @@ def plain_resize(t: Tensors, z: Tensor | None) -> list[Tensor]:
     return [t["x"] + wide]
 
 
+def draw(t: Tensors, backend: str) -> list[Tensor]:
+    """The noise that has one implementation, as it is drawn outside of the other operations."""
+    return [_SAMPLER(t)]
+
+
+def plain_draw(t: Tensors, z: Tensor | None) -> list[Tensor]:
+    return [torch.randn_like(t["x"]) if z is None else z]
+
+
 def drawn(stream: int, t: Tensors) -> Tensor:
     """The noise that our operations draw from a stream."""
     return noise.normal(t["x"].shape[1:], stream=stream, **t["key"])
@@ -198,6 +207,7 @@ CASES = (
     Case("max_pool5 + ELU", 6, 10, activations, pool, plain_pool),
     Case("residual_add + ELU", 8, 2, activations, add, plain_add),
     Case("resize_add", 4.5, 9, activations, resize, plain_resize),
+    Case("normal numbers", 4, 0, images, draw, plain_draw, _SAMPLER),
 )
 
 
@@ -205,6 +215,8 @@ def operations(plan: Plan) -> Iterator[Row]:
     """Rows of all operations in all sizes."""
     device = torch.device(plan.device)
     for case in CASES:
+        if plan.operations and case.name not in plan.operations:
+            continue
         for elements in plan.elements:
             yield from contest.run(operation_contest(plan, case, elements), device)
 

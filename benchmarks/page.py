@@ -61,6 +61,8 @@ def roofline(results: Results, bandwidth: float) -> Figure:
         axes.plot(corners, [*roof, peak], linewidth=1, label=f"roof, {row.precision}")
     for row in results.timed(suite="operations", contestant="ours"):
         per_element = row.figures["flops_per_element"]
+        if not per_element:
+            continue
         x = per_element / row.figures["bytes_per_element"]
         axes.plot([x], [per_element * row.size / (row.median_s or 1)], "k.", markersize=5)
     for name, marker in (("official", "s"), ("eager channels_last", "^"), ("ours", "o")):

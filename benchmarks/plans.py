@@ -42,6 +42,7 @@ class Plan:
         half: the 16-bit precision of this device.
         ours: precisions in which our sampler takes part.
         elements: sizes of the operations.
+        operations: which of them, by name; none: all.
         compile_operations: whether torch.compile takes part there.
         sampled, compiled, autotuned: networks for the chains.
         passed: networks for forward passes.
@@ -68,6 +69,7 @@ class Plan:
     autotuned: tuple[Subject, ...] = ()
     trained_compiled: tuple[Subject, ...] = ()
     compile_operations: bool = True
+    operations: tuple[str, ...] = ()
     rows: int = 40
     facts: dict[str, float] = field(default_factory=dict)
     peer: str | None = None
@@ -86,7 +88,6 @@ _GPU_QUICK = Plan(
     ours=("fp16",),
     elements=(1 << 26,),
     sampled=(CIFAR,),
-    compiled=(replace(CIFAR, batches=(512,), compiled=(REDUCED,)),),
     autotuned=(replace(CIFAR, batches=(512,), compiled=(AUTOTUNED,)),),
     passed=(replace(CIFAR, batches=(1, 128)),),
     trained=(replace(CIFAR, batches=(128,)),),
@@ -139,6 +140,20 @@ _CPU_FULL = replace(
     seconds=2.0,
     budget=3600.0,
 )
+# The rows of the targets that are for CPUs, and what they are compared with.
+_AT_16 = replace(CIFAR, batches=(16,))
+_CPU_TARGETS = replace(
+    _CPU_QUICK,
+    elements=(1 << 22,),
+    operations=("sampler_update", "normal numbers"),
+    sampled=(_AT_16,),
+    compiled=(replace(_AT_16, compiled=(FROZEN,)),),
+    passed=(),
+    trained=(_AT_16,),
+    trained_in=("bf16",),
+    budget=345.0,
+    rows=4,
+)
 # What ``ncsn-fast bench`` does in a minute.
 _GPU_SHORT = replace(
     _GPU_QUICK,
@@ -161,6 +176,7 @@ PLANS = {
     ("cpu", "quick"): _CPU_QUICK,
     ("cpu", "full"): _CPU_FULL,
     ("cpu", "short"): _CPU_SHORT,
+    ("cpu", "targets"): _CPU_TARGETS,
 }
 
 

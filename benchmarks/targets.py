@@ -121,8 +121,8 @@ def _over_compiled(way: str, suite: str) -> Value:
 
     def value(rows: Results) -> float | None:
         found = rows.timed(suite=suite, case=CIFAR.name, contestant=way)
-        other = max(found, key=lambda row: row.size, default=None)
-        return None if other is None else ratio(other, _chain(rows, other.size, "ours", suite))
+        size = max((row.size for row in found), default=None)
+        return ratio(_chain(rows, size, way, suite), _chain(rows, size, "ours", suite))
 
     return value
 

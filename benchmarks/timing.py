@@ -63,6 +63,9 @@ def in_turns(
                 if name not in repeats:
                     once = seconds_of(queue, 1, device)
                     repeats[name] = max(1, min(_MOST_CALLS, math.ceil(_SHORT / once)))
+                    if repeats[name] == 1:
+                        taken[name].append(once)
+                        continue
                 taken[name].append(seconds_of(queue, repeats[name], device))
             except Exception as error:  # of whatever kind: the others go on
                 found[name] = error

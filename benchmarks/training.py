@@ -26,8 +26,8 @@ from ncsn_fast.benchmarks.rows import Row
 from ncsn_fast.losses import draw_labels
 from ncsn_fast.precision import autocast, float32_mode
 
-# Losses of this many steps are compared; they outlast the warm-up of a captured step.
-_CHECKED = 6
+# Losses of this many steps are compared; on a GPU they outlast the warm-up of a captured step.
+_CHECKED = {"cuda": 6, "cpu": 3}
 _RATE, _EMA = 1e-3, 0.999
 _TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 3e-2, "bf16": 3e-2}
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -101,6 +101,7 @@ class Steps:
         self.work = work
         self.images = work.states(batch)
         self.ids = torch.arange(batch, device=work.device)
+        self.checked = _CHECKED[work.device.type]
         self.order: list[Tensor] | None = None
 
     def official(self, precision: str) -> Ready:
@@ -114,7 +115,7 @@ class Steps:
             with torch.enable_grad(), float32_mode(precision, self.work.device):
                 return step(*given)
 
-        losses = torch.tensor([run(*self._batch(i)) for i in range(_CHECKED)])
+        losses = torch.tensor([run(*self._batch(i)) for i in range(self.checked)])
         return Ready([lambda: run(self.images)], lambda: [losses])
 
     def plain(self, precision: str, way: str) -> Ready:
@@ -124,24 +125,27 @@ class Steps:
         net = net.to(**layout)  # a keyword unknown to torch's type hints
         average = copy.deepcopy(net).requires_grad_(False)
         body = OfficialNetwork(net).body
-        forward: Callable[..., Tensor] = torch.compile(body, dynamic=False) if way else body
-        if way == REDUCED:
-            forward = torch.compile(body, dynamic=False, mode="reduce-overhead")
         device = self.work.device
+
+        def loss_of(x: Tensor, labels: Tensor, z: Tensor) -> Tensor:
+            sigma = net.sigmas[labels].view(-1, 1, 1, 1)
+            given = (x + sigma * z).contiguous(memory_format=torch.channels_last)
+            n = body(given, labels).float()
+            n = sigma * n if net.sees_sigma else n
+            return 0.5 * (n + z).square().sum() / len(x)
+
+        if way == REDUCED:
+            loss_of = torch.compile(loss_of, dynamic=False, mode="reduce-overhead")
         parameters = list(net.parameters())
         optimizer = torch.optim.Adam(parameters, lr=_RATE, fused=device.type == "cuda")
 
         def step(x: Tensor, labels: Tensor, z: Tensor) -> Tensor:
             if way == REDUCED and device.type == "cuda":
                 torch.compiler.cudagraph_mark_step_begin()
-            sigma = net.sigmas[labels].view(-1, 1, 1, 1)
-            given = (x + sigma * z).contiguous(memory_format=torch.channels_last)
             mode = float32_mode(precision, device) if precision == "fp32" else nullcontext()
             with torch.enable_grad(), mode:
                 with autocast(precision, device):
-                    n = forward(given, labels).float()
-                n = sigma * n if net.sees_sigma else n
-                loss = 0.5 * (n + z).square().sum() / len(x)
+                    loss = loss_of(x, labels, z)
                 loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -155,7 +159,7 @@ class Steps:
             labels = torch.randint(0, levels, self.ids.shape, device=device)
             return step(self.images, labels, torch.randn_like(self.images))
 
-        losses = torch.tensor([float(step(*self._batch(i))) for i in range(_CHECKED)])
+        losses = torch.tensor([float(step(*self._batch(i))) for i in range(self.checked)])
         return Ready([call], lambda: [losses])
 
     def ours(self, precision: str, graph: bool | str) -> Ready:
@@ -170,13 +174,13 @@ class Steps:
             with torch.enable_grad(), float32_mode(precision, self.work.device):
                 trainer._train_step()
 
-        for _ in range(_CHECKED):  # a captured step is warmed up anew after fit()
+        for _ in range(self.checked):  # a captured step is warmed up anew after fit()
             call()
         return Ready([call], lambda: [losses])
 
     def _trainer(self, precision: str, graph: bool | str) -> nf.Trainer:
         config = nf.TrainConfig(
-            steps=_CHECKED,
+            steps=self.checked,
             batch_size=len(self.images),
             learning_rate=_RATE,
             precision=precision,
@@ -190,7 +194,7 @@ class Steps:
         """Images, levels and noise of our trainer at a step."""
         if self.order is None:
             batches = self._trainer("fp32", False).batches
-            self.order = [batches.at(i)[0] for i in range(_CHECKED)]
+            self.order = [batches.at(i)[0] for i in range(self.checked)]
         labels = draw_labels(len(self.work.sigmas), seed=0, step=step, sample_ids=self.ids)
         z = noise.normal(
             self.work.net.shape, seed=0, stream=noise.PERTURB, sample_ids=self.ids, step=step

@@ -373,11 +373,12 @@ class Chain:
 
     def _error(self, row: int, where: str, state: Tensor, chunk: Chunk) -> SamplingError:
         sigma, level = self.table.sigma[row], self.table.level[row]
+        range_ends = ', or precision="bf16": float16 ends at 65,504'
         return SamplingError(
             f"the state is no longer finite after row {row} of {len(self.table)} (noise level "
             f"{level}, σ = {sigma:g}) {where}: the network returned NaN or infinity, or the chain "
             "diverged. The last good state is in the error's .state; look at the network's output "
-            "there, or lower the step size",
+            f"there, or try a lower step size{range_ends if self.precision == 'fp16' else ''}",
             row,
             sigma,
             state,

@@ -24,7 +24,11 @@ _PATTERNS = (
     ("convolutions", r"triton_(tem|mm)_|xmma|cutlass|fprop|dgrad|wgrad|winograd|splitK"),
     ("update and loss", r"sampler_update|begin_step|perturb|dsm_loss"),
     ("optimizer", r"multi_tensor|[aA]dam|_foreach_|_amp_|lpnorm"),
-    ("copies", r"(?i)copy|memcpy|memset|n[cd]*hw.?to|cat(array|\b)|fill|zero_|clone|transpose"),
+    (
+        "copies",
+        r"(?i)copy|memcpy|memset|n[cd]*hw.?to|cat(array|\b)|fill|zero_|clone|transpose"
+        r"|to_mkldnn|mkldnn_reorder",
+    ),
     ("convolutions", r"(?i)conv|gemm|gemv|\b(add)?mm\b"),
     ("norms", r"(?i)var_?mean|::(var|std|mean)\b|welford|MeanOps"),
     (

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn_fast import training_state
+from ncsn_fast import profiling, training_state
 from ncsn_fast.batches import Batches
 from ncsn_fast.checkpoint import save_checkpoint
 from ncsn_fast.files import folder_lock
@@ -148,6 +148,7 @@ class Trainer:
         self._check_weights()  # the update after a finite loss may have broken them
         training_state.save(self, self.out)
 
+    @profiling.range("train")
     def _run(self, progress: ProgressWish) -> None:
         config = self.config
         started, first = time.monotonic(), self.step
@@ -185,10 +186,12 @@ class Trainer:
                     self.save()
             raise
 
+    @profiling.range("step")
     def _train_step(self) -> None:
         """One optimiser step. Nothing in it waits for the device."""
-        x, _ = self.batches.at(self.step)
-        self._compute.load(x, self.step)
+        with profiling.range("data"):
+            x, _ = self.batches.at(self.step)
+            self._compute.load(x, self.step)
         self._graph()
         self.step += 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncsn_fast import noise, ops
+from ncsn_fast import noise, ops, profiling
 from ncsn_fast.losses import NoiseKey, draw_levels, loss_weight
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.precision import autocast
@@ -73,7 +73,7 @@ class TrainingStep:
         self._share.fill_(1 - kept)
 
     def __call__(self) -> None:
-        """Do the step that was loaded. Where it raises, no gradient is left behind."""
+        """Do the step that was loaded. Where it raises, it can be done again."""
         config = self._config
         key: NoiseKey = {"seed": self._seed, "step": self._number, "sample_ids": self._ids}
         sigma, labels = draw_levels(self._net.sigmas, key, continuous=config.continuous)
@@ -83,6 +83,10 @@ class TrainingStep:
                 for part in _slices(len(self._x), config.accumulate)
             ]
             self._update_weights()
+        except BaseException:
+            if self.scaler.is_enabled():  # else it takes these gradients for unscaled ones
+                self.scaler._per_optimizer_states.clear()
+            raise
         finally:
             self.optimizer.zero_grad(set_to_none=True)
         self._update_average()
@@ -92,18 +96,21 @@ class TrainingStep:
         """Add the gradients of a part of the batch; return its losses, (B / accumulate,)."""
         config, x = self._config, self._x[part]
         key: NoiseKey = {"seed": self._seed, "step": self._number, "sample_ids": self._ids[part]}
-        perturbed = ops.perturb(x, sigma, **key)
-        with autocast(config.precision, x.device):
-            n = self._score.normalized(perturbed, sigma, labels)
-        losses, gradient = ops.dsm_loss_and_gradient(
-            n,
-            loss_weight(config.anneal_power, sigma),
-            upstream=self.scaler.scale(self._upstream),
-            **key,
-        )
-        n.backward(gradient)
+        with profiling.range("forward"):
+            perturbed = ops.perturb(x, sigma, **key)
+            with autocast(config.precision, x.device):
+                n = self._score.normalized(perturbed, sigma, labels)
+            losses, gradient = ops.dsm_loss_and_gradient(
+                n,
+                loss_weight(config.anneal_power, sigma),
+                upstream=self.scaler.scale(self._upstream),
+                **key,
+            )
+        with profiling.range("backward"):
+            n.backward(gradient)
         return losses
 
+    @profiling.range("optimizer")
     def _update_weights(self) -> None:
         for group in self.optimizer.param_groups:
             # Adam refuses a capture without it, and outside of one warns about it.

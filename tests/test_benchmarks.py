@@ -1,5 +1,6 @@
 """The benchmarks: the official equivalent is one, the gate holds, and a run keeps what it finds."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from ncsn_fast.benchmarks import __main__ as command
 from ncsn_fast.benchmarks import contest, front, networks, official, peer, tables, timing
 from ncsn_fast.benchmarks.contest import Contest, Contestant, Ready
 from ncsn_fast.benchmarks.host_memory import host_memory
-from ncsn_fast.benchmarks.operations import CASES, operation_contest
-from ncsn_fast.benchmarks.plans import PLANS, Subject
+from ncsn_fast.benchmarks.operations import CASES, operation_contest, operations
+from ncsn_fast.benchmarks.plans import CIFAR, PLANS, Subject
 from ncsn_fast.benchmarks.rows import Results, Row, read_rows, write_rows
 from ncsn_fast.benchmarks.sampling import chain_contest, forward_contest
 from ncsn_fast.benchmarks.targets import TARGETS
@@ -310,6 +311,41 @@ def test_the_exit_code_says_whether_the_gate_held(
     monkeypatch.setattr(front, "run", lambda *arguments: Results([row]))
     assert command.main(["--out", str(tmp_path)]) == code
     assert "not yet measured" in capsys.readouterr().out
+
+
+def test_the_targets_of_a_cpu_have_a_plan_of_their_own(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(front, "run", lambda plan, *rest: asked.append(plan) or Results([]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert command.main(["--cpu", "--out", str(tmp_path)]) == 0
+    (plan,) = asked
+    assert plan == PLANS["cpu", "targets"]
+    assert [(s.preset, s.batches) for s in plan.sampled] == [("cifar10", (16,))]
+    assert {s.name for s in (*plan.sampled, *plan.compiled)} == {CIFAR.name}  # targets look for it
+
+
+def test_only_the_operations_of_a_plan_are_measured():
+    plan = replace(PLAN, operations=("normal numbers",))
+    assert {row.case for row in operations(plan)} == {"normal numbers"}
+
+
+def test_what_torch_compile_made_is_forgotten_after_a_contest(monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(True))
+    monkeypatch.setitem(sys.modules, "torch._dynamo", torch)
+    list(contest.run(contest_of(), CPU))
+    assert forgotten == [True]
+
+
+def test_a_target_is_over_the_faster_precision_of_torch_compile():
+    rows = [
+        Row("chain-compiled", CIFAR.name, name, 16, precision, median_s=time,
+            environment={"kind": "cpu"})
+        for name, precision, time in (
+            ("compile frozen", "fp32", 8.0), ("compile frozen", "bf16", 3.0), ("ours", "bf16", 2.0)
+        )
+    ]  # fmt: skip
+    assert "1.5×" in [line[3] for line in tables.targets(Results(rows)).lines]
 
 
 def test_an_unknown_suite_is_refused(tmp_path, capsys):

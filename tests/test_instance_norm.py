@@ -27,7 +27,7 @@ from norm_cases import (
 
 from ncsn_fast import ops, reference
 from ncsn_fast.kernels.triton import launch
-from ncsn_fast.kernels.triton.instance_norm_statistics import reduction
+from ncsn_fast.kernels.triton.instance_norm_statistics import reduction, statistics
 
 pytestmark = pytest.mark.skipif(
     not launch.INTERPRETED, reason="with a GPU kernels are compiled for it: test_gpu_networks.py"
@@ -81,6 +81,21 @@ def test_splits_hold_all_pixels_once(samples, last):
         assert (grid.blocks - 1) * grid.block_channels < channels
         assert channels <= grid.blocks * grid.block_channels
         assert grid.even == (side * side % turn == 0)
+
+
+@both_formats
+@pytest.mark.parametrize("shape", [SMALL[0], SPLIT[0]], ids=["whole", "split"])
+def test_statistics_of_numbers_whose_squares_overflow(shape, last):
+    layout = LAST if last else torch.contiguous_format
+    x = torch.full(shape, 1e25).contiguous(memory_format=layout)
+    means, channels = shape[0] * shape[1], shape[1]
+    found = torch.full((shape[0] * (2 * channels + 2),), math.nan)
+    statistics(x, found)
+    mean, variance, over, spread = found.split([means, means, shape[0], shape[0]])
+    assert (mean == 1e25).all()
+    assert (over == 1e25).all()
+    assert not variance.any()
+    assert not spread.any()
 
 
 def test_two_runs_are_equal_bit_for_bit():
@@ -202,7 +217,7 @@ def test_a_second_backward_is_refused():
         ({"alpha": torch.ones(1, 4)}, r"alpha is \(1, 4\) on cpu"),
         ({"beta": torch.ones(4, device="meta")}, r"beta is \(4,\) on meta"),
         ({"activation": "gelu"}, "activation 'gelu' is unknown; choose one of"),
-        ({"statistics": torch.ones(8)}, r"statistics have shape \(8,\), which is not what"),
+        ({"statistics": torch.ones(8)}, r"statistics are torch.float32 \(8,\) on cpu, which is not what"),
         ({"x": torch.ones(2, 1, 3, 5), **dict.fromkeys(("gamma", "alpha", "beta"), torch.ones(1))},
          "at least 2 channels"),
     ],
@@ -217,19 +232,21 @@ def opcheck_cases():
     x, residual = draw(SHAPE, 1).to(memory_format=LAST), draw(SHAPE, 2)
     three = parameters(rows=True)
     detached = [parameter.detach() for parameter in three]
-    norm = torch.ops.ncsn_fast.instance_norm_statistics(x)
     differentiable = x.clone().requires_grad_()
+    how = 1e-5, "elu", "triton"
+    _, norm = torch.ops.ncsn_fast.instance_norm_plus(x, *detached, None, *how)
     return {
-        "instance_norm_statistics": (x,),
-        "instance_norm_plus": (differentiable, *three, norm, 1e-5, "elu"),
-        "instance_norm_plus_gradient": (residual, x, *detached, norm, 1e-5, None),
+        "instance_norm_plus": (differentiable, *three, None, *how),
+        "instance_norm_plus with statistics": (differentiable, *three, norm, *how),
+        "instance_norm_plus_gradient": (residual, x, *detached, norm, 1e-5, None, "triton"),
         "residual_add_statistics": (x, residual),
     }
 
 
 @pytest.mark.parametrize("name", opcheck_cases())
 def test_opcheck(name):
-    results = opcheck(getattr(torch.ops.ncsn_fast, name).default, opcheck_cases()[name])
+    operation = getattr(torch.ops.ncsn_fast, name.split()[0]).default
+    results = opcheck(operation, opcheck_cases()[name])
     assert set(results.values()) == {"SUCCESS"}
 
 

@@ -249,17 +249,38 @@ def test_the_gradient_of_nan_goes_where_pytorch_sends_it():
     torch.testing.assert_close(found, torch.autograd.grad(F.max_pool2d(x, 5, 1, 2).sum(), x))
 
 
+def test_the_gradient_of_a_pool_may_come_from_the_maxima_alone():
+    x, active, upstream = draw(SHAPE, torch.float32, 3)
+    gradient = torch.ops.ncsn_fast.max_pool5_gradient.default
+    found = gradient(x, active, None, upstream, "lrelu", "triton")
+    expected = gradient(x, active, torch.zeros_like(x), upstream, "lrelu", "triton")
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("activation", ["relu", "lrelu"])
+def test_the_slope_at_nan_is_pytorchs(activation):
+    x = torch.tensor([torch.nan, -1.0, 0.0, 1.0]).view(1, 1, 2, 2).requires_grad_()
+    for residual in (torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)):
+        found, expected = (
+            torch.autograd.grad(
+                ops.residual_add(x, residual, activation=activation, backend=name).active.sum(), x
+            )[0]
+            for name in ("triton", "torch")
+        )
+        assert torch.equal(found, expected)
+
+
 def operators():
     x, base = images((1, 2, 4, 5), (1, 2, 3, 7), layout=LAST)
     values = with_ties(x.detach())
     return {
-        "residual_add": [x, x.detach(), "elu"],
-        "residual_add_gradient": [values, values, values, "elu"],
-        "max_pool5": [x],
-        "max_pool5_active": [x, "lrelu"],
-        "max_pool5_gradient": [values, values, None, values, None],
-        "resize_add": [x, base],
-        "resize_gradient": [values, 2, 3],
+        "residual_add": [x, x.detach(), "elu", "triton"],
+        "residual_add_gradient": [values, values, values, "elu", "triton"],
+        "max_pool5": [x, "triton"],
+        "max_pool5_active": [x, "lrelu", "triton"],
+        "max_pool5_gradient": [values, values, None, values, None, "triton"],
+        "resize_add": [x, base, "triton"],
+        "resize_gradient": [values, 2, 3, "triton"],
     }
 
 

@@ -227,6 +227,25 @@ def test_a_capture_without_memory_leaves_the_run_eager(recorded, caplog, monkeyp
     assert_same_run(run, trained(graph=False))
 
 
+def test_a_capture_that_fails_before_the_weights_are_changed_leaves_fp16_in_order(
+    recorded, monkeypatch
+):
+    settings = {"precision": "fp16", "clip_gradient": 1.0}
+    expected = trained(graph=False, **settings)
+    clip, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def no_memory_in_the_capture(*arguments):
+        calls.append(None)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("no memory")
+        return clip(*arguments)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", no_memory_in_the_capture)
+    trainer = trained(**settings)
+    assert len(calls) == STEPS + 1
+    assert_same_run(trainer, expected)
+
+
 def test_a_graph_that_is_demanded_and_fails_is_an_error_that_loses_no_step(tmp_path, recorded):
     trainer = trainer_of(Waiting, graph=True, out=tmp_path)
     with pytest.raises(capture.CaptureError, match="it waits for the device"):

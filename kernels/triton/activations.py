@@ -37,7 +37,7 @@ def derivative(x, ACTIVATION: tl.constexpr, FAST_MATH: tl.constexpr):
     elif ACTIVATION == "elu":
         d = _exp(tl.minimum(x, 0.0, propagate_nan=tl.PropagateNan.ALL), FAST_MATH)
     elif ACTIVATION == "relu":
-        d = tl.where(x > 0, 1.0, 0.0)
+        d = tl.where(x <= 0, 0.0, 1.0)
     elif ACTIVATION == "lrelu":
         d = tl.where(x > 0, 1.0, 0.2)
     else:

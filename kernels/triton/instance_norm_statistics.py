@@ -147,7 +147,7 @@ def merge(count, mean, squares, more, more_mean, more_squares):
     total = count + more
     difference = more_mean - mean
     share = more / total
-    squares += more_squares + difference * difference * (count * share)
+    squares += more_squares + difference * (difference * (count * share))
     return total, mean + difference * share, squares
 
 
@@ -246,7 +246,8 @@ def _merge_lanes(pivot, sums, squares, row, held, BLOCK_PIXELS: tl.constexpr):
     from_base = pivot - base[None, :] + shift
     mean = tl.sum(from_base * count, 0) / held
     deviation = from_base - mean[None, :]
-    return base + mean, tl.sum(squares + deviation * deviation * count, 0)
+    # Weighted before it is squared: where there is nothing, a square that overflows is no zero.
+    return base + mean, tl.sum(squares + deviation * (deviation * count), 0)
 
 
 @triton.jit(do_not_specialize=["samples", "splits", "per_split"])
@@ -283,7 +284,7 @@ def _instance_norm_combine_kernel(
             from_base = means - base[None, :]
             more_mean = tl.sum(from_base * held[:, None], 0) / more
             apart = from_base - more_mean[None, :]
-            more_squares = tl.sum(within + apart * apart * held[:, None], 0)
+            more_squares = tl.sum(within + apart * (apart * held[:, None]), 0)
             count, mean, squares = merge(count, mean, squares, more, base + more_mean, more_squares)
             done += BLOCK_SPLITS
         _store_statistics(out_ptr, sample, samples, channel, mean, squares / pixels, channels)

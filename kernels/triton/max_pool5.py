@@ -155,6 +155,7 @@ def _max_pool5_gradient_kernel(
             gradient += tl.where(place == 5 * (4 - i) + (4 - k), upstream, 0.0)
     if active_upstream_ptr is not None:
         gradient += tl.load(active_upstream_ptr + offset, mask=live).to(tl.float32)
+    if ACTIVATION is not None:
         x = tl.load(x_ptr + offset, mask=live).to(tl.float32)
         gradient *= derivative(x, ACTIVATION, FAST_MATH)
     tl.store(gradient_ptr + offset, gradient.to(gradient_ptr.dtype.element_ty), mask=live)
@@ -197,7 +198,7 @@ def max_pool5_gradient(
 
     Args:
         active: the act(x) that was pooled; x itself without activation.
-        active_upstream, upstream: the gradients of the two results.
+        active_upstream, upstream: the gradients of the two results; the first may be missing.
     """
     for cut in cuts(_rows(x, 1), x.shape[0]):
         part = cut(x)
