@@ -32,7 +32,10 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["ncsn_fast", "ncsn_fast.*"]) + mapped_packages(),
     package_dir={"ncsn_fast": "ncsn_fast", **MAPPED},
-    package_data={"ncsn_fast": ["assets/*", "py.typed"]},
+    package_data={
+        "ncsn_fast": ["assets/*", "py.typed"],
+        "ncsn_fast.kernels": ["cpp/*.cpp", "cpp/*.h"],
+    },
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
@@ -42,6 +45,8 @@ setup(
         "tqdm>=4.64",
         "Pillow>=10",
         "matplotlib>=3.8",
+        "ninja>=1.11",  # builds the CPU kernels on first use
+        "nvtx>=0.2.13; platform_system == 'Linux'",
     ],
     extras_require={
         "test": TEST,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ncsn_fast import noise, ops
+from ncsn_fast import native, noise, ops
 from ncsn_fast.checkpoint import load_checkpoint, save_checkpoint
 from ncsn_fast.data import digits
 from ncsn_fast.engine import Sampler
@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 
 def environment() -> list[Finding]:
-    """Versions, devices and the backend each device gets."""
+    """Versions, devices and the backend each device gets; builds the CPU's kernels if need be."""
     found = [Finding("Python", f"{platform.python_version()} on {platform.platform()}")]
     for package in _PACKAGES:
         found.append(Finding(package, _version(package)))
@@ -51,13 +51,18 @@ def environment() -> list[Finding]:
     if not devices:
         found.append(Finding("GPU", "none that this torch can use; everything runs on the CPU"))
     for program in ("c++", "ninja"):
-        found.append(Finding(program, shutil.which(program) or "not found (not needed so far)"))
+        found.append(
+            Finding(program, shutil.which(program) or "not found: it builds the CPU's kernels")
+        )
     for device in ("cpu", *devices):
         try:
             name, reason = backends.resolve("auto", device)
             found.append(Finding(f"backend on {device}", f"{name} ({reason})"))
         except ValueError as error:  # a wish of the environment's that cannot be met
             found.append(Finding(f"backend on {device}", f"none: {error}", False))
+        else:
+            if name == "cpp":
+                found.append(Finding("CPU kernels", _native()))
     return found
 
 
@@ -74,10 +79,18 @@ def self_test() -> list[Finding]:
     for name, check in checks.items():
         try:
             value = check()
-            found.append(Finding(name, value or "not run: no GPU for it", True if value else None))
+            found.append(
+                Finding(name, value or "not run: PyTorch does all", True if value else None)
+            )
         except Exception as error:  # a doctor reports every illness
             found.append(Finding(name, f"{type(error).__name__}: {error}", False))
     return found
+
+
+def _native() -> str:
+    """The CPU's kernels, which have been built."""
+    capability = native.ops().capability("")[0]
+    return f"{capability} code, kept in {native.cache_folder()}"
 
 
 def _version(package: str) -> str:
@@ -105,23 +118,32 @@ def _check_chunking() -> str:
 
 
 def _check_kernels() -> str | None:
-    """The update and the loss on the GPU against the specification there."""
-    if not torch.cuda.is_available() or backends.missing("triton", torch.device("cuda")):
-        return None
-    x = torch.linspace(-1, 1, 2 * 3 * 32 * 32, device="cuda").view(2, 3, 32, 32)
-    row = torch.tensor([1.0, 0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 1.0, 0.0], device="cuda")
-    which: dict[str, Any] = {"seed": 1, "step": 2, "sample_ids": torch.arange(2, device="cuda")}
+    """The update and the loss of the kernels in use against the specification, on each device."""
+    told = []
+    for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
+        backend, _ = backends.resolve("auto", device)
+        if backend != "torch":
+            told.append(f"{backend} agrees with the specification to {_error(backend, device):.1g}")
+    return ", ".join(told) or None
+
+
+def _error(backend: str, device: str) -> float:
+    x = torch.linspace(-1, 1, 2 * 3 * 32 * 32, device=device).view(2, 3, 32, 32)
+    row = torch.tensor([1.0, 0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 1.0, 0.0], device=device)
+    which: dict[str, Any] = {"seed": 1, "step": 2, "sample_ids": torch.arange(2, device=device)}
     differences = []
     for kernel, specification in zip(
-        (ops.sampler_update(x, x, row, backend="triton", **which).x, *_loss(x, "triton", which)),
+        (ops.sampler_update(x, x, row, backend=backend, **which).x, *_loss(x, backend, which)),
         (ops.sampler_update(x, x, row, backend="torch", **which).x, *_loss(x, "torch", which)),
         strict=True,
     ):
         scale = float(specification.abs().max())
         differences.append(float((kernel - specification).abs().max()) / scale)
     if not max(differences) < 1e-4:
-        raise ArithmeticError(f"kernels and specification differ by {max(differences):.2g}")
-    return f"kernels agree with the specification to {max(differences):.1g}"
+        raise ArithmeticError(
+            f"{backend} and specification differ by {max(differences):.2g} on {device}"
+        )
+    return max(differences)
 
 
 def _loss(x: torch.Tensor, backend: str, which: dict[str, Any]) -> tuple[torch.Tensor, ...]:

@@ -14,6 +14,13 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+def pytest_sessionstart():
+    """Build the kernels of the CPU where need be: a command under test would say that it does."""
+    from ncsn_fast import native
+
+    native.missing()
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

@@ -6,24 +6,58 @@ import pytest
 import torch
 
 import ncsn_fast as nf
-from ncsn_fast import ops
+from ncsn_fast import native, ops
 from ncsn_fast.ops import backends
 
 
-def test_the_specification_runs_where_nothing_faster_is_there():
-    name, reason = backends.resolve()
+@pytest.fixture
+def machine(monkeypatch):
+    """Says whether the machine has the kernels of the CPU, and if not, why."""
+
+    def has(reason):
+        monkeypatch.setattr(native, "missing", lambda: reason)
+        backends.missing.cache_clear()
+
+    yield has
+    backends.missing.cache_clear()
+
+
+def test_a_cpu_gets_its_kernels(machine):
+    machine(None)
+    assert backends.resolve() == ("cpp", "the fastest on cpu")
+
+
+def test_the_specification_runs_where_nothing_faster_is_there(machine):
+    machine("there is no C++ compiler")
+    assert backends.resolve() == ("torch", "cpp is not available: there is no C++ compiler")
+
+
+def test_other_devices_do_not_wait_for_the_kernels_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(native, "missing", lambda: pytest.fail("built"))
+    backends.missing.cache_clear()
+    name, reason = backends.resolve("auto", "mps")
     assert name == "torch"
-    assert "no cpp kernels" in reason
+    assert "its kernels run on CPUs, and the tensors are on mps" in reason
 
 
-def test_use_backend_stays_or_ends_with_its_block():
+def test_who_wants_pytorch_does_not_wait_for_a_build(monkeypatch):
+    monkeypatch.setattr(native, "missing", lambda: pytest.fail("built"))
+    backends.missing.cache_clear()
+    x, ids = torch.zeros(2, 3), torch.arange(2)
+    ops.perturb(x, x[:, 0], seed=0, step=0, sample_ids=ids, backend="torch")
+    monkeypatch.setenv("NCSN_FAST_BACKEND", "torch")
+    ops.perturb(x, x[:, 0], seed=0, step=0, sample_ids=ids)
+
+
+def test_use_backend_stays_or_ends_with_its_block(machine):
+    machine(None)
     with nf.use_backend("torch"):
         assert backends.resolve()[1] == "asked for by use_backend"
-    assert "cpp" in backends.resolve()[1]
+    assert backends.resolve()[0] == "cpp"
     nf.use_backend("torch")
     assert backends.resolve()[1] == "asked for by use_backend"
     nf.use_backend("auto")
-    assert "cpp" in backends.resolve()[1]
+    assert backends.resolve()[0] == "cpp"
 
 
 def test_the_environment_is_asked_last(monkeypatch):
@@ -32,8 +66,9 @@ def test_the_environment_is_asked_last(monkeypatch):
     assert backends.resolve("torch")[1] == "asked for by the backend argument"
 
 
-def test_a_backend_that_cannot_run_is_refused_with_the_reason(monkeypatch):
-    message = "backend 'cpp' cannot run here, because this version .* has no cpp kernels"
+def test_a_backend_that_cannot_run_is_refused_with_the_reason(machine, monkeypatch):
+    machine("there is no ninja")
+    message = "backend 'cpp' cannot run here, because there is no ninja"
     with pytest.raises(ValueError, match="use_backend: " + message):
         nf.use_backend("cpp")
     with pytest.raises(ValueError, match="the backend argument: " + message):
@@ -43,6 +78,17 @@ def test_a_backend_that_cannot_run_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setenv("NCSN_FAST_BACKEND", "cpp")
     with pytest.raises(ValueError, match="NCSN_FAST_BACKEND: " + message):
         backends.resolve()
+
+
+def test_the_kernels_of_the_cpu_leave_float16_to_the_specification(machine, caplog):
+    machine(None)
+    backends._tell.cache_clear()
+    cpu = torch.device("cpu")
+    with caplog.at_level("INFO", "ncsn_fast"):
+        assert backends.choose("auto", cpu, half=True) == "torch"
+    assert "float32 and bfloat16, not float16" in caplog.text
+    with pytest.raises(ValueError, match="float32 and bfloat16, not float16"):
+        backends.choose("cpp", cpu, half=True)
 
 
 @pytest.fixture
@@ -71,10 +117,11 @@ def test_kernels_on_the_tensors_of_a_cpu_are_refused(compiled, monkeypatch):
         backends.resolve("triton", "cpu")
 
 
-def test_a_gpu_gets_the_kernels(compiled, monkeypatch):
+def test_a_gpu_gets_the_kernels(compiled, machine, monkeypatch):
+    machine(None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert backends.resolve("auto", "cuda") == ("triton", "the fastest on cuda")
-    assert backends.resolve("auto", "cpu")[0] == "torch"
+    assert backends.resolve("auto", "cpu")[0] == "cpp"
 
 
 def test_an_old_triton_is_not_used(compiled, monkeypatch):
@@ -90,14 +137,15 @@ def test_without_triton_the_specification_runs(compiled, monkeypatch):
         backends.resolve("triton", "cuda")
 
 
-def test_auto_says_once_which_path_it_took(caplog):
+def test_auto_says_once_which_path_it_took(machine, caplog):
+    machine("there is no ninja")
     backends._tell.cache_clear()
     x = torch.zeros(2, 3)
     with caplog.at_level("INFO", "ncsn_fast"):
         for _ in range(3):
             ops.perturb(x, x[:, 0], seed=0, step=0, sample_ids=torch.arange(2))
     (message,) = caplog.messages
-    assert message.startswith("operations on cpu run on backend 'torch' (cpp is not available")
+    assert message.startswith("operations on cpu run on backend 'torch' (cpp is not available: ")
 
 
 def test_a_gpu_left_to_the_specification_is_a_warning(compiled, caplog, monkeypatch):
@@ -114,7 +162,8 @@ def test_an_unknown_backend_is_refused():
         backends.resolve("cuda")
 
 
-def test_a_sampler_follows_the_backend_of_the_moment():
+def test_a_sampler_follows_the_backend_of_the_moment(machine):
+    machine("there is no ninja")
     sampler = nf.Sampler(lambda x, y: x, (2,), [1.0, 0.5], step_size=1e-3, steps_per_level=1)
     asked = []
     resolve = backends.resolve

@@ -1,6 +1,8 @@
 """The operations through their public functions: one answer from every backend, and from PyTorch's
-own machinery around them (autograd, opcheck, torch.compile). Kernels run in Triton's interpreter,
-or on the GPU where there is one."""
+own machinery around them (autograd, opcheck, torch.compile). Triton's kernels run in its
+interpreter, or on the GPU where there is one; those of the CPU where they can be built."""
+
+import sys
 
 import pytest
 import torch
@@ -8,14 +10,38 @@ from torch.autograd import forward_ad
 from torch.library import opcheck
 
 import ncsn_fast as nf
-from ncsn_fast import noise, ops
+from ncsn_fast import native, noise, ops
 from ncsn_fast.reference import StepResult
 
-pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+EVERY = ("torch", "triton", "cpp")
 LAST = torch.channels_last
 SHAPE = (2, 3, 4, 4)
 KEY = {"seed": (1 << 63) + 5, "step": 3}
+
+
+@pytest.fixture(params=EVERY[1:])
+def backend(request, monkeypatch):
+    """Whose kernels a test is about; its tensors are where these run."""
+    if request.param == "triton":
+        pytest.importorskip("triton")
+    if request.param == "cpp":
+        if reason := native.missing():
+            pytest.skip(reason)
+        monkeypatch.setattr(sys.modules[__name__], "DEVICE", "cpu")
+    return request.param
+
+
+def sixteen_bits(backend):
+    return torch.bfloat16 if backend == "cpp" else torch.float16
+
+
+def rounding(backend):
+    """How far apart two roundings to 16 bits may be, on the scale of the results here."""
+    return 2e-2 if backend == "cpp" else 2e-3
+
+
+every_backend = pytest.mark.parametrize("backend", EVERY, indirect=True)
 
 
 def draw(*shape, dtype=torch.float32, seed=0):
@@ -39,8 +65,8 @@ def close(a, b, tolerance=1e-5):
     return a.shape == b.shape and bool(((a.float() - b.float()).abs() <= tolerance).all())
 
 
-def both(operation, *arguments, **keywords):
-    return [operation(*arguments, backend=name, **keywords) for name in ("torch", "triton")]
+def both(backend, operation, *arguments, **keywords):
+    return [operation(*arguments, backend=name, **keywords) for name in ("torch", backend)]
 
 
 def everything():
@@ -57,30 +83,29 @@ def everything():
     }
 
 
-def test_the_update_is_the_same_on_both_backends():
+def test_the_update_is_the_same_on_both_backends(backend):
     n = draw(*SHAPE, dtype=torch.float16, seed=1).contiguous(memory_format=LAST)
-    for a, b in zip(*both(ops.sampler_update, draw(*SHAPE), n, row(), **everything()), strict=True):
+    found = both(backend, ops.sampler_update, draw(*SHAPE), n, row(), **everything())
+    for a, b in zip(*found, strict=True):
         assert close(a, b)
 
 
-def test_the_network_gets_its_input_in_its_own_type_and_format():
-    wish = {"input_dtype": torch.float16, "input_format": LAST}
-    for result in both(
-        ops.sampler_update, draw(*SHAPE), draw(*SHAPE), row(), sample_ids=ids(), **KEY, **wish
-    ):
-        assert result.network_input.dtype == torch.float16
+def test_the_network_gets_its_input_in_its_own_type_and_format(backend):
+    wish = {"input_dtype": sixteen_bits(backend), "input_format": LAST, "sample_ids": ids(), **KEY}
+    for result in both(backend, ops.sampler_update, draw(*SHAPE), draw(*SHAPE), row(), **wish):
+        assert result.network_input.dtype == sixteen_bits(backend)
         assert result.network_input.is_contiguous(memory_format=LAST)
-        assert close(result.network_input, result.x, 2e-3)
+        assert close(result.network_input, result.x, rounding(backend))
 
 
-def test_without_a_wish_the_networks_input_is_the_state_itself():
+def test_without_a_wish_the_networks_input_is_the_state_itself(backend):
     for result in both(
-        ops.sampler_update, draw(*SHAPE), draw(*SHAPE), row(), sample_ids=ids(), **KEY
+        backend, ops.sampler_update, draw(*SHAPE), draw(*SHAPE), row(), sample_ids=ids(), **KEY
     ):
         assert result.network_input is result.x
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@every_backend
 def test_the_update_can_be_made_in_place(backend):
     x, n, history = draw(*SHAPE), draw(*SHAPE, seed=1), draw(*SHAPE, seed=2)
     which = {"history": history, "sample_ids": ids(), "backend": backend, **KEY}
@@ -116,10 +141,10 @@ def bad_outputs():
 
 
 @pytest.mark.parametrize("case", range(7))
-def test_outputs_that_would_corrupt_something_are_refused(case):
+def test_outputs_that_would_corrupt_something_are_refused(case, backend):
     message, x, out = list(bad_outputs())[case]
-    for backend in ("torch", "triton"):
-        which = {"sample_ids": ids(), "out": out, "backend": backend, **KEY}
+    for name in ("torch", backend):
+        which = {"sample_ids": ids(), "out": out, "backend": name, **KEY}
         with pytest.raises(ValueError, match=message):
             ops.sampler_update(x, draw(*SHAPE), row(), **which)
 
@@ -131,7 +156,7 @@ def test_a_scaled_input_needs_memory_of_its_own():
         ops.sampler_update(x, x.clone(), row(), scale_input=True, **which)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@every_backend
 def test_autograd_notices_what_is_written(backend):
     x, history = draw(*SHAPE), draw(*SHAPE)
     before = x._version, history._version
@@ -161,37 +186,38 @@ def test_autograd_notices_what_is_written(backend):
         ({"mask": torch.zeros(SHAPE), "known": torch.zeros(SHAPE)}, "has to be bool"),
     ],
 )
-def test_what_the_kernel_would_misread_is_refused(change, message):
+def test_what_the_kernel_would_misread_is_refused(change, message, backend):
     change = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in change.items()}
     given = {"row": row(), "sample_ids": ids(), **KEY, **change}
     with pytest.raises(ValueError, match=message):
-        ops.sampler_update(draw(*SHAPE), draw(*SHAPE), backend="triton", **given)
+        ops.sampler_update(draw(*SHAPE), draw(*SHAPE), backend=backend, **given)
 
 
-def test_strides_of_what_enters_do_not_matter():
+def test_strides_of_what_enters_do_not_matter(backend):
     wide = draw(2, 3, 4, 8)
     strided = {"n": wide[..., ::2], "history": wide[..., 1::2], "guidance": wide[..., ::2].half()}
     coefficients = torch.stack([row(), row()], 1)[:, 0]
     known = draw(1, 1, 4, 4).expand(SHAPE)
     which = {"sample_ids": torch.arange(4, device=DEVICE)[::2], "mask": known > 0, "known": known}
     n = strided.pop("n")
-    a, b = both(ops.sampler_update, draw(*SHAPE), n, coefficients, **strided, **which, **KEY)
+    given = {**strided, **which, **KEY}
+    a, b = both(backend, ops.sampler_update, draw(*SHAPE), n, coefficients, **given)
     assert close(a.x, b.x)
     assert close(a.history, b.history)
 
 
-def test_another_memory_format_runs_on_the_specification():
+def test_another_memory_format_runs_on_the_specification(backend):
     x = draw(2, 3, 4, 4, 4)
     which = {"sample_ids": ids(), "input_format": torch.channels_last_3d, **KEY}
     result = ops.sampler_update(x, x, row(), **which)
     assert result.network_input.is_contiguous(memory_format=torch.channels_last_3d)
     with pytest.raises(ValueError, match="contiguous or channels_last"):
-        ops.sampler_update(x, x, row(), backend="triton", **which)
+        ops.sampler_update(x, x, row(), backend=backend, **which)
 
 
-def test_derivatives_that_kernels_do_not_have_are_refused():
+def test_derivatives_that_kernels_do_not_have_are_refused(backend):
     def loss(n):
-        return ops.dsm_loss(n, sample_ids=ids(), backend="triton", **KEY).sum()
+        return ops.dsm_loss(n, sample_ids=ids(), backend=backend, **KEY).sum()
 
     with pytest.raises(ValueError, match=r"cannot be transformed by torch.func"):
         torch.func.grad(loss)(draw(*SHAPE))
@@ -206,10 +232,11 @@ def test_a_step_refuses_what_is_not_contiguous():
         ops.begin_step(*given)
 
 
-def test_perturbed_data_are_the_same_on_both_backends():
+def test_perturbed_data_are_the_same_on_both_backends(backend):
     sigma = torch.tensor([0.5, 2.0], device=DEVICE)
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-2)):
+    for dtype, tolerance in ((torch.float32, 1e-5), (sixteen_bits(backend), 5 * rounding(backend))):
         a, b = both(
+            backend,
             ops.perturb,
             draw(*SHAPE),
             sigma,
@@ -224,13 +251,13 @@ def test_perturbed_data_are_the_same_on_both_backends():
 
 
 @pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 2.0])])
-def test_loss_and_gradient_are_the_same_on_both_backends(weight):
+def test_loss_and_gradient_are_the_same_on_both_backends(weight, backend):
     weight = None if weight is None else weight.to(DEVICE)
     upstream = torch.tensor([0.3, 0.7], device=DEVICE)
     found = []
-    for backend in ("torch", "triton"):
+    for name in ("torch", backend):
         n = draw(*SHAPE).requires_grad_()
-        which = {"sample_ids": ids(), "backend": backend, **KEY}
+        which = {"sample_ids": ids(), "backend": name, **KEY}
         losses = ops.dsm_loss(n, weight, **which)
         (losses * upstream).sum().backward()
         at_once = ops.dsm_loss_and_gradient(n, weight, upstream=upstream, **which)
@@ -242,22 +269,23 @@ def test_loss_and_gradient_are_the_same_on_both_backends(weight):
     assert close(found[0][1], found[1][1])
 
 
-def test_the_gradient_takes_after_the_output():
-    n = draw(*SHAPE, dtype=torch.float16).contiguous(memory_format=LAST).requires_grad_()
-    ops.dsm_loss(n, sample_ids=ids(), backend="triton", **KEY).mean().backward()
-    assert n.grad.dtype == torch.float16
+def test_the_gradient_takes_after_the_output(backend):
+    dtype = sixteen_bits(backend)
+    n = draw(*SHAPE, dtype=dtype).contiguous(memory_format=LAST).requires_grad_()
+    ops.dsm_loss(n, sample_ids=ids(), backend=backend, **KEY).mean().backward()
+    assert n.grad.dtype == dtype
     assert n.grad.is_contiguous(memory_format=LAST)
 
 
-def test_a_second_derivative_of_the_kernel_is_refused():
+def test_a_second_derivative_of_the_kernel_is_refused(backend):
     n = draw(*SHAPE).requires_grad_()
-    loss = ops.dsm_loss(n, sample_ids=ids(), backend="triton", **KEY).sum()
+    loss = ops.dsm_loss(n, sample_ids=ids(), backend=backend, **KEY).sum()
     (gradient,) = torch.autograd.grad(loss, n, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@every_backend
 def test_a_step_begins_with_its_row(backend):
     table, conditions = draw(4, 9), torch.arange(4, device=DEVICE)
     counter = torch.tensor([2, 7], device=DEVICE)
@@ -301,7 +329,7 @@ def test_a_step_refuses_what_does_not_fit(change):
         ops.begin_step(*given.values())
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@every_backend
 def test_an_empty_batch_is_an_empty_answer(backend):
     x = torch.empty(0, 3, 4, 4, device=DEVICE)
     which = {"sample_ids": ids(0), "backend": backend, **KEY}
@@ -312,7 +340,7 @@ def test_an_empty_batch_is_an_empty_answer(backend):
     assert ops.dsm_loss(no_pixels, sample_ids=ids(), backend=backend, **KEY).tolist() == [0, 0]
 
 
-def test_a_chain_is_the_same_on_both_backends(monkeypatch):
+def test_a_chain_is_the_same_on_both_backends(monkeypatch, backend):
     torch.manual_seed(0)
     sigmas = nf.geometric_sigmas(5, 0.01, 4)
     net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=sigmas).to(DEVICE).eval()
@@ -323,7 +351,7 @@ def test_a_chain_is_the_same_on_both_backends(monkeypatch):
     mask[:4] = 1
     inpainting = {"mask": mask, "known": draw(1, 8, 8), "guidance": lambda x, n, sigma, row: -x}
     for more in ({}, inpainting):
-        a, b = (nf.sample(net, 3, backend=name, **settings, **more) for name in ("torch", "triton"))
+        a, b = (nf.sample(net, 3, backend=name, **settings, **more) for name in ("torch", backend))
         assert close(a, b, 1e-5)
 
 
@@ -336,9 +364,34 @@ def test_what_the_kernel_cannot_take_runs_on_the_specification():
     assert torch.equal(state.grad, row()[0].expand(SHAPE))
 
 
-def test_an_explicit_wish_that_the_arguments_forbid_is_refused():
+def test_sixteen_bits_that_the_cpu_has_no_kernels_for_run_on_the_specification():
+    x, sigma, which = draw(*SHAPE).cpu(), torch.ones(2), {"sample_ids": torch.arange(2), **KEY}
+
+    def results(backend):
+        wish = {"backend": backend, **which}
+        return (
+            ops.perturb(x, sigma, dtype=torch.float16, **wish),
+            ops.dsm_loss_and_gradient(x.half(), upstream=sigma, **wish)[1],
+            ops.sampler_update(x, x, row().cpu(), input_dtype=torch.float16, **wish).network_input,
+        )
+
+    for found, expected in zip(results("auto"), results("torch"), strict=True):
+        assert found.dtype == torch.float16
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("backend", ["cpp"], indirect=True)
+def test_on_a_cpu_a_step_begins_without_triton(backend, monkeypatch):
+    module = sys.modules["ncsn_fast.ops.begin_step"]
+    monkeypatch.setattr(module, "_kernel", lambda: pytest.fail("Triton's kernel"))
+    counter, step = torch.zeros(2, dtype=torch.int64), torch.tensor(0)
+    ops.begin_step(counter, draw(4, 9), None, row(), step, backend=backend)
+    assert counter.tolist() == [1, 1]
+
+
+def test_an_explicit_wish_that_the_arguments_forbid_is_refused(backend):
     x, sigma = draw(*SHAPE), torch.ones(2, device=DEVICE)
-    which = {"sample_ids": ids(), "backend": "triton", **KEY}
+    which = {"sample_ids": ids(), "backend": backend, **KEY}
     with pytest.raises(ValueError, match=r"asked for by the backend argument, cannot .* float32"):
         ops.sampler_update(x.double(), x, row(), **which)
     with pytest.raises(ValueError, match="has no gradient"):
@@ -348,58 +401,61 @@ def test_an_explicit_wish_that_the_arguments_forbid_is_refused():
             operation(x, sigma, z=x, **which)
 
 
-def opcheck_cases():
-    x, n = draw(*SHAPE), draw(*SHAPE, dtype=torch.float16).contiguous(memory_format=LAST)
+def opcheck_cases(backend):
+    x, dtype = draw(*SHAPE), sixteen_bits(backend)
+    n = draw(*SHAPE, dtype=dtype).contiguous(memory_format=LAST)
     sigma, key = torch.ones(2, device=DEVICE), [*words(1, 2), ids()]
     out = [torch.empty_like(x), torch.empty_like(x), torch.empty_like(n)]
     state = [None, x.clone(), None, None, None, True, False, -1.0, 1.0]
     step = [torch.tensor([0, 3], device=DEVICE), draw(4, 9), torch.arange(4, device=DEVICE)]
     written = [row(), *words(0), torch.zeros(3, dtype=torch.int64, device=DEVICE)]
-    return {
-        "begin_step": [*step, *written],
+    cases = {
         "sampler_update": [x, n, row(), *key, *state, *out],
-        "perturb": [x, sigma, *key, torch.float16, True],
+        "perturb": [x, sigma, *key, dtype, True],
         "dsm_loss": [n.clone().requires_grad_(), sigma, *key],
         "dsm_gradient": [n, sigma, *key, sigma],
         "dsm_loss_and_gradient": [n, None, *key, sigma],
     }
+    return {"begin_step": [*step, *written]} | {
+        name: [*arguments, backend] for name, arguments in cases.items()
+    }
 
 
-@pytest.mark.parametrize("name", opcheck_cases())
-def test_opcheck(name):
-    results = opcheck(getattr(torch.ops.ncsn_fast, name).default, opcheck_cases()[name])
+@pytest.mark.parametrize("name", opcheck_cases("triton"))
+def test_opcheck(name, backend):
+    results = opcheck(getattr(torch.ops.ncsn_fast, name).default, opcheck_cases(backend)[name])
     assert set(results.values()) == {"SUCCESS"}
 
 
-def update(x, n, seed, step):
-    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": "triton"}
+def update(backend, x, n, seed, step):
+    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": backend}
     result = ops.sampler_update(x, n * 2, row(), history=x, **which)
     return result.x + 1, result.history
 
 
-def perturbed(x, n, seed, step):
-    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": "triton"}
+def perturbed(backend, x, n, seed, step):
+    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": backend}
     return (ops.perturb(x * 2, n[:, 0, 0, 0], **which) + 1,)
 
 
-def loss(x, n, seed, step):
-    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": "triton"}
+def loss(backend, x, n, seed, step):
+    which = {"seed": seed, "step": step, "sample_ids": ids(), "backend": backend}
     return (ops.dsm_loss(n * 1.5, x[:, 0, 0, 0].detach(), **which).mean(),)
 
 
 @pytest.mark.parametrize("function", [update, perturbed])
-def test_torch_compile_takes_it_whole(function):
-    arguments = (draw(*SHAPE), draw(*SHAPE, seed=1), *words(5, 3))
+def test_torch_compile_takes_it_whole(function, backend):
+    arguments = (backend, draw(*SHAPE), draw(*SHAPE, seed=1), *words(5, 3))
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     for a, b in zip(compiled(*arguments), function(*arguments), strict=True):
         assert torch.equal(a, b)
 
 
-def test_torch_compile_takes_the_loss_and_its_gradient_whole():
+def test_torch_compile_takes_the_loss_and_its_gradient_whole(backend):
     gradients = []
     for run in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
         n = draw(*SHAPE, seed=1).requires_grad_()
-        run(draw(*SHAPE), n, *words(5, 3))[0].backward()
+        run(backend, draw(*SHAPE), n, *words(5, 3))[0].backward()
         gradients.append(n.grad)
     assert torch.equal(*gradients)
 

@@ -1,8 +1,8 @@
 """Which implementation an operation runs on, and why.
 
-The specification in PyTorch ("torch") runs everywhere. Faster backends are the packages of that
-name under ``ncsn_fast.kernels``; one that is absent is never chosen, and asking for it by name is
-an error that says so.
+The specification in PyTorch ("torch") runs everywhere. Faster are the kernels of
+``ncsn_fast.kernels``: "triton" on GPUs, "cpp" on CPUs, which are built when first asked for. Where
+they cannot run they are never chosen, and asking for them by name is an error that says why.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
+
+from ncsn_fast import native
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
 KERNELS = ("triton", "cpp")
@@ -83,20 +85,25 @@ def resolve(backend: str = "auto", device: torch.device | str = "cpu") -> tuple[
     return "torch", f"{fast} is not available: {reason}"
 
 
-def choose(backend: str, device: torch.device, obstacle: str | None = None) -> str:
+def choose(
+    backend: str, device: torch.device, obstacle: str | None = None, *, half: bool = False
+) -> str:
     """The backend of one call: the one of :func:`resolve`, unless something stands in its way.
 
     Args:
         backend: what the caller wishes.
         device: where the tensors are.
         obstacle: why kernels cannot take these very arguments, if so.
+        half: whether float16 is among what a kernel would read or write.
 
     Raises:
         ValueError: where a backend asked for by name cannot run.
     """
-    if backend in KERNELS and obstacle is None and missing(backend, device) is None:
+    if backend in KERNELS and obstacle is None and not half and missing(backend, device) is None:
         return backend  # the engine's own way: decided once a chain, asked for at every step
     name, reason = resolve(backend, device)
+    if half and name == "cpp" and obstacle is None:
+        obstacle = "the kernels of the CPU take float32 and bfloat16, not float16"
     if obstacle and name != "torch":
         if reason.startswith("asked for"):
             raise ValueError(
@@ -148,16 +155,20 @@ def missing(name: str, device: torch.device | None = None) -> str | None:
     """Why a backend cannot run here (on a device), or None where it can."""
     if name == "torch":
         return None
-    try:
-        found = importlib.util.find_spec(f"ncsn_fast.kernels.{name}")
-    except ModuleNotFoundError:
-        return "ncsn_fast.kernels is missing: install the package (pip install -e .)"
-    if found is None:
-        return f"this version of ncsn_fast has no {name} kernels"
-    return _missing_triton(device) if name == "triton" else None
+    if name == "triton":
+        return _missing_triton(device)
+    if device is not None and device.type != "cpu":
+        return f"its kernels run on CPUs, and the tensors are on {device.type}"
+    return native.missing()
 
 
 def _missing_triton(device: torch.device | None) -> str | None:
+    try:
+        found = importlib.util.find_spec("ncsn_fast.kernels.triton")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        return "ncsn_fast.kernels is missing: install the package (pip install -e .)"
     try:
         import triton
     except ImportError as error:

@@ -18,17 +18,27 @@ from ncsn_fast import noise, reference
 from ncsn_fast.layouts import dense
 from ncsn_fast.noise import Word
 from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import KERNEL, LIBRARY, NETWORK_TYPES, plain_call
+from ncsn_fast.ops.library import (
+    KERNEL,
+    LIBRARY,
+    NETWORK_TYPES,
+    native_kernel,
+    plain_call,
+)
 from ncsn_fast.ops.perturb import check_batch, perturbation_noise
 
 _ARGUMENTS = "Tensor n, Tensor? weight, Tensor seed, Tensor step, Tensor sample_ids"
-LIBRARY.define(f"dsm_loss({_ARGUMENTS}) -> Tensor")
-LIBRARY.define(f"dsm_gradient({_ARGUMENTS}, Tensor upstream) -> Tensor")
-LIBRARY.define(f"dsm_loss_and_gradient({_ARGUMENTS}, Tensor upstream) -> (Tensor, Tensor)")
+LIBRARY.define(f"dsm_loss({_ARGUMENTS}, str backend) -> Tensor")
+LIBRARY.define(f"dsm_gradient({_ARGUMENTS}, Tensor upstream, str backend) -> Tensor")
+LIBRARY.define(
+    f"dsm_loss_and_gradient({_ARGUMENTS}, Tensor upstream, str backend) -> (Tensor, Tensor)"
+)
 
 
 @functools.cache
-def _kernel() -> Any:
+def _kernel(backend: str) -> Any:
+    if backend == "cpp":
+        return native_kernel("dsm_loss")
     from ncsn_fast.kernels.triton.dsm_loss import dsm_loss
 
     return dsm_loss
@@ -46,20 +56,33 @@ def _empty_both(n: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return _empty_loss(n), _empty_gradient(n)
 
 
-def _launch(loss: Tensor | None, gradient: Tensor | None, n: Tensor, *arguments: Any) -> None:
+def _launch(
+    loss: Tensor | None,
+    gradient: Tensor | None,
+    n: Tensor,
+    weight: Tensor | None,
+    seed: Tensor,
+    step: Tensor,
+    sample_ids: Tensor,
+    upstream: Tensor | None,
+    backend: str,
+) -> None:
     """n is dense, and the gradient like it."""
-    weight, seed, step, sample_ids, *upstream = arguments
     if n.numel():
         weight = None if weight is None else weight.contiguous()
-        ids = sample_ids.contiguous()
-        _kernel()(n, weight, seed, step, ids, *upstream, loss=loss, gradient=gradient)
+        if upstream is not None and backend == "cpp":
+            upstream = upstream.contiguous()  # the mean's is one number, expanded
+        given = n, weight, seed, step, sample_ids.contiguous(), upstream
+        _kernel(backend)(*given, loss=loss, gradient=gradient)
     elif loss is not None:
         loss.zero_()
 
 
-def _loss(n: Tensor, *arguments: Any) -> Tensor:
+def _loss(
+    n: Tensor, weight: Tensor | None, seed: Tensor, step: Tensor, sample_ids: Tensor, backend: str
+) -> Tensor:
     loss = _empty_loss(n)
-    _launch(loss, None, dense(n), *arguments)
+    _launch(loss, None, dense(n), weight, seed, step, sample_ids, None, backend)
     return loss
 
 
@@ -90,11 +113,12 @@ _both_op = torch.ops.ncsn_fast.dsm_loss_and_gradient.default
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs[:-1])
+    ctx.backend = inputs[-1]
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradient_op(*ctx.saved_tensors, upstream), None, None, None, None
+    return _gradient_op(*ctx.saved_tensors, upstream, ctx.backend), *(None,) * 5
 
 
 def _no_second_backward(ctx: Any, upstream: Tensor) -> None:
@@ -134,12 +158,13 @@ def dsm_loss(
         ValueError: where the numbers of samples, weights and ids differ, or the backend cannot run.
     """
     check_batch(n, weight, sample_ids, z)
-    if backends.choose(backend, n.device, _obstacle(n, weight, z)) == "torch":
+    chosen = _choose(backend, n, weight, z)
+    if chosen == "torch":
         if z is None:
             z = perturbation_noise(n, seed, step, sample_ids)
         return reference.dsm_loss(n, z, weight)
     seed, step = noise.seed_tensor(seed, n.device), noise.step_tensor(step, n.device)
-    return _op(n, weight, seed, step, sample_ids)
+    return _op(n, weight, seed, step, sample_ids, chosen)
 
 
 def dsm_loss_and_gradient(
@@ -169,13 +194,19 @@ def dsm_loss_and_gradient(
     check_batch(n, upstream, sample_ids)
     n, upstream = n.detach(), upstream.detach()
     weight = None if weight is None else weight.detach()
-    if backends.choose(backend, n.device, _obstacle(n, weight, None)) == "torch":
+    chosen = _choose(backend, n, weight)
+    if chosen == "torch":
         z = perturbation_noise(n, seed, step, sample_ids)
         gradient = reference.dsm_gradient(n, z, weight, upstream)
         return reference.dsm_loss(n, z, weight), gradient
     seed, step = noise.seed_tensor(seed, n.device), noise.step_tensor(step, n.device)
     run = _both if plain_call(n) else _both_op
-    return run(n, weight, seed, step, sample_ids, upstream.float())
+    return run(n, weight, seed, step, sample_ids, upstream.float(), chosen)
+
+
+def _choose(backend: str, n: Tensor, weight: Tensor | None, z: Tensor | None = None) -> str:
+    half = n.dtype == torch.float16
+    return backends.choose(backend, n.device, _obstacle(n, weight, z), half=half)
 
 
 def _obstacle(n: Tensor, weight: Tensor | None, z: Tensor | None) -> str | None:

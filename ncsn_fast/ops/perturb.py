@@ -16,17 +16,20 @@ from ncsn_fast.ops.library import (
     LIBRARY,
     MEMORY_FORMATS,
     NETWORK_TYPES,
+    native_kernel,
     plain_call,
 )
 
 LIBRARY.define(
     "perturb(Tensor x, Tensor sigma, Tensor seed, Tensor step, Tensor sample_ids, "
-    "ScalarType dtype, bool channels_last) -> Tensor"
+    "ScalarType dtype, bool channels_last, str backend) -> Tensor"
 )
 
 
 @functools.cache
-def _kernel() -> Any:
+def _kernel(backend: str) -> Any:
+    if backend == "cpp":
+        return native_kernel("perturb")
     from ncsn_fast.kernels.triton.perturb import perturb
 
     return perturb
@@ -40,6 +43,7 @@ def _empty(
     sample_ids: Tensor,
     dtype: torch.dtype,
     channels_last: bool,
+    backend: str,
 ) -> Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty_like(x, dtype=dtype, memory_format=layout)
@@ -53,10 +57,12 @@ def _launch(
     sample_ids: Tensor,
     dtype: torch.dtype,
     channels_last: bool,
+    backend: str,
 ) -> Tensor:
-    out = _empty(x, sigma, seed, step, sample_ids, dtype, channels_last)
+    out = _empty(x, sigma, seed, step, sample_ids, dtype, channels_last, backend)
     if x.numel():
-        _kernel()(x.contiguous(), sigma.contiguous(), seed, step, sample_ids.contiguous(), out)
+        given = x.contiguous(), sigma.contiguous(), seed, step, sample_ids.contiguous()
+        _kernel(backend)(*given, out)
     return out
 
 
@@ -97,13 +103,16 @@ def perturb(
     check_batch(x, sigma, sample_ids, z)
     dtype = x.dtype if dtype is None else dtype
     obstacle = _obstacle(x, sigma, z, dtype, memory_format)
-    if backends.choose(backend, x.device, obstacle) == "torch":
+    half = dtype == torch.float16
+    chosen = backends.choose(backend, x.device, obstacle, half=half)
+    if chosen == "torch":
         if z is None:
             z = perturbation_noise(x, seed, step, sample_ids)
         return reference.perturb(x, sigma, z).to(dtype, memory_format=memory_format)
     seed, step = noise.seed_tensor(seed, x.device), noise.step_tensor(step, x.device)
     run = _launch if plain_call(x) else _op
-    return run(x, sigma, seed, step, sample_ids, dtype, memory_format == torch.channels_last)
+    channels_last = memory_format == torch.channels_last
+    return run(x, sigma, seed, step, sample_ids, dtype, channels_last, chosen)
 
 
 def _obstacle(

@@ -5,9 +5,88 @@ Formula and tensors: :func:`ncsn_fast.reference.resize_add`.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ncsn_fast import reference
+from ncsn_fast.layouts import dense, is_channels_last
+from ncsn_fast.ops import backends, passes
+from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
+
+LIBRARY.define("resize_add(Tensor x, Tensor base, str backend) -> Tensor")
+LIBRARY.define(
+    "resize_gradient(Tensor upstream, SymInt height, SymInt width, str backend) -> Tensor"
+)
+
+
+@functools.cache
+def _kernel() -> Any:
+    from ncsn_fast.kernels.triton.resize_add import resize_add
+
+    return resize_add
+
+
+def _empty(x: Tensor, base: Tensor, backend: str) -> Tensor:
+    return torch.empty_like(dense(base))
+
+
+def _launch(x: Tensor, base: Tensor, backend: str) -> Tensor:
+    if backend == "cpp":
+        return native_kernel("resize_add")(x, base)
+    base = dense(base)
+    out = torch.empty_like(base)
+    if base.numel():
+        _kernel()(passes.laid_out_like(base, x), base, out)
+    return out
+
+
+def _empty_gradient(upstream: Tensor, height: int, width: int, backend: str) -> Tensor:
+    shape = *upstream.shape[:2], height, width
+    layout = torch.channels_last if is_channels_last(upstream) else torch.contiguous_format
+    return torch.empty(shape, dtype=upstream.dtype, device=upstream.device, memory_format=layout)
+
+
+def _gradient(upstream: Tensor, height: int, width: int, backend: str) -> Tensor:
+    """PyTorch's own on a GPU: x has a fraction of the elements, and nothing to fuse with."""
+    if backend == "cpp":
+        return native_kernel("resize_add_backward")(upstream, height, width)
+    gradient = _empty_gradient(upstream, height, width, backend)
+    if upstream.numel():
+        sizes = upstream.shape[2:], gradient.shape
+        resized = torch.ops.aten.upsample_bilinear2d_backward.default
+        gradient.copy_(resized(upstream.float(), *sizes, True))
+    return gradient
+
+
+for _name, _implementation, _fake in (
+    ("resize_add", _launch, _empty),
+    ("resize_gradient", _gradient, _empty_gradient),
+):
+    LIBRARY.impl(_name, _implementation, KERNEL)
+    torch.library.register_fake(f"ncsn_fast::{_name}", _fake, lib=LIBRARY)
+_op = torch.ops.ncsn_fast.resize_add.default
+_gradient_op = torch.ops.ncsn_fast.resize_gradient.default
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.size, ctx.backend = inputs[0].shape[2:], inputs[2]
+
+
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = ctx.needs_input_grad[0]
+    gradient = _gradient_op(upstream, *ctx.size, ctx.backend) if wanted else None
+    return gradient, upstream, None
+
+
+torch.library.register_autograd(
+    "ncsn_fast::resize_add", _backward, setup_context=_save, lib=LIBRARY
+)
+torch.library.register_autograd(
+    "ncsn_fast::resize_gradient", passes.refuse_second_backward("resize_add"), lib=LIBRARY
+)
 
 
 def resize_add(x: Tensor, base: Tensor, *, backend: str = "auto") -> Tensor:
@@ -24,7 +103,27 @@ def resize_add(x: Tensor, base: Tensor, *, backend: str = "auto") -> Tensor:
     Raises:
         ValueError: where batch, channels, dtypes or devices differ, or the backend cannot run.
     """
-    return reference.resize_add(x, base)
+    _check(x, base)
+    same_size = x.shape == base.shape
+    obstacle = None if same_size else passes.image_obstacle(base)
+    chosen = backends.choose(backend, x.device, obstacle, half=x.dtype == torch.float16)
+    if same_size:  # PyTorch's addition is one pass already
+        return base + x
+    if chosen == "torch":
+        return reference.resize_add(x, base)
+    return (_launch if passes.unwatched(x, base) else _op)(x, base, chosen)
+
+
+def _check(x: Tensor, base: Tensor) -> None:
+    passes.check_images("x", x)
+    passes.check_images("base", base)
+    passes.check_kind("base", base, x)
+    if x.shape[:2] != base.shape[:2]:
+        raise ValueError(
+            f"x is {tuple(x.shape)} and base {tuple(base.shape)}: batch and channels have to agree"
+        )
+    if base.numel() and not x.numel():
+        raise ValueError(f"x is {tuple(x.shape)}: an image without pixels cannot be resized")
 
 
 __all__ = ["resize_add"]

@@ -20,7 +20,9 @@ from ncsn_fast.ops.library import (
     KERNEL,
     LIBRARY,
     MEMORY_FORMATS,
+    NATIVE_TYPES,
     NETWORK_TYPES,
+    native_kernel,
     plain_call,
 )
 from ncsn_fast.reference import ROW, StepResult
@@ -29,7 +31,7 @@ LIBRARY.define(
     "sampler_update(Tensor x, Tensor n, Tensor row, Tensor seed, Tensor step, Tensor sample_ids, "
     "Tensor? z, Tensor? history, Tensor? guidance, Tensor? mask, Tensor? known, bool add_noise, "
     "bool scale_input, float? clamp_low, float? clamp_high, "
-    "Tensor(a!) x_out, Tensor(b!)? history_out, Tensor(c!)? input_out) -> ()"
+    "Tensor(a!) x_out, Tensor(b!)? history_out, Tensor(c!)? input_out, str backend) -> ()"
 )
 
 
@@ -59,28 +61,21 @@ def _launch(
     x_out: Tensor,
     history_out: Tensor | None,
     input_out: Tensor | None,
+    backend: str,
 ) -> None:
     if x.numel() == 0:
         return
-    _kernel()(
-        x.contiguous(),
-        n if n.dtype in NETWORK_TYPES else n.float(),
-        _plain(row),
-        seed,
-        step,
-        sample_ids.contiguous(),
-        z if z is None else _plain(z),
-        history if history is None else _plain(history),
-        guidance if guidance is None else _plain(guidance),
-        mask if mask is None else _plain(mask),
-        known if known is None else _plain(known),
-        x_out,
-        history_out,
-        input_out,
-        add_noise=add_noise,
-        scale_input=scale_input,
-        clamp=None if clamp_low is None else (clamp_low, clamp_high),
-    )
+    if n.dtype not in (NATIVE_TYPES if backend == "cpp" else NETWORK_TYPES):
+        n = n.float()
+    extra = [one if one is None else _plain(one) for one in (z, history, guidance, mask, known)]
+    given = x.contiguous(), n, _plain(row), seed, step, sample_ids.contiguous(), *extra
+    out = x_out, history_out, input_out
+    if backend == "cpp":
+        kernel = native_kernel("sampler_update")
+        kernel(*given, add_noise, scale_input, clamp_low, clamp_high, *out)
+        return
+    clamp = None if clamp_low is None else (clamp_low, clamp_high)
+    _kernel()(*given, *out, add_noise=add_noise, scale_input=scale_input, clamp=clamp)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -146,7 +141,11 @@ def sampler_update(
     if out is not None:
         _check_out(out, x, given, scale_input)
     obstacle = _obstacle(x, (row, *given), input_dtype, input_format)
-    if backends.choose(backend, x.device, obstacle) != "torch":
+    half = input_dtype == torch.float16
+    if out is not None:
+        half = out.network_input.dtype == torch.float16
+    chosen = backends.choose(backend, x.device, obstacle, half=half)
+    if chosen != "torch":
         result = out or _outputs(x, history is not None, scale_input, input_dtype, input_format)
         seed, step = noise.seed_tensor(seed, x.device), noise.step_tensor(step, x.device)
         run = _launch if plain_call(x) else _op
@@ -154,6 +153,7 @@ def sampler_update(
             x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
             add_noise, scale_input, low, high, result.x, result.history,
             None if result.network_input is result.x else result.network_input,
+            chosen,
         )  # fmt: skip
         if out is not None and run is _launch:
             written = [tensor for tensor in out if tensor is not None]

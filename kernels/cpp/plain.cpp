@@ -1,0 +1,5 @@
+// The kernels for any CPU.
+#include "kernels.h"
+
+#define CAPABILITY plain
+#include "table.h"
