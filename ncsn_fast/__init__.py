@@ -7,6 +7,7 @@ from ncsn_fast.levels import Schedule, auto_schedule, geometric_sigmas
 from ncsn_fast.losses import dsm_loss
 from ncsn_fast.models import NCSN, MLPScore, NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from ncsn_fast.ops.backends import use_backend
+from ncsn_fast.prepare import prepare_for_inference
 from ncsn_fast.samplers import Table
 from ncsn_fast.score import Score
 from ncsn_fast.score_matching import sliced_score_matching
@@ -37,6 +38,7 @@ __all__ = [
     "langevin",
     "load_checkpoint",
     "noise",
+    "prepare_for_inference",
     "sample",
     "save_checkpoint",
     "sliced_score_matching",

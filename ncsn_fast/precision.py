@@ -8,9 +8,35 @@ from typing import Any
 
 import torch
 
-# bf16 and fp16 are autocast: weights stay float32, convolutions run in 16 bits.
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("fp32", "tf32", *_AUTOCAST)
+# In training these are autocast: weights stay float32, convolutions run in 16 bits.
+_SIXTEEN_BITS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("fp32", "tf32", *_SIXTEEN_BITS)
+# What "auto" is when sampling, by the kind of device; "fp32" on others. See docs/precision.md.
+_FOR_SAMPLING = {"cuda": "fp16"}
+
+
+def resolve(name: str, device: torch.device) -> str:
+    """The precision that a network samples in on a device.
+
+    Args:
+        name: one of ``PRECISIONS``, or "auto".
+        device: where the network is.
+
+    Raises:
+        ValueError: for an unknown precision, or one that the device does not have.
+    """
+    if name == "auto":
+        return _FOR_SAMPLING.get(device.type, "fp32")
+    if name not in PRECISIONS:
+        allowed = ("auto", *PRECISIONS)
+        raise ValueError(f"precision = {name!r} is unknown; choose one of {allowed}")
+    check_precision(name, device)
+    return name
+
+
+def network_dtype(name: str) -> torch.dtype:
+    """The type of a network's weights and activations in a precision."""
+    return _SIXTEEN_BITS.get(name, torch.float32)
 
 
 @contextlib.contextmanager
@@ -47,7 +73,12 @@ def float32_mode(name: str, device: torch.device) -> Iterator[None]:
 
 def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """The region in which a network's forward pass runs in 16 bits, if the precision has them."""
-    return torch.autocast(device.type, dtype=_AUTOCAST.get(name), enabled=name in _AUTOCAST)
+    return torch.autocast(
+        device.type,
+        dtype=_SIXTEEN_BITS.get(name),
+        enabled=name in _SIXTEEN_BITS,
+        cache_enabled=False,  # a weight cast before a capture would stay what it was
+    )
 
 
 def check_precision(name: str, device: torch.device) -> None:
@@ -64,4 +95,11 @@ def check_precision(name: str, device: torch.device) -> None:
         raise ValueError("precision = 'tf32' needs a GPU of compute capability 8.0: choose 'fp16'")
 
 
-__all__ = ["PRECISIONS", "autocast", "check_precision", "float32_mode"]
+__all__ = [
+    "PRECISIONS",
+    "autocast",
+    "check_precision",
+    "float32_mode",
+    "network_dtype",
+    "resolve",
+]

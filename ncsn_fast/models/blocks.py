@@ -109,7 +109,7 @@ class ResidualBlock(nn.Module):
         self.activation = activation
         self.conv1 = conv3x3(inputs, inputs, dilation=dilation)
         self.normalize2 = norm(inputs)
-        self.conv2 = (
+        self.conv2: nn.Module = (
             PooledConv(inputs, outputs, 3) if pool else conv3x3(inputs, outputs, dilation=dilation)
         )
         self.shortcut: nn.Module | None = None
