@@ -24,6 +24,7 @@ from ncsn_fast.batches import Batches
 from ncsn_fast.checkpoint import save_checkpoint
 from ncsn_fast.files import folder_lock
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.ops import backends
 from ncsn_fast.placement import Data
 from ncsn_fast.precision import check_precision, float32_mode
 from ncsn_fast.progress import Progress, ProgressWish
@@ -151,6 +152,8 @@ class Trainer:
     @profiling.range("train")
     def _run(self, progress: ProgressWish) -> None:
         config = self.config
+        # Kernels that have to be built are built before the clock runs.
+        backends.resolve("auto", self.device)
         started, first = time.monotonic(), self.step
         ending = self.step >= config.steps
         self._stop = None
