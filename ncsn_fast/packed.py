@@ -34,7 +34,6 @@ class PackedConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None or not passes.unwatched(x):
             return super().forward(x)
-        x = x.contiguous(memory_format=torch.channels_last)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.packed, self.bias, *self._geometry(), "none", [], ""
         )

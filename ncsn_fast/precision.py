@@ -12,26 +12,39 @@ import torch
 _SIXTEEN_BITS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("fp32", "tf32", *_SIXTEEN_BITS)
 # What "auto" is when sampling, by the kind of device; "fp32" on others. See docs/precision.md.
-_FOR_SAMPLING = {"cuda": "fp16"}
+_FOR_SAMPLING = {"cuda": "fp16", "cpu": "bf16"}
 
 
 def resolve(name: str, device: torch.device) -> str:
     """The precision that a network samples in on a device.
 
     Args:
-        name: one of ``PRECISIONS``, or "auto".
+        name: one of ``PRECISIONS``, or "auto": "fp16" on GPUs, "bf16" on a CPU that
+            :func:`has_bf16`, else "fp32".
         device: where the network is.
 
     Raises:
         ValueError: for an unknown precision, or one that the device does not have.
     """
     if name == "auto":
-        return _FOR_SAMPLING.get(device.type, "fp32")
+        slow = device.type == "cpu" and not has_bf16()
+        return "fp32" if slow else _FOR_SAMPLING.get(device.type, "fp32")
     if name not in PRECISIONS:
         allowed = ("auto", *PRECISIONS)
         raise ValueError(f"precision = {name!r} is unknown; choose one of {allowed}")
     check_precision(name, device)
     return name
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 (AMX or AVX-512 bf16), and PyTorch does so.
+
+    oneDNN takes bfloat16 on CPUs without such instructions too, and is slower than in float32.
+    """
+    if not torch.backends.mkldnn.is_available() or not torch._C._get_mkldnn_enabled():
+        return False
+    instructions = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in instructions)
 
 
 def network_dtype(name: str) -> torch.dtype:
@@ -100,6 +113,7 @@ __all__ = [
     "autocast",
     "check_precision",
     "float32_mode",
+    "has_bf16",
     "network_dtype",
     "resolve",
 ]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ncsn_fast import noise
+from ncsn_fast import heap, noise
 from ncsn_fast import precision as precisions
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.blocks import PooledConv, ResidualBlock
@@ -96,6 +96,8 @@ class PreparedNetwork:
 
     def _make(self) -> None:
         given = self._given()
+        if self.source.sigmas.device.type == "cpu":
+            heap.keep_freed_memory()
         # Tensors made in inference mode could not be refilled outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self.network = _copy(self.source, precisions.network_dtype(self.precision))

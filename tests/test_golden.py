@@ -82,6 +82,7 @@ def test_annealed_langevin(golden, net, denoise):
         step_size=s["step_lr"],
         steps_per_level=s["steps_per_level"],
         denoise=denoise,
+        precision="fp32",
     )
     states = sampler(2, initial=golden.x, noise=golden.ald_noise)
     assert worst(states, golden.values["ald_denoised" if denoise else "ald"]) < 1e-5

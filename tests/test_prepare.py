@@ -11,18 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ncsn_fast import models
+from ncsn_fast import precision as precisions
 from ncsn_fast.models import ScoreNetwork
 from ncsn_fast.ops import backends
-from ncsn_fast.precision import (
-    _FOR_SAMPLING,
-    PRECISIONS,
-    float32_mode,
-    network_dtype,
-    resolve,
-)
+from ncsn_fast.precision import PRECISIONS, float32_mode, network_dtype
 from ncsn_fast.prepare import PreparedNetwork, obstacle, pooled_kernel, prepare_for_inference
 
-CPU = torch.device("cpu")
 SIGMAS = [3.0, 1.0, 0.3, 0.01]
 SMALLEST = {"NCSN": 8, "NCSNv2": 8, "NCSNv2Deeper": 8, "NCSNv2Deepest": 16}
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2}
@@ -268,7 +262,7 @@ def test_refresh_follows_every_change_at_the_same_addresses(
 def test_refresh_follows_inside_inference_mode() -> None:
     net = network()
     with torch.inference_mode():
-        prepared = prepare_for_inference(net)
+        prepared = prepare_for_inference(net, "fp32")
     load(net)
     prepared.refresh()
     assert_same(prepared, net)
@@ -281,7 +275,7 @@ def test_refresh_follows_inside_inference_mode() -> None:
 def test_network_made_in_inference_mode_is_followed() -> None:
     with torch.inference_mode():
         net = network()
-    prepared = prepare_for_inference(net)
+    prepared = prepare_for_inference(net, "fp32")
     with torch.inference_mode():
         swap_in_place(net)
     prepared.refresh()
@@ -291,7 +285,7 @@ def test_network_made_in_inference_mode_is_followed() -> None:
 @pytest.mark.parametrize("what", ["another width", "another activation"])
 def test_a_rebuilt_source_is_a_new_generation(what: str) -> None:
     net = network()
-    prepared = prepare_for_inference(net)
+    prepared = prepare_for_inference(net, "fp32")
     other = network(**({"ngf": 4} if what == "another width" else {"activation": "relu"}))
     net.__dict__.update(other.__dict__)
     prepared.refresh()
@@ -301,7 +295,7 @@ def test_a_rebuilt_source_is_a_new_generation(what: str) -> None:
 
 def test_another_number_of_noise_levels_is_a_new_generation() -> None:
     net = network()
-    prepared = prepare_for_inference(net)
+    prepared = prepare_for_inference(net, "fp32")
     net.sigmas = torch.tensor([5.0, *SIGMAS])
     prepared.refresh()
     assert prepared.generation == 1
@@ -355,17 +349,21 @@ def test_what_cannot_be_prepared_is_refused() -> None:
 # Precisions.
 
 
-def test_auto_is_16_bits_on_gpus_and_float32_elsewhere() -> None:
-    assert resolve("auto", torch.device("cuda", 0)) == "fp16"
-    assert resolve("auto", CPU) == "fp32"
-    assert prepare_for_inference(network()).precision == "fp32"
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_auto_is_what_the_device_computes_fast(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precisions, "has_bf16", lambda: precision == "bf16")
+    assert prepare_for_inference(network()).precision == precision
+    assert prepare_for_inference(points()).precision == "fp32"
 
 
 @pytest.mark.parametrize(("wider", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_avoids_float16_where_activations_leave_its_range(
     wider: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_FOR_SAMPLING, "cpu", "fp16")
+    monkeypatch.setitem(precisions._FOR_SAMPLING, "cpu", "fp16")
+    monkeypatch.setattr(precisions, "has_bf16", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: wider)
     net = network()
     state = torch.get_rng_state()
@@ -377,21 +375,9 @@ def test_auto_avoids_float16_where_activations_leave_its_range(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_named_precision_is_itself() -> None:
-    for name in ("fp32", "fp16", "bf16"):
-        assert resolve(name, CPU) == name
-
-
-def test_unknown_precisions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'int8' is unknown; choose one of \('auto', 'fp32'"):
-        resolve("int8", CPU)
+def test_tf32_is_refused_on_a_cpu() -> None:
     with pytest.raises(ValueError, match="'tf32' is a mode of NVIDIA GPUs"):
         prepare_for_inference(network(), "tf32")
-
-
-def test_weights_of_each_precision() -> None:
-    expected = [torch.float32, torch.float32, torch.bfloat16, torch.float16]
-    assert [network_dtype(name) for name in PRECISIONS] == expected
 
 
 # torch.compile.
