@@ -8,9 +8,9 @@ from ncsn_fast.losses import dsm_loss
 from ncsn_fast.models import NCSN, MLPScore, NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from ncsn_fast.ops.backends import use_backend
 from ncsn_fast.prepare import prepare_for_inference
-from ncsn_fast.samplers import Table
 from ncsn_fast.score import Score
 from ncsn_fast.score_matching import sliced_score_matching
+from ncsn_fast.table import Table
 from ncsn_fast.training import TrainConfig, Trainer, TrainingError, TrainingInterrupted
 
 __version__ = "0.1.0"

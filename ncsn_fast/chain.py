@@ -15,8 +15,8 @@ from torch import Tensor
 from ncsn_fast import checks, noise, ops, precision, profiling
 from ncsn_fast.noise import Word
 from ncsn_fast.reference import StepResult
-from ncsn_fast.samplers import Table
 from ncsn_fast.score import Score
+from ncsn_fast.table import Table
 
 _MOST_AHEAD, _AHEAD_VALUES = 64, 1 << 18
 

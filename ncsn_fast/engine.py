@@ -24,13 +24,13 @@ from ncsn_fast.chunks import SamplingInterrupted, run_chunks
 from ncsn_fast.data import data_transform, inverse_data_transform
 from ncsn_fast.graphs import Graphs
 from ncsn_fast.levels import check_sigmas
+from ncsn_fast.methods import METHODS, make_table
 from ncsn_fast.models.base import ScoreNetwork, evaluating, model_space
 from ncsn_fast.ops import backends
 from ncsn_fast.progress import ProgressWish
-from ncsn_fast.samplers import METHODS, Table
 from ncsn_fast.samplers import langevin as langevin_table
 from ncsn_fast.score import Score, as_score
-from ncsn_fast.tables import make_table
+from ncsn_fast.table import Table
 
 _log = logging.getLogger("ncsn_fast")
 # Values of the state in one chunk when the batch size is left to the engine: on a CPU more images

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ncsn_fast import checks
 from ncsn_fast.levels import trusted_sigmas
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.samplers import Table
+from ncsn_fast.table import Table
 
 # What a network returns -> (p, q) for noise levels σ.
 KINDS: dict[str, Callable[[Tensor], tuple[Tensor | float, Tensor | float]]] = {

@@ -9,7 +9,8 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast import noise as noise_source
-from ncsn_fast.samplers import Table, annealed_langevin, langevin
+from ncsn_fast.samplers import annealed_langevin, langevin
+from ncsn_fast.table import Table
 
 SIGMAS = nf.geometric_sigmas(5, 0.01, 10)
 TABLE = annealed_langevin(SIGMAS, 2e-5, 3)

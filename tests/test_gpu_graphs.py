@@ -12,7 +12,8 @@ from torch import nn
 import ncsn_fast as nf
 from ncsn_fast import capture
 from ncsn_fast.capture import CaptureError
-from ncsn_fast.samplers import Table, annealed_langevin
+from ncsn_fast.samplers import annealed_langevin
+from ncsn_fast.table import Table
 
 pytestmark = pytest.mark.gpu
 SIGMAS = nf.geometric_sigmas(5, 0.01, 10)

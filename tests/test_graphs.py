@@ -24,7 +24,8 @@ from ncsn_fast import loop as loop_module
 from ncsn_fast.capture import CaptureError
 from ncsn_fast.chain import Chain
 from ncsn_fast.graphs import Graphs
-from ncsn_fast.samplers import Table, annealed_langevin
+from ncsn_fast.samplers import annealed_langevin
+from ncsn_fast.table import Table
 
 pytest_plugins = ["recorded_capture"]
 

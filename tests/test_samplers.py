@@ -8,7 +8,8 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast.reference import ROW
-from ncsn_fast.samplers import Table, annealed_langevin, langevin
+from ncsn_fast.samplers import annealed_langevin, langevin
+from ncsn_fast.table import Table
 
 SIGMAS = [1.0, 0.5, 0.1]
 

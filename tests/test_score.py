@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import ncsn_fast as nf
-from ncsn_fast.samplers import Table, annealed_langevin
+from ncsn_fast.samplers import annealed_langevin
 from ncsn_fast.score import as_score
+from ncsn_fast.table import Table
 
 SIGMAS = nf.geometric_sigmas(10, 0.01, 6)
 TABLE = annealed_langevin(SIGMAS, 1e-5, 2)

@@ -1,13 +1,28 @@
-"""From a method's name and settings to the table that the engine runs."""
+"""The methods that are known by name, and from a name and settings to the table to run."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ncsn_fast.samplers import METHODS, Table
+from ncsn_fast import samplers
+from ncsn_fast.table import Table
+
+
+class Method(NamedTuple):
+    """A method that nf.Sampler knows by name.
+
+    ``table`` is called with the noise levels and those settings of the sampler that it names.
+    """
+
+    table: Callable[..., Table]
+    uniform_start: bool = False  # from U[0, 1) as published, not from that plus σ₁ noise
+
+
+METHODS = {"annealed_langevin": Method(samplers.annealed_langevin, uniform_start=True)}
 
 
 def make_table(
@@ -55,4 +70,4 @@ def make_table(
     return make(sigmas, **chosen)
 
 
-__all__ = ["make_table"]
+__all__ = ["METHODS", "Method", "make_table"]

@@ -1,0 +1,135 @@
+"""The table of a sampler: eight numbers and a noise level a row; see :mod:`ncsn_fast.samplers`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Column = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One entry a row in every column; frozen, comparable, printable.
+
+    Attributes:
+        sigma: noise level at which the network is evaluated.
+        a, b, c, d, w: weights of the state, the normalised score, the history, the noise and the
+            guidance drift in the new state.
+        e, f: weights of the old state and the normalised score in the new history.
+        c_in: factor on the state on its way into the network.
+        level: index of sigma in the ladder of noise levels, -1 where it is not on it.
+    """
+
+    sigma: Column
+    a: Column
+    b: Column
+    c: Column
+    d: Column
+    e: Column
+    f: Column
+    w: Column
+    c_in: Column
+    level: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"the columns of a table have one length, got {lengths}")
+        if not self.sigma:
+            raise ValueError("a table needs at least one row")
+        for name in lengths:
+            if not all(math.isfinite(value) for value in getattr(self, name)):
+                raise ValueError(f"column {name} of the table holds values that are not finite")
+        if min(self.sigma) <= 0:
+            raise ValueError(f"sigma = {min(self.sigma)} in a table: noise levels are positive")
+
+    @classmethod
+    def of(
+        cls,
+        sigma: Sequence[float] | np.ndarray,
+        *,
+        a: float | Sequence[float] | np.ndarray = 1.0,
+        b: float | Sequence[float] | np.ndarray = 0.0,
+        c: float | Sequence[float] | np.ndarray = 0.0,
+        d: float | Sequence[float] | np.ndarray = 0.0,
+        e: float | Sequence[float] | np.ndarray = 0.0,
+        f: float | Sequence[float] | np.ndarray = 0.0,
+        w: float | Sequence[float] | np.ndarray | None = None,
+        c_in: float | Sequence[float] | np.ndarray = 1.0,
+        level: int | Sequence[int] | np.ndarray = -1,
+    ) -> Table:
+        """A table from arrays or numbers; a number fills its column.
+
+        Where w is not given it is b·σ: the guidance drift then acts as a term added to the score.
+        """
+        levels = np.atleast_1d(np.asarray(sigma, dtype=np.float64))
+        if w is None:
+            w = np.asarray(b, dtype=np.float64) * levels
+        numbers = {"a": a, "b": b, "c": c, "d": d, "e": e, "f": f, "w": w, "c_in": c_in}
+        columns = {name: _column(value, levels.shape) for name, value in numbers.items()}
+        indices = tuple(int(i) for i in np.broadcast_to(level, levels.shape))
+        return cls(sigma=_column(levels, levels.shape), level=indices, **columns)
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+    def __add__(self, other: Table) -> Table:
+        """The rows of both tables, one after the other."""
+        return Table(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __getitem__(self, rows: slice) -> Table:
+        return Table(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def __str__(self) -> str:
+        names = [field.name for field in fields(self)]
+        rows = list(zip(*(getattr(self, name) for name in names), strict=True))
+        lines = ["  row " + "".join(f"{name:>12}" for name in names)]
+        shown = (
+            range(len(rows)) if len(rows) <= 12 else (*range(6), *range(len(rows) - 5, len(rows)))
+        )
+        for i in shown:
+            if i and i - 1 not in shown:
+                lines.append("   …")
+            lines.append(f"{i:5d} " + "".join(f"{value:12.5g}" for value in rows[i]))
+        return "\n".join(lines)
+
+    @property
+    def has_history(self) -> bool:
+        return any(self.c)
+
+    @property
+    def scales_input(self) -> bool:
+        return any(value != 1 for value in self.c_in)
+
+    def with_temperature(self, temperature: float) -> Table:
+        """The same method with the variance of its noise multiplied by the temperature."""
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature = {temperature}: give a number of at least 0")
+        return replace(self, d=tuple(value * math.sqrt(temperature) for value in self.d))
+
+    def rows(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(rows, 9) coefficients in the order of :data:`ncsn_fast.reference.ROW`.
+
+        The last row is followed by nothing: its next c_in is 1, its next σ is 0.
+        """
+        columns = (self.a, self.b, self.c, self.d, self.e, self.f, self.w)
+        following = ((*self.c_in[1:], 1.0), (*self.sigma[1:], 0.0))
+        return (
+            torch.tensor((*columns, *following), dtype=torch.float64, device="cpu")
+            .T.to(device, dtype)
+            .contiguous()
+        )
+
+
+def _column(values: float | Sequence[float] | np.ndarray, shape: tuple[int, ...]) -> Column:
+    wide = np.broadcast_to(np.asarray(values, dtype=np.float64), shape)
+    return tuple(float(value) for value in wide)
+
+
+__all__ = ["Column", "Table"]
