@@ -24,6 +24,7 @@ from ncsn_fast.benchmarks import hardware, page, sampling, tables, training
 from ncsn_fast.benchmarks.environment import environment
 from ncsn_fast.benchmarks.host_memory import host_memory
 from ncsn_fast.benchmarks.operations import operations
+from ncsn_fast.benchmarks.overhead import overhead
 from ncsn_fast.benchmarks.plans import Plan
 from ncsn_fast.benchmarks.rows import (
     DISAGREES,
@@ -46,6 +47,7 @@ SUITES: dict[str, tuple[Suite, float]] = {
     "operations": (operations, 3),
     "chain": (sampling.chains, 4),
     "host-memory": (host_memory, 0.5),
+    "overhead": (overhead, 0.3),
     "precision": (score_error, 0.5),
     "training": (training.training, 3),
     "chain-compiled": (sampling.compiled, 3),

@@ -198,6 +198,7 @@ _SAMPLER = functools.partial(drawn, noise.SAMPLER)
 _PERTURB = functools.partial(drawn, noise.PERTURB)
 _LAST = functools.partial(images, channels_last=True)
 UPDATE, LOSS, NORM = "sampler_update", "perturb, dsm_loss and gradient", "instance_norm_plus + ELU"
+NOISE = "normal numbers"
 CASES = (
     Case(UPDATE, 12, 5, images, update, plain_update, _SAMPLER),
     Case(f"{UPDATE}, channels_last", 12, 5, _LAST, update, plain_update, _SAMPLER),
@@ -207,7 +208,7 @@ CASES = (
     Case("max_pool5 + ELU", 6, 10, activations, pool, plain_pool),
     Case("residual_add + ELU", 8, 2, activations, add, plain_add),
     Case("resize_add", 4.5, 9, activations, resize, plain_resize),
-    Case("normal numbers", 4, 0, images, draw, plain_draw, _SAMPLER),
+    Case(NOISE, 4, 0, images, draw, plain_draw, _SAMPLER),
 )
 
 
@@ -289,4 +290,4 @@ def _without_gradients(call: Callable[[], list[Tensor]]) -> list[Tensor]:
         return call()
 
 
-__all__ = ["CASES", "LOSS", "NORM", "UPDATE", "Case", "operation_contest", "operations"]
+__all__ = ["CASES", "LOSS", "NOISE", "NORM", "UPDATE", "Case", "operation_contest", "operations"]

@@ -47,6 +47,7 @@ class Plan:
         sampled, compiled, autotuned: networks for the chains.
         passed: networks for forward passes.
         trained, trained_compiled: networks for training steps.
+        compiled_in: precisions in which torch.compile takes part in chains.
         trained_in: precisions of training.
         seconds: of measuring, per contestant.
         rows: most rows of a chain; large batches run fewer.
@@ -66,6 +67,7 @@ class Plan:
     seconds: float
     budget: float
     compiled: tuple[Subject, ...] = ()
+    compiled_in: tuple[str, ...] = ()
     autotuned: tuple[Subject, ...] = ()
     trained_compiled: tuple[Subject, ...] = ()
     compile_operations: bool = True
@@ -92,6 +94,7 @@ _GPU_QUICK = Plan(
     passed=(replace(CIFAR, batches=(1, 128)),),
     trained=(replace(CIFAR, batches=(128,)),),
     trained_compiled=(replace(CIFAR, batches=(128,), compiled=(REDUCED,)),),
+    compiled_in=("fp16",),
     trained_in=("bf16",),
     seconds=1.0,
     budget=540.0,
@@ -123,6 +126,7 @@ _CPU_QUICK = Plan(
     sampled=(_DIGITS,),
     passed=(_DIGITS,),
     trained=(replace(_DIGITS, batches=(16,)),),
+    compiled_in=("bf16",),
     trained_in=("fp32", "bf16"),
     compile_operations=False,
     seconds=0.3,
@@ -148,11 +152,12 @@ _CPU_TARGETS = replace(
     operations=("sampler_update", "normal numbers"),
     sampled=(_AT_16,),
     compiled=(replace(_AT_16, compiled=(FROZEN,)),),
+    compiled_in=("bf16", "fp32"),
     passed=(),
     trained=(_AT_16,),
     trained_in=("bf16",),
-    budget=345.0,
-    rows=4,
+    budget=580.0,
+    rows=8,
 )
 # What ``ncsn-fast bench`` does in a minute.
 _GPU_SHORT = replace(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -27,7 +28,8 @@ from ncsn_fast.precision import float32_mode
 from ncsn_fast.prepare import prepare_for_inference
 
 _INPUTS = 4
-_PROFILED = 5  # rows
+# Rows in a profile, which takes long over many operations; our chain has some beside its rows.
+_PROFILED, _PROFILED_OURS = 5, 12
 _WIDE = ("fp32", "tf32")
 Making = Callable[[], Tensor]
 
@@ -69,12 +71,12 @@ def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: i
     run = Chains(work, batch, plan.rows_for(batch))
     entries = [] if subject.compiled else _published(plan, run)
     entries.append(Contestant("eager channels_last", plan.half, lambda: run.plain(plan.half)))
-    for way in subject.compiled:
-        entries.append(Contestant(way, plan.half, functools.partial(run.plain, plan.half, way)))
+    for way, precision in itertools.product(subject.compiled, plan.compiled_in):
+        entries.append(Contestant(way, precision, functools.partial(run.plain, precision, way)))
     on_gpu = plan.device == "cuda"
     if on_gpu and not subject.compiled:
         entries.append(Contestant("ours, no graph", plan.half, lambda: run.ours(plan.half, False)))
-    for precision in (plan.half,) if subject.compiled else plan.ours:
+    for precision in plan.compiled_in if subject.compiled else plan.ours:
         prepare = functools.partial(run.ours, precision, on_gpu or "auto")
         entries.append(Contestant("ours", precision, prepare))
     return Contest(
@@ -159,7 +161,7 @@ class Chains:
 
         @functools.cache
         def sampler(count: int) -> nf.Sampler:
-            table = self.table[:count]
+            table = self.work.table(count)
             return nf.Sampler(self.work.net, method=table, precision=precision, graph=graph)
 
         def loop(noise: Noise | None, count: int) -> Tensor:
@@ -168,7 +170,8 @@ class Chains:
             return sampler(count)(n, seed=networks.SEED, initial=self.x, batch_size=n)
 
         # A graph has few operations of the host, and would have to be captured once more.
-        return self._ready(loop, precision, self.rows if captured else _PROFILED)
+        profiled = self.rows if captured else min(_PROFILED_OURS, self.work.rows)
+        return self._ready(loop, precision, profiled)
 
     def peer(self, path: str) -> Ready:
         network = peer.network(path, self.work.net)
@@ -192,14 +195,17 @@ class Chains:
         )
 
     def _ready(
-        self, loop: Callable[[Noise | None, int], Tensor], precision: str, profiled: int = _PROFILED
+        self,
+        loop: Callable[[Noise | None, int], Tensor],
+        precision: str,
+        profiled: int | None = None,
     ) -> Ready:
         """``loop`` takes noise, or None for its own, and the number of rows."""
 
         def quiet(noise: Noise | None, rows: int) -> Making:
             return _quiet(lambda: loop(noise, rows), precision, self.work.device)
 
-        profiled = min(profiled, self.rows)
+        profiled = profiled or min(_PROFILED, self.rows)
         return Ready(
             [quiet(None, self.rows)],
             lambda: [self._drift(quiet(self.noise, self.rows)())],

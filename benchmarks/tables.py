@@ -12,6 +12,7 @@ _STEPS = {
     "chain-compiled": "Step of a chain, beside torch.compile",
     "chain-autotuned": "Step of a chain, beside torch.compile max-autotune",
     "forward": "Forward pass",
+    "overhead": "Step of a chain of points, beside its network call alone",
     "training": "Training step",
     "training-compiled": "Training step, beside torch.compile",
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ncsn_fast.benchmarks.operations import LOSS, NORM, UPDATE
+from ncsn_fast.benchmarks.operations import LOSS, NOISE, NORM, UPDATE
+from ncsn_fast.benchmarks.overhead import CALLS, SUITE
 from ncsn_fast.benchmarks.plans import AUTOTUNED, CIFAR, FROZEN, REDUCED
 from ncsn_fast.benchmarks.rows import Results, Row
 
@@ -96,33 +97,43 @@ def _memory(rows: Results) -> float | None:
     return eager / ours if eager and ours else None
 
 
-def _chain(rows: Results, batch: int | None, contestant: str, suite: str = "chain") -> Row | None:
-    """The fastest of a contestant's precisions."""
-    found = rows.timed(suite=suite, case=CIFAR.name, size=batch, contestant=contestant)
-    return fastest(found)
+def _chain(
+    rows: Results,
+    batch: int | None,
+    contestant: str,
+    suite: str = "chain",
+    precision: str | None = None,
+) -> Row | None:
+    """A contestant's row in a precision, or the fastest of all."""
+    wanted = {} if precision is None else {"precision": precision}
+    return fastest(
+        rows.timed(suite=suite, case=CIFAR.name, size=batch, contestant=contestant, **wanted)
+    )
 
 
 def _chain_figure(name: str, batch: int | None = None) -> Value:
     return lambda rows: figure(_chain(rows, batch or best_batch(rows), "ours"), name)
 
 
-def _over_official(batch: int | None = None) -> Value:
-    """Over the faster of the published loop's float32 and TF32."""
+def _over_official(batch: int | None = None, precision: str | None = None) -> Value:
+    """Over the faster of the published loop's float32 and TF32; ours in a precision."""
 
     def value(rows: Results) -> float | None:
         size = batch or best_batch(rows)
-        return ratio(_chain(rows, size, "official"), _chain(rows, size, "ours"))
+        ours = _chain(rows, size, "ours", precision=precision)
+        return ratio(_chain(rows, size, "official"), ours)
 
     return value
 
 
-def _over_compiled(way: str, suite: str) -> Value:
-    """Over a way of torch.compile, at the largest batch at which both took turns."""
+def _over_compiled(way: str, suite: str, precision: str | None = None) -> Value:
+    """Over a way of torch.compile in the same precision, at the largest batch of both."""
 
     def value(rows: Results) -> float | None:
         found = rows.timed(suite=suite, case=CIFAR.name, contestant=way)
         size = max((row.size for row in found), default=None)
-        return ratio(_chain(rows, size, way, suite), _chain(rows, size, "ours", suite))
+        names = way, "ours"
+        return ratio(*(_chain(rows, size, name, suite, precision) for name in names))
 
     return value
 
@@ -141,6 +152,12 @@ def _training(contestant: str) -> Value:
     return value
 
 
+def _overhead(rows: Results) -> float | None:
+    """Of a step, over that of the network call in it."""
+    chain, calls = (rows.one(suite=SUITE, contestant=name) for name in ("ours", CALLS))
+    return ratio(chain, calls)
+
+
 def _host_memory(rows: Results) -> float | None:
     """Growth over what the states of the additional steps would take."""
     found = rows.where(suite="host-memory", status="ok")
@@ -157,7 +174,8 @@ _SAMPLING = "NCSNv2 CIFAR-10 sampling, best batch"
 _FIRST = "NCSNv2 CIFAR-10 sampling, batch 1"
 _STEP = "training step, NCSNv2 CIFAR-10, bf16"
 _MEMORY = "host memory of a chain 10 times as long: share of its states kept"
-_CPU = "NCSNv2 CIFAR-10 sampling, batch 16, CPU"
+_CPU = "NCSNv2 CIFAR-10 sampling, batch 16"
+_POINTS = "a chain of 1,000 points over its network calls"
 TARGETS = (
     Target(f"{_UPDATE}: share of copy bandwidth", "cuda", _of_copy(UPDATE), 90, percent=True),
     Target(f"{_UPDATE}: over eager", "cuda", _over(UPDATE, "eager"), 4),
@@ -200,11 +218,22 @@ TARGETS = (
     ),
     Target(f"{_CPU}: over the official loop", "cpu", _over_official(16), 10),
     Target(
-        f"{_CPU}: over torch.compile, frozen",
+        f"{_CPU}: over torch.compile, frozen weights, bf16",
         "cpu",
-        _over_compiled(FROZEN, "chain-compiled"),
+        _over_compiled(FROZEN, "chain-compiled", "bf16"),
         1.2,
     ),
+    Target(f"{_CPU}: fp32 over the official loop", "cpu", _over_official(16, "fp32"), 1.3),
+    Target(
+        f"{_CPU}: over torch.compile, frozen weights, fp32",
+        "cpu",
+        _over_compiled(FROZEN, "chain-compiled", "fp32"),
+        1,
+    ),
+    Target(f"{_STEP}: over the official step", "cpu", _training("official"), 3),
+    Target(f"{_UPDATE}: over eager", "cpu", _over(UPDATE, "eager"), 4),
+    Target("normal numbers alone: over torch.randn", "cpu", _over(NOISE, "eager"), 1),
+    Target(_POINTS, "cpu", _overhead, most=1.3),
     Target(f"{_MEMORY}, GPU", "cuda", _host_memory, most=5, percent=True),
     Target(f"{_MEMORY}, CPU", "cpu", _host_memory, most=5, percent=True),
 )

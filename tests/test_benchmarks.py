@@ -16,6 +16,7 @@ from ncsn_fast.benchmarks import contest, front, networks, official, peer, table
 from ncsn_fast.benchmarks.contest import Contest, Contestant, Ready
 from ncsn_fast.benchmarks.host_memory import host_memory
 from ncsn_fast.benchmarks.operations import CASES, operation_contest, operations
+from ncsn_fast.benchmarks.overhead import overhead
 from ncsn_fast.benchmarks.plans import CIFAR, PLANS, Subject
 from ncsn_fast.benchmarks.rows import Results, Row, read_rows, write_rows
 from ncsn_fast.benchmarks.sampling import chain_contest, forward_contest
@@ -388,3 +389,26 @@ def test_a_cpu_says_nothing_about_the_targets_of_a_gpu():
 def test_without_git_the_results_go_beside_the_user(monkeypatch, tmp_path):
     monkeypatch.setattr(front, "__file__", str(tmp_path / "benchmarks" / "front.py"))
     assert front.default_folder("cpu") == Path("ncsn_fast_benchmarks")
+
+
+def test_the_overhead_of_small_problems_is_beside_their_network_calls():
+    rows = list(overhead(replace(PLAN, seconds=0.01)))
+    assert {row.contestant for row in rows} == {"network calls", "ours"}
+    (line,) = [line for line in tables.targets(in_place(rows, "cpu")).lines if "points" in line[0]]
+    assert line[4] in ("met", "not met")
+
+
+def in_place(rows, kind):
+    return Results(replace(row, environment={"kind": kind}) for row in rows)
+
+
+def test_precisions_are_compared_with_their_own():
+    def row(contestant, precision, seconds):
+        return Row("chain-compiled", CIFAR.name, contestant, 16, precision, median_s=seconds)
+
+    rows = [row("compile frozen", "bf16", 3.0), row("ours", "bf16", 2.0)]
+    rows += [row("compile frozen", "fp32", 9.0), row("ours", "fp32", 10.0)]
+    lines = {line[0]: line[3:] for line in tables.targets(in_place(rows, "cpu")).lines}
+    name = "NCSNv2 CIFAR-10 sampling, batch 16: over torch.compile, frozen weights, "
+    assert lines[name + "bf16"] == ("1.5×", "met")
+    assert lines[name + "fp32"] == ("0.9×", "not met")
