@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import plots
+from ncsn_fast import precision as precisions
 from ncsn_fast.checkpoint import save_checkpoint
 from ncsn_fast.data import digits
 from ncsn_fast.engine import Sampler, to_images
@@ -77,7 +78,7 @@ def run(
     net.to(device, **layout)
     net.sampling = schedule.sampling
     say(f"Training NCSNv2 ({_count(net)} parameters) for {seconds:g} seconds.")
-    trainer = Trainer(net, train, _settings(seconds, seed))
+    trainer = Trainer(net, train, _settings(seconds, seed, device))
     with _best_threads(net, train[:_BATCH_SIZE]):
         average = trainer.fit(progress=_clock(seconds) if progress else None)
     save_checkpoint(average, files["model"])
@@ -92,6 +93,7 @@ def run(
     metrics = _metrics(images, train, held_out, seed) | {
         "training_steps": trainer.step,
         "training_seconds": seconds,
+        "training_precision": trainer.config.precision,
         "final_loss": trainer.history[-1][1],
         "network_evaluations": rows,
         "seed": seed,
@@ -128,12 +130,14 @@ def _files(out: Path) -> dict[str, Path]:
     return {key: out / name for key, name in names.items()}
 
 
-def _settings(seconds: float, seed: int) -> TrainConfig:
+def _settings(seconds: float, seed: int, device: str) -> TrainConfig:
+    sixteen_bits = torch.device(device).type == "cpu" and precisions.has_bf16()
     return TrainConfig(
         steps=1_000_000,
         max_seconds=seconds,
         batch_size=_BATCH_SIZE,
         learning_rate=_LEARNING_RATE,
+        precision="bf16" if sixteen_bits else "fp32",
         ema=_EMA,
         ema_warmup=True,
         seed=seed,
