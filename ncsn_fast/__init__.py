@@ -3,6 +3,7 @@
 from ncsn_fast import noise
 from ncsn_fast.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ncsn_fast.engine import Sampler, SamplingError, SamplingInterrupted, langevin, sample
+from ncsn_fast.guided import guided
 from ncsn_fast.levels import Schedule, auto_schedule, geometric_sigmas
 from ncsn_fast.losses import dsm_loss
 from ncsn_fast.models import NCSN, MLPScore, NCSNv2, NCSNv2Deeper, NCSNv2Deepest
@@ -35,6 +36,7 @@ __all__ = [
     "auto_schedule",
     "dsm_loss",
     "geometric_sigmas",
+    "guided",
     "langevin",
     "load_checkpoint",
     "noise",

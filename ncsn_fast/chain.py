@@ -286,10 +286,14 @@ class Chain:
         if self.explicit:
             n = self._normalized(row, state.x, n)
             guidance = self._drift(row, state.x, n)
+        entering = n
+        if guidance is not None and self.table.remembers_score:
+            # The history has to have the guidance in it: n of a score that it is added to.
+            entering, guidance = n + row.sigma * guidance, None
         with profiling.range("update"):
             new = ops.sampler_update(
                 state.x,
-                n,
+                entering,
                 row.coefficients,
                 seed=row.seed,
                 step=row.step,
@@ -373,10 +377,11 @@ class Chain:
 
     def _error(self, row: int, where: str, state: Tensor, chunk: Chunk) -> SamplingError:
         sigma, level = self.table.sigma[row], self.table.level[row]
+        which = f"noise level {level}, " if level >= 0 else ""
         range_ends = ', or precision="bf16": float16 ends at 65,504'
         return SamplingError(
-            f"the state is no longer finite after row {row} of {len(self.table)} (noise level "
-            f"{level}, σ = {sigma:g}) {where}: the network returned NaN or infinity, or the chain "
+            f"the state is no longer finite after row {row} of {len(self.table)} "
+            f"({which}σ = {sigma:g}) {where}: the network returned NaN or infinity, or the chain "
             "diverged. The last good state is in the error's .state; look at the network's output "
             f"there, or try a lower step size{range_ends if self.precision == 'fp16' else ''}",
             row,

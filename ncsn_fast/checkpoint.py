@@ -288,6 +288,8 @@ def _sampling(
     given = {key: overrides[key] for key in SAMPLING if key in overrides}
     if known is None and not given:
         return None
+    if known is not None and given.get("method", known.get("method")) != known.get("method"):
+        known = None  # the settings of one method mean something else to another
     return {"method": "annealed_langevin", **(known or {}), **given}
 
 

@@ -24,7 +24,7 @@ from ncsn_fast.chunks import SamplingInterrupted, run_chunks
 from ncsn_fast.data import data_transform, inverse_data_transform
 from ncsn_fast.graphs import Graphs
 from ncsn_fast.levels import check_sigmas
-from ncsn_fast.methods import METHODS, make_table
+from ncsn_fast.methods import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.models.base import ScoreNetwork, evaluating, model_space
 from ncsn_fast.ops import backends
 from ncsn_fast.progress import ProgressWish
@@ -45,11 +45,20 @@ class Sampler:
         score: one of our networks, a callable score(x, labels), or a :class:`nf.Score`.
         shape: shape of one sample, for example (3, 32, 32); default: the network's.
         sigmas: (L,) noise levels, descending; default: the network's.
-        method: "annealed_langevin" (the default), or a :class:`Table` of your own.
-        step_size: ε of annealed Langevin dynamics, 0 < ε < 2σ_L².
-        steps_per_level: T of annealed Langevin dynamics.
-        denoise: whether a last step removes the noise of the smallest level (default: yes).
-            Settings that are not given come from the network's checkpoint (``net.sampling``).
+        method: a name of ``ncsn_fast.methods.METHODS`` (default: what the network's checkpoint
+            says, else "annealed_langevin"), a function from noise levels and settings to a
+            :class:`Table`, or a :class:`Table`.
+        step_size: ε of annealed Langevin dynamics, 0 < ε < 2σ_L², and of methods made from it.
+        steps_per_level: T of annealed Langevin dynamics, k of consistent annealed sampling.
+        denoise: whether a last step of theirs removes the noise of the smallest level (default:
+            yes).
+        steps: network evaluations, at most, of the other methods (default: all noise levels).
+        spacing: which noise levels they visit: "ladder" (the network's own, the default),
+            "geometric", "karras" or "linear".
+        settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
+            your own). What is not given comes from the network's checkpoint (``net.sampling``) as
+            far as that is of the same method, then from the method's function in
+            :mod:`ncsn_fast.samplers`, which describes it.
         precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
             float32 throughout. "auto" is fp16 for networks of this package on a GPU, else fp32.
         backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.
@@ -72,15 +81,18 @@ class Sampler:
         score: Score | Callable[..., Tensor],
         shape: Sequence[int] | None = None,
         sigmas: Sequence[float] | Tensor | None = None,
-        method: str | Table | None = None,
+        method: str | Table | Callable[..., Table] | None = None,
         *,
         step_size: float | None = None,
         steps_per_level: int | None = None,
         denoise: bool | None = None,
+        steps: int | None = None,
+        spacing: str | None = None,
         precision: str = "auto",
         backend: str = "auto",
         graph: str | bool = "auto",
         device: torch.device | str | None = None,
+        **settings: Any,
     ) -> None:
         self.network = score if isinstance(score, ScoreNetwork) else None
         self.score = as_score(score, sigmas)
@@ -88,11 +100,17 @@ class Sampler:
             shape = self.network.shape
         self.shape = checks.sample_shape(shape)
         defaults = getattr(self.network, "sampling", None) or {}
-        method = method if method is not None else defaults.get("method", "annealed_langevin")
-        settings = {"step_size": step_size, "steps_per_level": steps_per_level, "denoise": denoise}
+        method = method if method is not None else defaults.get("method", ANNEALED_LANGEVIN)
+        settings.update(
+            step_size=step_size,
+            steps_per_level=steps_per_level,
+            denoise=denoise,
+            steps=steps,
+            spacing=spacing,
+        )
         self._network_sigmas = None if self.network is None else self.network.sigmas.cpu().clone()
         self.table = make_table(method, self._ladder(sigmas), settings, defaults)
-        self._uniform_start = isinstance(method, str) and METHODS[method].uniform_start
+        self._uniform_start = starts_uniform(method)
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
         self._device = device
@@ -145,8 +163,9 @@ class Sampler:
                 in every batch.
             initial: (n, *shape) states at the first row, used as given. Default: U[0, 1) for
                 annealed Langevin dynamics, U[0, 1) + σ₁z for other tables.
-            start_level: first noise level to run, as an index into the levels; the default
-                initial state is then that of this level.
+            start_level: first noise level to run, as an index into the ladder; the default
+                initial state is then that of this level. A method begins only at levels that its
+                table visits without a history (not so "dpmpp_2m").
             noise: row → (n, *shape) tensor that replaces the engine's noise. It must depend on the
                 row alone: each chunk of the batch asks for its rows again. Such a chain runs
                 eagerly.
@@ -157,7 +176,7 @@ class Sampler:
                 captured chain σ and row are tensors () on the device (float64, int64) and what it
                 computes on the host is frozen; a function that decides by them wants graph=False.
             clip: largest norm of the score, per sample.
-            temperature: factor on the variance of the noise, at least 0.
+            temperature: factor on the variance of the noise, at least 0; 1 for methods without.
             every: keep every k-th state; the trajectory is then returned too.
             callback: called as (row, x, n) after every row with the state before the update and
                 the normalised score there. It runs per chunk, and on the host even where the chain
@@ -195,7 +214,7 @@ class Sampler:
             device=device,
             seed=0 if seed is None else noise_source.check_seed(seed),
             n=n,
-            first_row=self._first_row(start_level),
+            first_row=self.table.start_row(start_level),
             noise=noise,
             mask=mask,
             known=known,
@@ -294,17 +313,6 @@ class Sampler:
                 "the network's noise levels have changed since this sampler was made: make another"
             )
 
-    def _first_row(self, start_level: int) -> int:
-        levels = self.table.level
-        if start_level == 0:
-            return 0
-        if start_level < 0 or start_level not in levels:
-            raise ValueError(
-                f"start_level = {start_level}: this method runs the levels "
-                f"{max(0, min(levels))} to {max(levels)}"
-            )
-        return levels.index(start_level)
-
     def _start(self, chain: Chain, ids: Tensor) -> Tensor:
         """The states in which these samples begin, at the chain's first row."""
         key: dict[str, Any] = {
@@ -339,14 +347,15 @@ def sample(net: ScoreNetwork, n: int, **keywords: Any) -> Any:
             f"sample() takes a network of ncsn_fast, got {type(net).__name__}: for others there is "
             "nf.Sampler(score, shape, sigmas, ...)"
         )
-    known = set(inspect.signature(Sampler.__init__).parameters) - {"self", "score"}
+    known = set(inspect.signature(Sampler.__init__).parameters) - {"self", "score", "settings"}
+    known |= known_settings(keywords.get("method"))
     runtime = set(inspect.signature(Sampler.__call__).parameters) - {"self", "n"}
     unknown = sorted(set(keywords) - known - runtime)
     if unknown:
         raise TypeError(
             f"sample() got unknown settings {unknown}; known: {sorted(known | runtime)}"
         )
-    sampler = Sampler(net, **{k: v for k, v in keywords.items() if k in known})
+    sampler = Sampler(net, **{k: v for k, v in keywords.items() if k not in runtime})
     try:
         result = sampler(n, **{k: v for k, v in keywords.items() if k in runtime})
     except (SamplingError, SamplingInterrupted) as stop:

@@ -313,7 +313,7 @@ def _key(chain: Chain, state: StepResult, chunk: Chunk) -> Hashable:
     inputs = (chunk.mask is not None, chain.clip is not None, chain.callback is not None)
     backend = chain.backend, backends.resolve("auto", chain.device)[0]  # and the network's
     where = (chain.device, backend, chain.precision, _capacity(chain), conditions)
-    called = (_identity(chain.score.fn), chain.score.kind, _identity(chain.guidance))
+    called = (_identity(chain.score.fn), chain.score.frozen(), _identity(chain.guidance))
     return (tuple(state.x.shape), family, inputs, extra, where, called)
 
 

@@ -47,7 +47,7 @@ def sample(
         out: folder for samples.npz (images float32 (N, C, H, W) in [0, 1], sample_ids, settings)
             and grid.png.
         ids: which samples of the seed.
-        settings: keywords of the Sampler: step_size, steps_per_level, denoise.
+        settings: keywords of the Sampler: the method and its settings, None where not given.
         config: the official YAML of the checkpoint.
         gif: also write chain.gif.
 
@@ -124,21 +124,21 @@ def _fill(
 
 
 class _Keeper:
-    """Keeps the chains under way at the beginning of each noise level.
+    """Keeps the chains under way at the rows where a chain can begin: at each noise level.
 
-    From there a chain can be taken up again exactly: its noise is a function of the row. (Methods
-    with a history could not; they begin again.)
+    From there it can be taken up again exactly: its noise is a function of the row. (Where no row
+    has a level, or all need a history, chains that were interrupted begin again.)
     """
 
     def __init__(self, store: SampleStore, sampler: Sampler, ids: Sequence[int]) -> None:
-        self._store, self._ids, self._table = store, ids, sampler.table
+        self._store, self._ids = store, ids
+        self._level_at = {row: level for level, row in sampler.table.beginnings.items() if row}
 
     def __call__(self, row: int, x: Tensor, n: Tensor) -> None:
-        level = self._table.level
-        fresh = row == 0 or level[row] != level[row - 1]
+        level = self._level_at.get(row)
         # A chunk that did not fit in memory was halved: its parts are not kept.
-        if fresh and level[row] > 0 and len(x) == len(self._ids) and not self._table.has_history:
-            self._store.keep(self._ids, x, level[row])
+        if level is not None and len(x) == len(self._ids):
+            self._store.keep(self._ids, x, level)
 
 
 def _draw(

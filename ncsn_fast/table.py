@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -104,6 +105,49 @@ class Table:
         return any(self.c)
 
     @property
+    def remembers_score(self) -> bool:
+        """Whether the history has the normalised score in it, where guidance cannot follow."""
+        return any(self.f)
+
+    @property
+    def adds_noise(self) -> bool:
+        return any(self.d)
+
+    @cached_property
+    def beginnings(self) -> dict[int, int]:
+        """Noise levels of the ladder and the first row of each that needs no history.
+
+        There a chain can begin.
+        """
+        rows: dict[int, int] = {}
+        for row, level in enumerate(self.level):
+            if level >= 0 and self.c[row] == 0:
+                rows.setdefault(level, row)
+        return rows
+
+    def start_row(self, level: int) -> int:
+        """The row at which a chain from this noise level begins; level 0 means the whole table.
+
+        Raises:
+            ValueError: where there is none; the message names those that there are.
+        """
+        row = 0 if level == 0 else self.beginnings.get(level)
+        if row is not None:
+            return row
+        begin = sorted(self.beginnings)
+        if not begin:
+            levels = "none of its noise levels, which have no index in the network's ladder"
+        elif begin == list(range(begin[0], begin[-1] + 1)):
+            levels = f"the levels {begin[0]} to {begin[-1]}"
+        else:
+            levels = f"the levels {', '.join(map(str, begin))}"
+        raise ValueError(
+            f"start_level = {level}: this method can begin at {levels}. Elsewhere (off the ladder, "
+            "or where a history is needed) begin with a Sampler whose sigmas= start at the wished "
+            "noise level"
+        )
+
+    @property
     def scales_input(self) -> bool:
         return any(value != 1 for value in self.c_in)
 
@@ -111,6 +155,11 @@ class Table:
         """The same method with the variance of its noise multiplied by the temperature."""
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature = {temperature}: give a number of at least 0")
+        if temperature != 1 and not self.adds_noise:
+            raise ValueError(
+                f"temperature = {temperature}: this method adds no noise whose variance it could "
+                "scale; take one that does, or temperature = 1"
+            )
         return replace(self, d=tuple(value * math.sqrt(temperature) for value in self.d))
 
     def rows(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -234,3 +234,10 @@ def test_folder_that_cannot_be_written_is_refused_before_any_work(
 def test_only_our_networks_are_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got DataParallel"):
         save_checkpoint(torch.nn.DataParallel(network()), tmp_path / "net")  # type: ignore[arg-type]
+
+
+def test_settings_of_another_method_are_not_taken_over() -> None:
+    assert load_checkpoint("digits", method="ancestral").sampling == {"method": "ancestral"}
+    own = load_checkpoint("digits", method="annealed_langevin").sampling
+    assert own == load_checkpoint("digits").sampling
+    assert own["step_size"] > 0

@@ -376,7 +376,9 @@ def test_a_later_start_scales_and_noises_by_its_own_row():
 
 def test_off_ladder_rows_are_no_level_to_start_at():
     table = Table.of([1.0, 0.5], level=[0, -1])
-    with pytest.raises(ValueError, match="start_level = -1: this method runs the levels 0 to 0"):
+    with pytest.raises(
+        ValueError, match="start_level = -1: this method can begin at the levels 0 to 0"
+    ):
         nf.Sampler(nf.Score(torch.zeros_like, "score", "none"), (3,), method=table)(
             1, seed=0, start_level=-1
         )
@@ -746,7 +748,7 @@ def test_langevin_refuses_what_makes_no_sense(x, keywords, message):
             lambda s: s(2, initial=torch.rand(2, 3, device="meta")),
             "initial is on meta, the sampler on cpu",
         ),
-        (lambda s: s(2, start_level=10), "runs the levels 0 to 9"),
+        (lambda s: s(2, start_level=10), "can begin at the levels 0 to 9"),
         (lambda s: s(2, start_level=-1), "start_level = -1"),
         (lambda s: s(2, mask=torch.ones(3)), "mask and known belong together"),
         (lambda s: s(2, mask=torch.full((3,), 0.5), known=torch.zeros(3)), "other than 0 and 1"),
@@ -787,7 +789,7 @@ KEYS = {"step_size": 1e-5, "steps_per_level": 2}
         ({"method": "magic", **KEYS}, "method = 'magic' is unknown; choose one of"),
         ({"step_size": 2e-4, "steps_per_level": 2}, "every chain diverges"),
         ({"step_size": -1.0, "steps_per_level": 2}, "step_size = -1"),
-        ({"steps_per_level": 2}, r"step_size not given, .*nf.auto_schedule\(data\)"),
+        ({"steps_per_level": 2}, r"step_size not given for .*nf.auto_schedule\(data\)"),
         ({}, "step_size and steps_per_level not given"),
         ({**KEYS, "shape": None}, "shape is not known"),
         ({**KEYS, "shape": (3, 0)}, "shape = 0"),

@@ -1,5 +1,7 @@
 """What a network is told and how its answer is read."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -59,34 +61,6 @@ def test_a_bare_callable_is_a_score_by_label():
     assert torch.equal(score.sigmas, SIGMAS)
 
 
-@pytest.mark.parametrize("kind", ["score", "normalized", "epsilon", "denoiser"])
-@pytest.mark.parametrize("condition", ["label", "sigma", "log_sigma", "c_noise"])
-def test_training_reads_every_parametrisation_alike(kind, condition):
-    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
-
-    def fn(x, c):
-        sigma = {
-            "label": lambda: SIGMAS[c],
-            "sigma": lambda: c,
-            "log_sigma": lambda: c.exp(),
-            "c_noise": lambda: (4 * c).exp(),
-        }[condition]()[:, None]
-        score = -x / (1 + sigma**2)
-        return {
-            "score": score,
-            "normalized": sigma * score,
-            "epsilon": -sigma * score,
-            "denoiser": x + sigma**2 * score,
-        }[kind]
-
-    labels = torch.arange(6)
-    n = nf.Score(fn, kind, condition, SIGMAS).normalized(x, SIGMAS, labels)
-    sigma = SIGMAS[:, None]
-    # n from a denoiser is a difference divided by σ, so its rounding error grows as x/σ.
-    expected = -sigma * x / (1 + sigma**2)
-    assert torch.allclose(n, expected, atol=3e-5 if kind == "denoiser" else 1e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -94,6 +68,8 @@ def test_training_reads_every_parametrisation_alike(kind, condition):
         ((len, "noise"), "kind = 'noise' is unknown; choose one of"),
         ((len, "score", "time"), "condition = 'time' is unknown"),
         ((len, "score", "label", [1.0, 2.0]), "noise levels descend"),
+        ((len, "v", "sigma"), "kind 'v' belongs to a network that sees a scaled state"),
+        ((len, "epsilon", "timestep"), r"needs the noise levels .* nf.Score.ddpm"),
     ],
 )
 def test_unknown_parametrisations_are_refused(arguments, message):
@@ -104,3 +80,57 @@ def test_unknown_parametrisations_are_refused(arguments, message):
 def test_labels_need_a_ladder():
     with pytest.raises(ValueError, match='condition "label" needs the ladder'):
         nf.Sampler(nf.Score(lambda x, y: x), (2,), method=TABLE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sigma_data": 0.0}, "sigma_data = 0.0: the scale of data is finite and positive"),
+        ({"sigma_data": float("inf")}, "sigma_data = inf"),
+        ({"condition": "sigma", "quantize": True}, "this network is told 'sigma'"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        nf.Score(len, **settings)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "message"),
+    [
+        ([0.9, 0.5, 0.0], "strictly between 0 and 1"),
+        ([0.5, 0.9], "has to fall with t"),
+        ([[0.9, 0.5]], r"shape \(1, 2\): give \(T,\) numbers"),
+        ([0.9, float("nan")], "strictly between 0 and 1"),
+    ],
+)
+def test_what_are_no_products_of_alphas_is_refused(alphas, message):
+    with pytest.raises(ValueError, match=message):
+        nf.Score.ddpm(len, alphas)
+
+
+def test_betas_out_of_order_are_refused():
+    with pytest.raises(ValueError, match="beta_min = 2, beta_max = 1"):
+        nf.Score.vp(len, beta_min=2, beta_max=1)
+
+
+def test_a_condition_of_ones_own_answers_for_every_level():
+    with pytest.raises(ValueError, match=r"condition returned .* give a function of σ"):
+        nf.Sampler(nf.Score(len, "score", lambda sigma: sigma.sum()), (2,), method=TABLE)
+
+
+def test_a_condition_of_ones_own_may_be_whole_numbers():
+    score = nf.Score(len, "score", lambda sigma: (100 * sigma).round().int())
+    told = score.conditions(TABLE[:1], "cpu")
+    assert told.dtype == torch.int64
+    assert told.tolist() == [1000]
+
+
+@pytest.mark.parametrize(
+    "score", [nf.Score.ddpm(abs, [0.9, 0.5]), nf.Score.vp(abs), nf.Score.edm(abs)]
+)
+def test_scores_survive_pickling(score):
+    again = pickle.loads(pickle.dumps(score))
+    table = Table.of([0.5])
+    assert torch.equal(again.conditions(table, "cpu"), score.conditions(table, "cpu"))
+    assert again.fold(table) == score.fold(table)

@@ -47,9 +47,49 @@ _MOST_SAMPLES = 10_000_000
     help="The YAML file of an official checkpoint.",
 )
 @click.option("--image-size", type=COUNT, default=None, help="Where the checkpoint does not say.")
-@click.option("--step-size", type=float, default=None, help="ε. Default: the checkpoint's.")
-@click.option("--steps-per-level", type=COUNT, default=None, help="T. Default: the checkpoint's.")
-@click.option("--denoise/--no-denoise", default=None, help="Last step without noise.")
+@click.option(
+    "--method",
+    metavar="NAME",
+    default=None,
+    help="How to get from noise to an image: annealed_langevin (the usual default: what the "
+    "checkpoint says), consistent_annealed, reverse_diffusion, ancestral, predictor_corrector, "
+    "euler, heun or dpmpp_2m. The last six take --steps. A good one for few steps: ancestral "
+    "--steps 20.",
+)
+@click.option(
+    "--steps",
+    type=COUNT,
+    default=None,
+    help="How often the network is run, at most: fewer is faster. Default: once per noise level.",
+)
+@click.option(
+    "--spacing",
+    metavar="NAME",
+    default=None,
+    help="Which noise levels the steps visit: ladder (those of the training, the default), "
+    "geometric, karras or linear.",
+)
+@click.option("--rho", type=float, default=None, help="ρ of --spacing karras. Default: 7.")
+@click.option(
+    "--snr",
+    type=float,
+    default=None,
+    help="r of predictor_corrector, 0.1 to 0.3. Default: from the checkpoint's ε.",
+)
+@click.option(
+    "--step-size",
+    type=float,
+    default=None,
+    help="ε of annealed_langevin, consistent_annealed, predictor_corrector. Default: the "
+    "checkpoint's.",
+)
+@click.option(
+    "--steps-per-level",
+    type=COUNT,
+    default=None,
+    help="T of annealed_langevin, k of consistent_annealed. Default: the checkpoint's.",
+)
+@click.option("--denoise/--no-denoise", default=None, help="Last step of theirs without noise.")
 @click.option("--batch-size", type=COUNT, default=None, help="Images at once; changes no image.")
 @click.option("--gif", is_flag=True, help="Also animate the first chains.")
 @device_option
@@ -75,6 +115,7 @@ def sample(
     \b
     Examples:
       ncsn-fast sample -n 100 --gif
+      ncsn-fast sample -n 100 --method ancestral --steps 20 --out quick
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """
