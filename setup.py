@@ -11,7 +11,14 @@ MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
 # The tests run the kernels in Triton's interpreter and compile them for GPUs that are not there;
 # torch brings Triton along only in its CUDA builds.
 TRITON = "triton>=3.4; platform_system == 'Linux'"
-TEST = ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "scipy>=1.11", TRITON]
+TEST = [
+    "pytest>=8",
+    "pytest-benchmark>=4",
+    "hypothesis>=6.100",
+    "scipy>=1.11",
+    "diffusers>=0.30",
+    TRITON,
+]
 
 
 def mapped_packages() -> list[str]:

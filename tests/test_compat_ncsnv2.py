@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
+import ncsn_fast as nf
+from ncsn_fast.compat.ncsnv2 import (
+    anneal_Langevin_dynamics,
+    anneal_Langevin_dynamics_inpainting,
+    anneal_Langevin_dynamics_interpolation,
+)
 
 SIGMAS = np.exp(np.linspace(np.log(5.0), np.log(0.01), 6)).astype(np.float32)
 
@@ -17,49 +22,200 @@ def scorenet(x, labels):
     return -x / (1 + torch.from_numpy(SIGMAS)[labels].view(-1, 1, 1, 1) ** 2)
 
 
-def published_formula(x, steps, epsilon, denoise):
-    """Annealed Langevin dynamics, algorithm 1 with the code's α, one torch draw per step."""
-    states = []
+def own(cls):
+    torch.manual_seed(7)
+    return cls(channels=2, image_size=8, ngf=8, sigmas=torch.from_numpy(SIGMAS)).eval()
+
+
+# A foreign network and both generations of this package's, all of which see 2 × 8 × 8.
+NETWORKS = {
+    "foreign": lambda: scorenet,
+    "NCSNv2": lambda: own(nf.NCSNv2),
+    "NCSN": lambda: own(nf.NCSN),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    return NETWORKS[request.param]()
+
+
+def step_sizes(steps, epsilon):
+    """(level, α) of every step of algorithm 1, with the code's α."""
     for level, sigma in enumerate(SIGMAS):
-        alpha = epsilon * (sigma / SIGMAS[-1]) ** 2
-        labels = torch.full((len(x),), level)
         for _ in range(steps):
-            z = torch.randn_like(x)
-            x = x + alpha * scorenet(x, labels) + np.sqrt(2 * alpha) * z
-            states.append(x)
+            yield level, float(epsilon * (sigma / SIGMAS[-1]) ** 2)
+
+
+@torch.no_grad()
+def drift(score, x, level, alpha):
+    return x + alpha * score(x, torch.full((len(x),), level))
+
+
+def published_formula(score, x, steps, epsilon, denoise):
+    """Annealed Langevin dynamics, one torch draw per step."""
+    states = []
+    for level, alpha in step_sizes(steps, epsilon):
+        x = drift(score, x, level, alpha) + np.sqrt(2 * alpha) * torch.randn_like(x)
+        states.append(x)
     if denoise:
-        states.append(x + SIGMAS[-1] ** 2 * scorenet(x, labels))
+        states.append(drift(score, x, len(SIGMAS) - 1, SIGMAS[-1] ** 2))
     return states
 
 
-def test_the_positional_arguments_are_the_official_ones():
-    parameters = inspect.signature(anneal_Langevin_dynamics).parameters
-    official = {
-        name: p.default for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
-    }
-    empty = inspect.Parameter.empty
-    assert official == {
-        "x_mod": empty,
-        "scorenet": empty,
-        "sigmas": empty,
+def published_inpainting(score, x, reference, steps, epsilon, order):
+    """The known left half noised before each step or once per level, then the step."""
+    known = reference.repeat_interleave(x.shape[1], 0)[..., :4]
+    x, states = x.flatten(0, 1), []
+    for i, (level, alpha) in enumerate(step_sizes(steps, epsilon)):
+        if order == "ncsnv2" or i % steps == 0:
+            noised = known + float(SIGMAS[level]) * torch.randn_like(known)
+        shown = x.clone()
+        shown[..., :4] = noised
+        states.append(shown.clamp(0, 1) if order == "ncsn" else shown)
+        z = torch.randn_like(x)
+        x = drift(score, shown, level, alpha) + np.sqrt(2 * alpha) * z
+    return states
+
+
+def published_interpolation(score, x, number, steps, epsilon):
+    """Sample j of a row sees cos θ_j·p + sin θ_j·q with two draws a row and step."""
+    x, states = x.repeat_interleave(number, 0), []
+    theta = torch.linspace(0, np.pi / 2, number)
+    for level, alpha in step_sizes(steps, epsilon):
+        p, q = torch.randn(len(x) // number, 2, 8, 8), torch.randn(len(x) // number, 2, 8, 8)
+        z = torch.stack([t.cos() * p + t.sin() * q for t in theta], 1).flatten(0, 1)
+        x = drift(score, x, level, alpha) + np.sqrt(2 * alpha) * z
+        states.append(x)
+    return states
+
+
+def assert_equal(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+EMPTY = inspect.Parameter.empty
+COMMON = {"x_mod": EMPTY, "scorenet": EMPTY, "sigmas": EMPTY}
+OFFICIAL = {
+    anneal_Langevin_dynamics: {
+        **COMMON,
         "n_steps_each": 200,
         "step_lr": 8e-6,
         "final_only": False,
         "verbose": False,
         "denoise": True,
-    }
+    },
+    anneal_Langevin_dynamics_inpainting: {
+        "x_mod": EMPTY,
+        "refer_image": EMPTY,
+        "scorenet": EMPTY,
+        "sigmas": EMPTY,
+        "image_size": EMPTY,
+        "n_steps_each": 100,
+        "step_lr": 8e-6,
+    },
+    anneal_Langevin_dynamics_interpolation: {
+        **COMMON,
+        "n_interpolations": EMPTY,
+        "n_steps_each": 200,
+        "step_lr": 8e-6,
+        "final_only": False,
+        "verbose": False,
+    },
+}
+
+
+@pytest.mark.parametrize("function", OFFICIAL, ids=lambda function: function.__name__)
+def test_the_positional_arguments_are_the_official_ones(function):
+    parameters = inspect.signature(function).parameters.items()
+    official = [(n, p.default) for n, p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert official == list(OFFICIAL[function].items())
 
 
 @pytest.mark.parametrize("denoise", [True, False])
-def test_with_torch_noise_it_equals_the_published_formula(denoise):
-    x = torch.rand(3, 1, 4, 4)
+def test_with_torch_noise_it_equals_the_published_formula(denoise, network):
+    x = torch.rand(3, 2, 8, 8)
     torch.manual_seed(1)
-    expected = published_formula(x, 4, 8e-6, denoise)
+    expected = published_formula(network, x, 2, 8e-6, denoise)
     torch.manual_seed(1)
-    states = anneal_Langevin_dynamics(x, scorenet, SIGMAS, 4, 8e-6, denoise=denoise, noise="torch")
-    assert len(states) == len(expected) == 24 + denoise
-    for found, wanted in zip(states, expected, strict=True):
-        assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    states = anneal_Langevin_dynamics(x, network, SIGMAS, 2, 8e-6, denoise=denoise, noise="torch")
+    assert len(states) == 12 + denoise
+    assert_equal(states, expected)
+
+
+@pytest.mark.parametrize("order", ["ncsnv2", "ncsn"])
+def test_inpainting_with_torch_noise_equals_both_originals(order, network):
+    x, reference = torch.rand(2, 3, 2, 8, 8), torch.rand(2, 2, 8, 8)
+    before = x.clone()
+    torch.manual_seed(1)
+    expected = published_inpainting(network, x, reference, 2, 8e-6, order)
+    torch.manual_seed(1)
+    states = anneal_Langevin_dynamics_inpainting(
+        x, reference, network, SIGMAS, 8, 2, 8e-6, order=order, noise="torch"
+    )
+    assert [tuple(state.shape) for state in states] == [(6, 2, 8, 8)] * 12
+    assert_equal(states, expected)
+    assert torch.equal(x, before)
+
+
+def test_interpolation_with_torch_noise_equals_the_published_formula(network):
+    x = torch.rand(2, 2, 8, 8)
+    torch.manual_seed(1)
+    expected = published_interpolation(network, x, 3, 2, 8e-6)
+    torch.manual_seed(1)
+    states = anneal_Langevin_dynamics_interpolation(x, network, SIGMAS, 3, 2, noise="torch")
+    assert_equal(states, expected)
+    torch.manual_seed(1)
+    last = anneal_Langevin_dynamics_interpolation(
+        x, network, SIGMAS, 3, 2, 8e-6, True, noise="torch"
+    )
+    assert len(last) == 1
+    assert torch.equal(last[0], states[-1])
+
+
+def test_inpainting_with_philox_noise_equals_the_engines_mask():
+    x, reference = torch.rand(1, 3, 2, 8, 8), torch.rand(1, 2, 8, 8)
+    states = anneal_Langevin_dynamics_inpainting(x, reference, scorenet, SIGMAS, 8, 2, seed=4)
+    sampler = nf.Sampler(
+        scorenet, (2, 8, 8), SIGMAS, step_size=8e-6, steps_per_level=2, denoise=False
+    )
+    mask = torch.arange(8).expand(1, 8, 8) < 4
+    _, trajectory = sampler(3, seed=4, initial=x[0], mask=mask, known=reference, every=1)
+    assert_equal(states, list(trajectory[:-1]))
+
+
+def test_in_the_first_order_the_known_half_stays_for_a_whole_level():
+    x, reference = torch.rand(1, 2, 2, 8, 8), 0.5 * torch.ones(1, 2, 8, 8)
+    states = anneal_Langevin_dynamics_inpainting(
+        x, reference, scorenet, SIGMAS, 8, 2, order="ncsn", seed=4
+    )
+    halves = [state[..., :4] for state in states]
+    assert torch.equal(halves[0], halves[1])
+    assert not torch.equal(halves[1], halves[2])
+
+
+def test_the_ends_of_an_interpolation_see_one_noise_each():
+    x = torch.rand(1, 2, 8, 8)
+    (row,) = anneal_Langevin_dynamics_interpolation(
+        x, scorenet, SIGMAS, 3, 2, final_only=True, seed=3
+    )
+    (plain,) = anneal_Langevin_dynamics(
+        x, scorenet, SIGMAS, 2, final_only=True, denoise=False, seed=3
+    )
+    assert torch.allclose(row[:1], plain, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(row[2:], plain, rtol=0.1, atol=0.1)
+
+
+def test_inpainting_refuses_other_shapes_and_orders():
+    x, reference = torch.rand(2, 3, 2, 8, 8), torch.rand(2, 2, 8, 8)
+    with pytest.raises(ValueError, match=r"x_mod has shape .* needed is \(references, repeats"):
+        anneal_Langevin_dynamics_inpainting(x[0], reference, scorenet, SIGMAS, 8)
+    with pytest.raises(ValueError, match="refer_image has shape"):
+        anneal_Langevin_dynamics_inpainting(x, reference[:1], scorenet, SIGMAS, 8)
+    with pytest.raises(ValueError, match="order = 'v3'"):
+        anneal_Langevin_dynamics_inpainting(x, reference, scorenet, SIGMAS, 8, order="v3")
 
 
 def test_final_only_returns_a_list_of_the_last_state():
@@ -116,3 +272,5 @@ def test_a_batch_that_does_not_fit_is_cut_only_where_that_changes_nothing():
             RuntimeError, match="4 samples at once do not fit in memory: give fewer"
         ):
             anneal_Langevin_dynamics(x, small, SIGMAS, 2, **keywords)
+    with pytest.raises(RuntimeError, match="4 samples at once do not fit in memory"):
+        anneal_Langevin_dynamics_inpainting(x[None], x[:1], small, SIGMAS, 4, 2)

@@ -1,24 +1,36 @@
 """The samplers of the official NCSNv2 code: same arguments, same return values, this engine.
 
 from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
+
+The network computes in float32, one of this package too, so that ``noise="torch"`` gives the
+official states to rounding; nf.Sampler has the 16-bit precisions. The initial states are left
+alone. All functions return CPU tensors (N, *shape).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ncsn_fast import checks
+from ncsn_fast import noise as noise_source
+from ncsn_fast.compat.common import check_noise
 from ncsn_fast.engine import Sampler
+from ncsn_fast.models.base import evaluating
 from ncsn_fast.samplers import annealed_langevin
 from ncsn_fast.score import Score
+from ncsn_fast.table import Table
+
+ScoreNet = Callable[[Tensor, Tensor], Tensor]
 
 
 def anneal_Langevin_dynamics(  # the official name
     x_mod: Tensor,
-    scorenet: Callable[[Tensor, Tensor], Tensor],
+    scorenet: ScoreNet,
     sigmas: np.ndarray | Tensor,
     n_steps_each: int = 200,
     step_lr: float = 8e-6,
@@ -48,37 +60,242 @@ def anneal_Langevin_dynamics(  # the official name
         CPU tensors (N, *shape): the state after every step, the denoised one last; with
         ``final_only`` a list of the last one.
     """
-    if noise not in ("philox", "torch"):
-        raise ValueError(f"noise = {noise!r}: choose 'philox' or 'torch'")
-    if noise == "torch" and seed is not None:
-        raise ValueError("seed goes with noise='philox'; torch.manual_seed governs noise='torch'")
+    check_noise(noise, seed)
+    source = (lambda row: torch.randn_like(x_mod)) if noise == "torch" else None
+    table = annealed_langevin(sigmas, step_lr, n_steps_each, denoise)
+    return _states_after(
+        x_mod, scorenet, sigmas, table, source, final_only, verbose, noise == "torch", seed
+    )
+
+
+def anneal_Langevin_dynamics_inpainting(
+    x_mod: Tensor,
+    refer_image: Tensor,
+    scorenet: ScoreNet,
+    sigmas: np.ndarray | Tensor,
+    image_size: int,
+    n_steps_each: int = 100,
+    step_lr: float = 8e-6,
+    *,
+    order: str = "ncsnv2",
+    noise: str = "philox",
+    seed: int | None = None,
+) -> list[Tensor]:
+    """Inpainting of the right half of images with the official signature and return value.
+
+    The left half is held at that of the reference, noised to the level of each step. (For any
+    other mask there is nf.Sampler(...)(n, mask=..., known=...).)
+
+    Args:
+        x_mod: (references, repeats, C, H, W), the initial states, on the network's device.
+        refer_image: (references, C, H, W).
+        scorenet, sigmas, n_steps_each, step_lr, noise, seed: as above.
+        image_size: H and W.
+        order: how the known half is noised: "ncsnv2", anew before each step, or "ncsn", the first
+            version, once per noise level.
+
+    Returns:
+        For every step the CPU tensor (references·repeats, C, H, W) that the network was shown, the
+        known half imposed. As in the originals the state after the last step is not among them;
+        and "ncsn" clamps them to [0, 1]. (On a GPU, though not on a CPU, the NCSNv2 code lists its
+        states before it imposes the known half.)
+
+    Raises:
+        ValueError: for other shapes, orders and kinds of noise.
+    """
+    check_noise(noise, seed)
+    checks.choice("order", order, ("ncsnv2", "ncsn"), "noise per step, or per noise level")
+    initial, reference = _inpainting_batch(x_mod, refer_image, image_size)
+    table = annealed_langevin(sigmas, step_lr, n_steps_each, denoise=False)
+    half = _KnownHalf(
+        scorenet=scorenet,
+        table=table,
+        reference=reference,
+        renew=n_steps_each if order == "ncsn" else 1,
+        clamp=order == "ncsn",
+        seed=None if noise == "torch" else _chosen(seed),
+        like=initial,
+    )
+    sampler = Sampler(
+        # What the function returns is the state after the drift, so the table has the noise only.
+        Score(half, "normalized", "label", torch.as_tensor(sigmas)),
+        shape=tuple(initial.shape[1:]),
+        method=Table.of(table.sigma, a=0.0, b=1.0, d=table.d, level=table.level),
+        device=initial.device,
+    )
+    with evaluating(Score(scorenet).module):
+        sampler(len(initial), seed=0, initial=initial, noise=half.noise, batch_size=len(initial))
+    return half.states
+
+
+def anneal_Langevin_dynamics_interpolation(
+    x_mod: Tensor,
+    scorenet: ScoreNet,
+    sigmas: np.ndarray | Tensor,
+    n_interpolations: int,
+    n_steps_each: int = 200,
+    step_lr: float = 8e-6,
+    final_only: bool = False,
+    verbose: bool = False,
+    *,
+    noise: str = "philox",
+    seed: int | None = None,
+) -> list[Tensor]:
+    """Interpolation between samples with the official signature and return value.
+
+    The samples of a row begin in one state and see the noise cos θ·p + sin θ·q, with two noises p
+    and q per row of samples and θ from 0 to π/2.
+
+    Args:
+        x_mod: (rows, *shape), one initial state per row of samples, on the network's device.
+        n_interpolations: samples per row.
+        scorenet, sigmas, n_steps_each, step_lr, final_only, verbose, noise, seed: as above.
+
+    Returns:
+        CPU tensors (rows·n_interpolations, *shape), row after row: the state after every step,
+        without denoising; with ``final_only`` a list of the last one.
+    """
+    check_noise(noise, seed)
+    number = checks.count("n_interpolations", n_interpolations)
+    angles = torch.linspace(0, math.pi / 2, number, device=x_mod.device)
+    angles = angles.view(1, number, *(1,) * (x_mod.ndim - 1))
+    if noise == "philox":
+        seed = _chosen(seed)
+
+    def draw(row: int, stream: int) -> Tensor:
+        return torch.randn_like(x_mod) if seed is None else _philox(x_mod, seed, stream, row)
+
+    def mixed(row: int) -> Tensor:
+        p = draw(row, noise_source.SAMPLER)[:, None]
+        q = draw(row, noise_source.SECOND)[:, None]
+        return (p * angles.cos() + q * angles.sin()).flatten(0, 1)
+
+    table = annealed_langevin(sigmas, step_lr, n_steps_each, denoise=False)
+    initial = x_mod.repeat_interleave(number, 0)
+    whole = noise == "torch"
+    return _states_after(initial, scorenet, sigmas, table, mixed, final_only, verbose, whole, 0)
+
+
+class _KnownHalf:
+    """The network with the known half imposed on what it is shown, and its noise."""
+
+    def __init__(
+        self,
+        scorenet: ScoreNet,
+        table: Table,
+        reference: Tensor,
+        renew: int,
+        clamp: bool,
+        seed: int | None,
+        like: Tensor,
+    ) -> None:
+        self.states: list[Tensor] = []
+        self._scorenet, self._table, self._reference = scorenet, table, reference
+        self._renew, self._clamp, self._seed, self._like = renew, clamp, seed, like
+        self._step_size, self._corrupted = 0.0, reference
+
+    def noise(self, row: int) -> Tensor:
+        """The noise of a row, which is asked for before the network; that of the known half first,
+        as in the originals."""
+        self._step_size = self._table.b[row] * self._table.sigma[row]
+        if row % self._renew == 0:
+            z = self._draw(self._reference, noise_source.KNOWN, row)
+            self._corrupted = self._reference + self._table.sigma[row] * z
+        return self._draw(self._like, noise_source.SAMPLER, row)
+
+    def __call__(self, x: Tensor, labels: Tensor) -> Tensor:
+        """x + α·score(x), x being the state with the known half imposed."""
+        _check_whole(x, len(self._reference))
+        x = torch.cat([self._corrupted, x[..., self._reference.shape[-1] :]], -1)
+        self.states.append((x.clamp(0, 1) if self._clamp else x).cpu())
+        score = checks.same_shape("the network", self._scorenet(x, labels), x.shape, x)
+        return x + self._step_size * score
+
+    def _draw(self, like: Tensor, stream: int, row: int) -> Tensor:
+        if self._seed is None:
+            return torch.randn_like(like)
+        # The element of a sample is counted in the whole image, as everywhere in this engine.
+        return _philox(self._like, self._seed, stream, row)[..., : like.shape[-1]]
+
+
+def _inpainting_batch(x_mod: Tensor, refer_image: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
+    """The initial states (N, C, H, W) and the left halves of their references, one for each."""
+    square = (image_size, image_size)
+    if x_mod.ndim != 5 or x_mod.shape[-2:] != square:
+        raise ValueError(
+            f"x_mod has shape {tuple(x_mod.shape)}; needed is (references, repeats, C, "
+            f"{image_size}, {image_size})"
+        )
+    wanted = (len(x_mod), *x_mod.shape[2:])
+    reference = checks.states("refer_image", refer_image, wanted, x_mod.device)
+    half = reference[..., : image_size // 2].repeat_interleave(x_mod.shape[1], 0)
+    initial = checks.states("x_mod", x_mod, tuple(x_mod.shape), x_mod.device)
+    return initial.flatten(0, 1), half
+
+
+def _states_after(
+    initial: Tensor,
+    scorenet: ScoreNet,
+    sigmas: np.ndarray | Tensor,
+    table: Table,
+    source: Callable[[int], Tensor] | None,
+    final_only: bool,
+    verbose: bool,
+    whole: bool,
+    seed: int | None,
+) -> list[Tensor]:
+    """Run a table and list the states after its rows, or the last one.
+
+    ``whole``: whether the noise is drawn once per row, for all samples.
+    """
     sampler = Sampler(
         Score(scorenet, "score", "label", torch.as_tensor(sigmas)),
-        shape=tuple(x_mod.shape[1:]),
-        method=annealed_langevin(sigmas, step_lr, n_steps_each, denoise),
-        device=x_mod.device,
+        shape=tuple(initial.shape[1:]),
+        method=table,
+        device=initial.device,
     )
     states: list[Tensor] = []
 
     def keep(row: int, x: Tensor, n: Tensor) -> None:
         # A batch that did not fit in memory comes in parts. The list of states has no place for
         # them, and torch would draw other noise for each.
-        if len(x) != len(x_mod) and not (final_only and noise == "philox"):
-            raise RuntimeError(f"{len(x_mod)} samples at once do not fit in memory: give fewer")
+        if whole or not final_only:
+            _check_whole(x, len(initial))
         if row > 0 and not final_only:  # the official list begins after the first step
             states.append(x.cpu())
 
     last = sampler(
-        len(x_mod),
-        seed=0 if noise == "torch" else seed,  # None would draw one from torch, ahead of the noise
-        initial=x_mod,
-        noise=(lambda row: torch.randn_like(x_mod)) if noise == "torch" else None,
+        len(initial),
+        seed=0 if whole else seed,  # None would draw one from torch, ahead of the noise
+        initial=initial,
+        noise=source,
         callback=keep,
         # One chunk, as the official loop: torch's noise is drawn once per step for all samples.
-        batch_size=len(x_mod),
+        batch_size=len(initial),
         progress=verbose,
     )
     return [*states, last.cpu()]
 
 
-__all__ = ["anneal_Langevin_dynamics"]
+def _check_whole(x: Tensor, n: int) -> None:
+    if len(x) != n:
+        raise RuntimeError(f"{n} samples at once do not fit in memory: give fewer")
+
+
+def _chosen(seed: int | None) -> int:
+    return noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
+
+
+def _philox(like: Tensor, seed: int, stream: int, step: int) -> Tensor:
+    """This engine's noise for samples 0, 1, … of a batch."""
+    ids = torch.arange(len(like), device=like.device)
+    return noise_source.normal(
+        tuple(like.shape[1:]), seed=seed, stream=stream, sample_ids=ids, step=step
+    )
+
+
+__all__ = [
+    "anneal_Langevin_dynamics",
+    "anneal_Langevin_dynamics_inpainting",
+    "anneal_Langevin_dynamics_interpolation",
+]

@@ -1,0 +1,338 @@
+"""A scheduler for diffusers that runs this package's methods: ``NCSNScheduler``.
+
+from ncsn_fast.compat.diffusers import NCSNScheduler
+
+A method is a table with one row per network evaluation, so the loop is the usual one:
+
+    scheduler.set_timesteps(steps, device=device)
+    x = torch.randn(shape) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        output = unet(scheduler.scale_model_input(x, t), t).sample
+        x = scheduler.step(output, t, x, generator=generator).prev_sample
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ncsn_fast import checks, noise, ops
+from ncsn_fast.levels import best_step_size, check_sigmas, geometric_sigmas
+from ncsn_fast.methods import ANNEALED_LANGEVIN, METHODS, make_table
+from ncsn_fast.score import Score
+from ncsn_fast.spacings import noise_levels
+from ncsn_fast.table import Table
+
+try:
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.schedulers.scheduling_utils import (
+        SCHEDULER_CONFIG_NAME,
+        SchedulerMixin,
+        SchedulerOutput,
+    )
+    from diffusers.utils.torch_utils import randn_tensor
+except ImportError as error:
+    raise ImportError(
+        "ncsn_fast.compat.diffusers needs diffusers: pip install diffusers"
+    ) from error
+
+# diffusers' names of what a network predicts.
+PREDICTIONS = {
+    "epsilon": "epsilon",
+    "sample": "denoiser",
+    "v_prediction": "v",
+    "score": "score",
+    "normalized_score": "normalized",
+}
+TIMESTEPS = ("timestep", "label", "sigma", "log_sigma", "c_noise")
+
+
+class NCSNScheduler(SchedulerMixin, ConfigMixin):
+    """Annealed Langevin dynamics, or any other method of this package, on x = x₀ + σz.
+
+    Args:
+        num_train_timesteps: L, number of noise levels that the network was trained on.
+        sigma_max, sigma_min: σ₁ and σ_L of L geometric levels.
+        sigmas: the levels themselves, (L,) descending, in place of these three. Those of a network
+            trained on ᾱ_t are √((1-ᾱ)/ᾱ) from the last t to the first, with sigma_data = 1.
+        prediction_type: what the network returns, "epsilon", "sample" (the clean one),
+            "v_prediction" (with sigma_data = 1), "score", or "normalized_score" (σ·score).
+        timestep_type: how it is told the noise level: "timestep", the index counted from the
+            smallest level (int64), "label", that from the largest (NCSN), "sigma", "log_sigma" or
+            "c_noise" (ln σ / 4).
+        sigma_data: where given the network sees x/√(σ² + σ_data²), by ``scale_model_input``.
+        method: a name of ``ncsn_fast.methods.METHODS``.
+        step_size: ε of annealed Langevin dynamics; None computes it from the ratio of the two
+            smallest levels that are visited (Technique 4 of Song & Ermon 2020).
+        steps_per_level: T of annealed Langevin dynamics, k of consistent annealed sampling.
+        denoise: whether a last step of theirs removes the noise of the smallest level.
+        spacing, rho: which levels are visited where ``num_inference_steps`` is not for all, see
+            :func:`ncsn_fast.spacings.noise_levels`. A level between two trained ones is told as
+            the nearer "timestep" or "label".
+        settings: others of the method, such as {"snr": 0.16} of predictor-corrector.
+        seed: of the noise where ``step`` is given no generator; None draws one from torch's default
+            generator at set_timesteps.
+
+    Raises:
+        ValueError: for settings out of range; the message says which.
+    """
+
+    config_name: Any = SCHEDULER_CONFIG_NAME
+    order = 1
+    _rows: Tensor
+    _history: Tensor | None
+    _begin_index: int | None
+    _step_index: int | None
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 232,
+        sigma_max: float = 50.0,
+        sigma_min: float = 0.01,
+        sigmas: list[float] | None = None,
+        prediction_type: str = "epsilon",
+        timestep_type: str = "timestep",
+        sigma_data: float | None = None,
+        method: str = ANNEALED_LANGEVIN,
+        step_size: float | None = None,
+        steps_per_level: int = 5,
+        denoise: bool = True,
+        spacing: str = "ladder",
+        rho: float = 7.0,
+        settings: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        checks.choice("prediction_type", prediction_type, tuple(PREDICTIONS), "what it returns")
+        checks.choice("timestep_type", timestep_type, TIMESTEPS, "how it is told the noise level")
+        checks.choice("method", method, tuple(METHODS), "the methods with a name")
+        if seed is not None:
+            noise.check_seed(seed)
+        self._ladder = (
+            geometric_sigmas(sigma_max, sigma_min, num_train_timesteps)
+            if sigmas is None
+            else check_sigmas(sigmas)
+        )
+        self._score = Score(
+            _no_network,
+            PREDICTIONS[prediction_type],
+            timestep_type,
+            self._ladder,
+            sigma_data=sigma_data,
+            quantize=timestep_type in ("timestep", "label"),
+        )
+        self.seed: int | None = None
+        self.num_inference_steps: int | None = None
+        # Before set_timesteps these are the levels that the network was trained on.
+        self._use(Table.of(self._ladder.double().numpy()), "cpu")
+
+    def __len__(self) -> int:
+        return len(self._ladder)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the initial state, σ₁."""
+        return float(self.sigmas[0])
+
+    @property
+    def step_index(self) -> int | None:
+        """The row of the next ``step``; None before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """The row at which the chain begins, where a pipeline has said so."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Say at which row the chain begins."""
+        self._begin_index = begin_index
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Make the table, ``timesteps`` and ``sigmas`` of a new chain.
+
+        Args:
+            num_inference_steps: network evaluations, at most: the method visits as many noise
+                levels as they pay for, and a number that pays for more than there are in the ladder
+                means all of them. None: all of them.
+            device: where ``timesteps`` are wanted.
+
+        Raises:
+            ValueError: for too few steps, and for settings that the method refuses.
+        """
+        if num_inference_steps is not None:
+            checks.count("num_inference_steps", num_inference_steps)
+        self._use(self._make_table(num_inference_steps), "cpu" if device is None else device)
+        self.num_inference_steps = len(self._table)
+        self.seed = noise.random_seed() if self.config["seed"] is None else self.config["seed"]
+
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
+        """What the network is shown of a state (B, *shape): c_in·x."""
+        factor = self._folded.c_in[self._row(timestep)]
+        return sample if factor == 1 else factor * sample
+
+    @torch.no_grad()
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The next row of the table.
+
+        Args:
+            model_output: (B, *shape), the network's output at ``scale_model_input(sample)``.
+            timestep: of ``timesteps``. It counts in the first step only, which may begin anywhere;
+                after that the rows follow each other.
+            sample: (B, *shape), the state.
+            generator: of torch's noise, or one per sample. None: this package's noise, by the seed
+                (attribute ``seed``), the place in the batch, and the row.
+            return_dict: whether to return a SchedulerOutput or a tuple.
+
+        Returns:
+            The new state as ``prev_sample``, computed in float32 and returned in the dtype of
+            ``model_output``. (float16 is coarse at the small noise levels: keep the network
+            in float32 and use autocast.)
+
+        Raises:
+            ValueError: before set_timesteps, and after the last row.
+        """
+        if self.seed is None:
+            raise ValueError("no timesteps: call set_timesteps() before step()")
+        index = self._row(timestep)
+        if index >= len(self._table):
+            raise ValueError(
+                f"all {len(self._table)} steps are done: call set_timesteps() before the next chain"
+            )
+        x = sample.float()
+        if self._rows.device != x.device:
+            self._rows = self._rows.to(x.device)
+        if self._table.has_history and self._history is None:
+            self._history = torch.zeros_like(x)
+        z = None
+        if generator is not None and self._table.d[index]:
+            z = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        new = ops.sampler_update(
+            x,
+            model_output,
+            self._rows[index],
+            seed=self.seed,
+            step=index,
+            sample_ids=torch.arange(len(x), device=x.device),
+            add_noise=z is None and self._table.d[index] != 0,
+            z=z,
+            history=self._history,
+        )
+        self._history, self._step_index = new.history, index + 1
+        state = new.x.to(model_output.dtype)
+        return SchedulerOutput(prev_sample=state) if return_dict else (state,)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x₀ + σz for training, or to begin a chain at a later timestep.
+
+        Args:
+            original_samples, noise: (B, *shape), x₀ and z.
+            timesteps: (B,) or (), what the network is told, of ``timesteps`` or of its training.
+        """
+        sigma = self._sigma_of(timesteps.to(original_samples.device))
+        each = sigma.reshape(-1, *(1,) * (original_samples.ndim - 1))
+        return original_samples + each.to(original_samples.dtype) * noise
+
+    def _sigma_of(self, told: Tensor) -> Tensor:
+        """The noise level that the network is told so."""
+        ladder = self._ladder.to(told.device)
+        kind = self.config["timestep_type"]
+        if kind == "label":
+            return ladder[told.long()]
+        if kind == "timestep":
+            return ladder.flip(0)[told.long()]
+        return {"sigma": told, "log_sigma": told.exp(), "c_noise": (4 * told).exp()}[kind]
+
+    def _row(self, timestep: float | Tensor | None) -> int:
+        """The row of the table that comes next; a timestep counts at the beginning only."""
+        if self._step_index is None and self._begin_index is not None:
+            self._step_index = self._begin_index
+        if self._step_index is None:
+            self._step_index = 0 if timestep is None else self._find(timestep)
+        return self._step_index
+
+    def _find(self, timestep: float | Tensor) -> int:
+        """The first row with this timestep."""
+        wanted = torch.as_tensor(timestep, device=self.timesteps.device)
+        rows = (self.timesteps == wanted.to(self.timesteps.dtype)).nonzero()
+        if not len(rows):
+            raise ValueError(
+                f"timestep = {float(wanted):g} is none of this chain: give one of "
+                "scheduler.timesteps, after set_timesteps()"
+            )
+        return int(rows[0])
+
+    def _use(self, table: Table, device: torch.device | str) -> None:
+        """Begin at the top of a table."""
+        told = self._score.conditions(table, device)
+        assert told is not None  # every timestep_type tells something
+        self.timesteps = told
+        self.sigmas = torch.tensor((*table.sigma, 0.0))
+        self._table, self._folded = table, self._score.fold(table)
+        self._rows = self._folded.rows(device)
+        self._history = None
+        self._begin_index = None
+        self._step_index = None
+
+    def _make_table(self, steps: int | None) -> Table:
+        config = self.config
+        takes = inspect.signature(METHODS[config["method"]].table).parameters
+        settings: dict[str, Any] = dict(config["settings"] or {})
+        ladder, levels = config["spacing"] == "ladder", self._ladder
+        if "steps" in takes:
+            settings.update(spacing=config["spacing"], rho=config["rho"])
+            if "step_size" in takes and "snr" not in settings:
+                settings["step_size"] = config["step_size"]
+            whole = make_table(config["method"], levels, settings, {})
+            if steps is None or (ladder and steps >= len(whole)):
+                return whole
+            return make_table(config["method"], levels, {**settings, "steps": steps}, {})
+        if steps is not None:
+            each, denoise = config["steps_per_level"], int(config["denoise"])
+            number = (steps - denoise) // each
+            if number < 1:
+                raise ValueError(
+                    f"num_inference_steps = {steps}: one noise level takes {each} network "
+                    f"evaluations here, and denoising {denoise}"
+                )
+            number = min(number, len(levels)) if ladder else number
+            visited = noise_levels(levels, number, config["spacing"], config["rho"])
+            levels = torch.from_numpy(visited)
+        settings.update(
+            step_size=self._step_size(levels),
+            steps_per_level=config["steps_per_level"],
+            denoise=config["denoise"],
+        )
+        return make_table(config["method"], levels, settings, {})
+
+    def _step_size(self, levels: Tensor) -> float | None:
+        """ε as given, or by the rule that is made for annealed Langevin dynamics."""
+        config = self.config
+        if config["step_size"] is not None or config["method"] != ANNEALED_LANGEVIN:
+            return config["step_size"]
+        if len(levels) < 2:
+            raise ValueError(
+                "step_size is computed from the ratio of noise levels, of which there is one: give "
+                "it, 0 < ε < 2σ_L², or more steps"
+            )
+        last = float(levels[-1])
+        return best_step_size(float(levels[-2]) / last, last, config["steps_per_level"])
+
+
+def _no_network(*_: Any) -> Tensor:
+    raise RuntimeError("a scheduler is given the network's output, it does not call it")
+
+
+__all__ = ["NCSNScheduler"]
