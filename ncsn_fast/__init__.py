@@ -5,6 +5,7 @@ from ncsn_fast.checkpoint import CheckpointError, load_checkpoint, save_checkpoi
 from ncsn_fast.engine import Sampler, SamplingError, SamplingInterrupted, langevin, sample
 from ncsn_fast.guided import guided
 from ncsn_fast.levels import Schedule, auto_schedule, geometric_sigmas
+from ncsn_fast.likelihood import Likelihood, log_likelihood
 from ncsn_fast.losses import dsm_loss
 from ncsn_fast.models import NCSN, MLPScore, NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from ncsn_fast.ops.backends import use_backend
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NCSN",
     "CheckpointError",
+    "Likelihood",
     "MLPScore",
     "NCSNv2",
     "NCSNv2Deeper",
@@ -39,6 +41,7 @@ __all__ = [
     "guided",
     "langevin",
     "load_checkpoint",
+    "log_likelihood",
     "noise",
     "prepare_for_inference",
     "sample",

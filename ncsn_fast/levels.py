@@ -8,9 +8,10 @@ annealed chain where it should be.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,15 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checks import count
+from ncsn_fast.distances import Distances, measure_distances
+from ncsn_fast.placement import Data
+from ncsn_fast.progress import ProgressWish
 
 # Overlap C of neighbouring levels in Technique 2, as the paper states it.
 OVERLAP = 0.5
+_MOST_RATIO = 2.0
+_FEW_POINTS, _MANY_CALLS = 100, 10_000
+_log = logging.getLogger("ncsn_fast")
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,16 @@ class Schedule:
         sigmas: (L,) float32 noise levels, descending.
         step_size: ε, the step size at the smallest level is ε itself.
         steps_per_level: T.
+        distances: what the largest level was chosen from, and how many points of how many were
+            looked at; None for levels that were given.
+        warnings: what a user should know about the data or the choice.
     """
 
     sigmas: Tensor
     step_size: float
     steps_per_level: int
+    distances: Distances | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -118,23 +130,37 @@ def check_step_size(step_size: float, sigma_min: float) -> float:
 
 
 def auto_schedule(
-    data: Tensor,
+    data: Data,
     *,
     sigma_min: float = 0.01,
     steps_per_level: int = 5,
     overlap: float = OVERLAP,
     max_points: int = 10_000,
     seed: int = 0,
+    rescaled: bool = False,
+    logit_transform: bool = False,
+    device: torch.device | str | None = None,
+    progress: ProgressWish = None,
 ) -> Schedule:
     """Noise levels and step size from the training data (Techniques 1, 2 and 4).
 
+    What a user should know about the data and the choice is logged as warnings, and kept in the
+    result.
+
     Args:
-        data: (N, *shape) training data in model space, on any device.
+        data: (N, *shape) training data: a tensor on any device or an array, which may be
+            memory-mapped, floating point in model space or (images) uint8, which are divided by
+            255; or a map-style Dataset of such samples or of (sample, label) pairs.
         sigma_min: the smallest level; 0.01 for data in [0, 1].
         steps_per_level: T.
         overlap: C, the overlap of neighbouring levels, in (0, 0.997).
-        max_points: distances are taken between all points, or this many random ones.
+        max_points: distances are taken between all points, or this many random ones (fewer where
+            they would fill more than 4 GiB); the result says which.
         seed: which random ones.
+        rescaled, logit_transform: data are in [0, 1], but the network works on 2x - 1, or on the
+            logit.
+        device: where distances are computed; default: the data's, or the CPU.
+        progress: True for a bar, or a function (done, total).
 
     Raises:
         ValueError: for fewer than two distinct points, values that are not finite, or settings
@@ -143,50 +169,109 @@ def auto_schedule(
     steps_per_level = count("steps_per_level", steps_per_level)
     if not (math.isfinite(sigma_min) and sigma_min > 0):
         raise ValueError(f"sigma_min = {sigma_min}: the smallest level is positive, such as 0.01")
-    sigma_max = largest_distance(data, max_points=max_points, seed=seed)
+    distances = measure_distances(
+        data,
+        max_points=max_points,
+        seed=seed,
+        rescaled=rescaled,
+        logit_transform=logit_transform,
+        device=device,
+        progress=progress,
+    )
+    sigma_max = distances.largest
     if sigma_max <= sigma_min:
         raise ValueError(
             f"the largest distance between two data points is {sigma_max:g}, not above "
             f"sigma_min = {sigma_min:g}: scale the data to [0, 1], or lower sigma_min"
         )
-    ratio = level_ratio(math.prod(data.shape[1:]), overlap)
+    ratio = level_ratio(distances.dimension, overlap)
     num_levels = max(2, round(num_levels_for(sigma_max, sigma_min, ratio)))
     sigmas = geometric_sigmas(sigma_max, sigma_min, num_levels)
     # The step size belongs to the ladder that came out, whose ratio rounding has changed a little.
     ratio = (sigma_max / sigma_min) ** (1 / (num_levels - 1))
-    return Schedule(sigmas, best_step_size(ratio, sigma_min, steps_per_level), steps_per_level)
+    step_size = best_step_size(ratio, sigma_min, steps_per_level)
+    schedule = Schedule(sigmas, step_size, steps_per_level, distances)
+    images = isinstance(data, Tensor | np.ndarray) and data.ndim == 4
+    space = "logit" if logit_transform else "rescaled" if rescaled else "plain"
+    warnings = _warnings(schedule, distances, space if images else None)
+    for warning in warnings:
+        _log.warning("%s", warning)
+    return replace(schedule, warnings=warnings)
 
 
-def largest_distance(data: Tensor, *, max_points: int = 10_000, seed: int = 0) -> float:
-    """σ₁ of Technique 1: the largest Euclidean distance between two data points.
+def _warnings(schedule: Schedule, distances: Distances, space: str | None) -> tuple[str, ...]:
+    """What a user should know; ``space`` is that of images: plain, rescaled or logit."""
+    found = _data_warnings(distances)
+    low, high, sigma_min = distances.low, distances.high, float(schedule.sigmas[-1])
+    if space == "plain" and not (low >= 0 and high <= 1):
+        mend = "scale them to [0, 1]"
+        if low >= -1 and high <= 1:
+            mend = (
+                "if they are 2x - 1 of images in [0, 1], distances and noise levels are twice "
+                f"theirs, and sigma_min = {sigma_min:g} is {sigma_min / 2:g} there"
+            )
+        elif low >= 0 and high <= 255:
+            mend = "divide 8-bit images by 255, or give them as uint8"
+        found.append(f"the images have values from {low:g} to {high:g}, not in [0, 1]: {mend}")
+    elif space in ("plain", "rescaled"):
+        step = (2 if space == "rescaled" else 1) / 255
+        if sigma_min < step / 2:
+            found.append(
+                f"sigma_min = {sigma_min:g} is less than half the step of 8-bit values, "
+                f"{step:.4f}: the network would learn their grid; raise it, or dequantize"
+            )
+        if sigma_min > 10 * step:
+            found.append(
+                f"sigma_min = {sigma_min:g} is more than ten steps of 8-bit values, "
+                f"{10 * step:.4f}: samples would lack their finest detail; lower it"
+            )
+    calls = len(schedule.sigmas) * schedule.steps_per_level
+    if calls > _MANY_CALLS:
+        found.append(
+            f"{len(schedule.sigmas):,} levels of {schedule.steps_per_level} steps are {calls:,} "
+            "network evaluations for each sample (published: 1,160 to 6,933): lower overlap or "
+            "steps_per_level, raise sigma_min, or sample with fewer steps by another method"
+        )
+    return tuple(found)
 
-    Exact for up to ``max_points`` points, otherwise over that many random ones. Computed in blocks
-    on the data's device, so that memory stays bounded.
+
+def _data_warnings(distances: Distances) -> list[str]:
+    found = []
+    if distances.points < _FEW_POINTS:
+        found.append(
+            f"{distances.points} data points are few: the largest distance grows with their number"
+        )
+    if distances.copies * 100 > distances.points:
+        found.append(
+            f"{distances.copies:,} of {distances.points:,} data points are copies of others: "
+            "leave them out, or the network will prefer them"
+        )
+    if distances.largest > 2 * distances.core:
+        one, other = distances.pair
+        found.append(
+            f"few far points decide the largest level: samples {one} and {other} are "
+            f"{distances.largest:.4g} apart, all but the farthest at most {distances.core:.4g}; "
+            "look at them, and leave them out if they are damaged"
+        )
+    return found
+
+
+def level_overlap(dimension: int, ratio: float) -> float:
+    """C of Technique 2: Φ(u + 3g) - Φ(u - 3g), u = √(2D)(g - 1), for the ratio g of two levels.
+
+    Args:
+        dimension: D, values per data point.
+        ratio: g ≥ 1.
     """
-    if data.ndim < 2:
-        raise ValueError(f"data have shape {tuple(data.shape)}: give (N, *shape of one sample)")
-    points = data.flatten(1)
-    if len(points) < 2:
-        raise ValueError(f"{len(points)} data points: a distance needs at least two")
-    if not bool(torch.isfinite(points).all()):
-        raise ValueError("the data hold values that are not finite: clean them first")
-    if len(points) > max_points:
-        generator = torch.Generator("cpu").manual_seed(seed)
-        chosen = torch.randperm(len(points), generator=generator, device="cpu")[:max_points]
-        points = points[chosen.to(points.device)]
-    points = points.float()
-    # Centring loses no distance and keeps digits: |a|² + |b|² - 2ab cancels badly far from 0.
-    points = points - points.mean(0)
-    squares = points.square().sum(1)
-    largest = 0.0
-    for block, block_squares in zip(points.split(1024), squares.split(1024), strict=True):
-        distances = block_squares[:, None] + squares[None, :] - 2 * block @ points.T
-        largest = max(largest, float(distances.max()))
-    return math.sqrt(largest)
+    u = math.sqrt(2 * dimension) * (ratio - 1)
+    return _normal_cdf(u + 3 * ratio) - _normal_cdf(u - 3 * ratio)
 
 
 def level_ratio(dimension: int, overlap: float = OVERLAP) -> float:
     """g = σ_{i-1}/σ_i of Technique 2: the solution of Φ(u + 3g) - Φ(u - 3g) = C, u = √(2D)(g - 1).
+
+    At most 2: in fewer than 18 dimensions a level overlaps even more distant ones, up to four
+    dimensions any, but the few steps at a level cannot bring a chain so far down.
 
     Args:
         dimension: D, values per data point.
@@ -200,19 +285,9 @@ def level_ratio(dimension: int, overlap: float = OVERLAP) -> float:
         )
 
     def excess(g: float) -> float:
-        u = math.sqrt(2 * dimension) * (g - 1)
-        return _normal_cdf(u + 3 * g) - _normal_cdf(u - 3 * g) - overlap
+        return level_overlap(dimension, g) - overlap
 
-    upper = 2.0
-    while excess(upper) > 0:
-        upper *= 2
-        # In very low dimensions a wide level covers its neighbour at any ratio.
-        if upper > 1e6:
-            raise ValueError(
-                f"no ratio of levels has an overlap as low as {overlap} in {dimension} "
-                "dimensions: raise overlap, or give the levels with nf.geometric_sigmas"
-            )
-    return _bisect(excess, 1.0, upper)
+    return _MOST_RATIO if excess(_MOST_RATIO) > 0 else _bisect(excess, 1.0, _MOST_RATIO)
 
 
 def num_levels_for(sigma_max: float, sigma_min: float, ratio: float) -> float:
@@ -220,26 +295,33 @@ def num_levels_for(sigma_max: float, sigma_min: float, ratio: float) -> float:
     return 1 + math.log(sigma_max / sigma_min) / math.log(ratio)
 
 
-def best_step_size(ratio: float, sigma_min: float, steps_per_level: int) -> float:
-    """ε of Technique 4: where the variance after T steps is closest to that of the next level.
+def relative_variance(step_size: np.ndarray, ratio: float, steps_per_level: int) -> np.ndarray:
+    """r(ε) of Technique 4: the chain's variance after a level, over that of the level.
 
-    With a = ε/σ_L² and b = 2a/(1 - (1 - a)²), T Langevin steps at a level turn the relative
-    variance g² it is entered with into r(ε) = (1 - a)^{2T}(g² - b) + b; ε brings r closest to 1.
+    With a = ε/σ_L² and b = 2a/(1 - (1 - a)²), T Langevin steps turn the relative variance g² that
+    a level is entered with into r = (1 - a)^{2T}(g² - b) + b.
+
+    Args:
+        step_size: a, the step size over σ_L², in (0, 2).
+        ratio: g.
+        steps_per_level: T.
+    """
+    b = 2 * step_size / (1 - (1 - step_size) ** 2)
+    return (1 - step_size) ** (2 * steps_per_level) * (ratio**2 - b) + b
+
+
+def best_step_size(ratio: float, sigma_min: float, steps_per_level: int) -> float:
+    """ε of Technique 4, for which :func:`relative_variance` is closest to 1.
 
     Args:
         ratio: g > 1.
         sigma_min: σ_L.
         steps_per_level: T.
     """
-
-    def distance(a: np.ndarray) -> np.ndarray:
-        b = 2 * a / (1 - (1 - a) ** 2)
-        return np.abs((1 - a) ** (2 * steps_per_level) * (ratio**2 - b) + b - 1)
-
     low, high = 1e-8, 2.0 - 1e-8
     for _ in range(8):  # each pass narrows the best interval of a logarithmic grid
         grid = np.geomspace(low, high, 1001)
-        best = int(np.argmin(distance(grid)))
+        best = int(np.argmin(np.abs(relative_variance(grid, ratio, steps_per_level) - 1)))
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     return float(grid[best]) * sigma_min**2
 
@@ -266,8 +348,9 @@ __all__ = [
     "check_sigmas",
     "check_step_size",
     "geometric_sigmas",
-    "largest_distance",
+    "level_overlap",
     "level_ratio",
     "num_levels_for",
+    "relative_variance",
     "trusted_sigmas",
 ]

@@ -1,4 +1,4 @@
-"""Pictures: grids of images, comparisons, the chain as an animation, the loss curve.
+"""Pictures: grids of images, comparisons, the chain as an animation; and the figures.
 
 Images are floating-point tensors (N, C, H, W), C = 1 or 3, in [0, 1]. Values outside [0, 1] are
 clamped for display only, as early states of a chain lie far outside; values that are not finite
@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .figures import check_suffix, save_loss_plot, save_schedule
 from .files import atomic_write
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from PIL import Image, ImageFont
 
 _GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 # Each image is enlarged by a whole number to about this side, the whole grid to at most that.
 _IMAGE_SIDE, _GRID_SIDE = 64, 1280
@@ -98,7 +97,7 @@ def save_grid(
     Raises:
         ValueError: as ``image_grid``; for another type of file, or a folder that does not exist.
     """
-    _check_suffix(path, _GRID_SUFFIXES)
+    check_suffix(path, _GRID_SUFFIXES)
     _save_image(path, image_grid(images, columns, padding, scale))
 
 
@@ -128,7 +127,7 @@ def save_comparison(
     """
     from PIL import Image, ImageDraw
 
-    _check_suffix(path, _GRID_SUFFIXES)
+    check_suffix(path, _GRID_SUFFIXES)
     if generated.shape[1:] != real.shape[1:]:
         raise ValueError(
             f"generated images have shape {tuple(generated.shape[1:])}, real ones "
@@ -181,7 +180,7 @@ def save_chain_gif(
         ValueError: for shapes or settings that are not as above, values that are not finite,
             another type of file, or a folder that does not exist.
     """
-    _check_suffix(path, (".gif",))
+    check_suffix(path, (".gif",))
     if trajectory.ndim != 5 or not len(trajectory):
         raise ValueError(
             f"trajectory has shape {tuple(trajectory.shape)}: needed is (K, N, C, H, W), K ≥ 1"
@@ -210,52 +209,6 @@ def save_chain_gif(
             loop=0,
             optimize=False,
         )
-
-
-def save_loss_plot(
-    path: str | os.PathLike[str],
-    steps: Sequence[float] | Tensor,
-    losses: Sequence[float] | Tensor,
-    *,
-    title: str = "Training loss",
-    xlabel: str = "optimiser step",
-    ylabel: str = "denoising score matching loss (per image)",
-) -> None:
-    """Plot a loss curve: every value faint, their running mean strong.
-
-    The mean is centred and spans a twenty-fifth of the curve. The vertical axis is logarithmic if
-    all values are positive and the mean falls or rises more than fivefold.
-
-    Args:
-        path: a ``.png``, ``.svg`` or ``.pdf`` file in a folder that exists.
-        steps: (K,) ascending.
-        losses: (K,) finite.
-        title, xlabel, ylabel: texts; say the unit in the labels.
-
-    Raises:
-        ValueError: for no values, lengths that differ, steps that do not ascend, values that are
-            not finite, another type of file, or a folder that does not exist.
-    """
-    from matplotlib.figure import Figure
-
-    _check_suffix(path, _FIGURE_SUFFIXES)
-    x, y = _curve(steps, losses)
-    smooth = _running_mean(y, len(y) // 25)
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    marker = "o" if len(x) == 1 else ""  # a line through one point is invisible
-    axes.plot(x, y, color="tab:blue", alpha=0.25, linewidth=1, label="each value")
-    axes.plot(x, smooth, color="tab:blue", linewidth=2, marker=marker, label="running mean")
-    if y.min() > 0 and smooth.max() > 5 * smooth.min():
-        _log_axis(axes)
-    axes.margins(x=0.01)
-    axes.set_title(title, fontsize=14)
-    axes.set_xlabel(xlabel, fontsize=12)
-    axes.set_ylabel(ylabel, fontsize=12)
-    axes.grid(True, which="major", alpha=0.3)
-    axes.legend(frameon=False, fontsize=11)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)
 
 
 def _to_pixels(images: Tensor) -> np.ndarray:
@@ -339,46 +292,6 @@ def _evenly_spaced(count: int, limit: int) -> list[int]:
     return [round(k * (count - 1) / (limit - 1)) for k in range(limit)]
 
 
-def _curve(
-    steps: Sequence[float] | Tensor, losses: Sequence[float] | Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    x, y = (
-        torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()
-        for values in (steps, losses)
-    )
-    if x.ndim != 1 or x.shape != y.shape or not len(x):
-        raise ValueError(
-            f"steps have shape {x.shape} and losses {y.shape}: give one loss for each step, "
-            "at least one"
-        )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("steps and losses must be finite: leave out values that are NaN")
-    if (np.diff(x) <= 0).any():
-        raise ValueError("steps must ascend: sort them, and give each step once")
-    return x, y
-
-
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over up to window // 2 neighbours on either side."""
-    half = window // 2
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    # At the start, where losses fall steeply, the window shrinks on both sides alike, or the curve
-    # would be drawn too low; at the end it does not, or the last point would be one raw value.
-    reach = np.minimum(index, half)
-    start, stop = index - reach, np.minimum(index + reach + 1, len(values))
-    return (total[stop] - total[start]) / (stop - start)
-
-
-def _log_axis(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    axes.set_yscale("log")
-    # Plain numbers, between the powers of ten too: a loss seldom spans many of those.
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
 def _font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
     from PIL import ImageFont
@@ -397,14 +310,16 @@ def _shade(mode: str, value: int) -> int | tuple[int, int, int]:
     return value if mode == "L" else (value, value, value)
 
 
-def _check_suffix(path: str | os.PathLike[str], allowed: tuple[str, ...]) -> None:
-    if Path(path).suffix.lower() not in allowed:
-        raise ValueError(f"cannot write {path}: its name must end in {' or '.join(allowed)}")
-
-
 def _save_image(path: str | os.PathLike[str], image: Image.Image) -> None:
     with atomic_write(path) as temporary:
         image.save(temporary)
 
 
-__all__ = ["image_grid", "save_chain_gif", "save_comparison", "save_grid", "save_loss_plot"]
+__all__ = [
+    "image_grid",
+    "save_chain_gif",
+    "save_comparison",
+    "save_grid",
+    "save_loss_plot",
+    "save_schedule",
+]

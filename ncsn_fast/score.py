@@ -218,13 +218,14 @@ class Score:
         folded["c_in"] = c_in * self.c_in(sigma)
         return replace(table, **{name: tuple(column.tolist()) for name, column in folded.items()})
 
-    def normalized(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    def normalized(self, x: Tensor, sigma: Tensor, labels: Tensor, **extra: Any) -> Tensor:
         """n(x, σ) for a batch with a level per sample, as training needs it.
 
         Args:
             x: (B, *shape).
             sigma: (B,) noise levels.
             labels: (B,) their indices in the ladder.
+            extra: further inputs of the network.
 
         Raises:
             ValueError: where "timestep" is asked for σ outside of its levels, on a CPU.
@@ -232,7 +233,8 @@ class Score:
         told = labels if self.condition == "label" else self._told(sigma, "sample {} is noised by")
         each = (-1, *(1,) * (x.ndim - 1))
         c_in = self.c_in(sigma)
-        output = self((c_in.view(each) * x).to(x.dtype) if isinstance(c_in, Tensor) else x, told)
+        seen = (c_in.view(each) * x).to(x.dtype) if isinstance(c_in, Tensor) else x
+        output = self(seen, told, **extra)
         if self.kind == "normalized":
             return output
         p, q = (value.view(each) for value in self.coefficients(sigma))
@@ -303,8 +305,8 @@ class Score:
         if self.condition == "label" and not self.quantize:
             raise ValueError(
                 f"{asked}, but this network knows only its {len(self.sigmas)} levels {ends} by "
-                "label: use levels of its ladder (spacing='ladder'), a network that takes any σ (nf.NCSNv2 does), or "
-                "nf.Score(..., quantize=True), which tells it the nearest level"
+                "label: use levels of its ladder (spacing='ladder'), a network that takes any σ "
+                "(nf.NCSNv2 does), or nf.Score(..., quantize=True), which tells it the nearest"
             )
         raise ValueError(
             f"{asked}, but this network was trained on {len(self.sigmas)} levels {ends}: stay "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.data import data_transform, digits, load_pixels, unit_interval
+from ncsn_fast.data import digits, load_pixels
 from ncsn_fast.files import atomic_write
 from ncsn_fast.levels import (
     Schedule,
@@ -29,7 +29,6 @@ from ncsn_fast.models import ScoreNetwork, build
 from ncsn_fast.training import TrainConfig, Trainer
 
 Say = Callable[[str], None]
-MOST_POINTS = 10_000  # images that noise levels are chosen from
 _ALWAYS_TOLD = {
     "data",
     "network",
@@ -209,10 +208,13 @@ def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[Trai
     sigma_max, num_levels, step_size = run.sigma_max, run.num_levels, run.step_size
     if sigma_max is None:
         auto = auto_schedule(
-            _points(run, images, device),
+            images,
             sigma_min=run.sigma_min,
             steps_per_level=run.steps_per_level,
             overlap=run.overlap,
+            rescaled=run.rescaled,
+            logit_transform=run.logit_transform,
+            device=device,
         )
         sigma_max, num_levels = float(auto.sigmas[0]), num_levels or len(auto.sigmas)
     if num_levels is None:
@@ -224,19 +226,6 @@ def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[Trai
         step_size = best_step_size(ratio, run.sigma_min, run.steps_per_level)
     run = replace(run, sigma_max=sigma_max, num_levels=num_levels, step_size=step_size)
     return run, Schedule(sigmas, step_size, run.steps_per_level)
-
-
-def _points(run: TrainRun, images: np.ndarray, device: str) -> Tensor:
-    """The images, or as many random ones as the rules look at, in model space."""
-    if len(images) > MOST_POINTS:
-        chosen = np.random.default_rng(0).choice(len(images), MOST_POINTS, replace=False)
-        images = images[np.sort(chosen)]
-    x = torch.from_numpy(np.require(images, requirements=["W"])).to(device)
-    return data_transform(
-        unit_interval(x) if x.dtype == torch.uint8 else x.float(),
-        rescaled=run.rescaled,
-        logit_transform=run.logit_transform,
-    )
 
 
 def _network(run: TrainRun, images: np.ndarray, schedule: Schedule) -> ScoreNetwork:

@@ -14,6 +14,8 @@ from ncsn_fast.methods import METHODS
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install diffusers")
 
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
 from ncsn_fast.compat.diffusers import NCSNScheduler
 
 SIGMAS = nf.geometric_sigmas(5, 0.05, 20)
@@ -227,3 +229,18 @@ def test_without_diffusers_the_import_says_what_to_install(monkeypatch):
 def test_the_package_itself_does_not_import_diffusers():
     code = "import sys, ncsn_fast, ncsn_fast.compat.ncsnv2; assert 'diffusers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_config_of_a_scheduler_with_betas_gives_its_noise_levels() -> None:
+    theirs = EulerDiscreteScheduler(beta_schedule="scaled_linear")
+    ours = NCSNScheduler.from_config(theirs.config, method="euler", seed=1)
+    theirs.set_timesteps(1000)
+    torch.testing.assert_close(ours.sigmas[:-1].float(), theirs.sigmas[:-1], rtol=1e-4, atol=0)
+    assert (ours.config.sigma_data, ours.config.method) == (1.0, "euler")
+    assert NCSNScheduler.from_config(ours.config).config.sigmas == ours.config.sigmas
+
+
+def test_the_config_of_a_scheduler_without_betas_is_refused() -> None:
+    config = FlowMatchEulerDiscreteScheduler().config
+    with pytest.raises(ValueError, match=r"shift.*names no betas"):
+        NCSNScheduler.from_config(config)

@@ -8,6 +8,7 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast import levels
+from ncsn_fast.distances import measure_distances
 
 # name, values per image, σ₁, L, T, published ratio, step size by the rule
 PUBLISHED = [
@@ -59,21 +60,21 @@ def test_geometric_sigmas_keep_one_ratio_and_both_ends():
 def test_largest_distance_is_that_of_the_farthest_pair(size):
     points = torch.randn(size, 3, generator=torch.Generator().manual_seed(size)) + 100
     expected = float(torch.pdist(points.double()).max())
-    assert levels.largest_distance(points) == pytest.approx(expected, rel=1e-5)
+    assert measure_distances(points).largest == pytest.approx(expected, rel=1e-6)
 
 
 def test_largest_distance_takes_random_points_of_a_large_set():
     points = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0))
-    exact = levels.largest_distance(points)
-    some = levels.largest_distance(points, max_points=1000, seed=1)
+    exact = measure_distances(points).largest
+    some = measure_distances(points, max_points=1000, seed=1).largest
     assert 0.7 * exact < some <= exact
-    assert some == levels.largest_distance(points, max_points=1000, seed=1)
+    assert some == measure_distances(points, max_points=1000, seed=1).largest
 
 
 def test_auto_schedule_puts_the_rules_together():
     data = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     schedule = nf.auto_schedule(data, steps_per_level=3)
-    top = levels.largest_distance(data)
+    top = measure_distances(data).largest
     assert float(schedule.sigmas[0]) == pytest.approx(top)
     assert float(schedule.sigmas[-1]) == pytest.approx(0.01)
     expected = levels.num_levels_for(top, 0.01, levels.level_ratio(64))
@@ -137,7 +138,6 @@ def test_bad_levels_are_refused(sigmas, message):
         (lambda: nf.auto_schedule(torch.zeros(5, 64)), "scale the data"),
         (lambda: nf.auto_schedule(torch.rand(1, 64)), "at least two"),
         (lambda: nf.auto_schedule(torch.full((5, 64), torch.nan)), "not finite"),
-        (lambda: nf.auto_schedule(torch.rand(50, 2)), "geometric_sigmas"),
         (lambda: levels.level_ratio(64, 0.999), "0 < C < 0.9973"),
         (lambda: nf.auto_schedule(torch.rand(50)), "shape of one sample"),
     ],
@@ -145,3 +145,12 @@ def test_bad_levels_are_refused(sigmas, message):
 def test_settings_that_make_no_sense_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("dimension", "ratio"), [(1, 2.0), (2, 2.0), (17, 2.0)])
+def test_in_few_dimensions_levels_halve_at_most(dimension, ratio):
+    assert levels.level_overlap(dimension, ratio) > 0.5
+    assert levels.level_ratio(dimension) == ratio
+    assert levels.level_ratio(19) < 2
+    points = torch.rand(50, dimension)
+    assert len(levels.auto_schedule(points, sigma_min=0.05).sigmas) > 3

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ncsn_fast import plots
+from ncsn_fast import figures, plots
 
 PICTURE = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 COLOUR = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(1))
@@ -297,8 +297,8 @@ def test_running_mean_is_the_mean_of_the_neighbours() -> None:
     values = np.array([9.0, 1.0, 2.0, 6.0, 4.0, 2.0])
     # The first value stands alone, the last has neighbours on one side only.
     expected = [9.0, 4.0, 3.0, 4.0, 4.0, 3.0]
-    np.testing.assert_allclose(plots._running_mean(values, 3), expected)
-    np.testing.assert_array_equal(plots._running_mean(values, 1), values)
+    np.testing.assert_allclose(figures._running_mean(values, 3), expected)
+    np.testing.assert_array_equal(figures._running_mean(values, 1), values)
 
 
 @pytest.mark.parametrize(

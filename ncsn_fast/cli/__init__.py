@@ -1,4 +1,4 @@
-"""The command line: ncsn-fast demo | train | sample | bench | profile | convert | doctor."""
+"""The command line: ncsn-fast demo | schedule | train | sample | bench | profile | ..."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ncsn_fast.cli.demo import demo
 from ncsn_fast.cli.doctor import doctor
 from ncsn_fast.cli.profile import profile
 from ncsn_fast.cli.sample import sample
+from ncsn_fast.cli.schedule import schedule
 from ncsn_fast.cli.train import train
 
 
@@ -22,12 +23,13 @@ def main() -> None:
     Begin with:
       ncsn-fast demo                   train on handwritten digits for a minute, and sample
       ncsn-fast sample                 sample digits from the network that comes along
+      ncsn-fast schedule photos/       choose noise levels and step size, and see why
       ncsn-fast train --data photos/ --image-size 32 --out runs/photos
       ncsn-fast COMMAND --help         what a command does, with examples
     """
 
 
-for command in (demo, train, sample, bench, profile, convert, doctor):
+for command in (demo, schedule, train, sample, bench, profile, convert, doctor):
     main.add_command(command)
 
 __all__ = ["main"]

@@ -27,6 +27,7 @@ from ncsn_fast.spacings import noise_levels
 from ncsn_fast.table import Table
 
 try:
+    from diffusers import DDPMScheduler
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.schedulers.scheduling_utils import (
         SCHEDULER_CONFIG_NAME,
@@ -128,6 +129,32 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         # Before set_timesteps these are the levels that the network was trained on.
         self._use(Table.of(self._ladder.double().numpy()), "cpu")
+
+    @classmethod
+    def from_config(
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """As in diffusers: NCSNScheduler.from_config(pipeline.scheduler.config, method="heun").
+
+        The betas of a scheduler of DDPM's kind become noise levels, with sigma_data = 1.
+
+        Raises:
+            ValueError: for the configuration of a scheduler that has no betas, without sigmas.
+        """
+        own = set(inspect.signature(cls.__init__).parameters)
+        others = {name for name in config or () if not name.startswith("_")} - own
+        if others and "sigmas" not in kwargs:
+            if "beta_schedule" not in others:
+                raise ValueError(
+                    f"the configuration of another scheduler, with {sorted(others)}, names no "
+                    "betas from which noise levels would follow: give sigmas=, and sigma_data= "
+                    "where the network sees a scaled state"
+                )
+            alphas = DDPMScheduler.from_config(config).alphas_cumprod.double()
+            levels = ((1 - alphas) / alphas).sqrt().flip(0).tolist()
+            told = {"sigmas": levels, "sigma_data": 1.0, "timestep_type": "timestep"}
+            kwargs = {**told, **kwargs}
+        return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def __len__(self) -> int:
         return len(self._ladder)

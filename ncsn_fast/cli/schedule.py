@@ -1,0 +1,106 @@
+"""ncsn-fast schedule."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option
+
+
+@click.command(cls=Command)
+@click.argument("data", default="digits", metavar="[DATA]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("schedule"),
+    show_default=True,
+    help="Folder for schedule.json and schedule.png.",
+)
+@click.option(
+    "--image-size", type=COUNT, default=None, help="Cut and shrink the files of a folder to this."
+)
+@click.option(
+    "--crop", type=COUNT, default=None, help="Cut a square of this side from their middle first."
+)
+@click.option(
+    "--damaged",
+    type=click.Choice(["refuse", "skip"]),
+    default="refuse",
+    show_default=True,
+    help="What to do with files that cannot be used.",
+)
+@click.option("--rescaled/--no-rescaled", default=False, help="For a network that sees 2x - 1.")
+@click.option(
+    "--logit-transform/--no-logit-transform", default=False, help="For one that sees the logit."
+)
+@click.option(
+    "--sigma-min", type=float, default=0.01, show_default=True, help="The smallest noise level."
+)
+@click.option(
+    "--overlap",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Of neighbouring levels; less gives fewer.",
+)
+@click.option(
+    "--steps-per-level", type=COUNT, default=5, show_default=True, help="T of the sampler."
+)
+@click.option(
+    "--max-points",
+    type=click.IntRange(min=2),
+    default=10_000,
+    show_default=True,
+    help="Compare so many random images where there are more.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Which of them.")
+@device_option
+def schedule(
+    data: str,
+    out: Path,
+    image_size: int | None,
+    crop: int | None,
+    damaged: str,
+    rescaled: bool,
+    logit_transform: bool,
+    device: str | None,
+    **settings: Any,
+) -> None:
+    """Choose noise levels and step size for your images, and show why.
+
+    DATA is what `ncsn-fast train --data` takes: a folder of images, a .npy / .npz file, CIFAR-10's
+    binary version, or the word "digits". The largest level is the largest distance between two
+    images, neighbouring levels overlap by --overlap, and the step size keeps the sampler's variance
+    (NCSNv2, Techniques 1, 2 and 4). Writes schedule.json (the numbers) and schedule.png (a picture
+    of them).
+
+    Training chooses its levels by the same rules, with the same --sigma-min, --overlap and
+    --steps-per-level. The command that this one prints in the end trains with exactly these.
+
+    \b
+    Examples:
+      ncsn-fast schedule photos/ --image-size 32
+      ncsn-fast schedule images.npy --steps-per-level 10 --out levels
+      ncsn-fast schedule cifar-10-batches-bin --max-points 50000
+    """
+    from ncsn_fast import schedule_run as work
+
+    files = work.schedule(
+        data,
+        out,
+        loading={"image_size": image_size, "crop": crop, "damaged": damaged},
+        space={"rescaled": rescaled, "logit_transform": logit_transform},
+        settings=settings,
+        device=device_of(device),
+        say=click.echo,
+        progress=sys.stderr.isatty(),
+    )
+    for path in files.values():
+        click.echo(f"  {path}")
+
+
+__all__ = ["schedule"]

@@ -1,0 +1,420 @@
+"""How likely are given images under a score network: the probability flow ODE, run upwards.
+
+States follow dx = -n(x, σ) dσ, along which p_σ is carried unchanged but for its volume (Chen et
+al. 2018; Song et al. 2021, equation 39):
+
+    log p_{σ_L}(x) = log p_{σ_1}(x(σ_1)) - ∫ ∇·n(x(σ), σ) dσ,  from σ_L up to σ_1
+
+and at σ_1, which covers the data, p is nearly a normal law. The divergence is exact, by a backward
+pass for each value of a sample, or Hutchinson's estimate E vᵀ(∂n/∂x)v with random signs v.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ncsn_fast import checks
+from ncsn_fast import noise as noise_source
+from ncsn_fast.data import data_transform
+from ncsn_fast.levels import check_sigmas
+from ncsn_fast.models.base import ScoreNetwork, evaluating, model_space
+from ncsn_fast.progress import Progress, ProgressWish
+from ncsn_fast.score import Score, as_score
+
+PROBES = 8  # the stream of noise.py from which Hutchinson's signs are drawn
+
+# Explicit Runge-Kutta methods: at which part of a step, from which slopes; and their weights.
+_METHODS: dict[str, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
+    "heun": (((), (1.0,)), (1 / 2, 1 / 2)),
+    "rk4": (((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
+_STEPS = 50
+# Values of the states in one chunk: backward passes keep every layer's.
+_AUTO_ELEMENTS = {"cpu": 1 << 14, "cuda": 1 << 17}
+_ON_LEVEL = 1e-5  # difference in ln σ
+_LOGIT_MARGIN = 1e-6  # λ of data_transform
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """What :func:`log_likelihood` found.
+
+    Attributes:
+        log_likelihood: float64 (N,), ln p in nats, of the states in model space.
+        bits_per_dim: float64 (N,), -log₂ p per value of the images: of the pixels, with
+            ``grey_levels``, else of the density of images in [0, 1].
+        standard_error: float64 (N,) of ``log_likelihood``, from the spread of several probes; 0
+            where the divergence is exact, None for one probe.
+        evaluations: of the network, for each sample; each with a backward pass for each probe.
+        seed: of the probes and the dequantisation.
+    """
+
+    log_likelihood: Tensor
+    bits_per_dim: Tensor
+    standard_error: Tensor | None
+    evaluations: int
+    seed: int
+
+
+class _Flow(NamedTuple):
+    """The ODE and how it is integrated."""
+
+    score: Score
+    grid: Tensor  # (K + 1,) float64, ln σ, ascending
+    method: str
+    probes: int | None  # None: exact
+
+
+def log_likelihood(
+    score: Score | Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Sequence[float] | Tensor | None = None,
+    *,
+    steps: int | None = None,
+    method: str | None = None,
+    exact: bool = False,
+    probes: int = 1,
+    prior_mean: float | Tensor | None = None,
+    prior_std: float | None = None,
+    grey_levels: int | None = None,
+    rescaled: bool | None = None,
+    logit_transform: bool | None = None,
+    seed: int | None = None,
+    sample_ids: Iterable[int] | None = None,
+    extra: dict[str, Any] | None = None,
+    batch_size: int | str = "auto",
+    progress: ProgressWish = None,
+) -> Likelihood:
+    """The log-likelihood of samples by the probability flow ODE.
+
+    It is that of the law the network describes at the smallest level, the data's law blurred by
+    σ_L. The ODE is integrated in ln σ with fixed steps; the error falls with their number to the
+    power of 4 ("rk4") or 2 ("heun"): double them to see how much is left.
+
+    Args:
+        score: one of our networks, a callable score(x, labels), or a Score; computed in the
+            precision of its weights, in evaluation mode.
+        x: (N, *shape) floating-point states in model space, on the network's device; with
+            ``grey_levels``, images: uint8 levels 0 … G - 1, or k/(G - 1) as floating point.
+        sigmas: noise levels, descending, of which the first and the last bound the integral;
+            default: the network's. Networks that are told labels step from level to level.
+        steps: of equal ln σ between those ends, for networks that take any σ; default 50.
+        method: "rk4", four network evaluations a step, or "heun", two, the only one for networks
+            that know nothing between their levels. Default: rk4 where that is possible.
+        exact: compute the divergence exactly, with D backward passes for D values per sample.
+        probes: random directions v for each sample otherwise, averaged; ≥ 2 give an error estimate.
+        prior_mean: m, a number or (*shape), of the normal law N(m, s²) at the largest level.
+            Default: 0.5 for a network of ours that works on images in [0, 1], else 0. An error
+            costs Σ(error²)/2s² nats.
+        prior_std: s; default the largest level. (√(σ_1² + variance of the data) is closer.)
+        grey_levels: G, 256 for 8-bit images and 17 for the digits: x are images on such a grid.
+            They are dequantised, y = (k + u)/G, and the result bounds the probability of the
+            pixels themselves from below.
+        rescaled, logit_transform: of the space the network works in; default: the network's own,
+            for others none.
+        seed: in [0, 2⁶⁴), of probes and dequantisation; None draws one from torch.
+        sample_ids: N ids; a sample's result does not depend on the others.
+        extra: further keyword inputs of the network; tensors of length N are chunked.
+        batch_size: samples at once; changes no result beyond rounding.
+        progress: True for a bar, or a function (done, total) of steps times samples.
+
+    Raises:
+        ValueError: for input or settings that are out of range or do not fit each other, and where
+            a network that knows its levels by label is asked for others.
+        RuntimeError: where the network returns values that are not finite.
+    """
+    if isinstance(score, ScoreNetwork):
+        own_rescaled, own_logit = model_space(score)
+    else:
+        own_rescaled = own_logit = False
+    rescaled = own_rescaled if rescaled is None else rescaled
+    logit = own_logit if logit_transform is None else logit_transform
+    if rescaled and logit:
+        raise ValueError("rescaled and logit_transform exclude each other: set at most one")
+    _check(score, x, grey_levels)
+    flow = _flow(as_score(score, sigmas), sigmas, steps, method, probes=None if exact else probes)
+    ids = checks.sample_ids(len(x), sample_ids)
+    seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
+    x = _in_the_type(score, x)
+    if grey_levels is not None:
+        x = _dequantized(x, grey_levels, seed, ids, rescaled=rescaled, logit=logit)
+    unit = isinstance(score, ScoreNetwork) and len(x.shape) == 4 and not (rescaled or logit)
+    mean = torch.as_tensor((0.5 if unit else 0.0) if prior_mean is None else prior_mean)
+    std = math.exp(float(flow.grid[-1])) if prior_std is None else prior_std
+    _check_prior(mean, std, x)
+    chunk = _chunk(batch_size, x)
+    changes, errors = [], []
+    with (
+        Progress(progress, total=len(x) * (len(flow.grid) - 1)) as shown,
+        evaluating(flow.score.module),
+    ):
+        for start in range(0, len(x), chunk):
+            part = slice(start, start + chunk)
+            cut = {name: _cut(value, part, len(x)) for name, value in (extra or {}).items()}
+            state, change = _integrate(flow, x[part], seed, ids[part].to(x.device), cut, shown)
+            changes.append(change.mean(0) + _log_normal(state, mean, std))
+            errors.append(change.std(0) / math.sqrt(len(change)) if len(change) > 1 else change[0])
+    found = torch.cat(changes)
+    several = not exact and probes > 1
+    return Likelihood(
+        log_likelihood=found,
+        bits_per_dim=_bits(found, x, grey_levels, rescaled=rescaled, logit=logit),
+        standard_error=torch.zeros_like(found) if exact else torch.cat(errors) if several else None,
+        evaluations=(len(flow.grid) - 1) * len(_METHODS[flow.method][1]),
+        seed=seed,
+    )
+
+
+def _in_the_type(score: object, x: Tensor) -> Tensor:
+    """States as float32, or float64 where the network computes in that; bytes as they are."""
+    if x.dtype == torch.uint8 or not isinstance(score, ScoreNetwork):
+        return x if x.dtype in (torch.uint8, torch.float64) else x.float()
+    double = next(score.parameters()).dtype == torch.float64
+    return x.to(torch.float64 if double and x.dtype == torch.float64 else torch.float32)
+
+
+def _flow(
+    score: Score,
+    sigmas: Sequence[float] | Tensor | None,
+    steps: int | None,
+    method: str | None,
+    probes: int | None,
+) -> _Flow:
+    levels = score.sigmas if sigmas is None else sigmas
+    if levels is None:
+        raise ValueError("the noise levels are not known: give sigmas=, such as the training's")
+    ladder = check_sigmas(levels).double().log().flip(0)
+    if len(ladder) < 2:
+        raise ValueError("sigmas has one level: the integral runs from the smallest to the largest")
+    if probes is not None:
+        probes = checks.count("probes", probes)
+    only_levels = score.condition == "label" and not score.quantize
+    default = "heun" if only_levels else "rk4"
+    method = default if method is None else method
+    checks.choice("method", method, tuple(_METHODS), "not a known solver")
+    if not only_levels:
+        steps = checks.count("steps", _STEPS if steps is None else steps)
+        ends = float(ladder[0]), float(ladder[-1])
+        grid = torch.linspace(*ends, steps + 1, dtype=torch.float64, device="cpu")
+        return _Flow(score, grid, method, probes)
+    if steps is not None or method != "heun":
+        raise ValueError(
+            f"steps = {steps}, method = {method!r}: this network knows only its levels, by label, "
+            "so Heun's steps from level to level are all there is: leave both out, or give a "
+            "network that takes any σ (nf.NCSNv2 does)"
+        )
+    _labels(score, ladder.exp())  # refuses other levels now
+    return _Flow(score, ladder, method, probes)
+
+
+def _labels(score: Score, sigma: Tensor) -> Tensor:
+    """The nearest levels' indices; refused where a network knows only its levels."""
+    if score.condition != "label" or score.sigmas is None:
+        return torch.zeros(len(sigma), dtype=torch.int64, device="cpu")
+    gaps = (sigma.cpu().double().log()[:, None] - score.sigmas.cpu().double().log()[None]).abs()
+    gap, labels = gaps.min(1)
+    if not score.quantize and float(gap.max()) > _ON_LEVEL:
+        raise ValueError(
+            f"σ = {float(sigma[gap.argmax()]):g} is none of the {len(score.sigmas)} levels that "
+            "this network knows by label: leave sigmas out, or give levels of its ladder"
+        )
+    return labels
+
+
+def _integrate(
+    flow: _Flow, x: Tensor, seed: int, ids: Tensor, extra: dict[str, Any], shown: Progress
+) -> tuple[Tensor, Tensor]:
+    """The states at the largest level, and minus the integral of the divergence by probe."""
+    directions = _directions(flow.probes, x, seed, ids)
+    stages, weights = _METHODS[flow.method]
+    state = x.detach()
+    change = torch.zeros(1 if flow.probes is None else flow.probes, len(x), dtype=_wide(x.device))
+    change = change.to(x.device)
+    for low, high in zip(flow.grid[:-1].tolist(), flow.grid[1:].tolist(), strict=True):
+        h = high - low
+        slopes: list[Tensor] = []
+        for parts, weight in zip(stages, weights, strict=True):
+            at = state
+            for part, slope in zip(parts, slopes, strict=True):
+                at = at + h * part * slope if part else at
+            sigma = math.exp(low + h * sum(parts))
+            n, divergence = _evaluate(flow, at, sigma, directions, extra)
+            slopes.append(-sigma * n)  # dx/d ln σ
+            change = change - h * weight * sigma * divergence.to(change.dtype)
+        for weight, slope in zip(weights, slopes, strict=True):
+            state = state + h * weight * slope
+        if not bool(torch.isfinite(change).all() and torch.isfinite(state).all()):
+            raise RuntimeError(
+                f"the network returned values that are not finite between σ = {math.exp(low):g} "
+                f"and {math.exp(high):g}: check its weights and the range of x"
+            )
+        shown.advance(len(x))
+    return state, change
+
+
+def _evaluate(
+    flow: _Flow, x: Tensor, sigma: float, directions: Tensor | None, extra: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """n(x, σ), and its divergence by probe, (K, B)."""
+    levels = torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
+    labels = _labels(flow.score, levels[:1]).to(x.device).expand(len(x))
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone().requires_grad_()
+        n = flow.score.normalized(x, levels, labels, **extra).to(x.dtype)
+        checks.same_shape("the network", n, x.shape, x)
+        if not n.requires_grad:
+            raise ValueError(
+                "the network's output does not depend on x as far as autograd can see: it must not "
+                "detach it, nor compute under torch.no_grad"
+            )
+        if directions is None:
+            return n.detach(), _exact_divergence(n, x)
+        found = []
+        for k, v in enumerate(directions):
+            (product,) = torch.autograd.grad(n, x, v, retain_graph=k + 1 < len(directions))
+            found.append((product * v).flatten(1).sum(1, dtype=_wide(x.device)))
+        return n.detach(), torch.stack(found)
+
+
+def _exact_divergence(n: Tensor, x: Tensor) -> Tensor:
+    """Σ ∂n_i/∂x_i by a backward pass for each i: samples do not see each other."""
+    flat = n.flatten(1)
+    total = torch.zeros(len(x), dtype=_wide(x.device), device=x.device)
+    for i in range(flat.shape[1]):
+        (row,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=True)
+        total += row.flatten(1)[:, i]
+    return total[None]
+
+
+def _directions(probes: int | None, x: Tensor, seed: int, ids: Tensor) -> Tensor | None:
+    """Random signs (K, B, *shape), those of a sample its own; None for the exact divergence."""
+    if probes is None:
+        return None
+    shape = tuple(x.shape[1:])
+    signs = [
+        noise_source.integers(2, shape, seed=seed, stream=PROBES, sample_ids=ids, step=probe)
+        for probe in range(probes)
+    ]
+    return (2 * torch.stack(signs) - 1).to(x.dtype)
+
+
+def _dequantized(
+    x: Tensor, grey_levels: int, seed: int, ids: Tensor, *, rescaled: bool, logit: bool
+) -> Tensor:
+    """(k + u)/G in model space."""
+    k = x.float() if x.dtype == torch.uint8 else (x * (grey_levels - 1)).round()
+    u = noise_source.uniform(
+        tuple(x.shape[1:]),
+        seed=seed,
+        stream=noise_source.DEQUANTIZE,
+        sample_ids=ids.to(x.device),
+        dtype=k.dtype,
+    )
+    return data_transform((k + u) / grey_levels, rescaled=rescaled, logit_transform=logit)
+
+
+def _bits(
+    log_p: Tensor, x: Tensor, grey_levels: int | None, *, rescaled: bool, logit: bool
+) -> Tensor:
+    """-log₂ of the density of images in [0, 1], or of the probability of pixels, per value."""
+    dimension = math.prod(x.shape[1:])
+    stretch = torch.zeros_like(log_p)
+    if rescaled:
+        stretch += dimension * math.log(2)
+    if logit:  # of q = λ + (1 - 2λ)y, d logit(q)/dy = (1 - 2λ)/(q(1 - q))
+        z = x.to(log_p.dtype).flatten(1)
+        stretch += (F.softplus(z) + F.softplus(-z) + math.log1p(-2 * _LOGIT_MARGIN)).sum(1)
+    bits = -(log_p + stretch) / (dimension * math.log(2))
+    return bits if grey_levels is None else bits + math.log2(grey_levels)
+
+
+def _log_normal(x: Tensor, mean: Tensor, std: float) -> Tensor:
+    wide = _wide(x.device)
+    apart = (x.to(wide) - mean.to(x.device, wide)).flatten(1)
+    constant = apart.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    return -0.5 * (apart / std).square().sum(1) - constant
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """The type that sums are made in; some devices have no float64."""
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
+def _cut(value: Any, part: slice, n: int) -> Any:
+    return value[part] if isinstance(value, Tensor) and value.shape[:1] == (n,) else value
+
+
+def _chunk(batch_size: int | str, x: Tensor) -> int:
+    if batch_size == "auto":
+        most = _AUTO_ELEMENTS.get(x.device.type, _AUTO_ELEMENTS["cpu"])
+        return max(1, most // math.prod(x.shape[1:]))
+    if isinstance(batch_size, str):
+        raise ValueError(f"batch_size = {batch_size!r}: give a whole number, or 'auto'")
+    return checks.count("batch_size", batch_size)
+
+
+def _check(score: object, x: Tensor, grey_levels: int | None) -> None:
+    """Refuse what cannot be computed before anything is."""
+    if not isinstance(x, Tensor) or x.ndim < 2 or x.numel() == 0:
+        raise ValueError(
+            f"x is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}: give a tensor "
+            "(N, *shape) of at least one sample"
+        )
+    if isinstance(score, ScoreNetwork):
+        if tuple(x.shape[1:]) != tuple(score.shape):
+            raise ValueError(f"x has samples of {tuple(x.shape[1:])}, the network {score.shape}")
+        if x.device != score.sigmas.device:
+            raise ValueError(f"x is on {x.device}, the network on {score.sigmas.device}: move it")
+    if grey_levels is not None:
+        return _check_grey(x, checks.count("grey_levels", grey_levels))
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x is {x.dtype}: give floating-point states in model space, or say grey_levels=256 "
+            "for 8-bit images"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("x holds values that are not finite")
+    return None
+
+
+def _check_grey(x: Tensor, grey_levels: int) -> None:
+    if grey_levels < 2:
+        raise ValueError("grey_levels = 1: images have at least two")
+    if x.dtype == torch.uint8:
+        if int(x.max()) >= grey_levels:
+            raise ValueError(
+                f"x holds the level {int(x.max())}: grey_levels = {grey_levels} are 0 to "
+                f"{grey_levels - 1}"
+            )
+        return
+    k = x * (grey_levels - 1) if x.is_floating_point() else x.double() + 0.5
+    on_grid = bool(((k - k.round()).abs() < 1e-3).all())  # not for NaN
+    if not (on_grid and bool(((k >= -1e-3) & (k < grey_levels - 0.5)).all())):
+        raise ValueError(
+            f"x does not hold images of {grey_levels} grey levels: give uint8, or k/"
+            f"{grey_levels - 1} in [0, 1] before any dequantisation; without grey_levels x are "
+            "states in model space"
+        )
+
+
+def _check_prior(mean: Tensor, std: float, x: Tensor) -> None:
+    if not (math.isfinite(std) and std > 0):
+        raise ValueError(f"prior_std = {std}: a standard deviation is finite and positive")
+    try:
+        mean.expand(x.shape[1:])
+    except RuntimeError:
+        raise ValueError(
+            f"prior_mean has shape {tuple(mean.shape)}: give a number, or {tuple(x.shape[1:])}"
+        ) from None
+    if not bool(torch.isfinite(mean).all()):
+        raise ValueError("prior_mean holds values that are not finite")
+
+
+__all__ = ["PROBES", "Likelihood", "log_likelihood"]
