@@ -1,8 +1,10 @@
 """ncsn_fast: a fast and trusted engine for Noise Conditional Score Networks."""
 
-from ncsn_fast import noise
+from ncsn_fast import noise, operators, posterior
 from ncsn_fast.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ncsn_fast.conditional import edit, interpolate
 from ncsn_fast.engine import Sampler, SamplingError, SamplingInterrupted, langevin, sample
+from ncsn_fast.guidance import Guidance
 from ncsn_fast.guided import guided
 from ncsn_fast.levels import Schedule, auto_schedule, geometric_sigmas
 from ncsn_fast.likelihood import Likelihood, log_likelihood
@@ -20,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NCSN",
     "CheckpointError",
+    "Guidance",
     "Likelihood",
     "MLPScore",
     "NCSNv2",
@@ -37,12 +40,16 @@ __all__ = [
     "TrainingInterrupted",
     "auto_schedule",
     "dsm_loss",
+    "edit",
     "geometric_sigmas",
     "guided",
+    "interpolate",
     "langevin",
     "load_checkpoint",
     "log_likelihood",
     "noise",
+    "operators",
+    "posterior",
     "prepare_for_inference",
     "sample",
     "save_checkpoint",

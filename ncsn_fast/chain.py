@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import checks, noise, ops, precision, profiling
+from ncsn_fast.guidance import Guidance
 from ncsn_fast.noise import Word
 from ncsn_fast.reference import StepResult
 from ncsn_fast.score import Score
@@ -70,6 +71,7 @@ class Chunk(NamedTuple):
     mask: Tensor | None
     known: Tensor | None
     extra: dict[str, Any]
+    guiding: dict[str, Tensor]  # the inputs of a Guidance
     ahead: NoiseAhead | None = None
 
 
@@ -99,6 +101,7 @@ class NoiseAhead:
                 stream=noise.SAMPLER,
                 sample_ids=self._ids,
                 step=torch.arange(step, step + steps, device=self._ids.device),
+                backend="torch",  # as the operation itself would make it
             )
         return self._made[row - self._first]
 
@@ -233,8 +236,12 @@ class Chain:
             None if self.mask is None else self.mask[part].contiguous(),
             None if self.known is None else self.known[part].contiguous(),
             {name: cut(value) for name, value in self.extra.items()},
+            {name: cut(value.to(self.device)) for name, value in self._guiding().items()},
             NoiseAhead(self, ids) if self.backend == "torch" and self.adds_noise else None,
         )
+
+    def _guiding(self) -> dict[str, Tensor]:
+        return self.guidance.inputs if isinstance(self.guidance, Guidance) else {}
 
     def first_state(self, x: Tensor, chunk: Chunk) -> StepResult:
         """The states x (B, *shape) before the chain's first row."""
@@ -245,6 +252,7 @@ class Chain:
                 stream=noise.KNOWN,
                 sample_ids=chunk.ids,
                 step=self.first_step + self.first_row,
+                backend="torch" if self.backend == "torch" else "auto",
             )
             x = torch.where(chunk.mask, chunk.known + self.table.sigma[self.first_row] * z, x)
         # The network sees one layout, from the first row on and however it is run.
@@ -285,7 +293,7 @@ class Chain:
         guidance = None
         if self.explicit:
             n = self._normalized(row, state.x, n)
-            guidance = self._drift(row, state.x, n)
+            guidance = self._drift(row, state.x, n, chunk.guiding)
         entering = n
         if guidance is not None and self.table.remembers_score:
             # The history has to have the guidance in it: n of a score that it is added to.
@@ -323,12 +331,12 @@ class Chain:
         factor = (norm.reciprocal() * (row.clip * row.sigma)).clamp(max=1.0)
         return n * factor.view(-1, *(1,) * len(self.shape))
 
-    def _drift(self, row: Row, x: Tensor, n: Tensor) -> Tensor | None:
+    def _drift(self, row: Row, x: Tensor, n: Tensor, inputs: dict[str, Tensor]) -> Tensor | None:
         """What the caller's guidance adds."""
         guidance = self.guidance
         if guidance is None:
             return None
-        drift = _harmless("guidance()", lambda: guidance(x, n, row.sigma, row.row), x, n)
+        drift = _harmless("guidance()", lambda: guidance(x, n, row.sigma, row.row, **inputs), x, n)
         return checks.same_shape("guidance()", drift, x.shape, x).to(x.dtype)
 
     def eager_step(

@@ -23,6 +23,7 @@ from ncsn_fast.chain import Chain, SamplingError
 from ncsn_fast.chunks import SamplingInterrupted, run_chunks
 from ncsn_fast.data import data_transform, inverse_data_transform
 from ncsn_fast.graphs import Graphs
+from ncsn_fast.guidance import Guidance
 from ncsn_fast.levels import check_sigmas
 from ncsn_fast.methods import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.models.base import ScoreNetwork, evaluating, model_space
@@ -204,6 +205,8 @@ class Sampler:
         mask, known = checks.mask_and_known(mask, known, full, device)
         if initial is not None:
             initial = checks.states("initial", initial, full, device)
+        if isinstance(guidance, Guidance):
+            guidance.check(self.table[self.table.start_row(start_level) :], n, self.shape)
         score, precision, prepared = self._runs()
         chain = Chain(
             score=score,
@@ -233,7 +236,9 @@ class Sampler:
         _log.info("sampling %d samples with seed %d", n, self.seed)
 
         def start(part: slice, part_ids: Tensor) -> Tensor:
-            return self._start(chain, part_ids) if initial is None else initial[part]
+            if initial is not None:
+                return initial[part]
+            return self.first_states(chain.seed, part_ids, chain.first_row)
 
         with profiling.range("sample"):
             return run_chunks(chain, ids, start, chunk, progress, self._graphs)
@@ -313,10 +318,10 @@ class Sampler:
                 "the network's noise levels have changed since this sampler was made: make another"
             )
 
-    def _start(self, chain: Chain, ids: Tensor) -> Tensor:
-        """The states in which these samples begin, at the chain's first row."""
+    def first_states(self, seed: int, ids: Tensor, row: int = 0) -> Tensor:
+        """(len(ids), *shape), the states in which samples of a seed begin by default, at a row."""
         key: dict[str, Any] = {
-            "seed": chain.seed,
+            "seed": seed,
             "stream": noise_source.INITIAL,
             "sample_ids": ids,
         }
@@ -326,7 +331,7 @@ class Sampler:
             x = data_transform(x, rescaled=rescaled, logit_transform=logit)
         if not self._uniform_start:
             z = noise_source.normal(self.shape, step=1, **key)
-            x = x + chain.table.sigma[chain.first_row] * z
+            x = x + self.table.sigma[row] * z
         return x
 
 

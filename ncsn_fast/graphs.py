@@ -99,6 +99,7 @@ class CapturedLoop:
         pairs = [*zip(self.state, state, strict=True), (self._chunk.ids, chunk.ids)]
         pairs += [(self._chunk.mask, chunk.mask), (self._chunk.known, chunk.known)]
         pairs += [(self._chunk.extra[name], value) for name, value in chunk.extra.items()]
+        pairs += [(self._chunk.guiding[name], value) for name, value in chunk.guiding.items()]
         for own, given in pairs:
             if isinstance(own, Tensor) and isinstance(given, Tensor):
                 own.copy_(given)
@@ -139,9 +140,12 @@ class CapturedLoop:
         network_input = _like(state.x) if chain.scales_input else x
         self.state = StepResult(x, _like(state.history), network_input)
         self._n = None if chain.callback is None else _like(state.x)
-        extra = {name: _like(value) for name, value in chunk.extra.items()}
+        extra, guiding = (
+            {name: _like(value) for name, value in given.items()}
+            for given in (chunk.extra, chunk.guiding)
+        )
         self._chunk = Chunk(
-            _like(chunk.ids), slice(None), _like(chunk.mask), _like(chunk.known), extra
+            _like(chunk.ids), slice(None), _like(chunk.mask), _like(chunk.known), extra, guiding
         )
 
     @_own_casts()
@@ -314,7 +318,8 @@ def _key(chain: Chain, state: StepResult, chunk: Chunk) -> Hashable:
     backend = chain.backend, backends.resolve("auto", chain.device)[0]  # and the network's
     where = (chain.device, backend, chain.precision, _capacity(chain), conditions)
     called = (_identity(chain.score.fn), chain.score.frozen(), _identity(chain.guidance))
-    return (tuple(state.x.shape), family, inputs, extra, where, called)
+    guiding = tuple((name, value.shape, value.dtype) for name, value in chunk.guiding.items())
+    return (tuple(state.x.shape), family, inputs, extra, guiding, where, called)
 
 
 def _identity(function: Any) -> tuple[int, int]:

@@ -70,6 +70,14 @@ def missing() -> str | None:
     return None
 
 
+def ready() -> Any | None:
+    """The kernels where they need not be built first, else None; nothing is built here."""
+    loaded = any(Path(library).name == _LIBRARY for library in torch.ops.loaded_libraries)
+    if loaded or (_built() and missing() is None):
+        return getattr(torch.ops, _NAME)
+    return None
+
+
 def ops() -> Any:
     """The kernels, ``torch.ops.ncsn_fast_cpp``.
 
@@ -79,6 +87,11 @@ def ops() -> Any:
     if reason := missing():
         raise NativeError(reason)
     return getattr(torch.ops, _NAME)
+
+
+@functools.cache  # it reads the whole library
+def _built() -> bool:
+    return _existing() is not None
 
 
 def build(again: bool = False) -> Path:
@@ -268,4 +281,4 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
-__all__ = ["CACHE", "NativeError", "build", "cache_folder", "missing", "ops"]
+__all__ = ["CACHE", "NativeError", "build", "cache_folder", "missing", "ops", "ready"]

@@ -18,9 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ncsn_fast import native
 
 # The streams keep draws with different purposes apart.
 INITIAL = 0  # the state a chain starts from
@@ -91,6 +94,7 @@ def normal(
     step: Word = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
 ) -> Tensor:
     """Standard normal noise, one independent draw per sample.
 
@@ -104,6 +108,9 @@ def normal(
         device: where to make it; default: the device of ``sample_ids`` if that is a tensor.
         dtype: float64 is exact to rounding; float32 agrees with it to 2e-6 (5e-5 for radii
             below 0.1); the 16-bit types are the rounded float32 values.
+        backend: "torch" is the specification; "auto" takes the native kernel on a CPU where it is
+            built already (what is drawn differs in the last bits), unless nf.use_backend says
+            otherwise.
 
     Returns:
         (len(sample_ids), *shape), or (K, len(sample_ids), *shape) for K steps.
@@ -111,7 +118,20 @@ def normal(
     Raises:
         ValueError: for a seed, stream, step or sample id out of range.
     """
-    return _draw(_box_muller, shape, seed, stream, sample_ids, step, device, dtype)
+    if backend not in ("auto", "torch"):
+        raise ValueError(f"backend = {backend!r}: noise is made by 'auto' or 'torch'")
+    ids = as_sample_ids(sample_ids, device)
+    kernel = None
+    if backend == "auto" and dtype != torch.float64:
+        kernel = _native_normal(ids, seed, step)
+    if kernel is not None:
+        _check_stream(stream)
+        which, steps = seed_tensor(seed, ids.device), _steps(step, ids.device)
+        ids = ids.contiguous()
+        drawn = [kernel(ids, list(shape), which, one, stream) for one in steps.reshape(-1).unbind()]
+        z = drawn[0] if steps.ndim == 0 else torch.stack(drawn)
+        return z.to(dtype).reshape(*steps.shape, len(ids), *shape)
+    return _draw(_box_muller, shape, seed, stream, ids, step, ids.device, dtype)
 
 
 def uniform(
@@ -246,11 +266,8 @@ def _draw(
     """Make the blocks of all samples and turn their words into numbers with ``transform``."""
     ids = as_sample_ids(sample_ids, device)
     key = _split_seed(seed)
-    if not 0 <= stream < 1 << 16:
-        raise ValueError(f"stream = {stream}: allowed are 0 to 2¹⁶ - 1")
-    if not isinstance(step, Tensor):  # filled, not copied: a copy to a GPU would wait for it
-        step = torch.full((), _check_step(step), dtype=torch.int64, device=ids.device)
-    steps = step.to(ids.device)
+    _check_stream(stream)
+    steps = _steps(step, ids.device)
     # A row for each pair of step and sample; several steps come before the samples.
     low, high = _split_ids(ids.repeat(steps.numel())[:, None], stream)
     step_rows = steps.reshape(-1, 1).expand(-1, len(ids)).reshape(-1, 1)
@@ -267,6 +284,40 @@ def _draw(
                 out[part, j : j + columns, lane] = values
     flat = out.view(len(low), 4 * blocks.numel())[:, : math.prod(shape)]
     return flat.reshape(*steps.shape, len(ids), *shape)
+
+
+def _native_normal(ids: Tensor, seed: Word, step: Word) -> Any:
+    """The kernel that draws on a CPU, or None where there is none or PyTorch has to be seen.
+
+    One that is not built yet stays so: drawing a few numbers is no reason to wait for a compiler.
+    """
+    tensors = [word for word in (ids, seed, step) if isinstance(word, Tensor)]
+    if any(tensor.device.type != "cpu" or tensor.dtype != torch.int64 for tensor in tensors):
+        return None
+    if (isinstance(seed, Tensor) and seed.ndim) or (isinstance(step, Tensor) and not step.numel()):
+        return None
+    # The operations draw noise themselves, so that they are imported after this module.
+    from ncsn_fast.ops import backends, library
+
+    if backends.wished()[0] not in ("auto", "cpp"):
+        return None
+    if not all(library.plain_call(t) and backends.general_obstacle(t) is None for t in tensors):
+        return None
+    kernels = native.ready()
+    return None if kernels is None else kernels.normal.default
+
+
+def _steps(step: Word, device: torch.device) -> Tensor:
+    """One step or K as an int64 tensor."""
+    if isinstance(step, Tensor):
+        return step.to(device)
+    # Filled, not copied: a copy to a GPU would wait for it.
+    return torch.full((), _check_step(step), dtype=torch.int64, device=device)
+
+
+def _check_stream(stream: int) -> None:
+    if not 0 <= stream < 1 << 16:
+        raise ValueError(f"stream = {stream}: allowed are 0 to 2¹⁶ - 1")
 
 
 def _split_seed(seed: Word) -> tuple[Word, Word]:

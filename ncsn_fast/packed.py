@@ -38,6 +38,28 @@ class PackedConv(nn.Conv2d):
             x, self.packed, self.bias, *self._geometry(), "none", [], ""
         )
 
+    def takes_along(self, x: Tensor, residual: Tensor) -> bool:
+        """Whether :meth:`plus` can run: forward would use packed weights, the kinds agree."""
+        return (
+            self.packed is not None
+            and residual.dtype == x.dtype
+            and residual.is_contiguous(memory_format=torch.channels_last)
+            and passes.unwatched(x, residual)
+        )
+
+    def plus(self, x: Tensor, residual: Tensor, *, overwrite: bool) -> Tensor:
+        """The convolution of x plus a residual, rounded once, without a pass for the addition.
+
+        Args:
+            x: (N, C, H, W), for which :meth:`takes_along` holds.
+            residual: of the result's shape.
+            overwrite: write the result over the residual, which makes the addition free.
+        """
+        weights = self.packed, self.bias, *self._geometry(), "add", 1.0, None, [], None
+        if overwrite:
+            return torch.ops.mkldnn._convolution_pointwise_.binary(residual, x, *weights)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, residual, *weights)
+
     def _geometry(self) -> tuple[Any, ...]:
         return self.padding, self.stride, self.dilation, self.groups
 

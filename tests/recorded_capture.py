@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ncsn_fast import capture as real
+from ncsn_fast import packed
 from ncsn_fast.capture import CaptureError
 
 # They look at tensors on the CPU only, which here stand for those of a device.
@@ -192,4 +193,6 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     for name in ("capture", "obstacle", "side_stream", "waiting_refused"):
         monkeypatch.setattr(real, name, getattr(recorder, name))
+    # No device has packed weights, and what is recorded would be run without them.
+    monkeypatch.setattr(packed, "_can_pack", lambda weight: False)
     return recorder

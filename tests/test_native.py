@@ -25,7 +25,8 @@ from native_cases import (
     which_noise,
 )
 
-from ncsn_fast import noise, reference
+import ncsn_fast as nf
+from ncsn_fast import native, noise, reference
 
 EVERYTHING = "noise history guidance mask clamp scale input"
 VARIANTS = (
@@ -241,3 +242,29 @@ def test_results_do_not_depend_on_the_number_of_threads(shape, dtype, last):
             torch.set_num_threads(1)
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one, other)
+
+
+def test_noise_is_drawn_by_the_kernels_where_they_are_built(monkeypatch):
+    which = {"seed": SEED, "stream": noise.SAMPLER, "sample_ids": (7, 1 << 40), "step": STEP}
+    seed, step, _ = which_noise(2)
+    ids = noise.as_sample_ids(which["sample_ids"])
+    expected = CPP.normal(ids, [3, 5, 5], seed, step, noise.SAMPLER)
+    assert torch.equal(noise.normal((3, 5, 5), **which), expected)
+    with nf.use_backend("torch"):
+        specified = noise.normal((3, 5, 5), **which)
+    assert not torch.equal(specified, expected)
+    torch.testing.assert_close(expected, specified, atol=5e-5, rtol=0)
+    monkeypatch.setattr(native, "ready", lambda: None)
+    monkeypatch.setattr(native, "build", lambda: pytest.fail("built"))
+    assert torch.equal(noise.normal((3, 5, 5), **which), specified)
+
+
+def test_noise_of_many_steps_is_that_of_each():
+    which = {"seed": torch.tensor(-5), "stream": noise.KNOWN, "sample_ids": torch.arange(9)[::2]}
+    steps = torch.tensor([[3, 9, 3], [0, 1, 2]])
+    z = noise.normal((50, 7), **which, step=steps, dtype=torch.bfloat16)
+    assert z.shape == (2, 3, 5, 50, 7)
+    for i, j in itertools.product(range(2), range(3)):
+        one = noise.normal((50, 7), **which, step=int(steps[i, j])).bfloat16()
+        assert torch.equal(z[i, j], one)
+    assert noise.normal((2,), **which, step=steps[:0]).shape == (0, 3, 5, 2)

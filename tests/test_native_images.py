@@ -334,3 +334,29 @@ def test_a_norm_measures_its_own_statistics():
         for statistics in (None, given)
     ]
     assert torch.equal(*gradients)
+
+
+def test_small_numbers_keep_the_accuracy_of_bfloat16():
+    x = -torch.logspace(-30, 1, 999).bfloat16()
+    found, exact = CPP.activate(x, "elu").double(), torch.expm1(x.double())
+    assert ((found - exact) / exact).abs().max() < 0.51 * 2**-7
+
+
+def test_sums_are_rounded_as_pytorch_rounds():
+    x, residual = (images((1, 33, 40, 7), torch.bfloat16, seed=seed) for seed in (0, 1))
+    x.flatten()[:4] = torch.tensor([math.inf, math.nan, 3e38, -0.0])
+    residual.flatten()[:4] = torch.tensor([-math.inf, 1.0, 3e38, -0.0])
+    total, same = CPP.residual_add(x, residual, "")
+    torch.testing.assert_close(total, x + residual, atol=0, rtol=0, equal_nan=True)
+    assert total.data_ptr() == same.data_ptr()
+    with pytest.raises(ValueError, match="agree in type and shape"):
+        CPP.residual_add(x.float(), residual, "")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("last", [False, True])
+def test_maxima_are_exact_whatever_the_numbers(dtype, last):
+    x = images((2, 32, 7, 6), dtype, last) * 1e38
+    x[0, :, 3, 3], x[1, :, 2, 5], x[1, 5] = -math.nan, math.inf, -math.inf
+    found, expected = CPP.max_pool5(x, "")[1], F.max_pool2d(x, 5, stride=1, padding=2)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0, equal_nan=True)

@@ -140,3 +140,48 @@ def test_an_image_does_not_depend_on_those_beside_it(precision: str) -> None:
     for samples in (1, 2, 3):
         found = prepared.normalized(x[:samples])
         assert error(found, together[:samples]) < {"fp32": 2e-6, "bf16": 2e-2}[precision]
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("overwrite", [False, True])
+@torch.no_grad()
+def test_a_residual_is_taken_along(dtype: torch.dtype, overwrite: bool) -> None:
+    torch.manual_seed(0)
+    conv = PackedConv(5, 7, 3, padding=1).to(dtype)
+    conv.pack()
+    if conv.packed is None:
+        pytest.skip("this CPU has no packed convolutions in bfloat16")
+    like = {"memory_format": torch.channels_last}
+    x, residual = (torch.randn(2, c, 6, 9).to(dtype).contiguous(**like) for c in (5, 7))
+    given, expected = residual.clone(), conv(x).double() + residual.double()
+    assert conv.takes_along(x, residual)
+    found = conv.plus(x, residual, overwrite=overwrite)
+    assert error(found, expected) < TOLERANCE[dtype]
+    assert torch.equal(residual, found if overwrite else given)
+    assert (found.data_ptr() == residual.data_ptr()) == overwrite
+
+
+@needs_packing
+def test_a_residual_is_not_taken_along_where_autograd_watches_or_kinds_differ() -> None:
+    conv = PackedConv(4, 4, 3, padding=1).requires_grad_(False)
+    x = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    assert not conv.takes_along(x, x)
+    conv.pack()
+    assert conv.takes_along(x, x)
+    assert not conv.takes_along(x, x.clone().requires_grad_())
+    assert not conv.takes_along(x, x.bfloat16())
+    assert not conv.takes_along(x, x.contiguous())
+
+
+@needs_packing
+@pytest.mark.parametrize("kind", ["NCSNv2", "NCSN"])
+@torch.no_grad()
+def test_sums_within_convolutions_change_no_score(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare_for_inference(network(network=kind), "fp32")
+    x, labels = torch.rand(3, 3, 16, 16), torch.tensor([0, 3, 1])
+    found = prepared.normalized(x, labels)
+    monkeypatch.setattr(PackedConv, "takes_along", lambda *_: False)
+    assert error(found, prepared.normalized(x, labels)) < 2e-6

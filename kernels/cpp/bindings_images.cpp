@@ -57,6 +57,11 @@ Tensor activate_backward(
 // x + residual and its activation; the same tensor twice without one.
 std::tuple<Tensor, Tensor> residual_add(
     const Tensor& x_given, const Tensor& residual_given, c10::string_view activation) {
+  TORCH_CHECK_VALUE(
+      residual_given.scalar_type() == x_given.scalar_type() &&
+          residual_given.sizes() == x_given.sizes(),
+      "x and residual have to agree in type and shape, not be ", x_given.scalar_type(), " ",
+      x_given.sizes(), " and ", residual_given.scalar_type(), " ", residual_given.sizes());
   const Tensor x = dense(x_given), residual = dense_like(residual_given, x);
   Tensor total = empty_like(x);
   Pointwise p{};

@@ -51,33 +51,66 @@ inline int64_t statistic_of(int64_t item, const Shape& shape, bool last) {
   return item / groups * shape.channels + item % groups * LANES;
 }
 
-// Items are images.
-inline void norm_moments(const Norm& m, int64_t first, int64_t last) {
-  alignas(64) float values[BUFFER];
+// sums[lane] += Σ term(place, x) over all pixels of LANES channels.
+template <class T, class Term>
+inline void sum_lanes(const T* from, const Image& image, int64_t pixels, double* sums, Term term) {
+  for (int64_t first = 0; first < pixels; first += GROUP) {
+    const int64_t end = smaller(first + GROUP, pixels);
+    alignas(64) float parts[LANES] = {};
+    for (int64_t p = first; p < end; ++p) {
+      each_lane(from + p * image.stride, [&](int64_t j, float x) { parts[j] += term(j, x); });
+    }
+    for (int64_t lane = 0; lane < LANES; ++lane) sums[lane] += parts[place<T>(lane)];
+  }
+}
+
+// Σ x of each channel of an image where `mean` is null, else Σ (x - mean)².
+NCSN_FAST_SHARED void sum_moment(
+    const Norm& m, const Image& image, const float* mean, double* sums) {
   const int64_t pixels = m.shape.pixels();
-  for (int64_t item = first; item < last; ++item) {
-    const Image image = image_of(item, m.shape, m.x.last);
-    const int64_t step = pixels_at_once(image), at = statistic_of(item, m.shape, m.x.last);
-    double sums[LANES] = {}, squares[LANES] = {};
-    alignas(64) float mean[LANES] = {};
-    for (int64_t p = 0; p < pixels; p += step) {
-      const int64_t count = smaller(step, pixels - p);
-      load(m.x, image, p, count, values);
+  if (image.width == LANES) {
+    by_type(m.x, [&](auto* x) {
+      using T = std::remove_pointer_t<decltype(x)>;
+      const T* from = x + image.offset;
+      if (!mean) {
+        sum_lanes(from, image, pixels, sums, [](int64_t, float value) { return value; });
+        return;
+      }
+      alignas(64) float placed[LANES];
+      for (int64_t lane = 0; lane < LANES; ++lane) placed[place<T>(lane)] = mean[lane];
+      sum_lanes(from, image, pixels, sums, [&](int64_t j, float value) {
+        return (value - placed[j]) * (value - placed[j]);
+      });
+    });
+    return;
+  }
+  alignas(64) float values[BUFFER];
+  const int64_t step = pixels_at_once(image);
+  for (int64_t p = 0; p < pixels; p += step) {
+    const int64_t count = smaller(step, pixels - p);
+    load(m.x, image, p, count, values);
+    if (!mean) {
       sum_pixels(count, image.width, sums, [&](int64_t i, int64_t) { return values[i]; });
-    }
-    for (int64_t j = 0; j < image.width; ++j) {
-      mean[j] = static_cast<float>(sums[j] / static_cast<double>(pixels));
-    }
-    for (int64_t p = 0; p < pixels; p += step) {
-      const int64_t count = smaller(step, pixels - p);
-      load(m.x, image, p, count, values);
-      sum_pixels(count, image.width, squares, [&](int64_t i, int64_t j) {
+    } else {
+      sum_pixels(count, image.width, sums, [&](int64_t i, int64_t j) {
         return (values[i] - mean[j]) * (values[i] - mean[j]);
       });
     }
+  }
+}
+
+// Items are images.
+inline void norm_moments(const Norm& m, int64_t first, int64_t last) {
+  const double pixels = static_cast<double>(m.shape.pixels());
+  for (int64_t item = first; item < last; ++item) {
+    const Image image = image_of(item, m.shape, m.x.last);
+    const int64_t at = statistic_of(item, m.shape, m.x.last);
+    double sums[LANES] = {}, squares[LANES] = {};
+    sum_moment(m, image, nullptr, sums);
+    for (int64_t j = 0; j < image.width; ++j) m.mean[at + j] = static_cast<float>(sums[j] / pixels);
+    sum_moment(m, image, m.mean + at, squares);
     for (int64_t j = 0; j < image.width; ++j) {
-      m.mean[at + j] = mean[j];
-      m.variance[at + j] = static_cast<float>(squares[j] / static_cast<double>(pixels));
+      m.variance[at + j] = static_cast<float>(squares[j] / pixels);
     }
   }
 }
@@ -131,19 +164,52 @@ NCSN_FAST_SHARED void normalize(
   }
 }
 
+// y of LANES channels from `at` on.
+template <Activation A, class T>
+inline void apply_lanes(
+    const Norm& m, const T* x, const Image& image, int64_t at, T* y) {
+  alignas(64) float mean[LANES], scale[LANES], shift[LANES];
+  for (int64_t lane = 0; lane < LANES; ++lane) {
+    const int64_t j = place<T>(lane);
+    mean[j] = m.mean[at + lane], scale[j] = m.scale[at + lane], shift[j] = m.shift[at + lane];
+  }
+  for (int64_t p = 0; p < m.shape.pixels(); ++p) {
+    map_lanes(x + p * image.stride, y + p * image.stride, [&](int64_t j, float value) {
+      return act<A, T>((value - mean[j]) * scale[j] + shift[j]);
+    });
+  }
+}
+
+NCSN_FAST_SHARED void apply_lanes(const Norm& m, const Image& image, int64_t at) {
+  by_type(m.x, [&](auto* x) {
+    auto* y = static_cast<decltype(x)>(m.y.data);
+    by_activation(m.activation, [&](auto constant) {
+      apply_lanes<decltype(constant)::value>(m, x + image.offset, image, at, y + image.offset);
+    });
+  });
+}
+
+NCSN_FAST_SHARED void apply_buffered(const Norm& m, const Image& image, int64_t at) {
+  alignas(64) float x[BUFFER], y[BUFFER];
+  const int64_t pixels = m.shape.pixels(), step = pixels_at_once(image);
+  for (int64_t p = 0; p < pixels; p += step) {
+    const int64_t count = smaller(step, pixels - p);
+    load(m.x, image, p, count, x);
+    normalize(m, at, image.width, count, x, y);
+    activate_all(m.activation, y, count * image.width);
+    save(m.y, image, p, count, y);
+  }
+}
+
 // Items are images.
 inline void norm_apply(const Norm& m, int64_t first, int64_t last) {
-  alignas(64) float x[BUFFER], y[BUFFER];
-  const int64_t pixels = m.shape.pixels();
   for (int64_t item = first; item < last; ++item) {
     const Image image = image_of(item, m.shape, m.x.last);
-    const int64_t step = pixels_at_once(image), at = statistic_of(item, m.shape, m.x.last);
-    for (int64_t p = 0; p < pixels; p += step) {
-      const int64_t count = smaller(step, pixels - p);
-      load(m.x, image, p, count, x);
-      normalize(m, at, image.width, count, x, y);
-      activate_all(m.activation, y, count * image.width);
-      save(m.y, image, p, count, y);
+    const int64_t at = statistic_of(item, m.shape, m.x.last);
+    if (image.width == LANES) {
+      apply_lanes(m, image, at);
+    } else {
+      apply_buffered(m, image, at);
     }
   }
 }

@@ -23,6 +23,18 @@ inline float value_of(int32_t key) {
   return as_float(key < 0 ? magnitude | 0x80000000u : magnitude);
 }
 
+// The same in 16 bits, in half the lanes.
+inline int16_t key_of(BFloat16 value) {
+  const auto bits = static_cast<int16_t>(value.bits);
+  const auto magnitude = static_cast<int16_t>(bits & 0x7fff);
+  return bits < 0 && magnitude <= 0x7f80 ? static_cast<int16_t>(-magnitude) : magnitude;
+}
+
+inline BFloat16 value_of(int16_t key) {
+  const auto magnitude = static_cast<int16_t>(key < 0 ? -key : key);
+  return {static_cast<uint16_t>(key < 0 ? magnitude | 0x8000 : magnitude)};
+}
+
 // A row of an image with two pixels on either side, and rings of five rows.
 struct PoolRows {
   int64_t width, row;  // channels; floats in a row of the image
@@ -49,56 +61,100 @@ struct PoolRows {
   float* grads_row(int64_t r) const { return grads + r % 5 * (row + 4 * width); }
 };
 
-inline int32_t greater(int32_t a, int32_t b) { return a > b ? a : b; }
-
-// The keys of act(x) in row r; what is saved is act(x), where it goes.
-inline void load_keys(const Pool& p, const Image& image, const PoolRows& rows, int64_t r) {
-  const int64_t columns = p.shape.width;
-  load(p.x, image, r * columns, columns, rows.values);
-  if (p.activation != Activation::none) {
-    activate_all(p.activation, rows.values, rows.row);
-    round_to(p.x, rows.values, rows.row);
-    if (p.active.data) save(p.active, image, r * columns, columns, rows.values);
-  }
-  int32_t* keys = rows.keys + 2 * rows.width;
-  for (int64_t i = 0; i < rows.row; ++i) keys[i] = key_of(rows.values[i]);
+template <class K>
+inline K greater(K a, K b) {
+  return a > b ? a : b;
 }
 
-inline void row_maxima(const PoolRows& rows, int32_t* __restrict to) {
-  const int32_t* __restrict keys = rows.keys;
-  const int64_t w = rows.width;
-  for (int64_t i = 0; i < rows.row; ++i) {
-    const int32_t left = greater(keys[i], keys[i + w]);
-    const int32_t right = greater(keys[i + 3 * w], keys[i + 4 * w]);
+// The keys of row r of act(x), which is saved where there is an activation; `keys` begins with two
+// pixels outside of the image.
+template <class T, class K>
+NCSN_FAST_SHARED void forward_keys(
+    const Pool& p, const T* x, T* active, const Image& image, int64_t r, K* __restrict keys) {
+  const int64_t begin = image.offset + r * p.shape.width * image.stride;
+  if (p.activation != Activation::none) {
+    by_activation(p.activation, [&](auto constant) {
+      constexpr Activation A = decltype(constant)::value;
+      by_pixels(image, p.shape.width, [&](int64_t offset, int64_t, int64_t count) {
+        const int64_t at = begin + offset;
+        map(x + at, count, active + at, [](float value) { return act<A, T>(value); });
+      });
+    });
+    x = active;
+  }
+  by_pixels(image, p.shape.width, [&](int64_t offset, int64_t done, int64_t count) {
+    const T* __restrict from = x + begin + offset;
+    K* __restrict to = keys + 2 * image.width + done;
+    for (int64_t i = 0; i < count; ++i) to[i] = key_of(from[i]);
+  });
+}
+
+template <class K>
+NCSN_FAST_SHARED void row_maxima(const K* __restrict keys, int64_t w, int64_t row, K* __restrict to) {
+  for (int64_t i = 0; i < row; ++i) {
+    const K left = greater(keys[i], keys[i + w]);
+    const K right = greater(keys[i + 3 * w], keys[i + 4 * w]);
     to[i] = greater(greater(left, right), keys[i + 2 * w]);
   }
 }
 
-inline void pool_row(const Pool& p, const Image& image, const PoolRows& rows, int64_t y) {
-  const int64_t begin = larger(0, y - 2), end = smaller(p.shape.height, y + 3);
-  int32_t* __restrict best = rows.choice;
-  std::memcpy(best, rows.ring_row(begin), static_cast<size_t>(rows.row) * sizeof(int32_t));
-  for (int64_t r = begin + 1; r < end; ++r) {
-    const int32_t* __restrict other = rows.ring_row(r);
-    for (int64_t i = 0; i < rows.row; ++i) best[i] = greater(best[i], other[i]);
+// The maxima of five rows, of which some are the same at the edges of an image.
+template <class T, class K>
+NCSN_FAST_SHARED void column_maxima(
+    const K* const (&rows)[5], const Image& image, int64_t pixels, T* pooled) {
+  by_pixels(image, pixels, [&](int64_t offset, int64_t done, int64_t count) {
+    const K *a = rows[0] + done, *b = rows[1] + done, *c = rows[2] + done, *d = rows[3] + done;
+    const K* e = rows[4] + done;
+    T* __restrict to = pooled + offset;
+    for (int64_t i = 0; i < count; ++i) {
+      const K best = greater(greater(a[i], b[i]), greater(c[i], d[i]));
+      to[i] = value_of(greater(best, e[i]));
+    }
+  });
+}
+
+template <class T>
+inline void pool_image(const Pool& p, const Image& image, const T* x, void* scratch) {
+  using K = decltype(key_of(T()));
+  const int64_t height = p.shape.height, row = p.shape.width * image.width;
+  const int64_t edge = 2 * image.width;
+  K *keys = static_cast<K*>(scratch), *ring = keys + row + 2 * edge;
+  for (int64_t i = 0; i < edge; ++i) keys[i] = keys[edge + row + i] = std::numeric_limits<K>::min();
+  T *active = static_cast<T*>(p.active.data), *pooled = static_cast<T*>(p.pooled.data);
+  for (int64_t r = 0; r < height + 2; ++r) {
+    if (r < height) {
+      forward_keys(p, x, active, image, r, keys);
+      row_maxima(keys, image.width, row, ring + r % 5 * row);
+    }
+    const int64_t y = r - 2;
+    if (y < 0) continue;
+    const K* rows[5];
+    for (int64_t k = 0; k < 5; ++k) {
+      rows[k] = ring + smaller(larger(y + k - 2, 0), height - 1) % 5 * row;
+    }
+    const int64_t to = image.offset + y * p.shape.width * image.stride;
+    column_maxima(rows, image, p.shape.width, pooled + to);
   }
-  for (int64_t i = 0; i < rows.row; ++i) rows.values[i] = value_of(best[i]);
-  save(p.pooled, image, y * p.shape.width, p.shape.width, rows.values);
 }
 
 // Items are images.
 inline void max_pool5(const Pool& p, int64_t first, int64_t last, float* scratch) {
   for (int64_t item = first; item < last; ++item) {
     const Image image = image_of(item, p.shape, p.x.last);
-    const PoolRows rows(p, image, scratch);
-    for (int64_t r = 0; r < p.shape.height + 2; ++r) {
-      if (r < p.shape.height) {
-        load_keys(p, image, rows, r);
-        row_maxima(rows, rows.ring_row(r));
-      }
-      if (r >= 2) pool_row(p, image, rows, r - 2);
-    }
+    by_type(p.x, [&](auto* x) { pool_image(p, image, x, scratch); });
   }
+}
+
+// The keys of act(x) in row r.
+inline void load_keys(const Pool& p, const Image& image, const PoolRows& rows, int64_t r) {
+  const int64_t columns = p.shape.width;
+  load(p.x, image, r * columns, columns, rows.values);
+  if (p.activation != Activation::none) {
+    activate_all(p.activation, rows.values, rows.row);
+    round_to(p.x, rows.values, rows.row);
+  }
+  int32_t* keys = rows.keys + 2 * rows.width;
+  for (int64_t i = 0; i < rows.row; ++i) keys[i] = key_of(rows.values[i]);
 }
 
 // The maxima of a row, and the first place of each among its five.

@@ -13,6 +13,67 @@ inline void write(const float* __restrict from, int64_t count, T* to) {
   for (int64_t i = 0; i < count; ++i) store(to + i, from[i]);
 }
 
+// to[i] = f(from[i]), read, computed and written in one loop.
+template <class F>
+inline void map(const float* __restrict from, int64_t count, float* __restrict to, F f) {
+  for (int64_t i = 0; i < count; ++i) to[i] = f(from[i]);
+}
+
+template <class F>
+inline void map(const BFloat16* __restrict from, int64_t count, BFloat16* __restrict to, F f) {
+  NCSN_FAST_LOOP
+  for (int64_t i = 0; i < count / 2; ++i) {
+    const uint32_t pair = pair_at(from + 2 * i);
+    put_pair(to + 2 * i, pair_of(rounded(f(low_of(pair))), rounded(f(high_of(pair)))));
+  }
+  if (count % 2) store(to + count - 1, f(widen(from[count - 1])));
+}
+
+// LANES channels of a pixel: to[j] = f(place, from[j]), where place(j) of what belongs to a channel
+// lets both halves of the pairs find theirs side by side.
+template <class T>
+constexpr int64_t place(int64_t lane) {
+  return std::is_same_v<T, float> ? lane : lane / 2 + lane % 2 * (LANES / 2);
+}
+
+template <class F>
+inline void each_lane(const float* from, F f) {
+  for (int64_t j = 0; j < LANES; ++j) f(j, from[j]);
+}
+
+template <class F>
+inline void each_lane(const BFloat16* from, F f) {
+  NCSN_FAST_LOOP
+  for (int64_t j = 0; j < LANES / 2; ++j) f(j, low_of(pair_at(from + 2 * j)));
+  NCSN_FAST_LOOP
+  for (int64_t j = 0; j < LANES / 2; ++j) f(j + LANES / 2, high_of(pair_at(from + 2 * j)));
+}
+
+template <class F>
+inline void map_lanes(const float* __restrict from, float* __restrict to, F f) {
+  for (int64_t j = 0; j < LANES; ++j) to[j] = f(j, from[j]);
+}
+
+template <class F>
+inline void map_lanes(const BFloat16* __restrict from, BFloat16* __restrict to, F f) {
+  NCSN_FAST_LOOP
+  for (int64_t j = 0; j < LANES / 2; ++j) {
+    const uint32_t pair = pair_at(from + 2 * j);
+    const float low = f(j, low_of(pair)), high = f(j + LANES / 2, high_of(pair));
+    put_pair(to + 2 * j, pair_of(rounded(low), rounded(high)));
+  }
+}
+
+// Calls run(data) with an array's data as what it holds.
+template <class Run>
+inline void by_type(const Array& array, Run run) {
+  if (array.bf16) {
+    run(static_cast<BFloat16*>(array.data));
+  } else {
+    run(static_cast<float*>(array.data));
+  }
+}
+
 // Elements that lie one after the other.
 NCSN_FAST_SHARED void load(const Array& array, int64_t first, int64_t count, float* to) {
   if (array.bf16) {
@@ -106,30 +167,30 @@ inline Image image_of(int64_t item, const Shape& shape, bool last) {
       smaller(LANES, shape.channels - channel)};
 }
 
-template <class T>
-inline void read_pixels(const T* from, const Image& image, int64_t pixels, float* __restrict to) {
+// Calls each(offset, done, count) for the parts of an image's pixels that lie in one piece.
+template <class Each>
+inline void by_pixels(const Image& image, int64_t pixels, Each each) {
   if (image.width == LANES) {  // the usual case, with a length that the compiler knows
-    for (int64_t p = 0; p < pixels; ++p) read(from + p * image.stride, LANES, to + p * LANES);
+    for (int64_t p = 0; p < pixels; ++p) each(p * image.stride, p * LANES, LANES);
   } else if (image.width == image.stride) {
-    read(from, pixels * image.width, to);
+    each(0, 0, pixels * image.width);
   } else {
-    for (int64_t p = 0; p < pixels; ++p) {
-      read(from + p * image.stride, image.width, to + p * image.width);
-    }
+    for (int64_t p = 0; p < pixels; ++p) each(p * image.stride, p * image.width, image.width);
   }
 }
 
 template <class T>
+inline void read_pixels(const T* from, const Image& image, int64_t pixels, float* __restrict to) {
+  by_pixels(image, pixels, [&](int64_t offset, int64_t done, int64_t count) {
+    read(from + offset, count, to + done);
+  });
+}
+
+template <class T>
 inline void write_pixels(const float* __restrict from, const Image& image, int64_t pixels, T* to) {
-  if (image.width == LANES) {
-    for (int64_t p = 0; p < pixels; ++p) write(from + p * LANES, LANES, to + p * image.stride);
-  } else if (image.width == image.stride) {
-    write(from, pixels * image.width, to);
-  } else {
-    for (int64_t p = 0; p < pixels; ++p) {
-      write(from + p * image.width, image.width, to + p * image.stride);
-    }
-  }
+  by_pixels(image, pixels, [&](int64_t offset, int64_t done, int64_t count) {
+    write(from + done, count, to + offset);
+  });
 }
 
 // Pixels from `first` on of an image, as rows of image.width.

@@ -14,8 +14,10 @@ A method is a table with one row per network evaluation, so the loop is the usua
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +50,7 @@ PREDICTIONS = {
     "score": "score",
     "normalized_score": "normalized",
 }
+_LEAST_SIGNAL = 2.0**-24  # of ᾱ
 TIMESTEPS = ("timestep", "label", "sigma", "log_sigma", "c_noise")
 
 
@@ -65,6 +68,9 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
             smallest level (int64), "label", that from the largest (NCSN), "sigma", "log_sigma" or
             "c_noise" (ln σ / 4).
         sigma_data: where given the network sees x/√(σ² + σ_data²), by ``scale_model_input``.
+        scaled_state: whether the loop's state is that input itself, of unit variance, as it is for
+            DDPM and DDIM: ``scale_model_input`` has nothing to do, and pipelines that do not call
+            it (DDPMPipeline) are right too. The last step returns x.
         method: a name of ``ncsn_fast.methods.METHODS``.
         step_size: ε of annealed Langevin dynamics; None computes it from the ratio of the two
             smallest levels that are visited (Technique 4 of Song & Ermon 2020).
@@ -98,6 +104,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: str = "epsilon",
         timestep_type: str = "timestep",
         sigma_data: float | None = None,
+        scaled_state: bool = False,
         method: str = ANNEALED_LANGEVIN,
         step_size: float | None = None,
         steps_per_level: int = 5,
@@ -110,6 +117,8 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         checks.choice("prediction_type", prediction_type, tuple(PREDICTIONS), "what it returns")
         checks.choice("timestep_type", timestep_type, TIMESTEPS, "how it is told the noise level")
         checks.choice("method", method, tuple(METHODS), "the methods with a name")
+        if scaled_state and sigma_data is None:
+            raise ValueError("scaled_state needs the scale: give sigma_data, 1 for VP / DDPM")
         if seed is not None:
             noise.check_seed(seed)
         self._ladder = (
@@ -136,24 +145,17 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
     ) -> Any:
         """As in diffusers: NCSNScheduler.from_config(pipeline.scheduler.config, method="heun").
 
-        The betas of a scheduler of DDPM's kind become noise levels, with sigma_data = 1.
+        The betas of a scheduler of DDPM's kind become noise levels, with sigma_data = 1 and
+        scaled_state, so that every pipeline of such networks takes it. Of a scheduler without betas
+        nothing is taken over.
 
         Raises:
             ValueError: for the configuration of a scheduler that has no betas, without sigmas.
         """
         own = set(inspect.signature(cls.__init__).parameters)
         others = {name for name in config or () if not name.startswith("_")} - own
-        if others and "sigmas" not in kwargs:
-            if "beta_schedule" not in others:
-                raise ValueError(
-                    f"the configuration of another scheduler, with {sorted(others)}, names no "
-                    "betas from which noise levels would follow: give sigmas=, and sigma_data= "
-                    "where the network sees a scaled state"
-                )
-            alphas = DDPMScheduler.from_config(config).alphas_cumprod.double()
-            levels = ((1 - alphas) / alphas).sqrt().flip(0).tolist()
-            told = {"sigmas": levels, "sigma_data": 1.0, "timestep_type": "timestep"}
-            kwargs = {**told, **kwargs}
+        if others:
+            config, kwargs = {}, {**_from_betas(config, others, "sigmas" in kwargs), **kwargs}
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def __len__(self) -> int:
@@ -161,8 +163,8 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def init_noise_sigma(self) -> float:
-        """Standard deviation of the initial state, σ₁."""
-        return float(self.sigmas[0])
+        """Standard deviation of the initial state: σ₁, or 1 for a scaled one."""
+        return 1.0 if self.config["scaled_state"] else float(self.sigmas[0])
 
     @property
     def step_index(self) -> int | None:
@@ -262,15 +264,28 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         return SchedulerOutput(prev_sample=state) if return_dict else (state,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x₀ + σz for training, or to begin a chain at a later timestep.
+        """x₀ + σz for training, or to begin a chain at a later timestep; scaled, where states are.
 
         Args:
             original_samples, noise: (B, *shape), x₀ and z.
             timesteps: (B,) or (), what the network is told, of ``timesteps`` or of its training.
+                It does not count once a pipeline has said where the chain begins or has made a
+                step: σ is that of the next row.
         """
-        sigma = self._sigma_of(timesteps.to(original_samples.device))
-        each = sigma.reshape(-1, *(1,) * (original_samples.ndim - 1))
-        return original_samples + each.to(original_samples.dtype) * noise
+        row = self._begin_index if self._step_index is None else self._step_index
+        if self._begin_index is None or row is None:
+            sigma = self._sigma_of(timesteps.to(original_samples.device))
+        else:
+            sigma = self.sigmas[row].to(original_samples.device)
+        scale = torch.ones_like(sigma)
+        if self.config["scaled_state"]:
+            scale = torch.as_tensor(self._score.c_in(sigma)).where(sigma > 0, scale)
+        each = (-1, *(1,) * (original_samples.ndim - 1))
+        x, z = (
+            factor.reshape(each).to(original_samples.dtype) * part
+            for factor, part in ((scale, original_samples), (scale * sigma, noise))
+        )
+        return x + z
 
     def _sigma_of(self, told: Tensor) -> Tensor:
         """The noise level that the network is told so."""
@@ -284,11 +299,27 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
 
     def _row(self, timestep: float | Tensor | None) -> int:
         """The row of the table that comes next; a timestep counts at the beginning only."""
-        if self._step_index is None and self._begin_index is not None:
-            self._step_index = self._begin_index
         if self._step_index is None:
-            self._step_index = 0 if timestep is None else self._find(timestep)
+            row = self._begin_index
+            if row is None:
+                row = 0 if timestep is None else self._find(timestep)
+            self._forget_before(row)
+            self._step_index = row
         return self._step_index
+
+    def _forget_before(self, row: int) -> None:
+        """Make a table that needs no history of the rows before this one, where it does."""
+        if row >= len(self._table) or self._table.c[row] == 0:
+            return
+        rest = self._table.sigma[row:]
+        levels = torch.tensor(sorted(set(rest), reverse=True), dtype=torch.float64)
+        settings = dict(self.config["settings"] or {})
+        fresh = make_table(self.config["method"], levels, settings, {})
+        kept = self._table[:row]
+        # Heun's second row of a step has no place in them: the state stays what it is.
+        if idle := len(rest) - len(fresh):
+            kept += Table.of(rest[:idle])
+        self._fold(kept + fresh, self._rows.device)
 
     def _find(self, timestep: float | Tensor) -> int:
         """The first row with this timestep."""
@@ -307,11 +338,16 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         assert told is not None  # every timestep_type tells something
         self.timesteps = told
         self.sigmas = torch.tensor((*table.sigma, 0.0))
-        self._table, self._folded = table, self._score.fold(table)
-        self._rows = self._folded.rows(device)
+        self._fold(table, device)
         self._history = None
         self._begin_index = None
         self._step_index = None
+
+    def _fold(self, table: Table, device: torch.device | str) -> None:
+        self._table, self._folded = table, self._score.fold(table)
+        if self.config["scaled_state"]:
+            self._folded = _scaled(self._folded)
+        self._rows = self._folded.rows(device)
 
     def _make_table(self, steps: int | None) -> Table:
         config = self.config
@@ -356,6 +392,52 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
             )
         last = float(levels[-1])
         return best_step_size(float(levels[-2]) / last, last, config["steps_per_level"])
+
+
+def _scaled(table: Table) -> Table:
+    """The table of c_in·x in place of x; of x itself after the last row."""
+    old = np.array(table.c_in)
+    new = np.append(old[1:], 1.0)
+    columns = {
+        "a": np.array(table.a) * new / old,
+        "b": np.array(table.b) * new,
+        "c": np.array(table.c) * new,
+        "d": np.array(table.d) * new,
+        "e": np.array(table.e) / old,
+        "c_in": np.ones_like(old),
+    }
+    return replace(table, **{name: tuple(column.tolist()) for name, column in columns.items()})
+
+
+def _from_betas(config: Any, others: set[str], levels_given: bool) -> dict[str, Any]:
+    """Settings from those of another project's scheduler, ``others`` being names that say so."""
+    if "beta_schedule" not in others:
+        if levels_given:
+            return {}
+        raise ValueError(
+            f"the configuration of another scheduler, with {sorted(others)}, names no betas from "
+            "which noise levels would follow: give sigmas=, and prediction_type=, timestep_type= "
+            "and sigma_data= as the network needs them"
+        )
+    alphas = DDPMScheduler.from_config(_known(config)).alphas_cumprod.double()
+    # With no signal left at the last timestep σ would be infinite; theirs is cut here too.
+    alphas = alphas.clamp(min=_LEAST_SIGNAL)
+    continuous = config.get("timestep_type") == "continuous"
+    prediction = config.get("prediction_type", "epsilon")
+    return {
+        "num_train_timesteps": len(alphas),
+        "sigmas": ((1 - alphas) / alphas).sqrt().flip(0).tolist(),
+        "sigma_data": 1.0,
+        "scaled_state": True,
+        "prediction_type": prediction,
+        "timestep_type": "c_noise" if continuous and prediction == "v_prediction" else "timestep",
+    }
+
+
+def _known(config: Any) -> dict[str, Any]:
+    """What DDPMScheduler knows of a configuration; the rest would be warned of."""
+    takes = inspect.signature(DDPMScheduler.__init__).parameters
+    return {name: value for name, value in config.items() if name in takes}
 
 
 def _no_network(*_: Any) -> Tensor:

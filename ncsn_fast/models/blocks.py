@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ncsn_fast import ops
 from ncsn_fast.ops.residual_add import Sum
+from ncsn_fast.packed import PackedConv
 
 Norm = Callable[[int], nn.Module]
 
@@ -123,9 +124,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None, statistics: Tensor | None = None) -> Sum:
         h = self.conv1(self.normalize1(x, labels, self.activation, statistics))
-        h = self.conv2(self.normalize2(h, labels, self.activation))
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return ops.residual_add(h, shortcut, statistics=True)
+        h = self.normalize2(h, labels, self.activation)
+        if self.shortcut is None:
+            return _add(self.conv2, h, x, "norm")
+        return _add(self.conv2, h, self.shortcut(x), "norm", own=True)
 
 
 class RCU(nn.Module):
@@ -148,17 +150,26 @@ class RCU(nn.Module):
                     self.add_module(f"{block}_{stage}_norm", norm(channels))
                 self.add_module(f"{block}_{stage}_conv", conv3x3(channels, channels, bias=False))
 
-    def forward(self, x: Sum, labels: Tensor | None, then: str | None = None) -> Sum:
-        """``then`` is what follows the last unit: an activation, a norm ("norm"), or neither."""
+    def forward(
+        self, x: Sum, labels: Tensor | None, then: str | None = None, *, own: bool = False
+    ) -> Sum:
+        """``then`` is what follows the last unit: an activation, a norm ("norm"), or neither.
+
+        ``own`` says that nobody else reads x.total, which may then be overwritten.
+        """
         between = "norm" if self.normed else self.activation
         for block in range(1, self.blocks + 1):
-            h = self._conv(block, 1, x.total, labels, x.active, x.statistics)
+            h = self._activated(block, 1, x.total, labels, x.active, x.statistics)
             for stage in range(2, self.STAGES + 1):
-                h = self._conv(block, stage, h, labels)
-            x = _add(h, x.total, then if block == self.blocks else between)
+                h = self._activated(block, stage, self._conv(block, stage - 1)(h), labels)
+            last = then if block == self.blocks else between
+            x = _add(self._conv(block, self.STAGES), h, x.total, last, own=own or block > 1)
         return x
 
-    def _conv(
+    def _conv(self, block: int, stage: int) -> nn.Module:
+        return getattr(self, f"{block}_{stage}_conv")
+
+    def _activated(
         self,
         block: int,
         stage: int,
@@ -172,13 +183,22 @@ class RCU(nn.Module):
             active = norm(h, labels, self.activation, statistics)
         elif active is None:
             active = ops.activate(h, self.activation)
-        return getattr(self, f"{block}_{stage}_conv")(active)
+        return active
 
 
-def _add(h: Tensor, residual: Tensor, then: str | None) -> Sum:
-    """The sum, and what the operation that follows needs of it."""
+def _add(
+    conv: nn.Module, h: Tensor, residual: Tensor, then: str | None, *, own: bool = False
+) -> Sum:
+    """conv(h) + residual, and what the operation that follows needs of it.
+
+    ``own`` says that nobody else reads the residual, which may then be overwritten.
+    """
     activation = None if then == "norm" else then
-    return ops.residual_add(h, residual, activation=activation, statistics=then == "norm")
+    if not isinstance(conv, PackedConv) or not conv.takes_along(h, residual):
+        return ops.residual_add(conv(h), residual, activation=activation, statistics=then == "norm")
+    total = conv.plus(h, residual, overwrite=own)
+    active = None if activation is None else ops.activate(total, activation)
+    return Sum(total, active, None)
 
 
 class CRP(nn.Module):
@@ -202,16 +222,16 @@ class CRP(nn.Module):
         else:
             x = ops.activate(x, self.activation)
             path = _mean_pool5(self.norms[0](x, labels))
-        path = self.convs[0](path)
         for link in range(1, self.LINKS):
+            path = self.convs[link - 1](path)
             x = ops.residual_add(path, x).total
             if self.norms is None:
                 _, path = ops.max_pool5(path)
             else:
                 path = _mean_pool5(self.norms[link](path, labels))
-            path = self.convs[link](path)
         # Units of residual convolutions follow.
-        return _add(path, x, self.activation if self.norms is None else "norm")
+        then = self.activation if self.norms is None else "norm"
+        return _add(self.convs[-1], path, x, then, own=True)
 
 
 def _mean_pool5(x: Tensor) -> Tensor:
@@ -269,7 +289,7 @@ class RefineBlock(nn.Module):
         """``then`` is what follows: an activation, a norm ("norm"), or neither."""
         hs = [rcu(x, labels).total for rcu, x in zip(self.adapt_convs, xs, strict=True)]
         h = hs[0] if self.msf is None else self.msf(hs, labels)
-        return self.output_convs(self.crp(h, labels), labels, then)
+        return self.output_convs(self.crp(h, labels), labels, then, own=True)
 
 
 __all__ = [

@@ -72,7 +72,7 @@ def resolve(backend: str = "auto", device: torch.device | str = "cpu") -> tuple[
     """
     kind = torch.device(device).type
     if backend == "auto":
-        backend, source = _wish()
+        backend, source = wished()
     else:
         source = "the backend argument"
     if backend != "auto":
@@ -186,7 +186,7 @@ def _missing_triton(device: torch.device | None) -> str | None:
     return None
 
 
-def _wish() -> tuple[str, str]:
+def wished() -> tuple[str, str]:
     """What was asked for outside the call: the backend's name and who asked."""
     if _chosen not in (None, "auto"):
         return str(_chosen), "use_backend"

@@ -164,6 +164,7 @@ def perturbation_noise(like: Tensor, seed: Word, step: Word, sample_ids: Tensor)
         step=step,
         device=like.device,
         dtype=torch.promote_types(like.dtype, torch.float32),
+        backend="torch",
     )
 
 

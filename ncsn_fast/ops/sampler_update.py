@@ -162,10 +162,10 @@ def sampler_update(
     key: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids, "dtype": x.dtype}
     shape = x.shape[1:]
     if z is None and add_noise:
-        z = noise.normal(shape, stream=noise.SAMPLER, step=step, **key)
+        z = noise.normal(shape, stream=noise.SAMPLER, step=step, backend="torch", **key)
     known_z = None
     if mask is not None:
-        known_z = noise.normal(shape, stream=noise.KNOWN, step=step + 1, **key)
+        known_z = noise.normal(shape, stream=noise.KNOWN, step=step + 1, backend="torch", **key)
     result = reference.sampler_update(
         x,
         n,

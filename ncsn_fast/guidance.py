@@ -1,0 +1,37 @@
+"""What a guidance can be besides a function: one with inputs that belong to the samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ncsn_fast.table import Table
+
+
+class Guidance:
+    """A guidance whose inputs are cut into chunks together with the samples.
+
+    It is called as guidance(x, n, σ, row, **inputs); see ``guidance`` of ``Sampler.__call__``.
+    """
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """By name, tensors (n, …) with one entry per sample or (1, …) for all samples."""
+        return {}
+
+    def check(self, table: Table, n: int, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where it is not made for a chain; called before any work.
+
+        Args:
+            table: the rows that will be run.
+            n: how many samples.
+            shape: of one sample.
+        """
+
+    def __call__(self, x: Tensor, n: Tensor, sigma: Any, row: Any, **inputs: Tensor) -> Tensor:
+        """The drift g (B, *shape)."""
+        raise NotImplementedError
+
+
+__all__ = ["Guidance"]
