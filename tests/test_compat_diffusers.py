@@ -14,7 +14,14 @@ from ncsn_fast.methods import METHODS
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install diffusers")
 
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+)
 
 from ncsn_fast.compat.diffusers import NCSNScheduler
 
@@ -244,3 +251,117 @@ def test_the_config_of_a_scheduler_without_betas_is_refused() -> None:
     config = FlowMatchEulerDiscreteScheduler().config
     with pytest.raises(ValueError, match=r"shift.*names no betas"):
         NCSNScheduler.from_config(config)
+
+
+def of_ddpm(method="euler", **config):
+    return NCSNScheduler.from_config(DDPMScheduler(**config).config, method=method, seed=0)
+
+
+def unscaled_loop(scheduler, x, first=0):
+    """As DDPMPipeline has it, without scale_model_input."""
+    net = TinyUNet()
+    for t in scheduler.timesteps[first:]:
+        x = scheduler.step(net(x, t / 1000), t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_network_with_betas_is_solved_as_by_diffusers(prediction, method, order, first):
+    ours = of_ddpm(method, prediction_type=prediction)
+    theirs = DPMSolverMultistepScheduler(prediction_type=prediction, solver_order=order)
+    ours.set_timesteps(20)
+    theirs.set_timesteps(timesteps=ours.timesteps.tolist())
+    if first:
+        ours.set_begin_index(first)
+        theirs.set_begin_index(first)
+    x = start() / SIGMAS[0]
+    expected = unscaled_loop(theirs, x, first)
+    found = unscaled_loop(ours, x, first)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_scaled_state_is_the_state_in_other_units(method):
+    settings = {"sigma_data": 0.5, "method": method, **SETTINGS.get(method, {})}
+    net, x = TinyUNet(), start()
+    expected = pipeline(scheduler_of(**settings), net, x)
+    scaled = x / (SIGMAS[0] ** 2 + 0.25).sqrt()
+    found = pipeline(scheduler_of(scaled_state=True, **settings), net, scaled)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [7, 8])
+def test_heuns_method_may_begin_at_either_row_of_a_step(first):
+    scheduler = of_ddpm("heun")
+    scheduler.set_timesteps(19)
+    told = scheduler.timesteps[first:]
+    assert (first == 7) == bool(told[0] == told[1])  # the second row of a step, or a first
+    levels = torch.cat([scheduler.sigmas[first:-1].unique().flip(0), torch.zeros(1)])
+    found = NCSNScheduler.from_config(scheduler.config, sigmas=levels[:-1].tolist())
+    found.set_timesteps()
+    x = start() / SIGMAS[0]
+    scheduler.set_begin_index(first)
+    state, net = x, lambda x: torch.tanh(x)
+    for t in told:
+        state = scheduler.step(net(state), t, state).prev_sample
+    expected = x
+    for t in found.timesteps:
+        expected = found.step(net(expected), t, expected).prev_sample
+    torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_diffusers_pipeline_runs_it_is_saved_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    blocks = {
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 4,
+    }
+    unet = UNet2DModel(sample_size=8, layers_per_block=1, **blocks)
+
+    def images(pipe):
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        return pipe(2, generator, num_inference_steps=4, output_type="np").images
+
+    pipe = DDPMPipeline(unet, of_ddpm("ancestral"))
+    found = images(pipe)
+    assert found.shape == (2, 8, 8, 3)
+    pipe.save_pretrained(tmp_path)
+    loaded = DDPMPipeline.from_pretrained(tmp_path)
+    assert isinstance(loaded.scheduler, NCSNScheduler)
+    assert (images(loaded) == found).all()
+
+
+def test_noise_is_added_as_by_ddpm_and_at_the_row_where_a_chain_begins():
+    ours = of_ddpm()
+    x, z = torch.rand(3, *SHAPE), torch.randn(3, *SHAPE)
+    t = torch.tensor([0, 500, 999])
+    expected = DDPMScheduler().add_noise(x, z, t)
+    assert torch.allclose(ours.add_noise(x, z, t), expected, rtol=1e-5, atol=1e-5)
+    between = scheduler_of(spacing="karras", method="euler")
+    between.set_timesteps(7)
+    between.set_begin_index(3)
+    noisy = between.add_noise(x, z, between.timesteps[3:4].expand(3))
+    assert torch.allclose(noisy, x + between.sigmas[3] * z)
+
+
+def test_no_signal_at_the_last_timestep_is_a_large_level():
+    ours = of_ddpm(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    assert torch.isfinite(ours.sigmas).all() and float(ours.sigmas[0]) > 1e4
+    ours.set_timesteps(10)
+    assert unscaled_loop(ours, start() / SIGMAS[0]).abs().max() < 100
+
+
+def test_what_another_scheduler_told_its_network_is_told_again():
+    video = EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
+    ours = NCSNScheduler.from_config(video.config, method="euler")
+    torch.testing.assert_close(ours.timesteps, video.timesteps, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scaled_state_needs_its_scale():
+    with pytest.raises(ValueError, match="give sigma_data"):
+        scheduler_of(scaled_state=True)

@@ -50,7 +50,6 @@ PREDICTIONS = {
     "score": "score",
     "normalized_score": "normalized",
 }
-_LEAST_SIGNAL = 2.0**-24  # of ᾱ
 TIMESTEPS = ("timestep", "label", "sigma", "log_sigma", "c_noise")
 
 
@@ -420,8 +419,8 @@ def _from_betas(config: Any, others: set[str], levels_given: bool) -> dict[str, 
             "and sigma_data= as the network needs them"
         )
     alphas = DDPMScheduler.from_config(_known(config)).alphas_cumprod.double()
-    # With no signal left at the last timestep σ would be infinite; theirs is cut here too.
-    alphas = alphas.clamp(min=_LEAST_SIGNAL)
+    # With no signal left at the last timestep σ would be infinite; twice the one before will do.
+    alphas = alphas.where(alphas > 0, alphas[alphas > 0].min() / 4)
     continuous = config.get("timestep_type") == "continuous"
     prediction = config.get("prediction_type", "epsilon")
     return {
