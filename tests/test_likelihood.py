@@ -70,14 +70,174 @@ def test_a_label_only_network_steps_down_its_ladder():
         log_likelihood(by_label, X, ladder, steps=10)
 
 
-def test_rescaling_and_grey_levels_are_in_the_bits():
-    images = torch.zeros(6, 3, dtype=torch.uint8)
-    plain = log_likelihood(SCORE, X, seed=0)
-    scaled = log_likelihood(SCORE, X, seed=0, rescaled=True)
-    torch.testing.assert_close(scaled.bits_per_dim, plain.bits_per_dim - 1)
-    pixels = log_likelihood(SCORE, images.float().double(), grey_levels=256, seed=0)
-    expected = -pixels.log_likelihood / (3 * math.log(2)) + 8
-    torch.testing.assert_close(pixels.bits_per_dim, expected)
+def gaussian(mean, std, dim=1):
+    """The score of N(mean, std²) in every coordinate."""
+    return nf.Score(
+        lambda x, sigma: (mean - x) / (std**2 + sigma[0] ** 2), "score", "sigma", [300.0, 1e-3]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "sigma_data"),
+    [("normalized", None), ("epsilon", None), ("epsilon", 1.0), ("denoiser", None), ("v", 1.0)],
+)
+def test_networks_of_every_kind_give_the_same(kind, sigma_data):
+    def network(seen, sigma):
+        c_in = 1.0 if sigma_data is None else (sigma[0] ** 2 + 1).rsqrt()
+        x, s = seen / c_in, sigma[0]
+        n = s * gaussian_score(x, sigma)
+        outputs = {"normalized": n, "epsilon": -n, "denoiser": x + s * n}
+        # v = (ε - σx₀)/√(1 + σ²), with ε = -n and x₀ = x + σn
+        return outputs[kind] if kind in outputs else (-n - s * (x + s * n)) * c_in
+
+    score = nf.Score(network, kind, "sigma", [2000.0, 0.01], sigma_data=sigma_data)
+    found = log_likelihood(score, X, steps=200, exact=True, prior_mean=MEAN)
+    assert float((found.log_likelihood - LAW.log_prob(X)).abs().max()) < 1e-5
+
+
+CENTRES = torch.tensor([[-2.0, 0.0], [1.5, 1.0], [0.0, -1.0]], dtype=torch.float64)
+SHARES = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+POINTS = torch.tensor([[-2.0, 0.1], [0.0, 0.0], [1.0, 1.0], [-0.5, -0.8]], dtype=torch.float64)
+
+
+def mixture(x, sigma, shares=SHARES):
+    """ln of three normal laws of standard deviation 0.4, blurred by σ, up to a constant."""
+    s2 = 0.16 + sigma**2
+    parts = -(x[:, None] - CENTRES).square().sum(-1) / (2 * s2) + shares.log()
+    return parts.logsumexp(-1) - math.log(2 * math.pi * s2)
+
+
+def mixture_score(x, sigma, shares=SHARES):
+    return torch.func.grad(lambda x: mixture(x, float(sigma[0]), shares).sum())(x)
+
+
+MIXTURE = nf.Score(mixture_score, "score", "sigma", [100.0, 0.3])
+
+
+def test_the_density_is_that_of_a_mixture_blurred_by_the_smallest_level():
+    found = log_likelihood(MIXTURE, POINTS, exact=True, steps=100)
+    torch.testing.assert_close(found.log_likelihood, mixture(POINTS, 0.3), atol=2e-3, rtol=0)
+    assert float((mixture(POINTS, 0.3) - mixture(POINTS, 0.0)).abs().min()) > 0.02
+
+
+@pytest.mark.parametrize("chunk", [4, 2])
+def test_further_inputs_and_guidance_reach_the_network(chunk):
+    # Of normal laws about y and about 0 the guided score is that about scale·y.
+    def network(x, sigma, y):
+        return (y[:, None] - x) / (0.16 + sigma[0] ** 2)
+
+    y = torch.tensor([1.0, -1.0, 0.5, 0.0], dtype=torch.float64)
+    score = nf.Score(network, "score", "sigma", [100.0, 0.01])
+    guided = nf.guided(score, 2.0, unconditional={"y": 0.0})
+    settings = {"exact": True, "steps": 100, "extra": {"y": y}, "batch_size": chunk}
+    for used, mean in [(score, y), (guided, 2 * y)]:
+        law = torch.distributions.Normal(mean[:, None], math.sqrt(0.16 + 1e-4))
+        expected = law.log_prob(POINTS).sum(1)
+        found = log_likelihood(used, POINTS, **settings).log_likelihood
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("space", [{}, {"rescaled": True}, {"logit_transform": True}])
+def test_the_density_of_images_sums_to_one_in_every_space(space):
+    y = (torch.arange(400, dtype=torch.float64)[:, None] + 0.5) / 400
+    states = nf.data.data_transform(y, **space)
+    # Inside of the range of the states, but for far tails.
+    mean, std = {"": (0.4, 0.1), "rescaled": (0.2, 0.2), "logit_transform": (0.3, 1.0)}[
+        "".join(space)
+    ]
+    found = log_likelihood(gaussian(mean, std), states, exact=True, steps=100, **space)
+    assert float((2**-found.bits_per_dim).mean()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("space", [{}, {"rescaled": True}, {"logit_transform": True}])
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_the_probabilities_of_all_grey_levels_sum_to_one(space, as_bytes):
+    levels = torch.arange(200, dtype=torch.uint8)[:, None]
+    images = levels if as_bytes else levels.double() / 199
+    mean = 0.2 if space else 0.5
+    found = log_likelihood(
+        gaussian(mean, 0.2), images, exact=True, grey_levels=200, seed=0, **space
+    )
+    assert float((2**-found.bits_per_dim).sum()) == pytest.approx(1, abs=0.03)
+
+
+def test_bits_are_per_value():
+    one = log_likelihood(gaussian(0.4, 0.1), torch.full((1, 1), 0.3), exact=True)
+    many = log_likelihood(gaussian(0.4, 0.1), torch.full((1, 2, 3), 0.3), exact=True)
+    torch.testing.assert_close(many.bits_per_dim, one.bits_per_dim)
+    torch.testing.assert_close(many.log_likelihood, 6 * one.log_likelihood)
+
+
+def test_a_network_of_labels_that_takes_the_nearest_steps_between_them():
+    ladder = nf.geometric_sigmas(2000, 0.01, 2000)
+
+    def by_label(x, labels):
+        return gaussian_score(x, ladder.double()[labels])
+
+    score = nf.Score(by_label, "score", "label", ladder, quantize=True)
+    found = log_likelihood(score, X, exact=True, prior_mean=MEAN, steps=150)
+    assert float((found.log_likelihood - LAW.log_prob(X)).abs().max()) < 0.05
+    assert found.evaluations == 600
+
+
+LADDER = nf.geometric_sigmas(5, 0.05, 20)
+
+
+def network(name):
+    torch.manual_seed(0)
+    if name == "MLPScore":
+        return nf.MLPScore(2, 16, 1, sigmas=LADDER)
+    return getattr(nf, name)(channels=2, image_size=8, ngf=2, sigmas=LADDER)
+
+
+@pytest.mark.parametrize("name", ["NCSN", "NCSNv2", "MLPScore"])
+def test_networks_of_this_package_are_taken_as_they_are(name):
+    net = network(name).train()
+    x = torch.rand(2, *net.shape, generator=torch.Generator().manual_seed(0))
+    found = log_likelihood(net, x, probes=2, seed=0)
+    assert net.training
+    only = lambda x, labels: net(x, labels)  # noqa: E731
+    mean = 0.5 if x.ndim == 4 else 0.0
+    by_label = log_likelihood(only, x, LADDER, probes=2, seed=0, prior_mean=mean)
+    each = 38 if name == "NCSN" else 200
+    assert (found.evaluations, by_label.evaluations) == (each, 38)
+    tolerance = 1e-5 if name == "NCSN" else 0.05
+    torch.testing.assert_close(
+        found.log_likelihood, by_label.log_likelihood, rtol=tolerance, atol=0.05
+    )
+
+
+def test_the_exact_divergence_is_the_mean_over_all_probes():
+    net = network("MLPScore")
+    x = torch.rand(2, 2, generator=torch.Generator().manual_seed(0))
+    exact = log_likelihood(net, x, exact=True)
+    many = log_likelihood(net, x, probes=100, seed=0)
+    assert many.standard_error is not None
+    off = (many.log_likelihood - exact.log_likelihood) / many.standard_error
+    assert float(off.abs().max()) < 4
+    assert exact.standard_error is not None
+    assert float(exact.standard_error.abs().max()) == 0
+
+
+def test_progress_counts_steps_times_samples():
+    seen = []
+    log_likelihood(SCORE, X, steps=5, batch_size=4, progress=lambda *now: seen.append(now))
+    assert seen[-1] == (30, 30)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_network_that_breaks_is_told_with_its_level():
+    def breaks(x, sigma):
+        return gaussian_score(x, sigma) + (math.nan if sigma[0] > 10 else 0.0)
+
+    with pytest.raises(RuntimeError, match="not finite between σ = 9"):
+        log_likelihood(nf.Score(breaks, "score", "sigma", [2000.0, 0.01]), X)
+
+
+def test_a_network_that_hides_its_gradient_is_refused():
+    hides = nf.Score(lambda x, s: gaussian_score(x.detach(), s), "score", "sigma", [9.0, 0.1])
+    with pytest.raises(ValueError, match="does not depend on x as far as autograd"):
+        log_likelihood(hides, X)
 
 
 @pytest.mark.parametrize(
