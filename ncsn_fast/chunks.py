@@ -73,7 +73,7 @@ def run_chunks(
                         graphs=graphs,
                     )
                 except RuntimeError as error:
-                    fits = part.stop - part.start == 1 or not _out_of_memory(error)
+                    fits = part.stop - part.start == 1 or not out_of_memory(error)
                     if fits:
                         raise
                 # Out of the except block, where the error would hold on to the chunk's memory.
@@ -81,7 +81,7 @@ def run_chunks(
                     done = part.stop
                     continue
                 chunk = (part.stop - part.start) // 2
-                _make_room(part.stop - part.start, chunk, said, graphs)
+                make_room(part.stop - part.start, chunk, said, graphs)
                 said = True
                 progress.back_to(done * chain.steps)
         except KeyboardInterrupt:
@@ -95,12 +95,14 @@ def run_chunks(
     return out if trajectory is None else (out, trajectory)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether this is how PyTorch says that memory was not enough."""
     words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def _make_room(size: int, smaller: int, said: bool, graphs: Graphs | None) -> None:
+def make_room(size: int, smaller: int, said: bool, graphs: Graphs | None) -> None:
+    """Free what is cached, and say once that so many samples are too many at a time."""
     if graphs is not None:
         with contextlib.suppress(RuntimeError):  # a chain around this one runs on them
             graphs.release()
@@ -115,4 +117,4 @@ def _make_room(size: int, smaller: int, said: bool, graphs: Graphs | None) -> No
         )
 
 
-__all__ = ["SamplingInterrupted", "run_chunks"]
+__all__ = ["SamplingInterrupted", "make_room", "out_of_memory", "run_chunks"]

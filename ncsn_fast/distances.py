@@ -94,7 +94,7 @@ def measure_distances(
     samples = open_samples(data, _shape(data))
     if len(samples) < 2 or max_points < 2:
         raise ValueError(
-            f"{min(len(samples), max_points)} data points: a distance needs at least two"
+            f"{len(samples)} data points, max_points = {max_points}: a distance needs at least two"
         )
     if device is None:
         device = data.device if isinstance(data, Tensor) else "cpu"

@@ -97,7 +97,7 @@ def save_schedule(path: str | os.PathLike[str], schedule: Schedule) -> None:
     for draw, axes in zip((_levels, _distances, _overlaps, _variances), panels, strict=True):
         draw(axes, schedule)
         axes.grid(True, which="major", alpha=0.3)
-        axes.legend(frameon=False, fontsize=10)
+        axes.legend(framealpha=0.8, edgecolor="none", fontsize=10)  # curves may pass behind it
     with atomic_write(path) as temporary:
         figure.savefig(temporary)
 
@@ -154,8 +154,10 @@ def _overlaps(axes: Axes, schedule: Schedule) -> None:
     axes.plot(
         count, chosen, "o", color="tab:red", label=f"chosen: {count:,} levels, C = {chosen:.3f}"
     )
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_title("Fewer levels overlap less")
+    axes.set_ylim(-0.02, 1.1)
+    axes.locator_params(axis="x", integer=True)
+    few = min(overlaps) > 0.9
+    axes.set_title("In few dimensions all levels overlap" if few else "Fewer levels overlap less")
     axes.set_xlabel("number of levels")
     axes.set_ylabel("overlap C")
 

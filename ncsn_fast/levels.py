@@ -153,7 +153,8 @@ def auto_schedule(
             255; or a map-style Dataset of such samples or of (sample, label) pairs.
         sigma_min: the smallest level; 0.01 for data in [0, 1].
         steps_per_level: T.
-        overlap: C, the overlap of neighbouring levels, in (0, 0.997).
+        overlap: C, the overlap of neighbouring levels, in (0, 0.997). In few dimensions it is
+            more, as levels are no more than about a factor of 2 apart; see :func:`level_ratio`.
         max_points: distances are taken between all points, or this many random ones (fewer where
             they would fill more than 4 GiB); the result says which.
         seed: which random ones.
@@ -179,6 +180,8 @@ def auto_schedule(
         progress=progress,
     )
     sigma_max = distances.largest
+    if sigma_max == 0:
+        raise ValueError(f"all {distances.points:,} data points are equal: there is no distance")
     if sigma_max <= sigma_min:
         raise ValueError(
             f"the largest distance between two data points is {sigma_max:g}, not above "
@@ -278,10 +281,12 @@ def level_ratio(dimension: int, overlap: float = OVERLAP) -> float:
         overlap: C, in (0, 1).
     """
     most = 2 * _normal_cdf(3.0) - 1  # at g = 1
-    if dimension < 1 or not 0 < overlap < most:
+    if dimension < 1:
+        raise ValueError(f"dimension = {dimension}: data points have at least one value")
+    if not 0 < overlap < most:
         raise ValueError(
-            f"dimension = {dimension}, overlap = {overlap}: D ≥ 1 and 0 < C < {most:.4f}, the "
-            "overlap of a level with itself, are needed"
+            f"overlap = {overlap}: give one above 0 and below {most:.4f}, the overlap of a level "
+            "with itself; 0.5 is usual"
         )
 
     def excess(g: float) -> float:

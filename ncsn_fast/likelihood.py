@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ncsn_fast import checks
 from ncsn_fast import noise as noise_source
+from ncsn_fast.chunks import make_room, out_of_memory
 from ncsn_fast.data import data_transform
 from ncsn_fast.models.base import ScoreNetwork, evaluating, model_space
-from ncsn_fast.probability_flow import METHODS, PROBES, integrate, make_flow, wide
+from ncsn_fast.probability_flow import METHODS, Flow, integrate, make_flow, wide
 from ncsn_fast.progress import Progress, ProgressWish
 from ncsn_fast.score import Score, as_score
 
@@ -94,7 +95,7 @@ def log_likelihood(
         probes: random directions v for each sample otherwise, averaged; ≥ 2 give an error estimate.
         prior_mean: m, a number or (*shape), of the normal law N(m, s²) at the largest level.
             Default: 0.5 for a network of ours that works on images in [0, 1], else 0. An error
-            costs Σ(error²)/2s² nats.
+            costs Σ(error²)/2s² nats on average.
         prior_std: s; default the largest level. (√(σ_1² + variance of the data) is closer.)
         grey_levels: G, 256 for 8-bit images and 17 for the digits: x are images on such a grid.
             They are dequantised, y = (k + u)/G, and the result bounds the probability of the
@@ -104,7 +105,8 @@ def log_likelihood(
         seed: in [0, 2⁶⁴), of probes and dequantisation; None draws one from torch.
         sample_ids: N ids; a sample's result does not depend on the others.
         extra: further keyword inputs of the network; tensors of length N are chunked.
-        batch_size: samples at once; changes no result beyond rounding.
+        batch_size: samples at once; changes no result beyond rounding. Halved where they do not
+            fit in memory.
         progress: True for a bar, or a function (done, total) of steps times samples.
 
     Raises:
@@ -133,27 +135,52 @@ def log_likelihood(
     mean = torch.as_tensor((0.5 if unit else 0.0) if prior_mean is None else prior_mean)
     std = math.exp(float(flow.grid[-1])) if prior_std is None else prior_std
     _check_prior(mean, std, x)
-    chunk = _chunk(batch_size, x)
-    changes, errors = [], []
-    with (
-        Progress(progress, total=len(x) * (len(flow.grid) - 1)) as shown,
-        evaluating(flow.score.module),
-    ):
-        for start in range(0, len(x), chunk):
-            part = slice(start, start + chunk)
-            cut = {name: _cut(value, part, len(x)) for name, value in (extra or {}).items()}
-            state, change = integrate(flow, x[part], seed, ids[part].to(x.device), cut, shown)
-            changes.append(change.mean(0) + _log_normal(state, mean, std))
-            errors.append(change.std(0) / math.sqrt(len(change)) if len(change) > 1 else change[0])
-    found = torch.cat(changes)
-    several = not exact and probes > 1
+    state, change = _in_chunks(flow, x, seed, ids, extra or {}, _chunk(batch_size, x), progress)
+    found = change.mean(0) + _log_normal(state, mean, std)
+    error = change.std(0) / math.sqrt(len(change)) if len(change) > 1 else None
     return Likelihood(
         log_likelihood=found,
         bits_per_dim=_bits(found, x, grey_levels, rescaled=rescaled, logit=logit),
-        standard_error=torch.zeros_like(found) if exact else torch.cat(errors) if several else None,
+        standard_error=torch.zeros_like(found) if exact else error,
         evaluations=(len(flow.grid) - 1) * len(METHODS[flow.method][1]),
         seed=seed,
     )
+
+
+def _in_chunks(
+    flow: Flow,
+    x: Tensor,
+    seed: int,
+    ids: Tensor,
+    extra: dict[str, Any],
+    chunk: int,
+    wish: ProgressWish,
+) -> tuple[Tensor, Tensor]:
+    """``integrate`` for chunk after chunk; a chunk that does not fit in memory is halved."""
+    states, changes, done, said = [], [], 0, False
+    steps = len(flow.grid) - 1
+    with Progress(wish, total=len(x) * steps) as shown, evaluating(flow.score.module):
+        while done < len(x):
+            part = slice(done, min(done + chunk, len(x)))
+            size = part.stop - part.start
+            cut = {name: _cut(value, part, len(x)) for name, value in extra.items()}
+            found = None
+            try:
+                found = integrate(flow, x[part], seed, ids[part].to(x.device), cut, shown)
+            except RuntimeError as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+            # Out of the except block, where the error would hold on to the chunk's memory.
+            if found is None:
+                chunk = size // 2
+                make_room(size, chunk, said, None)
+                said = True
+                shown.back_to(done * steps)
+                continue
+            states.append(found[0])
+            changes.append(found[1])
+            done = part.stop
+    return torch.cat(states), torch.cat(changes, 1)
 
 
 def _in_the_type(score: object, x: Tensor) -> Tensor:
@@ -271,4 +298,4 @@ def _check_prior(mean: Tensor, std: float, x: Tensor) -> None:
         raise ValueError("prior_mean holds values that are not finite")
 
 
-__all__ = ["PROBES", "Likelihood", "log_likelihood"]
+__all__ = ["Likelihood", "log_likelihood"]

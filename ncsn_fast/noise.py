@@ -34,6 +34,7 @@ LEVELS = 4  # training: the noise level of each sample
 DEQUANTIZE = 5  # training: dequantisation of 8-bit images
 SHUFFLE = 6  # training: order of the data and flips
 SECOND = 7  # the second noise of an interpolation
+PROBES = 8  # random signs v of a divergence, vᵀ(∂n/∂x)v (likelihood)
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -362,6 +363,7 @@ __all__ = [
     "KNOWN",
     "LEVELS",
     "PERTURB",
+    "PROBES",
     "SAMPLER",
     "SECOND",
     "SHUFFLE",

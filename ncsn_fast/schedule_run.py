@@ -53,6 +53,8 @@ def schedule(
         check_writable(path)
     say(f"Reading {data}")
     images = _images(data, loading)
+    if len(images) < 2:
+        raise ValueError(f"{data} holds 1 image: noise levels come from distances between images")
     say(f"{len(images):,} images of {tuple(images.shape[1:])}; comparing them")
     chosen = auto_schedule(images, **space, **settings, device=device, progress=progress)
     assert chosen.distances is not None

@@ -363,6 +363,11 @@ def test_what_another_scheduler_told_its_network_is_told_again():
     torch.testing.assert_close(ours.timesteps, video.timesteps, rtol=1e-4, atol=1e-4)
 
 
+def test_the_initial_state_of_a_scaled_chain_has_unit_variance():
+    assert of_ddpm().init_noise_sigma == 1
+    assert scheduler_of().init_noise_sigma == pytest.approx(5)
+
+
 def test_a_scaled_state_needs_its_scale():
     with pytest.raises(ValueError, match="give sigma_data"):
         scheduler_of(scaled_state=True)

@@ -79,7 +79,8 @@ def test_the_callback_sees_state_and_denoised_state_of_every_evaluation(name):
     def keep(info):
         assert set(info) == {"x", "i", "sigma", "sigma_hat", "denoised"}
         seen.append(info["i"])
-        sigma = torch.full((len(info["x"]),), info["sigma"])
+        sigma = info["sigma"].expand(len(info["x"]))
+        assert info["sigma_hat"].item() == info["sigma"].item()
         expected = denoiser(info["x"], sigma)
         assert torch.allclose(info["denoised"], expected, rtol=1e-4, atol=1e-4)
 

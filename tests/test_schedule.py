@@ -63,6 +63,26 @@ def test_data_that_are_not_there_are_one_clear_line(tmp_path):
     assert "Error: no such file or folder" in result.output
 
 
+def test_one_image_has_no_distance(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    result = run(tmp_path, "--out", tmp_path / "new")
+    assert result.exit_code == 1
+    assert "holds 1 image: noise levels come from distances" in result.output
+
+
+def test_the_picture_says_where_levels_overlap_at_any_distance(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    titles = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, path: titles.append(figure.axes[2].get_title())
+    )
+    for dimension in (2, 50):
+        points = torch.randn(100, dimension, generator=torch.Generator().manual_seed(0))
+        plots.save_schedule(tmp_path / "a.png", nf.auto_schedule(points))
+    assert titles == ["In few dimensions all levels overlap", "Fewer levels overlap less"]
+
+
 def test_help_says_how_to_train_with_the_result():
     assert "trains with exactly these" in " ".join(run("--help").output.split())
 

@@ -10,7 +10,7 @@ In all of them:
     extra_args: further keyword inputs of the model.
     callback: called once per evaluation of the model with {"x", "i", "sigma", "sigma_hat",
         "denoised"}: the state before the update, the number of the evaluation from 0, its noise
-        level twice, as a float, and D there.
+        level twice, as a CPU tensor (), and D there.
     disable: True hides the progress bar; None shows it where stderr is a terminal.
     seed: of this engine's noise; None draws one from torch's default generator.
     noise: "philox", this engine's noise, or "torch", torch.randn_like(x) once per step that adds
@@ -148,7 +148,7 @@ def _run(
 
     def report(row: int, state: Tensor, n: Tensor) -> None:
         assert callback is not None
-        sigma = table.sigma[row]
+        sigma = torch.tensor(table.sigma[row], dtype=torch.float32)
         denoised = state + sigma * n
         callback({"x": state, "i": row, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
