@@ -10,7 +10,7 @@ from pathlib import Path
 _EPILOG = """\
 examples:
   python -m ncsn_fast.benchmarks --quick           everything that is in the README, in ten minutes
-  python -m ncsn_fast.benchmarks --cpu             the same for its figures of a CPU, ten minutes
+  python -m ncsn_fast.benchmarks --cpu             the same for its figures of a CPU, thirteen minutes
   python -m ncsn_fast.benchmarks --only operations the fused operations alone
   python -m ncsn_fast.benchmarks --peer ~/ncsnv2   also the official code itself
   python -m ncsn_fast.benchmarks --pytest -k noise the pytest-benchmark suites
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument(
         "--cpu",
         action="store_true",
-        help="the targets for a CPU, on the CPU: NCSNv2 for CIFAR-10 at batch 16, ten minutes",
+        help="the targets for a CPU, on the CPU: NCSNv2 for CIFAR-10 at batch 16, 13 minutes",
     )
     size.add_argument("--full", action="store_true", help="all sizes and networks, up to hours")
     parser.add_argument("--out", type=Path, help="folder for rows.jsonl, results.md, report.html")

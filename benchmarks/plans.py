@@ -156,7 +156,7 @@ _CPU_TARGETS = replace(
     passed=(),
     trained=(_AT_16,),
     trained_in=("bf16",),
-    budget=580.0,
+    budget=760.0,
     rows=8,
 )
 # What ``ncsn-fast bench`` does in a minute.
