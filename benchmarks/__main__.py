@@ -10,7 +10,7 @@ from pathlib import Path
 _EPILOG = """\
 examples:
   python -m ncsn_fast.benchmarks --quick           everything that is in the README, in ten minutes
-  python -m ncsn_fast.benchmarks --cpu             the same for its figures of a CPU, thirteen minutes
+  python -m ncsn_fast.benchmarks --cpu             those of a CPU, in 13 minutes
   python -m ncsn_fast.benchmarks --only operations the fused operations alone
   python -m ncsn_fast.benchmarks --peer ~/ncsnv2   also the official code itself
   python -m ncsn_fast.benchmarks --pytest -k noise the pytest-benchmark suites
