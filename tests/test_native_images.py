@@ -57,6 +57,18 @@ def test_activations_keep_what_is_not_finite(activation, dtype):
     torch.testing.assert_close(found, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+def test_activations_of_every_bfloat16_number(activation, dtype):
+    every = torch.arange(1 << 16).to(torch.int16).view(torch.bfloat16).to(dtype)
+    found, exact = CPP.activate(every, activation), reference.activated(every.double(), activation)
+    assert torch.equal(found.isnan(), exact.isnan())
+    # A spacing of the type; swish of -88 is 1e-37, where the exponential ends.
+    torch.testing.assert_close(
+        found.double(), exact.to(dtype).double(), rtol=2**-7, atol=1e-36, equal_nan=True
+    )
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)

@@ -231,9 +231,9 @@ def test_a_finished_run_killed_before_its_model_was_written_is_completed(tmp_pat
 def test_a_network_that_does_not_know_how_to_sample_is_told_of(tmp_path, caplog):
     nf.Trainer(network(), images(), config(out=tmp_path / "a"))
     assert "net.sampling is not set" in caplog.text
-    caplog.clear()
     net = network()
     net.sampling = nf.auto_schedule(images()).sampling
+    caplog.clear()
     nf.Trainer(net, images(), config(steps=1, out=tmp_path / "b")).fit()
     assert caplog.text == ""
     assert nf.sample(nf.load_checkpoint(tmp_path / "b" / "model.safetensors"), 1).shape[0] == 1

@@ -117,7 +117,7 @@ inline void cos_sin(uint32_t word, float* cosine, float* sine) {
   *sine = as_float(as_bits(swap ? c : s) ^ flip_sine);
 }
 
-// exp(x) - 1, infinite beyond 88.7; NaN stays NaN.
+// exp(x) - 1, infinite beyond 88.37; NaN stays NaN.
 inline float exp_minus_1(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 89.0f ? 89.0f : x;
@@ -133,7 +133,8 @@ inline float exp_minus_1(float x) {
   p = p * r + 0.500000006f;
   p = r + r * r * p;
   const float power = as_float((as_bits(shifted) + 127) << 23);  // 2ᵏ, infinite for k = 128
-  return power * p + (power - 1.0f);
+  const float result = power * p + (power - 1.0f);
+  return x > 88.37f ? as_float(0x7f800000) : result;  // there it would be ∞ - ∞ for p < 0
 }
 
 // The same for x ≤ 0 to a relative error of 2e-5, a hundredth of what bfloat16 can hold.
