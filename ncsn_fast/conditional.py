@@ -123,13 +123,7 @@ def edit(
     ids = checks.sample_ids(len(images), sample_ids)
     images = checks.states("images", images, (len(ids), *sampler.shape), sampler.device)
     seed = noise.random_seed() if seed is None else noise.check_seed(seed)
-    z = noise.normal(
-        sampler.shape,
-        seed=seed,
-        stream=noise.INITIAL,
-        sample_ids=ids.to(sampler.device),
-        step=1,
-    )
+    z = sampler.first_noise(seed, ids.to(sampler.device))
     return sampler(
         len(ids),
         seed=seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -163,7 +164,7 @@ class Sampler:
             sample_ids: n distinct ids in [0, 2⁴⁸); default 0 … n-1. Sample i of a seed is the same
                 in every batch.
             initial: (n, *shape) states at the first row, used as given. Default: U[0, 1) for
-                annealed Langevin dynamics, U[0, 1) + σ₁z for other tables.
+                annealed Langevin dynamics, U[0, 1) + σ₁z for other tables (:meth:`first_noise`).
             start_level: first noise level to run, as an index into the ladder; the default
                 initial state is then that of this level. A method begins only at levels that its
                 table visits without a history (not so "dpmpp_2m").
@@ -320,19 +321,29 @@ class Sampler:
 
     def first_states(self, seed: int, ids: Tensor, row: int = 0) -> Tensor:
         """(len(ids), *shape), the states in which samples of a seed begin by default, at a row."""
-        key: dict[str, Any] = {
-            "seed": seed,
-            "stream": noise_source.INITIAL,
-            "sample_ids": ids,
-        }
-        x = noise_source.uniform(self.shape, **key)
+        x = noise_source.uniform(self.shape, seed=seed, stream=noise_source.INITIAL, sample_ids=ids)
         if self.network is not None:
             rescaled, logit = model_space(self.network)
             x = data_transform(x, rescaled=rescaled, logit_transform=logit)
         if not self._uniform_start:
-            z = noise_source.normal(self.shape, step=1, **key)
-            x = x + self.table.sigma[row] * z
+            x = x + self.table.sigma[row] * self.first_noise(seed, ids)
         return x
+
+    def first_noise(self, seed: int, ids: Tensor) -> Tensor:
+        """(len(ids), *shape), the standard normal z of the states x + σz that chains begin in.
+
+        For a network that does not see σ and a method that adds no noise, z has the length √D it
+        has on average: such a network takes away noise of that length, and nothing on the way would
+        make up for the rest, about σ/√2.
+        """
+        z = noise_source.normal(
+            self.shape, seed=seed, stream=noise_source.INITIAL, sample_ids=ids, step=1
+        )
+        blind = self.network is not None and not self.network.sees_sigma
+        if blind and not self.table.adds_noise:
+            length = z.flatten(1).norm(dim=1).view(-1, *(1,) * len(self.shape))
+            z = z * (math.sqrt(math.prod(self.shape)) / length)
+        return z
 
 
 def sample(net: ScoreNetwork, n: int, **keywords: Any) -> Any:
