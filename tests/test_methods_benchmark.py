@@ -50,7 +50,7 @@ def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
 
     monkeypatch.setattr(nf, "sample", sample)
     found = methods.measure(5, 2, "fp32")
-    assert {p.evaluations for p in found.points if p.name == "ancestral"} == {5, 10, 20, 40}
+    assert {p.evaluations for p in found.points if p.name == "dpmpp_2m"} == {5, 10, 20, 40}
     assert {p.evaluations for p in found.points if p.name == "heun"} == {5, 9, 19}
     assert len(drawn) == 2 * (len(found.points) + len(found.spacings))
     assert {(number, settings["seed"]) for number, settings in drawn} == {(5, 0), (5, 1)}

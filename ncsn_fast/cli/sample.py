@@ -53,8 +53,8 @@ _MOST_SAMPLES = 10_000_000
     default=None,
     help="How to get from noise to an image: annealed_langevin (the usual default: what the "
     "checkpoint says), consistent_annealed, reverse_diffusion, ancestral, predictor_corrector, "
-    "euler, heun or dpmpp_2m. The last six take --steps. A good one for few steps: ancestral "
-    "--steps 20.",
+    "euler, heun or dpmpp_2m. The last six take --steps. A good one for few steps: dpmpp_2m "
+    "--steps 10.",
 )
 @click.option(
     "--steps",
@@ -115,7 +115,7 @@ def sample(
     \b
     Examples:
       ncsn-fast sample -n 100 --gif
-      ncsn-fast sample -n 100 --method ancestral --steps 20 --out quick
+      ncsn-fast sample -n 100 --method dpmpp_2m --steps 10 --out quick
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """
