@@ -1,12 +1,17 @@
 """What all tests share: one thread, and gpu-marked tests only where there is a GPU."""
 
 import os
+import signal
 
 import pytest
 import torch
 
 # The networks here are tiny: threads would spend their time waiting for each other.
 torch.set_num_threads(1)
+
+# A background job of a shell ignores Ctrl-C, and so would the processes that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without a GPU the Triton kernels run in Triton's interpreter. Triton chooses between compiler and
 # interpreter where a kernel is defined, its own library included: so before anything imports it.
