@@ -322,7 +322,7 @@ def network(name):
 
 def image_states(score, net, table):
     sampler = nf.Sampler(score, net.shape, SIGMAS, table, precision="fp32", graph=False)
-    # Not where each begins by default: the sampler knows only a network of its own to be blind to σ.
+    # Not the default: only of its own networks does the sampler know that they do not see σ.
     x = torch.rand(2, *net.shape, generator=torch.Generator().manual_seed(0))
     return sampler(2, seed=0, initial=SIGMAS[0] * x)
 
