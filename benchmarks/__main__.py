@@ -25,8 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(given)
     import torch
 
-    from ncsn_fast.benchmarks import front, peer, tables
-    from ncsn_fast.benchmarks.plans import PLANS
+    from ncsn_fast.benchmarks import runner as front
+    from ncsn_fast.benchmarks.contest.plans import PLANS
+    from ncsn_fast.benchmarks.contestants import peer
+    from ncsn_fast.benchmarks.report import tables
 
     device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
     plan = PLANS[device, "full" if options.full else "targets" if options.cpu else "quick"]
@@ -51,12 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_pytest(arguments: list[str]) -> int:
-    """The pytest-benchmark suites bench_*.py beside this file."""
+    """The pytest-benchmark suites of pytest_suites/."""
     import pytest
 
     # Installed, there is no pyproject.toml beside them that names the files.
     settings = ["-o", "python_files=bench_*.py", "--benchmark-columns=min,median,iqr,rounds"]
-    folder = str(Path(__file__).parent)
+    folder = str(Path(__file__).parent / "pytest_suites")
     return int(pytest.main([folder, "-q", "--benchmark-only", *settings, *arguments]))
 
 

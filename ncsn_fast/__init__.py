@@ -1,21 +1,29 @@
 """ncsn_fast: a fast and trusted engine for Noise Conditional Score Networks."""
 
-from ncsn_fast import noise, operators, posterior
-from ncsn_fast.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ncsn_fast.conditional import edit, interpolate
-from ncsn_fast.engine import Sampler, SamplingError, SamplingInterrupted, langevin, sample
-from ncsn_fast.guidance import Guidance
-from ncsn_fast.guided import guided
-from ncsn_fast.levels import Schedule, auto_schedule, geometric_sigmas
-from ncsn_fast.likelihood import Likelihood, log_likelihood
-from ncsn_fast.losses import dsm_loss
-from ncsn_fast.models import NCSN, MLPScore, NCSNv2, NCSNv2Deeper, NCSNv2Deepest
-from ncsn_fast.ops.backends import use_backend
-from ncsn_fast.prepare import prepare_for_inference
-from ncsn_fast.score import Score
-from ncsn_fast.score_matching import sliced_score_matching
+from ncsn_fast import noise
+from ncsn_fast.checkpoints.load_save import load_checkpoint, save_checkpoint
+from ncsn_fast.checkpoints.tensor_file import CheckpointError
+from ncsn_fast.device.backends import use_backend
+from ncsn_fast.evaluation.likelihood import Likelihood, log_likelihood
+from ncsn_fast.guidance import operators, posterior
+from ncsn_fast.guidance.base import Guidance
+from ncsn_fast.guidance.classifier_free import guided
+from ncsn_fast.losses.denoising import dsm_loss
+from ncsn_fast.losses.sliced import sliced_score_matching
+from ncsn_fast.methods.levels import geometric_sigmas
+from ncsn_fast.models.mlp import MLPScore
+from ncsn_fast.models.ncsn import NCSN
+from ncsn_fast.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
+from ncsn_fast.models.prepare import prepare_for_inference
+from ncsn_fast.models.score import Score
+from ncsn_fast.sampling.chain import SamplingError
+from ncsn_fast.sampling.chunks import SamplingInterrupted
+from ncsn_fast.sampling.editing import edit, interpolate
+from ncsn_fast.sampling.sampler import Sampler, langevin, sample
 from ncsn_fast.table import Table
-from ncsn_fast.training import TrainConfig, Trainer, TrainingError, TrainingInterrupted
+from ncsn_fast.training.config import TrainConfig
+from ncsn_fast.training.schedule import Schedule, auto_schedule
+from ncsn_fast.training.trainer import Trainer, TrainingError, TrainingInterrupted
 
 __version__ = "0.1.0"
 

@@ -16,14 +16,15 @@ and (2, 3) give two normals each: r = √(-2 ln u₀), θ = 2π(u₁ - ½), z = 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ncsn_fast import native
+from ncsn_fast.device import backends, native
+from ncsn_fast.support.checks import count
 
 # The streams keep draws with different purposes apart.
 INITIAL = 0  # the state a chain starts from
@@ -297,12 +298,9 @@ def _native_normal(ids: Tensor, seed: Word, step: Word) -> Any:
         return None
     if (isinstance(seed, Tensor) and seed.ndim) or (isinstance(step, Tensor) and not step.numel()):
         return None
-    # The operations draw noise themselves, so that they are imported after this module.
-    from ncsn_fast.ops import backends, library
-
     if backends.wished()[0] not in ("auto", "cpp"):
         return None
-    if not all(library.plain_call(t) and backends.general_obstacle(t) is None for t in tensors):
+    if not all(backends.plain_call(t) and backends.general_obstacle(t) is None for t in tensors):
         return None
     kernels = native.ready()
     return None if kernels is None else kernels.normal.default
@@ -357,6 +355,18 @@ def _log_uniform(word: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(word >= 1 << 31, torch.log1p(-delta), log_u)
 
 
+def sample_ids(n: int, ids: Iterable[int] | None) -> Tensor:
+    """(n,) int64 on the CPU: the given ids, or 0 … n-1."""
+    n = count("n", n)
+    given = range(n) if ids is None else ids
+    checked = as_sample_ids(given.cpu() if isinstance(given, Tensor) else list(given))
+    if len(checked) != n:
+        raise ValueError(f"{len(checked)} sample_ids for n = {n} samples: give one id per sample")
+    if len(checked.unique()) != n:
+        raise ValueError("sample_ids repeat: two samples of one id would be the same image")
+    return checked
+
+
 __all__ = [
     "DEQUANTIZE",
     "INITIAL",
@@ -373,6 +383,7 @@ __all__ = [
     "normal",
     "philox4x32",
     "random_seed",
+    "sample_ids",
     "seed_tensor",
     "step_tensor",
     "uniform",

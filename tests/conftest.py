@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 
 def pytest_sessionstart():
     """Build the kernels of the CPU where need be: a command under test would say that it does."""
-    from ncsn_fast import native
+    from ncsn_fast.device import native
 
     native.missing()
 

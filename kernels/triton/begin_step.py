@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.kernels.triton import launch
+from ncsn_fast.kernels.triton.common import launch
 
 _MOST_AT_ONCE = 1024
 

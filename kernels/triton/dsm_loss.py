@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.kernels.triton import launch, tiles
-from ncsn_fast.kernels.triton.philox import normals
-from ncsn_fast.layouts import is_channels_last
+from ncsn_fast.device.memory_format import is_channels_last
+from ncsn_fast.kernels.triton.common import launch, tiles
+from ncsn_fast.kernels.triton.common.philox import normals
 from ncsn_fast.noise import PERTURB
 
 _PERTURB = tl.constexpr(PERTURB)

@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.kernels.triton import launch, tiles
-from ncsn_fast.kernels.triton.activations import activate
+from ncsn_fast.device.memory_format import is_channels_last
+from ncsn_fast.kernels.triton.common import launch, tiles
+from ncsn_fast.kernels.triton.common.activations import activate
 from ncsn_fast.kernels.triton.instance_norm_statistics import LANES, inside, offsets
-from ncsn_fast.layouts import is_channels_last
 
 _CHANNELS = 64  # of a program
 _WARPS, _UNROLL = 4, 8

@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.kernels.triton import launch
-from ncsn_fast.kernels.triton.activations import derivative
+from ncsn_fast.device.memory_format import is_channels_last
+from ncsn_fast.kernels.triton.common import launch
+from ncsn_fast.kernels.triton.common.activations import derivative
 from ncsn_fast.kernels.triton.instance_norm import (
     coefficients,
     elementwise,
@@ -34,7 +35,6 @@ from ncsn_fast.kernels.triton.instance_norm_statistics import (
     place,
     reduction,
 )
-from ncsn_fast.layouts import is_channels_last
 
 _UNROLL = 4
 _MERGED = 2048  # partial results that are added at once

@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.kernels.triton import launch
-from ncsn_fast.layouts import is_channels_last
+from ncsn_fast.device.memory_format import is_channels_last
+from ncsn_fast.kernels.triton.common import launch
 
 WARPS = 8
 _UNROLL = 4

@@ -17,10 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.kernels.triton import launch
-from ncsn_fast.kernels.triton.activations import activate, derivative
-from ncsn_fast.kernels.triton.rows import Rows, cuts, locate, rows, start
-from ncsn_fast.layouts import is_channels_last
+from ncsn_fast.device.memory_format import is_channels_last
+from ncsn_fast.kernels.triton.common import launch
+from ncsn_fast.kernels.triton.common.activations import activate, derivative
+from ncsn_fast.kernels.triton.common.rows import Rows, cuts, locate, rows, start
 
 _BAND = 4  # output rows of a thread
 _BAND_OF_VECTORS = 3  # with an activation a fourth row of vectors does not fit in the registers

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.kernels.triton import launch
-from ncsn_fast.kernels.triton.activations import activate, derivative
+from ncsn_fast.kernels.triton.common import launch
+from ncsn_fast.kernels.triton.common.activations import activate, derivative
 
 _BLOCK, _WARPS = 1024, 4  # eight elements a thread: 128 bits of a 16-bit type
 

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.kernels.triton import launch
-from ncsn_fast.kernels.triton.rows import cuts, locate, rows, start
-from ncsn_fast.layouts import is_channels_last
+from ncsn_fast.device.memory_format import is_channels_last
+from ncsn_fast.kernels.triton.common import launch
+from ncsn_fast.kernels.triton.common.rows import cuts, locate, rows, start
 
 
 @triton.jit(do_not_specialize=["x_height", "x_width", "total", "bands", "across", "step", "height"])

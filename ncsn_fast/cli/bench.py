@@ -33,8 +33,9 @@ def bench(out: Path | None, device: str | None) -> None:
       ncsn-fast bench
       ncsn-fast bench --out benchmark
     """
-    from ncsn_fast.benchmarks import front, tables
-    from ncsn_fast.benchmarks.plans import PLANS
+    from ncsn_fast.benchmarks import runner as front
+    from ncsn_fast.benchmarks.contest.plans import PLANS
+    from ncsn_fast.benchmarks.report import tables
 
     kind = device_of(device).split(":")[0]
     if (kind, "short") not in PLANS:

@@ -24,7 +24,8 @@ class Command(click.Command):
         except (ValueError, OSError) as error:
             raise click.ClickException(self._in_flags(str(error))) from error
         except RuntimeError as error:
-            from ncsn_fast import SamplingError, TrainingError
+            from ncsn_fast.sampling.chain import SamplingError
+            from ncsn_fast.training.trainer import TrainingError
 
             if isinstance(error, SamplingError | TrainingError):
                 raise click.ClickException(str(error)) from error

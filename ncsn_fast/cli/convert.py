@@ -55,7 +55,7 @@ def convert(
       ncsn-fast convert runs/photos/checkpoint.safetensors photos.pth
       ncsn-fast convert runs/photos/model.safetensors small.safetensors --dtype float16
     """
-    from ncsn_fast.convert import convert as work
+    from ncsn_fast.runs.convert import convert as work
 
     net, files = work(
         source,

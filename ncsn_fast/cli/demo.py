@@ -42,7 +42,7 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
       ncsn-fast demo
       ncsn-fast demo --seconds 300 --out better
     """
-    from ncsn_fast import demo as work
+    from ncsn_fast.runs import demo as work
 
     result = work.run(
         out,

@@ -29,8 +29,8 @@ def doctor(build: bool) -> None:
       ncsn-fast doctor --build
       NCSN_FAST_BACKEND=torch ncsn-fast doctor
     """
-    from ncsn_fast import doctor as work
-    from ncsn_fast import native
+    from ncsn_fast.device import native
+    from ncsn_fast.runs import doctor as work
 
     if build:
         start = time.perf_counter()

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ncsn_fast.cli.common import COUNT, Command, device_of, device_option
-from ncsn_fast.presets import PRESETS
+from ncsn_fast.training.presets import PRESETS
 
 
 @click.command(cls=Command)
@@ -69,7 +69,7 @@ def profile(out: Path, tool: str, device: str | None, **settings: Any) -> None:
       ncsn-fast profile train --preset cifar10 --tool torch
       ncsn-fast profile sample runs/photos/model.safetensors --tool ncu
     """
-    from ncsn_fast import profile_run
+    from ncsn_fast.runs import profile as profile_run
 
     if settings["preset"] is not None and settings["model"] != "digits":
         raise click.UsageError("give a MODEL or a --preset, not both")

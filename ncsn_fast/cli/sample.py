@@ -119,7 +119,7 @@ def sample(
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """
-    from ncsn_fast import sample_run as work
+    from ncsn_fast.runs import sample as work
 
     files = work.sample(
         checkpoint,

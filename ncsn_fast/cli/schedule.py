@@ -87,7 +87,7 @@ def schedule(
       ncsn-fast schedule images.npy --steps-per-level 10 --out levels
       ncsn-fast schedule cifar-10-batches-bin --max-points 50000
     """
-    from ncsn_fast import schedule_run as work
+    from ncsn_fast.runs import schedule as work
 
     files = work.schedule(
         data,

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option
-from ncsn_fast.presets import PRESETS
+from ncsn_fast.training.presets import PRESETS
 
 # What a run may change when it goes on; the trainer refuses the same.
 _FREE_ON_RESUME = {
@@ -234,7 +234,7 @@ def train(out: Path, resume: bool, device: str | None, **options: Any) -> None:
     """
     from dataclasses import replace
 
-    from ncsn_fast import train_run as work
+    from ncsn_fast.runs import train as work
 
     context = click.get_current_context()
     source = click.core.ParameterSource.COMMANDLINE
@@ -290,7 +290,7 @@ def _merged(
 
 def _from_file(context: click.Context, path: Path) -> dict[str, Any]:
     """The settings of a YAML file, checked as flags are."""
-    from ncsn_fast.official_yaml import is_official, read_official_yaml, run_settings
+    from ncsn_fast.checkpoints.official_yaml import is_official, read_official_yaml, run_settings
 
     values = read_official_yaml(path)
     if is_official(values):

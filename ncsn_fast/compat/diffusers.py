@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast import checks, noise, ops
-from ncsn_fast.levels import best_step_size, check_sigmas, geometric_sigmas
-from ncsn_fast.methods import ANNEALED_LANGEVIN, METHODS, make_table
-from ncsn_fast.score import Score
-from ncsn_fast.spacings import noise_levels
+from ncsn_fast import noise, ops
+from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, METHODS, make_table
+from ncsn_fast.methods.levels import best_step_size, check_sigmas, geometric_sigmas
+from ncsn_fast.methods.spacings import noise_levels
+from ncsn_fast.models.score import Score
+from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
 try:

@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast import samplers
 from ncsn_fast.compat.common import check_noise
-from ncsn_fast.engine import Sampler
-from ncsn_fast.levels import best_step_size, check_sigmas
-from ncsn_fast.score import Score
+from ncsn_fast.methods import tables as samplers
+from ncsn_fast.methods.levels import best_step_size, check_sigmas
+from ncsn_fast.models.score import Score
+from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.table import Table
 
 Model = Callable[..., Tensor]

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast import checks
 from ncsn_fast import noise as noise_source
 from ncsn_fast.compat.common import check_noise
-from ncsn_fast.engine import Sampler
+from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.base import evaluating
-from ncsn_fast.samplers import annealed_langevin
-from ncsn_fast.score import Score
+from ncsn_fast.models.score import Score
+from ncsn_fast.sampling import inputs
+from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
 ScoreNet = Callable[[Tensor, Tensor], Tensor]
@@ -227,9 +228,9 @@ def _inpainting_batch(x_mod: Tensor, refer_image: Tensor, image_size: int) -> tu
             f"{image_size}, {image_size})"
         )
     wanted = (len(x_mod), *x_mod.shape[2:])
-    reference = checks.states("refer_image", refer_image, wanted, x_mod.device)
+    reference = inputs.states("refer_image", refer_image, wanted, x_mod.device)
     half = reference[..., : image_size // 2].repeat_interleave(x_mod.shape[1], 0)
-    initial = checks.states("x_mod", x_mod, tuple(x_mod.shape), x_mod.device)
+    initial = inputs.states("x_mod", x_mod, tuple(x_mod.shape), x_mod.device)
     return initial.flatten(0, 1), half
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ncsn_fast.levels import check_sigmas
+from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.reference import ACTIVATIONS
 
 
@@ -112,11 +112,6 @@ def check_labels(labels: Tensor, batch: int, num_levels: int) -> None:
         )
 
 
-def model_space(net: ScoreNetwork) -> tuple[bool, bool]:
-    """(rescaled, logit_transform): how the space a network works in differs from [0, 1]."""
-    return bool(net.config.get("rescaled")), bool(net.config.get("logit_transform"))
-
-
 class evaluating:
     """The network in evaluation mode while it samples, as it was afterwards."""
 
@@ -132,11 +127,4 @@ class evaluating:
             module.training = True
 
 
-__all__ = [
-    "ACTIVATIONS",
-    "ScoreNetwork",
-    "activation_name",
-    "check_labels",
-    "evaluating",
-    "model_space",
-]
+__all__ = ["ScoreNetwork", "activation_name", "check_labels", "evaluating"]

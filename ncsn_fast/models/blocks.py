@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ncsn_fast import ops
+from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.ops.residual_add import Sum
-from ncsn_fast.packed import PackedConv
 
 Norm = Callable[[int], nn.Module]
 

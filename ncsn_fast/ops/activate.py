@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import reference
-from ncsn_fast.layouts import is_dense
-from ncsn_fast.ops import backends, passes
-from ncsn_fast.ops.library import KERNEL, LIBRARY, NATIVE_TYPES, native_kernel
+from ncsn_fast.device import backends
+from ncsn_fast.device.backends import NATIVE_TYPES
+from ncsn_fast.device.memory_format import is_dense
+from ncsn_fast.ops import common as passes
+from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 
 LIBRARY.define("activate(Tensor x, str activation) -> Tensor")
 LIBRARY.define("activate_gradient(Tensor x, Tensor upstream, str activation) -> Tensor")

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import reference
-from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import KERNEL, LIBRARY, plain_call
+from ncsn_fast.device import backends
+from ncsn_fast.device.backends import plain_call
+from ncsn_fast.ops.library import KERNEL, LIBRARY
 
 LIBRARY.define(
     "begin_step(Tensor(a!) counter, Tensor table, Tensor? conditions, Tensor(b!) row, "

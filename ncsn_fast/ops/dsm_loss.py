@@ -15,16 +15,11 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise, reference
-from ncsn_fast.layouts import dense
+from ncsn_fast.device import backends
+from ncsn_fast.device.backends import NETWORK_TYPES, plain_call
+from ncsn_fast.device.memory_format import dense
 from ncsn_fast.noise import Word
-from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import (
-    KERNEL,
-    LIBRARY,
-    NETWORK_TYPES,
-    native_kernel,
-    plain_call,
-)
+from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 from ncsn_fast.ops.perturb import check_batch, perturbation_noise
 
 _ARGUMENTS = "Tensor n, Tensor? weight, Tensor seed, Tensor step, Tensor sample_ids"

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import reference
-from ncsn_fast.layouts import dense
-from ncsn_fast.ops import backends, passes
-from ncsn_fast.ops.library import KERNEL, LIBRARY, NETWORK_TYPES, native_kernel
+from ncsn_fast.device import backends
+from ncsn_fast.device.backends import NETWORK_TYPES
+from ncsn_fast.device.memory_format import dense
+from ncsn_fast.ops import common as passes
+from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 
 LIBRARY.define(
     "instance_norm_plus(Tensor x, Tensor gamma, Tensor alpha, Tensor beta, Tensor? statistics, "

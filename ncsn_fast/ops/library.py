@@ -11,25 +11,14 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ncsn_fast import native
+from ncsn_fast.device import native
 
 LIBRARY = torch.library.Library("ncsn_fast", "DEF")
+
+
 # Below autograd, for every device: Triton's interpreter runs kernels on CPU tensors.
 KERNEL = "CompositeExplicitAutograd"
-# What networks take and give, as far as kernels know it.
-NETWORK_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-NATIVE_TYPES = (torch.float32, torch.bfloat16)  # those of the CPU
-MEMORY_FORMATS = (torch.contiguous_format, torch.channels_last)
-
-
-def plain_call(x: Tensor) -> bool:
-    """Whether nobody watches: being an operation of PyTorch's costs more than all the rest of a
-    call, and only who traces it needs that."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
-        return False
-    return torch._C._len_torch_dispatch_stack() == 0
 
 
 @functools.cache
@@ -38,12 +27,4 @@ def native_kernel(name: str) -> Any:
     return getattr(native.ops(), name).default
 
 
-__all__ = [
-    "KERNEL",
-    "LIBRARY",
-    "MEMORY_FORMATS",
-    "NATIVE_TYPES",
-    "NETWORK_TYPES",
-    "native_kernel",
-    "plain_call",
-]
+__all__ = ["KERNEL", "LIBRARY", "native_kernel"]

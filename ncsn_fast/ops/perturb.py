@@ -9,16 +9,10 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise, reference
+from ncsn_fast.device import backends
+from ncsn_fast.device.backends import MEMORY_FORMATS, NETWORK_TYPES, plain_call
 from ncsn_fast.noise import Word
-from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import (
-    KERNEL,
-    LIBRARY,
-    MEMORY_FORMATS,
-    NETWORK_TYPES,
-    native_kernel,
-    plain_call,
-)
+from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 
 LIBRARY.define(
     "perturb(Tensor x, Tensor sigma, Tensor seed, Tensor step, Tensor sample_ids, "

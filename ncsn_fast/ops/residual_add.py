@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import reference
-from ncsn_fast.layouts import dense
-from ncsn_fast.ops import backends, passes
+from ncsn_fast.device import backends
+from ncsn_fast.device.memory_format import dense
+from ncsn_fast.ops import common as passes
 from ncsn_fast.ops.instance_norm_plus import empty_statistics
 from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 

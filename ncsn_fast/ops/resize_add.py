@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import reference
-from ncsn_fast.layouts import dense, is_channels_last
-from ncsn_fast.ops import backends, passes
+from ncsn_fast.device import backends
+from ncsn_fast.device.memory_format import dense, is_channels_last
+from ncsn_fast.ops import common as passes
 from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 
 LIBRARY.define("resize_add(Tensor x, Tensor base, str backend) -> Tensor")

@@ -13,18 +13,11 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise, reference
-from ncsn_fast.layouts import is_dense, overlap
+from ncsn_fast.device import backends
+from ncsn_fast.device.backends import MEMORY_FORMATS, NATIVE_TYPES, NETWORK_TYPES, plain_call
+from ncsn_fast.device.memory_format import is_dense, overlap
 from ncsn_fast.noise import Word
-from ncsn_fast.ops import backends
-from ncsn_fast.ops.library import (
-    KERNEL,
-    LIBRARY,
-    MEMORY_FORMATS,
-    NATIVE_TYPES,
-    NETWORK_TYPES,
-    native_kernel,
-    plain_call,
-)
+from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 from ncsn_fast.reference import ROW, StepResult
 
 LIBRARY.define(

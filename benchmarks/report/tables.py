@@ -1,0 +1,198 @@
+"""The rows of a run as tables: for results.md, the page and the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ncsn_fast.benchmarks.contest.rows import OK, Results, Row
+from ncsn_fast.benchmarks.report.targets import TARGETS
+
+_STEPS = {
+    "chain": "Step of a chain",
+    "chain-compiled": "Step of a chain, beside torch.compile",
+    "chain-autotuned": "Step of a chain, beside torch.compile max-autotune",
+    "forward": "Forward pass",
+    "overhead": "Step of a chain of points, beside its network call alone",
+    "training": "Training step",
+    "training-compiled": "Training step, beside torch.compile",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts, and a sentence above it."""
+
+    title: str
+    head: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        rows = [self.head, ("---",) * len(self.head), *self.lines]
+        text = "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
+        note = f"{self.note}\n\n" if self.note else ""
+        return f"## {self.title}\n\n{note}{text}\n"
+
+
+def tables(results: Results) -> list[Table]:
+    """All tables that the rows have something for."""
+    found = [targets(results), hardware(results), operations(results)]
+    found += [steps(results, suite) for suite in _STEPS]
+    found += [problems(results)]
+    return [table for table in found if table.lines]
+
+
+def markdown(results: Results) -> str:
+    """The page results.md."""
+    parts = ["# Results\n", environment(results)]
+    return "\n".join([*parts, *(table.markdown() for table in tables(results))])
+
+
+def brief(results: Results) -> str:
+    """Operations and steps for a terminal: times, and how ours compares."""
+    lines = []
+    for row in (*results.timed(suite="chain"), *results.timed(suite="operations")):
+        rivals = results.timed(suite=row.suite, case=row.case, size=row.size, contestant="ours")
+        best = min(rivals, key=lambda one: one.median_s or float("inf"), default=None)
+        what = f"{row.case}, batch {row.size}" if row.suite == "chain" else row.case
+        who = f"{row.contestant} ({row.precision})"
+        if row.suite == "chain":
+            speed = f"{_number(row.figures.get('images_per_s'))} images/s"
+        else:
+            speed = f"{_number(row.figures.get('bandwidth'))} GB/s"
+        compared = _times_slower(row, best)
+        faster = f"ours is {compared}" if compared else ""
+        lines.append(f"{what:46} {who:26} {_time(row).split(' [')[0]:>10} {speed:>16}  {faster}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def environment(results: Results) -> str:
+    """Where and when, as a list."""
+    lines = {f"- {name}: {value}" for row in results for name, value in row.environment.items()}
+    return "\n".join(sorted(lines)) + "\n"
+
+
+def targets(results: Results) -> Table:
+    """Every target, measured or not."""
+    lines: list[tuple[str, ...]] = []
+    for target in TARGETS:
+        value = target.shown(results)
+        shown = "–" if value is None else target.text(value)
+        device = {"cuda": "GPU", "cpu": "CPU"}[target.on]
+        lines.append((target.what, device, target.goal, shown, target.verdict(value)))
+    return Table("Targets", ("what", "on", "target", "measured", ""), lines)
+
+
+def hardware(results: Results) -> Table:
+    lines: list[tuple[str, ...]] = []
+    for row in results.timed(suite="hardware"):
+        speed = row.figures.get("bandwidth")
+        text = f"{speed:.4g} GB/s" if speed else f"{row.figures['flops'] / 1e12:.4g} TFLOP/s"
+        lines.append((row.case, row.precision, str(row.size), text))
+    return Table("The device", ("what", "precision", "size", "measured"), lines)
+
+
+def operations(results: Results) -> Table:
+    """The operations; how many times faster ours is than each of the others."""
+    lines: list[tuple[str, ...]] = []
+    for row in results.timed(suite="operations"):
+        ours = results.one(suite=row.suite, case=row.case, size=row.size, contestant="ours")
+        figures = row.figures
+        lines.append(
+            (
+                row.case,
+                str(row.size),
+                f"{row.contestant} ({row.precision})",
+                _time(row),
+                f"{figures['bandwidth']:.4g}",
+                _percent(figures.get("share_of_copy")),
+                _times_slower(row, ours),
+                _bytes(figures.get("peak_memory_bytes")),
+            )
+        )
+    head = ("operation", "elements", "contestant", "time", "GB/s", "of copy", "ours is", "memory")
+    return Table("Operations", head, lines)
+
+
+def steps(results: Results, suite: str) -> Table:
+    """Steps or forward passes of one suite."""
+    lines: list[tuple[str, ...]] = []
+    for row in results.timed(suite=suite):
+        ours = results.timed(suite=suite, case=row.case, size=row.size, contestant="ours")
+        best = min(ours, key=lambda one: one.median_s or float("inf"), default=None)
+        figures = row.figures
+        lines.append(
+            (
+                row.case,
+                str(row.size),
+                f"{row.contestant} ({row.precision})",
+                _time(row),
+                _number(figures.get("images_per_s")),
+                _times_slower(row, best),
+                _number(figures.get("over_convolutions"), "×"),
+                _percent(figures.get("share_of_peak")),
+                _number(figures.get("kernels")),
+                _number(figures.get("launches")),
+                _percent(figures.get("idle")),
+                _bytes(figures.get("peak_memory_bytes")),
+                _number(row.warm_up_s, " s"),
+            )
+        )
+    head = (
+        *("network", "batch", "contestant", "time", "images/s", "ours is", "over its convolutions"),
+        *("of peak", "kernels", "launches", "idle", "memory", "warm-up"),
+    )
+    return Table(_STEPS[suite], head, lines, _note(results, suite))
+
+
+def problems(results: Results) -> Table:
+    """What has no figure, and why."""
+    lines: list[tuple[str, ...]] = [
+        (row.suite, row.case, str(row.size), f"{row.contestant} ({row.precision})", row.status,
+         row.message)
+        for row in results
+        if row.status != OK
+    ]  # fmt: skip
+    return Table("Without a figure", ("suite", "case", "size", "contestant", "", "why"), lines)
+
+
+def _note(results: Results, suite: str) -> str:
+    if not suite.startswith("chain"):
+        return ""
+    return (
+        "Times are of one step, from the first rows of a chain; images per second are scaled to "
+        "the whole chain. Quantiles 0.2 and 0.8 in brackets."
+    )
+
+
+def _time(row: Row) -> str:
+    if row.median_s is None or row.low_s is None or row.high_s is None:
+        return "–"
+    unit, factor = ("ms", 1e3) if row.median_s >= 1e-3 else ("µs", 1e6)
+    median, low, high = (factor * value for value in (row.median_s, row.low_s, row.high_s))
+    return f"{median:.4g} {unit} [{low:.3g}, {high:.3g}]"
+
+
+def _times_slower(row: Row, ours: Row | None) -> str:
+    if ours is None or ours == row or not ours.median_s or not row.median_s:
+        return ""
+    return f"{row.median_s / ours.median_s:.2f}× as fast"
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{value:.3g}{unit}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _bytes(value: float | None) -> str:
+    return "–" if value is None else f"{value / 2**20:.4g} MiB"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+__all__ = ["Table", "brief", "environment", "markdown", "problems", "steps", "tables", "targets"]

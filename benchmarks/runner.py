@@ -1,0 +1,223 @@
+"""Runs the suites one after the other, each in a process of its own, and keeps what they find.
+
+A suite that crashes, hangs or leaves the device in a bad state ends with its process; its rows so
+far stay, and the next suite starts afresh. All files are written anew after every suite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ncsn_fast.benchmarks.contest.plans import Plan
+from ncsn_fast.benchmarks.contest.rows import (
+    DISAGREES,
+    FAILED,
+    LEFT_OUT,
+    Results,
+    Row,
+    as_json,
+    read_rows,
+    write_rows,
+)
+from ncsn_fast.benchmarks.report import page, tables
+from ncsn_fast.benchmarks.suites import hardware, sampling, training
+from ncsn_fast.benchmarks.suites.host_memory import host_memory
+from ncsn_fast.benchmarks.suites.operations import operations
+from ncsn_fast.benchmarks.suites.overhead import overhead
+from ncsn_fast.benchmarks.suites.score_error import score_error
+from ncsn_fast.device import backends
+from ncsn_fast.device.environment import environment
+from ncsn_fast.support.files import atomic_write, check_writable
+
+Suite = Callable[[Plan], Iterator[Row]]
+# In the order in which they run, and their shares of the time; one may take half as much again.
+SUITES: dict[str, tuple[Suite, float]] = {
+    "hardware": (hardware.hardware, 1),
+    "operations": (operations, 3),
+    "chain": (sampling.chains, 4),
+    "host-memory": (host_memory, 0.5),
+    "overhead": (overhead, 0.3),
+    "precision": (score_error, 0.5),
+    "training": (training.training, 3),
+    "chain-compiled": (sampling.compiled, 3),
+    "training-compiled": (training.compiled, 3),
+    "chain-autotuned": (sampling.autotuned, 6),
+    "forward": (sampling.forwards, 1),
+}
+ROWS, TABLES, PAGE = "rows.jsonl", "results.md", "report.html"
+_LEAST = 15.0  # s, for a suite; on the last ones of a full budget
+Say = Callable[[str], None]
+
+
+def run(plan: Plan, out: Path | None, suites: Sequence[str], say: Say) -> Results:
+    """Run suites and keep their rows.
+
+    Args:
+        plan: what to measure.
+        out: folder for rows.jsonl, results.md, report.html and log.txt; rows that it has from
+            other suites are kept. None keeps nothing.
+        suites: names of ``SUITES``; the hardware's is always run, as others compare with it.
+        say: called with a line for the user.
+
+    Returns:
+        All rows.
+
+    Raises:
+        ValueError: for an unknown suite, or a folder that holds something else.
+        OSError: for a folder that cannot be written to.
+    """
+    wanted = [name for name in SUITES if name in suites or name == "hardware"]
+    wanted = [name for name in wanted if not idle(name, plan)]
+    unknown = sorted(set(suites) - set(SUITES))
+    if unknown:
+        raise ValueError(f"there is no suite {unknown}; choose of {list(SUITES)}")
+    rows = _open(out, wanted)
+    ends = time.monotonic() + plan.budget
+    with tempfile.TemporaryDirectory() as scratch:
+        for i, name in enumerate(wanted):
+            share = SUITES[name][1] / sum(SUITES[later][1] for later in wanted[i:])
+            limit = max(_LEAST, (ends - time.monotonic()) * min(1.0, 1.5 * share))
+            log = Path(scratch if out is None else out) / "log.txt"
+            started = time.monotonic()
+            rows += isolated(name, plan, Path(scratch), log, limit)
+            seconds = time.monotonic() - started
+            say(f"{name}: {_summary(name, rows)} in {seconds:.0f} s")
+            if name == "hardware":
+                plan = replace(plan, facts=hardware.facts(rows))
+            if out is not None:
+                save(out, rows)
+    return Results(rows)
+
+
+def save(out: Path, rows: Sequence[Row]) -> None:
+    """Write all files anew."""
+    results = Results(rows)
+    write_rows(out / ROWS, rows)
+    for name, text in ((TABLES, tables.markdown(results)), (PAGE, page.page(results))):
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def isolated(suite: str, plan: Plan, scratch: Path, log: Path, limit: float) -> list[Row]:
+    """The rows of a suite that runs in a process of its own, for so many seconds at most."""
+    path = scratch / f"{suite}.jsonl"
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=work, args=(suite, plan, path, log))
+    process.start()
+    problem = None
+    try:
+        process.join(limit)
+        if process.is_alive():
+            problem = (LEFT_OUT, f"what was left of this suite: its {limit:.0f} s were over")
+    finally:
+        _end(process)
+    if problem is None and process.exitcode != 0:
+        problem = (FAILED, f"the suite ended with exit code {process.exitcode}: see {log.name}")
+    rows = read_rows(path) if path.exists() else []
+    if problem is not None:
+        rows.append(Row(suite, "", "", 0, "").failed(problem[1], problem[0]))
+    return rows
+
+
+def work(suite: str, plan: Plan, path: Path, log: Path) -> None:
+    """What the process does: a line in ``path`` for each row as it comes; output goes to the log.
+
+    What libraries write there is for whoever looks for the cause of a failure.
+    """
+    if hasattr(os, "setsid"):
+        os.setsid()  # so that it ends together with the compilers that it starts
+    with open(log, "a", encoding="utf-8") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    with open(path, "w", encoding="utf-8") as out:
+        try:
+            for row in suite_rows(suite, plan):
+                out.write(as_json(row) + "\n")
+                out.flush()
+        except BaseException:
+            traceback.print_exc()
+            raise
+
+
+def suite_rows(suite: str, plan: Plan) -> Iterator[Row]:
+    """The rows of a suite, run here and now, with where and when they were made."""
+    device = torch.device(plan.device)
+    torch.backends.cudnn.benchmark = True  # for every contestant
+    where = {**environment(device), "kind": device.type}
+    where["operations"] = backends.resolve("auto", device)[0]
+    where["date"] = time.strftime("%Y-%m-%d")
+    for row in SUITES[suite][0](plan):
+        yield replace(row, environment=where)
+
+
+def idle(suite: str, plan: Plan) -> bool:
+    """Whether a suite has nothing to do in a plan."""
+    subjects = {
+        "chain": plan.sampled,
+        "training": plan.trained,
+        "forward": plan.passed,
+        "chain-compiled": plan.compiled,
+        "training-compiled": plan.trained_compiled,
+        "chain-autotuned": plan.autotuned,
+    }
+    return not subjects.get(suite, (True,))
+
+
+def passed(results: Results) -> bool:
+    """Whether nobody's results disagree, and ours did not fail."""
+    ours = [row for row in results if row.contestant.startswith("ours")]
+    return not results.where(status=DISAGREES) and all(row.status != FAILED for row in ours)
+
+
+def default_folder(device: str) -> Path:
+    """benchmarks/results/<device>-<date> in a checkout, ncsn_fast_benchmarks elsewhere."""
+    checkout = Path(__file__).resolve().parent.parent
+    if not (checkout / ".git").exists():
+        return Path("ncsn_fast_benchmarks")
+    name = environment(torch.device(device))["device"].split(",")[0].lower()
+    name = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    return checkout / "benchmarks" / "results" / f"{name}-{time.strftime('%Y-%m-%d')}"
+
+
+def _open(out: Path | None, wanted: Sequence[str]) -> list[Row]:
+    """The rows that a folder has of other suites; it is made where it does not exist."""
+    if out is None:
+        return []
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out / ROWS)
+    (out / "log.txt").write_text("", encoding="utf-8")
+    if not (out / ROWS).exists():
+        return []
+    return [row for row in read_rows(out / ROWS) if row.suite not in wanted]
+
+
+def _end(process: multiprocessing.process.BaseProcess) -> None:
+    """End a process that still runs, and what it has started."""
+    if not process.is_alive():
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg") and process.pid is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
+def _summary(suite: str, rows: Sequence[Row]) -> str:
+    mine = [row for row in rows if row.suite == suite]
+    bad = [row for row in mine if row.status != "ok"]
+    return f"{len(mine) - len(bad)} rows" + (f", {len(bad)} without a figure" if bad else "")
+
+
+__all__ = ["PAGE", "ROWS", "SUITES", "TABLES", "default_folder", "passed", "run", "suite_rows"]

@@ -1,0 +1,1 @@
+"""What the GPU kernels are compiled to, counted without a GPU."""

@@ -1,0 +1,327 @@
+"""What the GPU kernels are compiled to, and whether that keeps within their budgets; no GPU needed.
+
+    python -m ncsn_fast.benchmarks.static
+
+compiles each kernel ahead of time, as its launcher launches it, and prints a row per kernel,
+variant and target. It exits with 1 where a budget is exceeded, saying which. The fields:
+
+- registers: per thread; on AMD the vector registers.
+- stack, local: bytes of slow memory per thread; on AMD scratch, as stack.
+- spills: instructions that read or write such memory; on AMD the vector registers spilled.
+- shared: bytes that the kernel asks for, without what the driver reserves.
+- barriers: barrier instructions.
+- sass_per_element: instructions from entry to the first unpredicated EXIT, without NOPs, over the
+  elements that a thread takes; of a kernel that goes through its elements in a loop, those of the
+  loop, over the elements of a turn. Null where no budget asks for it, because branches and calls
+  take its meaning away (begin_step; elements that are addressed one by one: strided).
+- ld_width, st_width: bits of the narrowest load and store of each type, among the tensors that
+  have the shape of the state. A whole quad has 128 in fp32, 64 in fp16, 32 in a mask.
+- bytes_per_element: what these loads and stores move, by the widths and the number of accesses in
+  the compiled code; null for loops.
+- min_bytes_per_element: the same if each of these tensors is moved once.
+
+What does not apply, or is not in a target's listings, is null.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from itertools import chain
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from ncsn_fast.benchmarks.static import norms as static_norms
+from ncsn_fast.benchmarks.static import passes as static_passes
+from ncsn_fast.benchmarks.static import sass
+from ncsn_fast.benchmarks.static import variants as static_variants
+from ncsn_fast.benchmarks.static.variants import Budget, Variant
+from ncsn_fast.kernels.triton.common import launch
+
+TARGETS = {
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+_PUBLISHED = "sm_90"  # whose figures are published
+_TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int8: "i8",
+    torch.bool: "i1",
+}
+_ELEMENT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "i8": 8, "i1": 8}
+VARIANTS = {
+    (variant.kernel, variant.name): variant
+    for variant in chain(
+        static_variants.variants(), static_norms.variants(), static_passes.variants()
+    )
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel, variant and target; the module's docstring says what the fields are."""
+
+    kernel: str
+    variant: str
+    target: str
+    registers: int
+    stack: int
+    local: int | None
+    spills: int
+    shared: int
+    barriers: int
+    sass_per_element: float | None
+    ld_width: dict[str, int] | None
+    st_width: dict[str, int] | None
+    bytes_per_element: float | None
+    min_bytes_per_element: float | None
+
+
+class Launch(NamedTuple):
+    """What a launcher hands to Triton."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def states(self) -> dict[str, Tensor]:
+        """The arguments of the shape of the state, which is that of the first of them."""
+        tensors = {name: t for name, t in self.arguments.items() if isinstance(t, Tensor)}
+        shape = next(iter(tensors.values())).shape
+        return {name: t for name, t in tensors.items() if t.shape == shape}
+
+
+def record(call: Callable[[], object], kernel: str) -> Launch:
+    """The launch of a kernel that a call of a launcher makes; nothing is run."""
+    launches = []
+
+    def run(function: Any, *arguments: Any, grid: object, warmup: bool, **settings: Any) -> None:
+        if function.__name__ == f"_{kernel}_kernel":
+            named = dict(zip(function.arg_names, arguments, strict=False))
+            launches.append(Launch(function, named, settings))
+
+    with mock.patch.object(JITFunction, "run", run):
+        call()
+    (only,) = launches
+    return only
+
+
+def specialise(recorded: Launch, target: GPUTarget) -> ASTSource:
+    """The source with its arguments typed and specialised as Triton's own launch would do it.
+
+    Tensors are taken to be aligned to 16 bytes.
+    """
+    settings = {**recorded.settings, "IS_HIP": target.backend == "hip"}
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(recorded.kernel.params):
+        value: Any = settings.get(parameter.name, recorded.arguments.get(parameter.name))
+        is_one = type(value) is int and value == 1 and not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or is_one:
+            signature[parameter.name], constants[(i,)] = "constexpr", value
+            continue
+        signature[parameter.name] = _type(value)
+        aligned = isinstance(value, Tensor) or (type(value) is int and value % 16 == 0)
+        unasked = parameter.do_not_specialize or parameter.do_not_specialize_on_alignment
+        if aligned and not unasked:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(recorded.kernel, signature, constants, attributes)
+
+
+def _type(argument: Tensor | float) -> str:
+    """Triton's name for the type of an argument."""
+    if isinstance(argument, Tensor):
+        return f"*{_TYPES[argument.dtype]}"
+    if isinstance(argument, float):
+        return "fp32"
+    return "i32" if -(1 << 31) <= argument < 1 << 31 else "i64"
+
+
+def compile_row(variant: Variant, target: str) -> Row:
+    """Compile a variant for a target and read the listings."""
+    hip = TARGETS[target].backend == "hip"
+    recorded = record(variant.call, variant.kernel)
+    source = specialise(recorded, TARGETS[target])
+    options = {"num_warps": recorded.settings["num_warps"]}
+    compiled = triton.compile(source, target=TARGETS[target], options=options)
+    facts: dict[str, Any] = {field.name: None for field in fields(Row)}
+    facts |= {"kernel": variant.kernel, "variant": variant.name, "target": target}
+    facts |= {"shared": compiled.metadata.shared}
+    if variant.elements and not variant.loop:
+        sizes = (tensor.element_size() for tensor in recorded.states.values())
+        facts |= {"min_bytes_per_element": sum(sizes)}
+    try:
+        facts |= _amd(compiled.asm) if hip else _nvidia(compiled.asm)
+        if variant.elements and not hip:
+            facts |= _elementwise(compiled.asm, source, recorded, variant)
+    except ValueError as error:
+        raise ValueError(f"{variant.kernel}, {variant.name}, {target}: {error}") from error
+    return Row(**facts)
+
+
+def _amd(asm: dict[str, Any]) -> dict[str, Any]:
+    found = sass.amd_resources(asm["amdgcn"])
+    return {
+        "registers": found["vgpr_count"],
+        "stack": found["private_segment_fixed_size"],
+        "spills": found["vgpr_spill_count"],
+        "barriers": found["barriers"],
+    }
+
+
+def _nvidia(asm: dict[str, Any]) -> dict[str, Any]:
+    code, used = _code(asm)
+    return {
+        "registers": used["REG"],
+        "stack": used["STACK"],
+        "local": used["LOCAL"],
+        "spills": sass.count(code, "LDL", "STL"),
+        "barriers": sass.count(code, "BAR"),
+    }
+
+
+def _code(asm: dict[str, Any]) -> tuple[list[sass.Instruction], dict[str, int]]:
+    """A kernel's instructions and resources."""
+    listing = sass.disassemble(asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
+    return sass.instructions(listing), sass.resources(listing)
+
+
+def _elementwise(
+    asm: dict[str, Any], source: ASTSource, recorded: Launch, variant: Variant
+) -> dict[str, Any]:
+    """What is said per element of the state."""
+    assert variant.elements is not None
+    code, _ = _code(asm)
+    threads = 32 * recorded.settings["num_warps"]
+    elements = variant.elements(recorded.settings) / threads
+    facts: dict[str, Any] = {}
+    if variant.budget.instructions is not None:
+        run = sass.loop_body(code) if variant.loop else sass.straight_line(code)
+        facts["sass_per_element"] = round(len(run) / elements, 2)
+    parameters = [name for name, kind in source.signature.items() if kind != "constexpr"]
+    states = recorded.states
+    types = {i: _TYPES[states[name].dtype] for i, name in enumerate(parameters) if name in states}
+    facts["ld_width"], facts["st_width"], moved = sass.traffic(asm["ptx"], code, types)
+    if not variant.loop:
+        facts["bytes_per_element"] = round(moved / elements, 2)
+    return facts
+
+
+def check(rows: Iterable[Row]) -> list[str]:
+    """What exceeds its budget, a line each."""
+    return [
+        f"{row.kernel}, {row.variant}, {row.target}: {fault}"
+        for row in rows
+        for fault in _faults(row, VARIANTS[row.kernel, row.variant].budget)
+    ]
+
+
+def _faults(row: Row, budget: Budget) -> Iterator[str]:
+    limits: dict[str, float | None] = {"stack": 0, "spills": 0}
+    if TARGETS[row.target].backend == "cuda":
+        limits |= {"local": 0, "shared": budget.shared, "barriers": budget.barriers}
+        limits |= {"sass_per_element": budget.instructions}
+    for name, limit in limits.items():
+        value = getattr(row, name)
+        if limit is not None and (value is None or value > limit):
+            yield f"{name} is {value}, at most {limit} allowed"
+    for name in ("ld_width", "st_width"):
+        for kind, bits in (getattr(row, name) or {}).items():
+            wanted = min(128, budget.lanes * _ELEMENT_BITS[kind])
+            if bits < wanted:
+                yield f"{name} of {kind} is {bits}, {wanted} wanted"
+    if budget.once and row.bytes_per_element not in (None, row.min_bytes_per_element):
+        yield f"bytes_per_element is {row.bytes_per_element}, not {row.min_bytes_per_element}"
+
+
+def compile_all(targets: Sequence[str], quick: bool) -> list[Row]:
+    """The rows for some targets; if quick, of most variants for sm_90 only."""
+    wanted = [
+        (variant, target)
+        for target in targets
+        for variant in VARIANTS.values()
+        if not quick or target == _PUBLISHED or variant.everywhere
+    ]
+    # Spawned, not forked: torch may have threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(mp_context=context) as pool:
+        return list(pool.map(compile_row, *zip(*wanted, strict=True)))
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows as aligned text."""
+    names = [field.name for field in fields(Row)]
+    lines = [names, *([_cell(getattr(row, name)) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
+    )
+    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The README's table: what sm_90 gets, and the budget beside it."""
+    lines = [
+        "| kernel | variant | SASS instructions per element | budget | bytes per element "
+        "| registers | shared bytes | barriers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row.target == _PUBLISHED:
+            budget = VARIANTS[row.kernel, row.variant].budget.instructions
+            cells = (
+                f"`{row.kernel}`", row.variant, row.sass_per_element, budget,
+                row.bytes_per_element, row.registers, row.shared, row.barriers,
+            )  # fmt: skip
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        return " ".join(f"{kind}:{bits}" for kind, bits in value.items()) or "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 1 where a budget is exceeded."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ncsn_fast.benchmarks.static",
+        description="Compile the GPU kernels without a GPU and check them against their budgets.",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print a JSON list")
+    form.add_argument("--markdown", action="store_true", help="print the README's table (sm_90)")
+    parser.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
+    parser.add_argument("--quick", action="store_true", help="most variants for sm_90 only")
+    chosen = parser.parse_args(arguments)
+    if launch.INTERPRETED:
+        parser.error("nothing can be compiled under TRITON_INTERPRET: unset it")
+    targets = [_PUBLISHED] if chosen.markdown else chosen.target or list(TARGETS)
+    rows = compile_all(targets, chosen.quick)
+    if chosen.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        print(markdown(rows) if chosen.markdown else table(rows))
+    faults = check(rows)
+    print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
+    return 1 if faults else 0

@@ -1,0 +1,109 @@
+"""What is compiled to check InstanceNorm++: variants and budgets."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ncsn_fast.benchmarks.static.variants import Budget, Variant, meta
+from ncsn_fast.kernels.triton import instance_norm, instance_norm_gradient, instance_norm_statistics
+
+_SHAPE = (512, 256, 16, 16)
+_SPLIT = (2, 256, 32, 32)
+
+
+def _tile(settings: dict[str, Any]) -> int:
+    """Elements of a program, or of a turn of its loop."""
+    return settings["BLOCK_PIXELS"] * settings["BLOCK_CHANNELS"] * settings["UNROLL"]
+
+
+def _image(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> torch.Tensor:
+    x = meta(*shape, dtype=dtype)
+    return x.to(memory_format=torch.channels_last) if last else x
+
+
+def _statistics(
+    shape: tuple[int, ...] = _SHAPE,
+    *,
+    dtype: torch.dtype = torch.float16,
+    last: bool = True,
+    total: bool = False,
+) -> None:
+    x = _image(shape, dtype, last)
+    out = meta(shape[0] * (2 * shape[1] + 2))
+    both = (x, x) if total else (None, None)
+    instance_norm_statistics.statistics(x, out, *both)
+
+
+def _apply(
+    shape: tuple[int, ...] = _SHAPE,
+    *,
+    dtype: torch.dtype = torch.float16,
+    last: bool = True,
+    rows: bool = False,
+    activation: str | None = "elu",
+) -> None:
+    x = _image(shape, dtype, last)
+    parameter = meta(shape[0], 3 * shape[1])[:, : shape[1]] if rows else meta(shape[1])
+    instance_norm.apply(
+        x, parameter, parameter, parameter, meta(shape[0] * (2 * shape[1] + 2)), x,
+        eps=1e-5, activation=activation, fast_math=True,
+    )  # fmt: skip
+
+
+def _gradient(
+    shape: tuple[int, ...] = _SHAPE, *, last: bool = True, activation: str | None = "elu"
+) -> None:
+    x, parameter = _image(shape, torch.float16, last), meta(shape[1])
+    instance_norm_gradient.gradient(
+        x, x, parameter, parameter, parameter, meta(shape[0] * (2 * shape[1] + 2)), x,
+        meta(shape[0], 3, shape[1]),
+        eps=1e-5, activation=activation, fast_math=True,
+    )  # fmt: skip
+
+
+def variants() -> Iterator[Variant]:
+    """NHWC in float16 if not said."""
+    of = functools.partial
+    yield Variant("instance_norm_apply", "elu", _apply, Budget(13, lanes=8), _tile, everywhere=True)
+    for activation in ("relu", "lrelu", "swish", None):
+        call = of(_apply, activation=activation)
+        budget = Budget(17 if activation == "swish" else 13, lanes=8)
+        yield Variant("instance_norm_apply", activation or "none", call, budget, _tile)
+    for name, call in (
+        ("elu, a row a sample", of(_apply, rows=True)),
+        ("elu, bf16", of(_apply, dtype=torch.bfloat16)),
+        ("elu, fp32", of(_apply, dtype=torch.float32)),
+    ):
+        yield Variant("instance_norm_apply", name, call, Budget(13, lanes=8), _tile)
+    call = of(_apply, last=False)
+    yield Variant("instance_norm_apply", "elu, NCHW", call, Budget(13, None, None, 8), _tile)
+
+    kernel = "instance_norm_statistics"
+    budget = Budget(7, shared=None, barriers=None, lanes=8)
+    yield Variant(kernel, "whole", _statistics, budget, _tile, loop=True, everywhere=True)
+    for name, call in (
+        ("split", of(_statistics, _SPLIT)),
+        ("split, NCHW", of(_statistics, _SPLIT, last=False)),
+        ("whole, fp32", of(_statistics, dtype=torch.float32)),
+    ):
+        yield Variant(kernel, name, call, budget, _tile, loop=True)
+    call = of(_statistics, total=True)
+    yield Variant(kernel, "of a sum", call, Budget(9, None, None, 8), _tile, loop=True)
+    yield Variant(
+        "instance_norm_combine", "plain", of(_statistics, _SPLIT), Budget(None, None, None, 1),
+        None, everywhere=True,
+    )  # fmt: skip
+    loose = Budget(None, None, None, 1)
+    yield Variant("instance_norm_coefficients", "plain", _gradient, loose, None, everywhere=True)
+    ways: dict[str, Callable[[], None]] = {"elu": _gradient, "elu, NCHW": of(_gradient, last=False)}
+    for name, way in ways.items():
+        first = name == "elu"
+        summing, shared = Budget(14, None, None, 8), None if name == "elu, NCHW" else 0
+        yield Variant("instance_norm_sums", name, way, summing, _tile, True, first)
+        budget = Budget(18, shared, shared, 8)
+        yield Variant("instance_norm_gradient", name, way, budget, _tile, False, first)
+
+
+__all__ = ["variants"]

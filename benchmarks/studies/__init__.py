@@ -1,0 +1,1 @@
+"""Studies that take longer: quality against precision, steps, training."""

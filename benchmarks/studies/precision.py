@@ -1,0 +1,248 @@
+"""What 16 bits cost: python -m ncsn_fast.benchmarks.studies.precision [--model digits] [--out DIR].
+
+The first table is the relative error of the normalised score, ‖n - n₆₄‖ / ‖n₆₄‖ against the same
+network in float64, of images x + σz at a dozen noise levels; with it the largest activation, which
+float16 must hold (at most 65,504). The 16-bit precisions are shown with other ways of seeing the
+image and of leaving the network too. The second table is what becomes of the samples of whole
+chains of the same seed: their distance from those in float32, and their pixel Fréchet distance to
+held-out images (of another model than the digits: to the samples in float32, of which the levels
+are then made too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ncsn_fast as nf
+from ncsn_fast.data.digits import digits
+from ncsn_fast.device.environment import environment
+from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode, network_dtype
+from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.prepare import PreparedNetwork, prepare_for_inference
+from ncsn_fast.models.space import data_transform, model_space
+from ncsn_fast.support.files import atomic_write
+
+_LEVELS = 12
+Normalized = Callable[[Tensor, Tensor], Tensor]
+
+
+class _NarrowConv(nn.Module):
+    """A first convolution that sees the image in 16 bits."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.bias, self.dtype = conv.weight, conv.bias, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._convolve(x.to(self.dtype), self.weight)
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        assert self.bias is not None
+        h = F.conv2d(x, weight.to(self.dtype), self.bias.to(self.dtype), padding=1)
+        return h.contiguous(memory_format=torch.channels_last)
+
+
+class _PairConv(_NarrowConv):
+    """A first convolution that sees the image as the sum of two 16-bit images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        high = x.to(self.dtype)
+        low = (x - high.float()).to(self.dtype)
+        return self._convolve(torch.cat([high, low], 1), torch.cat([self.weight] * 2, 1))
+
+
+class _WideConv(nn.Module):
+    """A last convolution in float32."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.float())
+
+
+def contestants(net: ScoreNetwork) -> Iterator[tuple[str, str, PreparedNetwork]]:
+    """(title, precision, network): what the engine does in each precision, and did not choose."""
+    for name in available(net.sigmas.device):
+        yield name, name, prepare_for_inference(net, name)
+        dtype = network_dtype(name)
+        if dtype == torch.float32:
+            continue
+        for title, first in (("image in 16 bits", _NarrowConv), ("image as a pair", _PairConv)):
+            prepared = prepare_for_inference(net, name)
+            body: Any = prepared.network
+            body.begin_conv = first(body.begin_conv, dtype)
+            yield f"{name}, {title}", name, prepared
+        prepared = prepare_for_inference(net, name)
+        body = prepared.network
+        body.end_conv = _WideConv(body.end_conv)
+        yield f"{name}, output in fp32", name, prepared
+
+
+def available(device: torch.device) -> list[str]:
+    """The precisions that a device has."""
+    names = []
+    for name in PRECISIONS:
+        try:
+            check_precision(name, device)
+        except ValueError:
+            continue
+        names.append(name)
+    return names
+
+
+@torch.no_grad()
+def score_errors(net: ScoreNetwork, clean: Tensor, levels: list[int]) -> dict[str, list[float]]:
+    """Relative error of the normalised score per contestant and noise level."""
+    seen = [_perturbed(net, clean, level) for level in levels]
+    exact = copy.deepcopy(net).double()
+    references = [exact.normalized(x.double(), labels) for x, labels in seen]
+    found: dict[str, list[float]] = {}
+    for title, name, prepared in contestants(net):
+        with float32_mode(name, clean.device):
+            outputs = [prepared.normalized(x, labels) for x, labels in seen]
+        pairs = zip(outputs, references, strict=True)
+        found[title] = [float((n.double() - r).norm() / r.norm()) for n, r in pairs]
+    return found
+
+
+@torch.no_grad()
+def largest_activations(net: ScoreNetwork, clean: Tensor, levels: list[int]) -> list[float]:
+    """The largest absolute value between two modules of the network, per noise level."""
+    watched, largest = copy.deepcopy(net), [0.0]
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if tensor is not None and tensor.shape[:1] == clean.shape[:1]:
+                largest[-1] = max(largest[-1], float(tensor.abs().max()))
+
+    for module in watched.modules():
+        module.register_forward_hook(look)
+    for level in levels:
+        largest.append(0.0)
+        watched.normalized(*_perturbed(net, clean, level))
+    return largest[1:]
+
+
+def _perturbed(net: ScoreNetwork, clean: Tensor, level: int) -> tuple[Tensor, Tensor]:
+    """Images at a noise level, and its labels."""
+    z = nf.noise.normal(
+        clean.shape[1:],
+        seed=0,
+        stream=nf.noise.PERTURB,
+        sample_ids=range(len(clean)),
+        step=level,
+        device=clean.device,
+    )
+    labels = torch.full((len(clean),), level, device=clean.device)
+    return clean + net.sigmas[level] * z, labels
+
+
+def sample_quality(
+    net: ScoreNetwork, number: int, held_out: Tensor | None
+) -> dict[str, dict[str, float]]:
+    """RMS difference from the samples in float32, and Fréchet distance, per precision."""
+
+    def draw(precision: str, seed: int = 0) -> Tensor:
+        return nf.sample(net, number, seed=seed, precision=precision, progress=True).cpu()
+
+    wide = draw("fp32")
+    sets = {"fp32": wide, "fp32, another seed": draw("fp32", seed=1)}
+    sets |= {name: draw(name) for name in available(net.sigmas.device) if name != "fp32"}
+    compared = wide if held_out is None else held_out
+    return {
+        name: {
+            "rms": float((images - wide).square().mean().sqrt()),
+            "frechet": pixel_frechet_distance(images, compared),
+        }
+        for name, images in sets.items()
+    }
+
+
+def measure(model: str, device: str, images: int, number: int) -> dict[str, Any]:
+    """Both tables of a model."""
+    net = nf.load_checkpoint(model).to(device).eval()
+    if len(net.shape) != 3:
+        raise SystemExit("precisions are compared on networks of images")
+    held_out = digits("test").images if model == "digits" else None
+    if held_out is None:
+        clean = nf.Sampler(net, precision="fp32")(images, seed=2)
+    else:
+        rescaled, logit = model_space(net)
+        clean = data_transform(held_out[:images], rescaled=rescaled, logit_transform=logit)
+        clean = clean.to(device)
+    last = len(net.sigmas) - 1
+    levels = sorted({round(last * i / (_LEVELS - 1)) for i in range(_LEVELS)})
+    return {
+        "model": model,
+        "date": datetime.date.today().isoformat(),
+        "environment": environment(torch.device(device)),
+        "images": len(clean),
+        "samples": number,
+        "sigmas": [float(net.sigmas[level]) for level in levels],
+        "largest_activation": largest_activations(net, clean, levels),
+        "errors": score_errors(net, clean, levels),
+        "quality": sample_quality(net, number, held_out),
+    }
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The two tables."""
+    facts = ", ".join(f"{name} {value}" for name, value in report["environment"].items())
+    lines = [f"Model {report['model']}, {report['date']}, {facts}.", ""]
+    lines += [f"Relative error of the score in %, {report['images']} images per noise level:", ""]
+    lines += _row("σ", [f"{sigma:.3g}" for sigma in report["sigmas"]])
+    lines += _row("---", ["---:"] * len(report["sigmas"]))
+    for title, errors in report["errors"].items():
+        lines += _row(title, [f"{100 * error:.2g}" for error in errors])
+    lines += _row("largest activation", [f"{peak:.3g}" for peak in report["largest_activation"]])
+    lines += ["", f"{report['samples']} samples of the whole chain:", ""]
+    against = "held-out images" if report["model"] == "digits" else "samples in fp32"
+    lines += _row("", ["RMS difference from fp32, same seed", f"Fréchet distance to {against}"])
+    lines += _row("---", ["---:", "---:"])
+    for name, found in report["quality"].items():
+        lines += _row(name, [f"{found['rms']:.4f}", f"{found['frechet']:.4f}"])
+    return "\n".join(lines)
+
+
+def _row(title: str, cells: list[str]) -> list[str]:
+    return [f"| {' | '.join([title, *cells])} |"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default="digits", help='a checkpoint, or "digits"')
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--images", type=int, help="per noise level (default 256)")
+    parser.add_argument("-n", "--samples", type=int, help="of the whole chain (default 1000)")
+    parser.add_argument("--quick", action="store_true", help="16 images and 64 samples")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder for precision.json and precision.md")
+    options = parser.parse_args()
+    images, number = (16, 64) if options.quick else (256, 1000)
+    report = measure(
+        options.model, options.device, options.images or images, options.samples or number
+    )
+    as_json, table = json.dumps(report, indent=1), as_markdown(report)
+    print(as_json if options.json else table)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, text in (("precision.json", as_json), ("precision.md", table)):
+            with atomic_write(options.out / name) as path:
+                path.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,351 @@
+"""Forward passes and steps of a chain: ours, the published code, and plain PyTorch at its best.
+
+Everybody has the same weights, the same first state, the same batch; for the check, the same
+noise. A chain is timed over its first rows only (``Plan.rows_for``), which cost what all others
+cost, and images per second are scaled to the whole chain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+import ncsn_fast as nf
+from ncsn_fast.benchmarks.contest import contest
+from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
+from ncsn_fast.benchmarks.contest.plans import Plan, Subject, tf32_is_there
+from ncsn_fast.benchmarks.contest.rows import Row
+from ncsn_fast.benchmarks.contest.timing import Call
+from ncsn_fast.benchmarks.contestants import networks, official, peer
+from ncsn_fast.benchmarks.contestants.networks import Work
+from ncsn_fast.benchmarks.contestants.official import Noise
+from ncsn_fast.device import capture
+from ncsn_fast.device.precision import float32_mode
+from ncsn_fast.models.prepare import prepare_for_inference
+
+_INPUTS = 4
+# Rows in a profile, which takes long over many operations; our chain has some beside its rows.
+_PROFILED, _PROFILED_OURS = 5, 12
+_WIDE = ("fp32", "tf32")
+Making = Callable[[], Tensor]
+
+
+def chains(plan: Plan) -> Iterator[Row]:
+    """Rows of steps of chains, the plan's networks and batches one after the other."""
+    yield from _chains(plan, "chain", plan.sampled)
+
+
+def compiled(plan: Plan) -> Iterator[Row]:
+    """The same against torch.compile with CUDA graphs (on a CPU: with frozen weights)."""
+    yield from _chains(plan, "chain-compiled", plan.compiled)
+
+
+def autotuned(plan: Plan) -> Iterator[Row]:
+    """The same against torch.compile that tunes everything."""
+    yield from _chains(plan, "chain-autotuned", plan.autotuned)
+
+
+def _chains(plan: Plan, suite: str, subjects: Sequence[Subject]) -> Iterator[Row]:
+    device = torch.device(plan.device)
+    for subject in subjects:
+        work = networks.make(subject, device)
+        for batch in subject.batches:
+            yield from contest.run(chain_contest(plan, suite, subject, work, batch), device)
+
+
+def forwards(plan: Plan) -> Iterator[Row]:
+    """Rows of forward passes."""
+    device = torch.device(plan.device)
+    for subject in plan.passed:
+        work = networks.make(subject, device)
+        for batch in subject.batches:
+            yield from contest.run(forward_contest(plan, subject, work, batch), device)
+
+
+def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
+    """The contestants of a step of a chain; torch.compile meets those that it is compared with."""
+    run = Chains(work, batch, plan.rows_for(batch))
+    entries = [] if subject.compiled else _published(plan, run)
+    entries.append(Contestant("eager channels_last", plan.half, lambda: run.plain(plan.half)))
+    for way, precision in itertools.product(subject.compiled, plan.compiled_in):
+        entries.append(Contestant(way, precision, functools.partial(run.plain, precision, way)))
+    on_gpu = plan.device == "cuda"
+    if on_gpu and not subject.compiled:
+        entries.append(Contestant("ours, no graph", plan.half, lambda: run.ours(plan.half, False)))
+    for precision in plan.compiled_in if subject.compiled else plan.ours:
+        prepare = functools.partial(run.ours, precision, on_gpu or "auto")
+        entries.append(Contestant("ours", precision, prepare))
+    return Contest(
+        suite=suite,
+        case=subject.name,
+        size=batch,
+        contestants=entries,
+        expected=run.expected,
+        tolerance=contest.NETWORK_TOLERANCE,
+        units=run.rows,
+        seconds=plan.seconds,
+        profiled=True,
+        figures=lambda row: step_figures(row, work, plan),
+    )
+
+
+def _published(plan: Plan, run: Chains) -> list[Contestant]:
+    """The published code, written anew, and a checkout of it where there is one."""
+    entries = [Contestant("official", "fp32", lambda: run.official("fp32"))]
+    if tf32_is_there(plan.device):
+        entries.append(Contestant("official", "tf32", lambda: run.official("tf32")))
+    if plan.peer is not None and peer.takes(run.work.net):
+        path = plan.peer
+        entries.append(Contestant("official checkout", "fp32", lambda: run.peer(path)))
+    return entries
+
+
+def step_figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
+    """Images per second of the whole chain, and the share of the measured matrix peak."""
+    seconds = row.median_s or float("nan")
+    found = {"images_per_s": row.size / (seconds * work.rows), "rows_of_chain": work.rows}
+    found["flops"] = work.cost.flops * row.size / seconds
+    found["intensity"] = work.cost.intensity(row.size, row.precision)
+    peak = plan.facts.get(f"peak_{row.precision}")
+    if peak:
+        found["share_of_peak"] = found["flops"] / peak
+    return found
+
+
+class Chains:
+    """The first rows of a chain, run by each contestant from the same state.
+
+    What is compared is the drift, the end minus the start and all noise: an error of the score,
+    much smaller than the state, shows there.
+    """
+
+    def __init__(self, work: Work, batch: int, rows: int) -> None:
+        self.work = work
+        self.table = work.table(min(rows, work.rows))
+        self.rows = len(self.table)
+        self.x = work.states(batch)
+        self.noise = work.noise(batch)
+
+    def expected(self) -> list[Tensor]:
+        with torch.no_grad(), float32_mode("fp32", self.work.device):
+            return [self._drift(self._official(self.noise, self.rows))]
+
+    def official(self, precision: str) -> Ready:
+        return self._ready(self._official, precision)
+
+    def plain(self, precision: str, way: str = "") -> Ready:
+        """Plain PyTorch without logging and division: network and update in one function."""
+        forward = networks.plain_forward(self.work.plain(precision), precision)
+        step = networks.compiled(networks.plain_step(forward), way)
+        factors = self.table.sigma if self.work.net.sees_sigma else (1.0,) * self.rows
+        columns = zip(self.table.b, self.table.d, factors, strict=True)
+        device = self.work.device
+        rows = [torch.tensor([b * factor, d], device=device) for b, d, factor in columns]
+        labels = [torch.full((len(self.x),), level, device=device) for level in self.table.level]
+
+        def loop(noise: Noise | None, count: int) -> Tensor:
+            x = self.x
+            for i in range(count):
+                z = torch.randn_like(x) if noise is None else noise(i)
+                x = step(x, z, rows[i], labels[i])
+            return x
+
+        return self._ready(loop, precision)
+
+    def ours(self, precision: str, graph: bool | str) -> Ready:
+        captured = graph is True
+
+        @functools.cache
+        def sampler(count: int) -> nf.Sampler:
+            table = self.work.table(count)
+            return nf.Sampler(self.work.net, method=table, precision=precision, graph=graph)
+
+        def loop(noise: Noise | None, count: int) -> Tensor:
+            # The engine's own noise is the one that the others are given for the check.
+            n = len(self.x)
+            return sampler(count)(n, seed=networks.SEED, initial=self.x, batch_size=n)
+
+        # A graph has few operations of the host, and would have to be captured once more.
+        profiled = self.rows if captured else min(_PROFILED_OURS, self.work.rows)
+        return self._ready(loop, precision, profiled)
+
+    def peer(self, path: str) -> Ready:
+        network = peer.network(path, self.work.net)
+        return self._ready(functools.partial(self._official, network=network), "fp32")
+
+    def _official(
+        self,
+        noise: Noise | None,
+        count: int,
+        network: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        work = self.work
+        return official.chain(
+            network or work.official(),
+            self.x,
+            work.sigmas,
+            work.step_size,
+            work.steps_per_level,
+            count,
+            noise,
+        )
+
+    def _ready(
+        self,
+        loop: Callable[[Noise | None, int], Tensor],
+        precision: str,
+        profiled: int | None = None,
+    ) -> Ready:
+        """``loop`` takes noise, or None for its own, and the number of rows."""
+
+        def quiet(noise: Noise | None, rows: int) -> Making:
+            return _quiet(lambda: loop(noise, rows), precision, self.work.device)
+
+        profiled = profiled or min(_PROFILED, self.rows)
+        return Ready(
+            [quiet(None, self.rows)],
+            lambda: [self._drift(quiet(self.noise, self.rows)())],
+            (quiet(None, profiled), profiled),
+        )
+
+    def _drift(self, end: Tensor) -> Tensor:
+        drift = end.double() - self.x
+        for row, d in enumerate(self.table.d):
+            drift -= d * self.noise(row)
+        return drift.float()
+
+
+def forward_contest(plan: Plan, subject: Subject, work: Work, batch: int) -> Contest:
+    """The contestants of a forward pass, at noise levels from first to last."""
+    run = Forwards(work, batch)
+    half = plan.half
+    entries = [Contestant("official", "fp32", lambda: run.official("fp32"))]
+    if tf32_is_there(plan.device):
+        entries.append(Contestant("official", "tf32", lambda: run.official("tf32")))
+    entries.append(Contestant("eager channels_last", half, lambda: run.plain(half)))
+    for way in subject.compiled:
+        entries.append(Contestant(way, half, functools.partial(run.plain, half, way)))
+    if plan.device == "cuda":
+        entries.append(Contestant("ours, no graph", half, lambda: run.ours(half)))
+        entries.append(Contestant("ours", half, lambda: run.captured(half)))
+    else:
+        for precision in plan.ours:
+            entries.append(Contestant("ours", precision, functools.partial(run.ours, precision)))
+    return Contest(
+        suite="forward",
+        case=subject.name,
+        size=batch,
+        contestants=entries,
+        expected=lambda: run.official("fp32").result(),
+        tolerance=contest.NETWORK_TOLERANCE,
+        seconds=plan.seconds,
+        profiled=True,
+        figures=lambda row: forward_figures(row, work, plan),
+    )
+
+
+def forward_figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
+    figures = step_figures(row, work, plan)
+    return {
+        name: figures[name] for name in ("flops", "intensity", "share_of_peak") if name in figures
+    }
+
+
+class Forwards:
+    """The normalised score of the same perturbed images, by each contestant."""
+
+    def __init__(self, work: Work, batch: int) -> None:
+        self.work = work
+        levels = len(work.sigmas)
+        spread = torch.linspace(0, levels - 1, batch).round().long()
+        self.labels = spread.to(work.device)
+        self.sigma = work.net.sigmas[self.labels].view(-1, 1, 1, 1)
+        draw = work.noise(batch)
+        x = work.states(batch)
+        self.inputs = [x + self.sigma * draw(i) for i in range(_INPUTS)]
+
+    def official(self, precision: str) -> Ready:
+        network = self.work.official()
+        return self._ready(lambda x: network(x, self.labels), precision, self.sigma)
+
+    def plain(self, precision: str, way: str = "") -> Ready:
+        forward = networks.plain_forward(self.work.plain(precision), precision)
+        forward = networks.compiled(forward, way)
+        scale = self.sigma if self.work.net.sees_sigma else None
+        return self._ready(lambda x: forward(x, self.labels), precision, scale)
+
+    def ours(self, precision: str) -> Ready:
+        prepared = prepare_for_inference(self.work.net, precision)
+
+        def forward(x: Tensor) -> Tensor:
+            with float32_mode(precision, self.work.device):  # of the first convolution
+                return prepared.normalized(x, self.labels)
+
+        return self._ready(forward, precision)
+
+    def captured(self, precision: str) -> Ready:
+        """The same in a CUDA graph of its own."""
+        prepared = prepare_for_inference(self.work.net, precision)
+        x = self.inputs[0].clone()
+        out = torch.empty_like(x)
+
+        def step() -> None:
+            out.copy_(prepared.normalized(x, self.labels))
+
+        with torch.no_grad(), float32_mode(precision, self.work.device):
+            graph = capture.capture(step, self.work.device)
+
+        def forward(given: Tensor) -> Tensor:
+            x.copy_(given)
+            graph.replay()
+            return out
+
+        return self._ready(forward, precision)
+
+    def _ready(
+        self, forward: Callable[[Tensor], Tensor], precision: str, scale: Tensor | None = None
+    ) -> Ready:
+        device = self.work.device
+        calls: list[Call] = [
+            _quiet(functools.partial(forward, x), precision, device) for x in self.inputs
+        ]
+
+        def result() -> list[Tensor]:
+            n = _quiet(functools.partial(forward, self.inputs[0]), precision, device)().float()
+            return [n if scale is None else scale * n]
+
+        return Ready(calls, result)
+
+
+def _quiet(
+    call: Callable[[], Tensor], precision: str, device: torch.device
+) -> Callable[[], Tensor]:
+    """The call without gradients, and with the float32 products of its precision.
+
+    Who has only 16 bits leaves their mode alone: torch.compile asks for it in a way that PyTorch
+    refuses once it has been set by its newer name.
+    """
+
+    def run() -> Tensor:
+        mode = float32_mode(precision, device) if precision in _WIDE else contextlib.nullcontext()
+        with torch.no_grad(), mode:
+            return call()
+
+    return run
+
+
+__all__ = [
+    "Chains",
+    "Forwards",
+    "autotuned",
+    "chain_contest",
+    "chains",
+    "compiled",
+    "forward_contest",
+    "forwards",
+]

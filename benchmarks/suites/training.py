@@ -1,0 +1,209 @@
+"""Training steps: ours, the published code, and plain PyTorch at its best.
+
+Everybody starts from the same weights, and for the check has the same images, noise levels and
+noise: the losses of the first steps then have to be those of the published code in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ncsn_fast as nf
+from ncsn_fast import noise
+from ncsn_fast.benchmarks.contest import contest
+from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
+from ncsn_fast.benchmarks.contest.plans import REDUCED, Plan, Subject, tf32_is_there
+from ncsn_fast.benchmarks.contest.rows import Row
+from ncsn_fast.benchmarks.contestants import networks, official
+from ncsn_fast.benchmarks.contestants.networks import Work
+from ncsn_fast.benchmarks.contestants.official import OfficialNetwork
+from ncsn_fast.device.precision import autocast, float32_mode
+from ncsn_fast.losses.denoising import draw_labels
+
+# Losses of this many steps are compared; on a GPU they outlast the warm-up of a captured step.
+_CHECKED = {"cuda": 6, "cpu": 3}
+_RATE, _EMA = 1e-3, 0.999
+_TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 3e-2, "bf16": 3e-2}
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def training(plan: Plan) -> Iterator[Row]:
+    """Rows of training steps."""
+    yield from _steps(plan, "training", plan.trained)
+
+
+def compiled(plan: Plan) -> Iterator[Row]:
+    """The same against torch.compile."""
+    yield from _steps(plan, "training-compiled", plan.trained_compiled)
+
+
+def _steps(plan: Plan, suite: str, subjects: Sequence[Subject]) -> Iterator[Row]:
+    device = torch.device(plan.device)
+    for subject in subjects:
+        work = networks.make(subject, device)
+        for batch in subject.batches:
+            yield from contest.run(training_contest(plan, suite, subject, work, batch), device)
+
+
+def training_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
+    """The contestants of a training step; torch.compile meets those that it is compared with."""
+    run = Steps(work, batch)
+    entries: list[Contestant] = []
+    if not subject.compiled:
+        published = ["fp32", "tf32"] if tf32_is_there(plan.device) else ["fp32"]
+        for precision in published:
+            prepare = functools.partial(run.official, precision)
+            entries.append(Contestant("official", precision, prepare))
+    on_gpu = plan.device == "cuda"
+    for precision in plan.trained_in:
+        prepare = functools.partial(run.plain, precision, "")
+        entries.append(Contestant("eager channels_last", precision, prepare))
+        for way in subject.compiled:
+            entries.append(Contestant(way, precision, functools.partial(run.plain, precision, way)))
+        if on_gpu and not subject.compiled:
+            prepare = functools.partial(run.ours, precision, False)
+            entries.append(Contestant("ours, no graph", precision, prepare))
+        prepare = functools.partial(run.ours, precision, on_gpu or "auto")
+        entries.append(Contestant("ours", precision, prepare))
+    return Contest(
+        suite=suite,
+        case=subject.name,
+        size=batch,
+        contestants=entries,
+        expected=lambda: run.official("fp32").result(),
+        tolerance=_TOLERANCE,
+        seconds=plan.seconds,
+        profiled=True,
+        figures=lambda row: figures(row, work, plan),
+    )
+
+
+def figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
+    """Images per second; the backward pass counts as twice the forward pass."""
+    seconds = row.median_s or float("nan")
+    found = {"images_per_s": row.size / seconds, "flops": 3 * work.cost.flops * row.size / seconds}
+    peak = plan.facts.get(f"peak_{row.precision}")
+    if peak:
+        found["share_of_peak"] = found["flops"] / peak
+    return found
+
+
+class Steps:
+    """The training step of each contestant on the same images."""
+
+    def __init__(self, work: Work, batch: int) -> None:
+        self.work = work
+        self.images = work.states(batch)
+        self.ids = torch.arange(batch, device=work.device)
+        self.checked = _CHECKED[work.device.type]
+        self.order: list[Tensor] | None = None
+
+    def official(self, precision: str) -> Ready:
+        network = OfficialNetwork(self._copy())
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=_RATE)
+        average = {name: p.data.clone() for name, p in network.named_parameters()}
+        step = functools.partial(official.train_step, network, optimizer, average)
+
+        def run(*given: Tensor) -> float:
+            with torch.enable_grad(), float32_mode(precision, self.work.device):
+                return step(*given)
+
+        losses = torch.tensor([run(*self._batch(i)) for i in range(self.checked)])
+        return Ready([lambda: run(self.images)], lambda: [losses])
+
+    def plain(self, precision: str, way: str) -> Ready:
+        """Autocast, channels_last, fused Adam, the average of the weights in one call."""
+        net = self._copy()
+        layout: dict[str, Any] = {"memory_format": torch.channels_last}
+        net = net.to(**layout)  # a keyword unknown to torch's type hints
+        average = copy.deepcopy(net).requires_grad_(False)
+        body = OfficialNetwork(net).body
+        device = self.work.device
+
+        def loss_of(x: Tensor, labels: Tensor, z: Tensor) -> Tensor:
+            sigma = net.sigmas[labels].view(-1, 1, 1, 1)
+            given = (x + sigma * z).contiguous(memory_format=torch.channels_last)
+            n = body(given, labels).float()
+            n = sigma * n if net.sees_sigma else n
+            return 0.5 * (n + z).square().sum() / len(x)
+
+        if way == REDUCED:
+            loss_of = torch.compile(loss_of, dynamic=False, mode="reduce-overhead")
+        parameters = list(net.parameters())
+        optimizer = torch.optim.Adam(parameters, lr=_RATE, fused=device.type == "cuda")
+
+        def step(x: Tensor, labels: Tensor, z: Tensor) -> Tensor:
+            if way == REDUCED and device.type == "cuda":
+                torch.compiler.cudagraph_mark_step_begin()
+            mode = float32_mode(precision, device) if precision == "fp32" else nullcontext()
+            with torch.enable_grad(), mode:
+                with autocast(precision, device):
+                    loss = loss_of(x, labels, z)
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), parameters, 1 - _EMA)
+            return loss.detach()
+
+        levels = len(self.work.sigmas)
+
+        def call() -> Tensor:
+            labels = torch.randint(0, levels, self.ids.shape, device=device)
+            return step(self.images, labels, torch.randn_like(self.images))
+
+        losses = torch.tensor([float(step(*self._batch(i))) for i in range(self.checked)])
+        return Ready([call], lambda: [losses])
+
+    def ours(self, precision: str, graph: bool | str) -> Ready:
+        trainer = self._trainer(precision, graph)
+        if precision == "fp16":  # from a scale that does not overflow, so that no step is skipped
+            trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 256.0})
+        with torch.enable_grad():
+            trainer.fit()
+        losses = torch.tensor([loss for _, loss in trainer.history])
+
+        def call() -> None:
+            with torch.enable_grad(), float32_mode(precision, self.work.device):
+                trainer._train_step()
+
+        for _ in range(self.checked):  # a captured step is warmed up anew after fit()
+            call()
+        return Ready([call], lambda: [losses])
+
+    def _trainer(self, precision: str, graph: bool | str) -> nf.Trainer:
+        config = nf.TrainConfig(
+            steps=self.checked,
+            batch_size=len(self.images),
+            learning_rate=_RATE,
+            precision=precision,
+            ema=_EMA,
+            log_every=1,
+            graph=graph,
+        )
+        return nf.Trainer(self._copy(), self.images.cpu(), config)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, levels and noise of our trainer at a step."""
+        if self.order is None:
+            batches = self._trainer("fp32", False).batches
+            self.order = [batches.at(i)[0] for i in range(self.checked)]
+        labels = draw_labels(len(self.work.sigmas), seed=0, step=step, sample_ids=self.ids)
+        z = noise.normal(
+            self.work.net.shape, seed=0, stream=noise.PERTURB, sample_ids=self.ids, step=step
+        )
+        return self.order[step].to(self.work.device), labels, z
+
+    def _copy(self) -> networks.RefineNet:
+        return copy.deepcopy(self.work.net).requires_grad_(True).train()
+
+
+__all__ = ["Steps", "compiled", "training", "training_contest"]

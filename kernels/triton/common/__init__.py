@@ -1,0 +1,1 @@
+"""What the kernels share: launches, tiles, rows, noise, activations."""

@@ -1,0 +1,1 @@
+"""Networks on disk: ours, and what lies in other people's files."""

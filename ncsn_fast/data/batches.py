@@ -1,0 +1,140 @@
+"""The batches of a training run: which images, mirrored how, with which dequantisation noise.
+
+Everything is a function of (seed, step): batch k is the same in a run that was resumed, and there
+is no state of a loader to save.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ncsn_fast import noise
+from ncsn_fast.data.pixels import horizontal_flip, unit_interval
+from ncsn_fast.data.samples import Data, fingerprint, open_samples, place
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.space import data_transform, model_space
+
+
+class Batches:
+    """An endless sequence of batches of a data set, on the network's device.
+
+    Args:
+        dataset: (N, *shape) tensor or NumPy array, which may be memory-mapped, of images in [0, 1],
+            of 8-bit images (uint8, 0 to 255) or of points; or a map-style torch Dataset of such
+            samples, tensors or arrays, or of (sample, label) pairs, whose labels are ignored.
+        net: the network whose model space the batches are in.
+        batch_size: samples per step.
+        seed: of order, flips and dequantisation.
+        flip: mirror every image with probability one half.
+        dequantize: None, "uniform" or "gaussian"; see :func:`ncsn_fast.data.data_transform`.
+        preload: hold the data on the device: True, False or "auto", if they fit; see
+            :func:`ncsn_fast.placement.place`. The batches are the same.
+
+    Attributes:
+        data: the data where they are kept: a float32 or uint8 tensor (N, *shape), or the array or
+            Dataset.
+        placement: where that is, and why.
+        sha256: fingerprint of the data, the same wherever they are kept. Of a Dataset of more
+            than 4 GiB only of its length, shape, data type and 64 samples evenly spread over it.
+
+    Raises:
+        ValueError: for data or settings that do not fit the network.
+    """
+
+    def __init__(
+        self,
+        dataset: Data,
+        net: ScoreNetwork,
+        *,
+        batch_size: int,
+        seed: int,
+        flip: bool = False,
+        dequantize: str | None = None,
+        preload: bool | str = "auto",
+    ) -> None:
+        self.rescaled, self.logit = model_space(net)
+        _check_settings(net, self.logit, flip, dequantize)
+        self.device = net.sigmas.device
+        given = open_samples(dataset, net.shape)
+        self._samples, self.placement = place(given, self.device, preload)
+        self.sha256 = fingerprint(self._samples, whole=given.hashed_whole)
+        self.data = self._samples.data
+        self.batch_size, self.seed = batch_size, seed
+        self.flip, self.dequantize = flip, dequantize
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """The samples of a step in model space, (B, *shape), and their positions (B,)."""
+        ids = torch.arange(self.batch_size, device=self.device)
+        positions = step * self.batch_size + torch.arange(self.batch_size, device="cpu")
+        x = self._on_device(self._samples.take(self.shuffled(positions)))
+        if self.flip:
+            # Step numbers from 2³¹ on, so that flips and epochs never share a draw.
+            coins = noise.integers(
+                2,
+                seed=self.seed,
+                stream=noise.SHUFFLE,
+                sample_ids=ids,
+                step=(1 << 31) + step,
+            )
+            x = horizontal_flip(x, coins.bool())
+        drawn = None
+        if self.dequantize is not None:
+            draw = noise.normal if self.dequantize == "gaussian" else noise.uniform
+            drawn = draw(
+                x.shape[1:],
+                seed=self.seed,
+                stream=noise.DEQUANTIZE,
+                sample_ids=ids,
+                step=step,
+            )
+        x = data_transform(
+            x,
+            rescaled=self.rescaled,
+            logit_transform=self.logit,
+            dequantize=self.dequantize,
+            noise=drawn,
+        )
+        return x, ids
+
+    def _on_device(self, samples: Tensor) -> Tensor:
+        """As floats on the network's device; pixels travel as they are, four times smaller."""
+        if self.device.type == "cuda" and samples.device.type == "cpu":
+            samples = samples.pin_memory().to(self.device, non_blocking=True)
+        else:
+            samples = samples.to(self.device)
+        return unit_interval(samples) if samples.dtype == torch.uint8 else samples
+
+    def shuffled(self, positions: Tensor) -> Tensor:
+        """Indices into the data for positions in the endless sequence of shuffled epochs."""
+        epochs, offsets = positions // len(self._samples), positions % len(self._samples)
+        indices = torch.empty_like(positions)
+        for epoch in epochs.unique().tolist():
+            if self._order[0] != epoch:
+                keys = noise.integers(
+                    1 << 31,
+                    seed=self.seed,
+                    stream=noise.SHUFFLE,
+                    sample_ids=range(len(self._samples)),
+                    step=epoch,
+                )
+                self._order = (epoch, torch.argsort(keys, stable=True))
+            inside = epochs == epoch
+            indices[inside] = self._order[1][offsets[inside]]
+        return indices
+
+
+def _check_settings(net: ScoreNetwork, logit: bool, flip: bool, dequantize: str | None) -> None:
+    """Refuse now what would fail at the first step."""
+    if flip and len(net.shape) != 3:
+        raise ValueError("flip mirrors images: points have no left and right")
+    if dequantize not in (None, "uniform", "gaussian"):
+        raise ValueError(f"dequantize = {dequantize!r}: choose 'uniform', 'gaussian' or None")
+    if logit and dequantize == "gaussian":
+        raise ValueError(
+            "gaussian dequantisation leaves [0, 1], where the logit is undefined: use 'uniform'"
+        )
+
+
+__all__ = ["Batches"]

@@ -1,0 +1,153 @@
+"""Images in: the bundled digits and a user's own images.
+
+Images are float32 tensors (N, C, H, W) with values in [0, 1], or their 8-bit pixels. A network
+works on *model space*, which ``data_transform`` reaches and ``inverse_data_transform`` leaves.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncsn_fast.data.array_files import ARRAY_SUFFIXES, LAYOUTS, read_array_file
+from ncsn_fast.data.cifar import CIFAR_FILES, cifar_files, read_cifar
+from ncsn_fast.data.image_folder import read_folder
+from ncsn_fast.data.pixels import unit_interval
+from ncsn_fast.support.checks import choice, count
+
+
+def load_images(
+    path: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    key: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    crop: int | None = None,
+    damaged: str = "refuse",
+    split: str | None = None,
+) -> Tensor:
+    """Load a user's images as floats: those of :func:`load_pixels`, 8-bit values divided by 255.
+
+    Takes what :func:`load_pixels` takes and raises what it raises.
+
+    Returns:
+        float32 (N, C, H, W) in [0, 1], contiguous, on the CPU.
+    """
+    pixels = load_pixels(
+        path,
+        layout=layout,
+        key=key,
+        image_size=image_size,
+        crop=crop,
+        damaged=damaged,
+        split=split,
+    )
+    if pixels.dtype == np.uint8:
+        return unit_interval(torch.from_numpy(np.require(pixels, requirements=["C", "W"])))
+    return torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))
+
+
+def load_pixels(
+    path: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    key: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    crop: int | None = None,
+    damaged: str = "refuse",
+    split: str | None = None,
+) -> np.ndarray:
+    """Load a user's images as they are stored: a quarter of the memory of :func:`load_images`.
+
+    - A folder of image files, searched with its subfolders in the order of the file names; files
+      of other types and hidden files are passed over. If all files are grey the result has one
+      channel, else three; camera rotation (EXIF) is applied.
+    - An array file: ``.npy``, which is memory-mapped and not read whole, or ``.npz``.
+    - CIFAR-10, binary version: its folder, the folder around it, or one of its ``.bin`` files.
+
+    Args:
+        path: the folder or file.
+        layout: axes of the array, "NHW", "NCHW" or "NHWC". Default: recognised, taking an axis of
+            at most 4 for the channels; a shape that can be read in two ways is refused.
+        key: name of the array in an ``.npz``. Default: its only array, or the one named "images".
+        image_size: side, or (H, W), of the result: of each file in a folder the largest centred
+            rectangle of this aspect is shrunk to it (antialiased), never enlarged. Arrays and
+            CIFAR-10 must have this size already.
+        crop: side in pixels of the centred square that is cut out of each file before that, 140
+            for CelebA as published.
+        damaged: what to do with files of a folder that cannot be used (unreadable, of another
+            pixel type, partly transparent, too small): "refuse" them all by name, or "skip" them
+            with a warning.
+        split: "train" (default) or "test" images of a CIFAR-10 folder.
+
+    Returns:
+        (N, C, H, W): uint8 from 8-bit sources, else the file's floating-point type, in [0, 1].
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``path``.
+        ValueError: for an unreadable file, an empty folder, images of different sizes without
+            ``image_size``, an array of Python objects, CIFAR-10's pickles, or a shape, data type,
+            range or setting that is not one of the above.
+    """
+    path = Path(path)
+    size = _check_settings(layout, image_size, crop, damaged, split)
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    cifar = cifar_files(path, split)
+    if cifar is None and split is not None:
+        raise ValueError(f"split = {split!r} is for CIFAR-10, and {path} is not (binary version)")
+    if (cifar or path.is_dir()) and (layout is not None or key is not None):
+        raise ValueError(f"layout and key describe an array file, but {path} is none")
+    if not cifar and path.is_dir():
+        return read_folder(path, size, crop, skip=damaged == "skip")
+    if cifar:
+        pixels = read_cifar(cifar)
+    elif path.suffix.lower() in ARRAY_SUFFIXES:
+        pixels = read_array_file(path, layout, key)
+    else:
+        raise ValueError(
+            f"cannot load images from {path}: give a {' or '.join(ARRAY_SUFFIXES)} file, a folder "
+            "of image files, or CIFAR-10's binary version (unpacked)"
+        )
+    if crop is not None or size not in (None, pixels.shape[2:]):
+        raise ValueError(
+            f"the images of {path} are {pixels.shape[2:]} (H, W); crop and image_size change files "
+            "of a folder only: resize the array first, e.g. torch.nn.functional.interpolate("
+            "images, size, mode='bilinear', antialias=True)"
+        )
+    return pixels
+
+
+def _check_settings(
+    layout: str | None,
+    image_size: int | tuple[int, int] | None,
+    crop: int | None,
+    damaged: str,
+    split: str | None,
+) -> tuple[int, int] | None:
+    """Refuse unknown settings; return the wanted (H, W), if any."""
+    if layout is not None:
+        choice("layout", layout, tuple(LAYOUTS), "not a known order of axes")
+    choice("damaged", damaged, ("refuse", "skip"), "not a known way")
+    if split is not None:
+        choice("split", split, tuple(CIFAR_FILES), "not a known part")
+    side = None if crop is None else count("crop", crop)
+    if image_size is None:
+        return None
+    sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    if len(sides) != 2:
+        raise ValueError(f"image_size = {image_size!r}: give one side, or (height, width)")
+    height, width = (count("image_size", value) for value in sides)
+    if side is not None and max(height, width) > side:
+        raise ValueError(
+            f"image_size = {image_size} would enlarge the crop of {side}×{side} pixels: give a "
+            "smaller image_size or a larger crop"
+        )
+    return height, width
+
+
+__all__ = ["load_images", "load_pixels"]

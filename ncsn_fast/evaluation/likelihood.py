@@ -1,0 +1,301 @@
+"""How likely are given images under a score network: the probability flow ODE, run upwards.
+
+States follow dx = -n(x, σ) dσ, along which p_σ is carried unchanged but for its volume (Chen et
+al. 2018; Song et al. 2021, equation 39):
+
+    log p_{σ_L}(x) = log p_{σ_1}(x(σ_1)) - ∫ ∇·n(x(σ), σ) dσ,  from σ_L up to σ_1
+
+and at σ_1, which covers the data, p is nearly a normal law. The divergence is exact, by a backward
+pass for each value of a sample, or Hutchinson's estimate E vᵀ(∂n/∂x)v with random signs v.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ncsn_fast import noise as noise_source
+from ncsn_fast.evaluation.probability_flow import METHODS, Flow, integrate, make_flow, wide
+from ncsn_fast.models.base import ScoreNetwork, evaluating
+from ncsn_fast.models.score import Score, as_score
+from ncsn_fast.models.space import data_transform, model_space
+from ncsn_fast.sampling.chunks import make_room, out_of_memory
+from ncsn_fast.support import checks
+from ncsn_fast.support.progress import Progress, ProgressWish
+
+# Values of the states in one chunk: backward passes keep every layer's.
+_AUTO_ELEMENTS = {"cpu": 1 << 14, "cuda": 1 << 17}
+_LOGIT_MARGIN = 1e-6  # λ of data_transform
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """What :func:`log_likelihood` found.
+
+    Attributes:
+        log_likelihood: float64 (N,), ln p in nats, of the states in model space.
+        bits_per_dim: float64 (N,), -log₂ p per value of the images: of the pixels, with
+            ``grey_levels``, else of the density of images in [0, 1].
+        standard_error: float64 (N,) of ``log_likelihood``, from the spread of several probes; 0
+            where the divergence is exact, None for one probe.
+        evaluations: of the network, for each sample; each with a backward pass for each probe.
+        seed: of the probes and the dequantisation.
+    """
+
+    log_likelihood: Tensor
+    bits_per_dim: Tensor
+    standard_error: Tensor | None
+    evaluations: int
+    seed: int
+
+
+def log_likelihood(
+    score: Score | Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Sequence[float] | Tensor | None = None,
+    *,
+    steps: int | None = None,
+    method: str | None = None,
+    exact: bool = False,
+    probes: int = 1,
+    prior_mean: float | Tensor | None = None,
+    prior_std: float | None = None,
+    grey_levels: int | None = None,
+    rescaled: bool | None = None,
+    logit_transform: bool | None = None,
+    seed: int | None = None,
+    sample_ids: Iterable[int] | None = None,
+    extra: dict[str, Any] | None = None,
+    batch_size: int | str = "auto",
+    progress: ProgressWish = None,
+) -> Likelihood:
+    """The log-likelihood of samples by the probability flow ODE.
+
+    It is that of the law the network describes at the smallest level, the data's law blurred by
+    σ_L. The ODE is integrated in ln σ with fixed steps; the error falls with their number to the
+    power of 4 ("rk4") or 2 ("heun"): double them to see how much is left.
+
+    Args:
+        score: one of our networks, a callable score(x, labels), or a Score; computed in the
+            precision of its weights, in evaluation mode.
+        x: (N, *shape) floating-point states in model space, on the network's device; with
+            ``grey_levels``, images: uint8 levels 0 … G - 1, or k/(G - 1) as floating point.
+        sigmas: noise levels, descending, of which the first and the last bound the integral;
+            default: the network's. Networks that are told labels step from level to level.
+        steps: of equal ln σ between those ends, for networks that take any σ; default 50.
+        method: "rk4", four network evaluations a step, or "heun", two, the only one for networks
+            that know nothing between their levels. Default: rk4 where that is possible.
+        exact: compute the divergence exactly, with D backward passes for D values per sample.
+        probes: random directions v for each sample otherwise, averaged; ≥ 2 give an error estimate.
+        prior_mean: m, a number or (*shape), of the normal law N(m, s²) at the largest level.
+            Default: 0.5 for a network of ours that works on images in [0, 1], else 0. An error
+            costs Σ(error²)/2s² nats on average.
+        prior_std: s; default the largest level. (√(σ_1² + variance of the data) is closer.)
+        grey_levels: G, 256 for 8-bit images and 17 for the digits: x are images on such a grid.
+            They are dequantised, y = (k + u)/G, and the result bounds the probability of the
+            pixels themselves from below.
+        rescaled, logit_transform: of the space the network works in; default: the network's own,
+            for others none.
+        seed: in [0, 2⁶⁴), of probes and dequantisation; None draws one from torch.
+        sample_ids: N ids; a sample's result does not depend on the others.
+        extra: further keyword inputs of the network; tensors of length N are chunked.
+        batch_size: samples at once; changes no result beyond rounding. Halved where they do not
+            fit in memory.
+        progress: True for a bar, or a function (done, total) of steps times samples.
+
+    Raises:
+        ValueError: for input or settings that are out of range or do not fit each other, and where
+            a network that knows its levels by label is asked for others.
+        RuntimeError: where the network returns values that are not finite.
+    """
+    if isinstance(score, ScoreNetwork):
+        own_rescaled, own_logit = model_space(score)
+    else:
+        own_rescaled = own_logit = False
+    rescaled = own_rescaled if rescaled is None else rescaled
+    logit = own_logit if logit_transform is None else logit_transform
+    if rescaled and logit:
+        raise ValueError("rescaled and logit_transform exclude each other: set at most one")
+    _check(score, x, grey_levels)
+    flow = make_flow(
+        as_score(score, sigmas), sigmas, steps, method, probes=None if exact else probes
+    )
+    ids = noise_source.sample_ids(len(x), sample_ids)
+    seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
+    x = _in_the_type(score, x)
+    if grey_levels is not None:
+        x = _dequantized(x, grey_levels, seed, ids, rescaled=rescaled, logit=logit)
+    unit = isinstance(score, ScoreNetwork) and len(x.shape) == 4 and not (rescaled or logit)
+    mean = torch.as_tensor((0.5 if unit else 0.0) if prior_mean is None else prior_mean)
+    std = math.exp(float(flow.grid[-1])) if prior_std is None else prior_std
+    _check_prior(mean, std, x)
+    state, change = _in_chunks(flow, x, seed, ids, extra or {}, _chunk(batch_size, x), progress)
+    found = change.mean(0) + _log_normal(state, mean, std)
+    error = change.std(0) / math.sqrt(len(change)) if len(change) > 1 else None
+    return Likelihood(
+        log_likelihood=found,
+        bits_per_dim=_bits(found, x, grey_levels, rescaled=rescaled, logit=logit),
+        standard_error=torch.zeros_like(found) if exact else error,
+        evaluations=(len(flow.grid) - 1) * len(METHODS[flow.method][1]),
+        seed=seed,
+    )
+
+
+def _in_chunks(
+    flow: Flow,
+    x: Tensor,
+    seed: int,
+    ids: Tensor,
+    extra: dict[str, Any],
+    chunk: int,
+    wish: ProgressWish,
+) -> tuple[Tensor, Tensor]:
+    """``integrate`` for chunk after chunk; a chunk that does not fit in memory is halved."""
+    states, changes, done, said = [], [], 0, False
+    steps = len(flow.grid) - 1
+    with Progress(wish, total=len(x) * steps) as shown, evaluating(flow.score.module):
+        while done < len(x):
+            part = slice(done, min(done + chunk, len(x)))
+            size = part.stop - part.start
+            cut = {name: _cut(value, part, len(x)) for name, value in extra.items()}
+            found = None
+            try:
+                found = integrate(flow, x[part], seed, ids[part].to(x.device), cut, shown)
+            except RuntimeError as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+            # Out of the except block, where the error would hold on to the chunk's memory.
+            if found is None:
+                chunk = size // 2
+                make_room(size, chunk, said, None)
+                said = True
+                shown.back_to(done * steps)
+                continue
+            states.append(found[0])
+            changes.append(found[1])
+            done = part.stop
+    return torch.cat(states), torch.cat(changes, 1)
+
+
+def _in_the_type(score: object, x: Tensor) -> Tensor:
+    """States as float32, or float64 where the network computes in that; bytes as they are."""
+    if x.dtype == torch.uint8 or not isinstance(score, ScoreNetwork):
+        return x if x.dtype in (torch.uint8, torch.float64) else x.float()
+    double = next(score.parameters()).dtype == torch.float64
+    return x.to(torch.float64 if double and x.dtype == torch.float64 else torch.float32)
+
+
+def _dequantized(
+    x: Tensor, grey_levels: int, seed: int, ids: Tensor, *, rescaled: bool, logit: bool
+) -> Tensor:
+    """(k + u)/G in model space."""
+    k = x.float() if x.dtype == torch.uint8 else (x * (grey_levels - 1)).round()
+    u = noise_source.uniform(
+        tuple(x.shape[1:]),
+        seed=seed,
+        stream=noise_source.DEQUANTIZE,
+        sample_ids=ids.to(x.device),
+        dtype=k.dtype,
+    )
+    return data_transform((k + u) / grey_levels, rescaled=rescaled, logit_transform=logit)
+
+
+def _bits(
+    log_p: Tensor, x: Tensor, grey_levels: int | None, *, rescaled: bool, logit: bool
+) -> Tensor:
+    """-log₂ of the density of images in [0, 1], or of the probability of pixels, per value."""
+    dimension = math.prod(x.shape[1:])
+    stretch = torch.zeros_like(log_p)
+    if rescaled:
+        stretch += dimension * math.log(2)
+    if logit:  # of q = λ + (1 - 2λ)y, d logit(q)/dy = (1 - 2λ)/(q(1 - q))
+        z = x.to(log_p.dtype).flatten(1)
+        stretch += (F.softplus(z) + F.softplus(-z) + math.log1p(-2 * _LOGIT_MARGIN)).sum(1)
+    bits = -(log_p + stretch) / (dimension * math.log(2))
+    return bits if grey_levels is None else bits + math.log2(grey_levels)
+
+
+def _log_normal(x: Tensor, mean: Tensor, std: float) -> Tensor:
+    dtype = wide(x.device)
+    apart = (x.to(dtype) - mean.to(x.device, dtype)).flatten(1)
+    constant = apart.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    return -0.5 * (apart / std).square().sum(1) - constant
+
+
+def _cut(value: Any, part: slice, n: int) -> Any:
+    return value[part] if isinstance(value, Tensor) and value.shape[:1] == (n,) else value
+
+
+def _chunk(batch_size: int | str, x: Tensor) -> int:
+    if batch_size == "auto":
+        most = _AUTO_ELEMENTS.get(x.device.type, _AUTO_ELEMENTS["cpu"])
+        return max(1, most // math.prod(x.shape[1:]))
+    if isinstance(batch_size, str):
+        raise ValueError(f"batch_size = {batch_size!r}: give a whole number, or 'auto'")
+    return checks.count("batch_size", batch_size)
+
+
+def _check(score: object, x: Tensor, grey_levels: int | None) -> None:
+    """Refuse what cannot be computed before anything is."""
+    if not isinstance(x, Tensor) or x.ndim < 2 or x.numel() == 0:
+        raise ValueError(
+            f"x is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}: give a tensor "
+            "(N, *shape) of at least one sample"
+        )
+    if isinstance(score, ScoreNetwork):
+        if tuple(x.shape[1:]) != tuple(score.shape):
+            raise ValueError(f"x has samples of {tuple(x.shape[1:])}, the network {score.shape}")
+        if x.device != score.sigmas.device:
+            raise ValueError(f"x is on {x.device}, the network on {score.sigmas.device}: move it")
+    if grey_levels is not None:
+        return _check_grey(x, checks.count("grey_levels", grey_levels))
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x is {x.dtype}: give floating-point states in model space, or say grey_levels=256 "
+            "for 8-bit images"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("x holds values that are not finite")
+    return None
+
+
+def _check_grey(x: Tensor, grey_levels: int) -> None:
+    if grey_levels < 2:
+        raise ValueError("grey_levels = 1: images have at least two")
+    if x.dtype == torch.uint8:
+        if int(x.max()) >= grey_levels:
+            raise ValueError(
+                f"x holds the level {int(x.max())}: grey_levels = {grey_levels} are 0 to "
+                f"{grey_levels - 1}"
+            )
+        return
+    k = x * (grey_levels - 1) if x.is_floating_point() else x.double() + 0.5
+    on_grid = bool(((k - k.round()).abs() < 1e-3).all())  # not for NaN
+    if not (on_grid and bool(((k >= -1e-3) & (k < grey_levels - 0.5)).all())):
+        raise ValueError(
+            f"x does not hold images of {grey_levels} grey levels: give uint8, or k/"
+            f"{grey_levels - 1} in [0, 1] before any dequantisation; without grey_levels x are "
+            "states in model space"
+        )
+
+
+def _check_prior(mean: Tensor, std: float, x: Tensor) -> None:
+    if not (math.isfinite(std) and std > 0):
+        raise ValueError(f"prior_std = {std}: a standard deviation is finite and positive")
+    try:
+        mean.expand(x.shape[1:])
+    except RuntimeError:
+        raise ValueError(
+            f"prior_mean has shape {tuple(mean.shape)}: give a number, or {tuple(x.shape[1:])}"
+        ) from None
+    if not bool(torch.isfinite(mean).all()):
+        raise ValueError("prior_mean holds values that are not finite")
+
+
+__all__ = ["Likelihood", "log_likelihood"]

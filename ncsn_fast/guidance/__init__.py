@@ -1,0 +1,1 @@
+"""What steers a chain: conditions, measurements, anybody's drift."""

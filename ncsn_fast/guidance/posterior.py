@@ -1,0 +1,214 @@
+"""Posterior sampling for linear inverse problems y = A x + noise: the likelihood as guidance.
+
+    sampler(n, guidance=gaussian_likelihood(operator, y, noise_std))
+
+What a guidance returns is added to the score, so that x ← x + α_i(s + g) + √(2α_i)·z in annealed
+Langevin dynamics. The measurement is an input of such a guidance, cut into chunks together
+with the samples; what does not fit is refused before any work.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ncsn_fast.guidance.base import Guidance
+from ncsn_fast.guidance.operators import Operator
+from ncsn_fast.table import Table
+
+Number = float | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGuidance(Guidance):
+    """A drift made of the residual of a measurement; see the functions of this module.
+
+    Attributes:
+        operator: A.
+        y: (1, *measured), the measurement of all samples, or (n, *measured), one each.
+    """
+
+    operator: Operator
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        y, measured = self.y, self.operator.measured
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"y is {kind}: give a real floating-point tensor; complex numbers are two channels"
+            )
+        if tuple(y.shape) == measured:
+            y = y[None]
+        if tuple(y.shape[1:]) != measured or not len(y):
+            raise ValueError(
+                f"y has shape {tuple(y.shape)}; {type(self.operator).__name__} measures "
+                f"{measured}: give that for all samples, or one each with n in front"
+            )
+        if not bool(torch.isfinite(y).all()):
+            raise ValueError("y holds values that are not finite: mask them")
+        object.__setattr__(self, "y", y.detach())
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What goes with the samples: the argument ``y`` of the call."""
+        return {"y": self.y}
+
+    def check(self, table: Table, n: int, shape: tuple[int, ...]) -> None:
+        """Refuse a sampler that this measurement does not fit.
+
+        Raises:
+            ValueError: for samples of another shape, or not one measurement for each of n.
+        """
+        if shape != self.operator.shape:
+            raise ValueError(
+                f"the sampler's samples have shape {shape}, those of "
+                f"{type(self.operator).__name__} {self.operator.shape}: make the operator for them"
+            )
+        if len(self.y) not in (1, n):
+            raise ValueError(
+                f"{len(self.y)} measurements for n = {n} samples: give one for all, or one each"
+            )
+
+    def __call__(self, x: Tensor, n: Tensor, sigma: Any, row: Any, **inputs: Tensor) -> Tensor:
+        """g (B, *shape); without an input ``y`` for the guidance's own, which has to fit x."""
+        y = inputs.get("y", self.y).to(x)
+        if len(y) not in (1, len(x)):
+            raise ValueError(
+                f"{len(y)} measurements for {len(x)} samples: give one for all, or one each"
+            )
+        # Autocast is for the network: 16 bits would lose the residual.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.drift(x, n.to(x.dtype), sigma, y)
+
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """A*(A x - y), the gradient of ½‖A x - y‖²."""
+        return self.operator.adjoint(self.operator.forward(x) - y)
+
+    def drift(self, x: Tensor, n: Tensor, sigma: Number, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianLikelihood(LinearGuidance):
+    """See :func:`gaussian_likelihood`."""
+
+    noise_std: float
+    annealed: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = "at least 0" if self.annealed else "positive"
+        if not (math.isfinite(self.noise_std) and self.noise_std >= 0) or (
+            self.noise_std == 0 and not self.annealed
+        ):
+            raise ValueError(f"noise_std = {self.noise_std}: give a finite number, {least}")
+
+    def drift(self, x: Tensor, n: Tensor, sigma: Number, y: Tensor) -> Tensor:
+        return self.gradient(x, y) * (-1 / self._variance(sigma))
+
+    def check(self, table: Table, n: int, shape: tuple[int, ...]) -> None:
+        """Refuse what does not fit, and steps in which the likelihood alone diverges.
+
+        Raises:
+            ValueError: where w·‖A‖²/(s² + σ²) ≥ 2 in a row of the table (w is α_i in annealed
+                Langevin dynamics): there a step multiplies the residual by more than 1.
+        """
+        super().check(table, n, shape)
+        squared = self.operator.norm(self.y.device) ** 2
+        factors = [
+            w * squared / float(self._variance(sigma))
+            for w, sigma in zip(table.w, table.sigma, strict=True)
+        ]
+        worst = max(range(len(factors)), key=factors.__getitem__)
+        if factors[worst] < 2:
+            return
+        cures = f"a step size below {2 / factors[worst]:.3g} times this one"
+        cures += "" if self.annealed else ", annealed=True"
+        raise ValueError(
+            f"the likelihood diverges at σ = {table.sigma[worst]:g}: its step "
+            f"w·‖A‖²/variance is {factors[worst]:.4g} with ‖A‖ = {math.sqrt(squared):.4g}, and has "
+            f"to be below 2. Take {cures}, a larger noise_std, or divide the operator and y by ‖A‖"
+        )
+
+    def _variance(self, sigma: Number) -> Number:
+        return self.noise_std**2 + sigma**2 if self.annealed else self.noise_std**2
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreScaled(LinearGuidance):
+    """See :func:`score_scaled`."""
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ValueError(f"weight = {self.weight}: give a finite positive number, such as 1.0")
+
+    def drift(self, x: Tensor, n: Tensor, sigma: Number, y: Tensor) -> Tensor:
+        gradient = self.gradient(x, y)
+        # Where the measurement is met exactly there is no direction: 0, not 0/0.
+        length = _norms(gradient).clamp(min=torch.finfo(x.dtype).tiny)
+        return gradient / length * (_norms(n) * (-self.weight / sigma))
+
+
+def _norms(values: Tensor) -> Tensor:
+    """(B, 1, …) per sample."""
+    return values.flatten(1).norm(dim=1).view(-1, *(1,) * (values.ndim - 1))
+
+
+def gaussian_likelihood(
+    operator: Operator, y: Tensor, noise_std: float, annealed: bool = True
+) -> GaussianLikelihood:
+    """The likelihood of y = A x + N(0, s²) as guidance: g = -A*(A x - y)/(s² + σ²).
+
+    It is the score of N(y; A x, (s² + σ²)·I): σ² stands for what the noise in x makes of A x, as
+    in Jalal et al. 2021 and, for channels, Arvinte & Tamir 2022, -Aᴴ(A x - y)/(N₀/2 + σ²). The
+    law at level σ is then p_σ(x)·N(y; A x, s² + σ²) up to a constant: the posterior as σ goes to 0.
+
+    Every step has to satisfy w·‖A‖²/(s² + σ²) < 2, or the call is refused; w is α_i = ε(σ_i/σ_L)²
+    in annealed Langevin dynamics. A chain surely does not diverge where
+    ε·(1/σ_L² + ‖A‖²/(s² + σ_L²)) < 2 (the first term is the sharpest prior at that level).
+
+    Args:
+        operator: A.
+        y: measured, or (1, *measured), for all samples; (n, *measured) for one each.
+        noise_std: s ≥ 0 of each real number: √(N₀/2) for complex noise of power N₀.
+        annealed: False leaves σ² out (s > 0), which needs steps below 2s²/‖A‖² at every level.
+
+    Raises:
+        ValueError: for a y that A does not measure, or a noise_std out of range.
+    """
+    return GaussianLikelihood(operator, y, noise_std, annealed)
+
+
+def score_scaled(operator: Operator, y: Tensor, weight: float = 1.0) -> ScoreScaled:
+    """A step towards the measurement as long as the score: g = -w·‖s‖/‖∇‖·∇, ∇ = A*A x - A*y.
+
+    The drift of csgm-mri-langevin (Jalal et al. 2021). Its norms span the whole batch; here they
+    are per sample, so that a sample does not depend on those computed beside it. At batch size 1
+    both are the same. It weighs the measurement by hand, so that no posterior is sampled exactly.
+
+    Args:
+        operator: A.
+        y: measured, or (1, *measured), for all samples; (n, *measured) for one each.
+        weight: w > 0, the length of the drift in lengths of the score.
+
+    Raises:
+        ValueError: for a y that A does not measure, or a weight out of range.
+    """
+    return ScoreScaled(operator, y, weight)
+
+
+__all__ = [
+    "GaussianLikelihood",
+    "LinearGuidance",
+    "ScoreScaled",
+    "gaussian_likelihood",
+    "score_scaled",
+]

@@ -1,0 +1,157 @@
+"""The methods that are known by name, and from a name and settings to the table to run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ncsn_fast.methods import tables as samplers
+from ncsn_fast.methods.levels import check_sigmas
+from ncsn_fast.table import Table
+
+ANNEALED_LANGEVIN = "annealed_langevin"
+
+
+class Method(NamedTuple):
+    """A method that nf.Sampler knows by name.
+
+    ``table`` is called with the noise levels and those settings of the sampler that it names.
+    """
+
+    table: Callable[..., Table]
+    uniform_start: bool = False  # from U[0, 1) as published, not from that plus σ₁ noise
+    # What it may take from a checkpoint made for annealed Langevin dynamics: elsewhere a setting of
+    # the same name means something else, or nothing.
+    borrows: tuple[str, ...] = ()
+    either: tuple[str, ...] = ()  # settings of which one stands in for the others
+
+
+METHODS = {
+    ANNEALED_LANGEVIN: Method(samplers.annealed_langevin, uniform_start=True),
+    "consistent_annealed": Method(samplers.consistent_annealed),
+    "reverse_diffusion": Method(samplers.reverse_diffusion),
+    "ancestral": Method(samplers.ancestral),
+    "predictor_corrector": Method(
+        samplers.predictor_corrector, borrows=("step_size",), either=("snr", "step_size")
+    ),
+    "euler": Method(samplers.euler),
+    "heun": Method(samplers.heun),
+    "dpmpp_2m": Method(samplers.dpmpp_2m),
+}
+
+
+def make_table(
+    method: str | Table | Callable[..., Table],
+    sigmas: Tensor | None,
+    settings: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+) -> Table:
+    """The table of a method.
+
+    Args:
+        method: a name of ``METHODS``, a function from noise levels and settings to a table, or a
+            table, which already says it all.
+        sigmas: (L,) noise levels, None where they are not known.
+        settings: the method's settings as given, None for those that are not.
+        defaults: ``net.sampling`` of a checkpoint: a method and its settings.
+
+    Raises:
+        ValueError: for settings that are unknown or missing.
+    """
+    named = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(method, Table):
+        if named:
+            raise ValueError(f"{list(named)} given beside a table, which already says it all")
+        return method
+    known = _find(method)
+    if sigmas is None:
+        raise ValueError(
+            "sigmas are not known: give the noise levels, "
+            "for example nf.geometric_sigmas(50, 0.01, 232) or nf.auto_schedule(data).sigmas"
+        )
+    title = method if isinstance(method, str) else getattr(method, "__name__", "your function")
+    takes = _parameters(known.table)
+    strange = sorted(set(named) - set(takes))
+    if strange:
+        raise ValueError(
+            f"method {title!r} takes no {' and no '.join(strange)}; its settings are "
+            f"{', '.join(takes)}"
+        )
+    chosen = {**_defaults(method, known, named, defaults), **named}
+    missing = [n for n, p in takes.items() if p.default is p.empty and n not in chosen]
+    if missing:
+        raise ValueError(
+            f"{' and '.join(missing)} not given for {title!r}, {_silence(method, defaults)}: give "
+            "them (nf.auto_schedule(data) computes a step size from the training data)"
+        )
+    table = known.table(check_sigmas(sigmas), **chosen)
+    if not isinstance(table, Table):
+        raise ValueError(f"method {title!r} returned {type(table).__name__}; needed is a Table")
+    return table
+
+
+def known_settings(method: object) -> set[str]:
+    """The settings of all named methods, and of the given one where it is a function."""
+    functions = [known.table for known in METHODS.values()]
+    if callable(method):
+        functions.append(method)
+    return {name for function in functions for name in _parameters(function)}
+
+
+def starts_uniform(method: object) -> bool:
+    """Whether chains of this method begin in U[0, 1), and not in that plus noise."""
+    return isinstance(method, str) and METHODS[method].uniform_start
+
+
+def _find(method: str | Callable[..., Table]) -> Method:
+    if callable(method):
+        return Method(method)
+    if method not in METHODS:
+        raise ValueError(
+            f"method = {method!r} is unknown; choose one of {list(METHODS)}, or give a table "
+            "function or a Table of your own"
+        )
+    return METHODS[method]
+
+
+def _parameters(table: Callable[..., Table]) -> dict[str, inspect.Parameter]:
+    """The settings that a table function takes: all its parameters but the noise levels."""
+    parameters = list(inspect.signature(table).parameters.values())[1:]
+    return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _defaults(
+    method: object, known: Method, named: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The checkpoint's settings as far as they are meant for this method."""
+    source = defaults.get("method", ANNEALED_LANGEVIN)
+    if method == source:
+        meant = set(_parameters(known.table))
+    elif source == ANNEALED_LANGEVIN:
+        meant = set(known.borrows)
+    else:
+        meant = set()
+    if set(known.either) & set(named):
+        meant -= set(known.either)
+    return {name: defaults[name] for name in meant if defaults.get(name) is not None}
+
+
+def _silence(method: object, defaults: Mapping[str, Any]) -> str:
+    """Why the checkpoint does not help."""
+    source = defaults.get("method", ANNEALED_LANGEVIN)
+    if defaults and source != method:
+        return f"and the network's checkpoint has settings of {source!r} only"
+    return "and the network's checkpoint does not say"
+
+
+__all__ = [
+    "ANNEALED_LANGEVIN",
+    "METHODS",
+    "Method",
+    "known_settings",
+    "make_table",
+    "starts_uniform",
+]

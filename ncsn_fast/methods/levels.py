@@ -1,0 +1,184 @@
+"""Noise levels, step sizes, and the rules that choose both from the data.
+
+The rules are Techniques 1, 2 and 4 of Song & Ermon 2020 ("Improved Techniques for Training
+Score-Based Generative Models"): the largest level is the largest distance between two data points,
+neighbouring levels overlap by a fixed probability, and the step size keeps the variance of the
+annealed chain where it should be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Overlap C of neighbouring levels in Technique 2, as the paper states it.
+OVERLAP = 0.5
+
+
+_MOST_RATIO = 2.0
+
+
+def geometric_sigmas(sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:
+    """A geometric ladder of noise levels, (num_levels,) float32, from sigma_max to sigma_min.
+
+    Raises:
+        ValueError: unless sigma_max > sigma_min > 0 and num_levels ≥ 2.
+    """
+    if not (math.isfinite(sigma_max) and sigma_max > sigma_min > 0):
+        raise ValueError(
+            f"sigma_max = {sigma_max}, sigma_min = {sigma_min}: levels are positive and "
+            "descending, so finite sigma_max > sigma_min > 0 is needed"
+        )
+    if num_levels < 2:
+        raise ValueError(f"num_levels = {num_levels}: a ladder has at least 2 levels")
+    ladder = np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), num_levels))
+    return torch.from_numpy(ladder).float()
+
+
+def check_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
+    """Noise levels as a (L,) float32 CPU tensor.
+
+    Raises:
+        ValueError: unless they are finite, positive and strictly descending.
+    """
+    if not isinstance(sigmas, Tensor):
+        sigmas = torch.from_numpy(np.array(sigmas, dtype=np.float64))
+    levels = sigmas.detach().to("cpu", torch.float32)
+    if levels.ndim != 1 or len(levels) == 0:
+        raise ValueError(f"sigmas has shape {tuple(levels.shape)}: give a 1-D list of noise levels")
+    if not bool(torch.isfinite(levels).all() and (levels > 0).all()):
+        bad = int((~(torch.isfinite(levels) & (levels > 0))).nonzero()[0])
+        raise ValueError(
+            f"sigmas[{bad}] = {float(levels[bad])}: noise levels are finite and positive"
+        )
+    rises = (levels.diff() >= 0).nonzero()
+    if len(rises):
+        i = int(rises[0])
+        raise ValueError(
+            f"sigmas[{i}] = {float(levels[i]):g} is followed by {float(levels[i + 1]):g}: noise "
+            "levels descend from the largest to the smallest (reverse the list?)"
+        )
+    return levels
+
+
+def trusted_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
+    """:func:`check_sigmas`, but levels that are on a GPU stay there: looking would stall it."""
+    if isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
+        return sigmas.detach().float()
+    return check_sigmas(sigmas)
+
+
+def check_step_size(step_size: float, sigma_min: float) -> float:
+    """Return ε, or raise ValueError unless 0 < ε < 2σ_L², where the chain does not diverge."""
+    limit = 2 * sigma_min**2
+    if not 0 < step_size < limit:
+        raise ValueError(
+            f"step_size = {step_size:g}: annealed Langevin dynamics needs 0 < ε < 2σ_L² = "
+            f"{limit:g} (σ_L = {sigma_min:g}), beyond which every chain diverges. Published "
+            "values lie near 0.06·σ_L²; nf.auto_schedule(data) computes one"
+        )
+    return step_size
+
+
+def level_overlap(dimension: int, ratio: float) -> float:
+    """C of Technique 2: Φ(u + 3g) - Φ(u - 3g), u = √(2D)(g - 1), for the ratio g of two levels.
+
+    Args:
+        dimension: D, values per data point.
+        ratio: g ≥ 1.
+    """
+    u = math.sqrt(2 * dimension) * (ratio - 1)
+    return _normal_cdf(u + 3 * ratio) - _normal_cdf(u - 3 * ratio)
+
+
+def level_ratio(dimension: int, overlap: float = OVERLAP) -> float:
+    """g = σ_{i-1}/σ_i of Technique 2: the solution of Φ(u + 3g) - Φ(u - 3g) = C, u = √(2D)(g - 1).
+
+    At most 2: in fewer than 18 dimensions a level overlaps even more distant ones, up to four
+    dimensions any, but the few steps at a level cannot bring a chain so far down.
+
+    Args:
+        dimension: D, values per data point.
+        overlap: C, in (0, 1).
+    """
+    most = 2 * _normal_cdf(3.0) - 1  # at g = 1
+    if dimension < 1:
+        raise ValueError(f"dimension = {dimension}: data points have at least one value")
+    if not 0 < overlap < most:
+        raise ValueError(
+            f"overlap = {overlap}: give one above 0 and below {most:.4f}, the overlap of a level "
+            "with itself; 0.5 is usual"
+        )
+
+    def excess(g: float) -> float:
+        return level_overlap(dimension, g) - overlap
+
+    return _MOST_RATIO if excess(_MOST_RATIO) > 0 else _bisect(excess, 1.0, _MOST_RATIO)
+
+
+def num_levels_for(sigma_max: float, sigma_min: float, ratio: float) -> float:
+    """L = 1 + ln(σ₁/σ_L)/ln g, not rounded."""
+    return 1 + math.log(sigma_max / sigma_min) / math.log(ratio)
+
+
+def relative_variance(step_size: np.ndarray, ratio: float, steps_per_level: int) -> np.ndarray:
+    """r(ε) of Technique 4: the chain's variance after a level, over that of the level.
+
+    With a = ε/σ_L² and b = 2a/(1 - (1 - a)²), T Langevin steps turn the relative variance g² that
+    a level is entered with into r = (1 - a)^{2T}(g² - b) + b.
+
+    Args:
+        step_size: a, the step size over σ_L², in (0, 2).
+        ratio: g.
+        steps_per_level: T.
+    """
+    b = 2 * step_size / (1 - (1 - step_size) ** 2)
+    return (1 - step_size) ** (2 * steps_per_level) * (ratio**2 - b) + b
+
+
+def best_step_size(ratio: float, sigma_min: float, steps_per_level: int) -> float:
+    """ε of Technique 4, for which :func:`relative_variance` is closest to 1.
+
+    Args:
+        ratio: g > 1.
+        sigma_min: σ_L.
+        steps_per_level: T.
+    """
+    low, high = 1e-8, 2.0 - 1e-8
+    for _ in range(8):  # each pass narrows the best interval of a logarithmic grid
+        grid = np.geomspace(low, high, 1001)
+        best = int(np.argmin(np.abs(relative_variance(grid, ratio, steps_per_level) - 1)))
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    return float(grid[best]) * sigma_min**2
+
+
+def _normal_cdf(value: float) -> float:
+    return 0.5 * math.erfc(-value / math.sqrt(2))
+
+
+def _bisect(falling: Callable[[float], float], low: float, high: float) -> float:
+    """The root of a falling function between two bounds, to the last bit."""
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if falling(middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
+
+
+__all__ = [
+    "best_step_size",
+    "check_sigmas",
+    "check_step_size",
+    "geometric_sigmas",
+    "level_overlap",
+    "level_ratio",
+    "num_levels_for",
+    "relative_variance",
+    "trusted_sigmas",
+]

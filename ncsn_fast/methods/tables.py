@@ -1,0 +1,303 @@
+"""A sampler is a table: every method on score models is two lines, run once per row.
+
+    x ← a·x + b·n + c·h + d·z + w·g        z ~ N(0, I);  g = optional guidance drift
+    h ← e·x_old + f·n                      one history buffer, for multistep methods
+
+where n = σ·s(x, σ) is the normalised score at the row's noise level and the network is shown
+c_in·x. A method is a pure function that returns such a table, computed in float64 on the host; the
+engine runs any of them.
+
+Where a method takes ``steps``, that is the number of network evaluations, one a row, at most: it
+visits as many noise levels as they pay for, and ends at σ = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ncsn_fast.methods.levels import check_sigmas, check_step_size
+from ncsn_fast.methods.spacings import level_indices, noise_levels
+from ncsn_fast.support.checks import choice, count
+from ncsn_fast.table import Table
+
+Sigmas = Sequence[float] | np.ndarray | Tensor
+
+
+def langevin(step_size: float, steps: int) -> Table:
+    """Plain Langevin dynamics x ← x + α·s + √(2α)·z; σ is 1, so the score is the normalised one.
+
+    (Some texts write α/2 and √α for what is called α and √(2α) here, as in the published code.)
+
+    Args:
+        step_size: α > 0.
+        steps: how many.
+    """
+    if not (math.isfinite(step_size) and step_size > 0):
+        raise ValueError(f"step_size = {step_size}: Langevin dynamics needs a finite α > 0")
+    return Table.of(np.ones(count("steps", steps)), b=step_size, d=math.sqrt(2 * step_size))
+
+
+def annealed_langevin(
+    sigmas: Sigmas,
+    step_size: float,
+    steps_per_level: int,
+    denoise: bool = True,
+) -> Table:
+    """Annealed Langevin dynamics (Song & Ermon 2019, algorithm 1, as in the published code).
+
+    At level i, T times, with α_i = ε(σ_i/σ_L)²:  x ← x + (α_i/σ_i)·n + √(2α_i)·z.
+    At the end, where ``denoise`` is set (2020):  x ← x + σ_L·n.
+
+    Args:
+        sigmas: (L,) noise levels, descending.
+        step_size: ε, with 0 < ε < 2σ_L².
+        steps_per_level: T.
+        denoise: whether the last row removes the noise of the smallest level.
+    """
+    ladder = check_sigmas(sigmas).double().numpy()
+    steps_per_level = count("steps_per_level", steps_per_level)
+    check_step_size(step_size, float(ladder[-1]))
+    levels = np.repeat(np.arange(len(ladder)), steps_per_level)
+    sigma = ladder[levels]
+    alpha = step_size * (sigma / ladder[-1]) ** 2
+    table = Table.of(sigma, b=alpha / sigma, d=np.sqrt(2 * alpha), level=levels)
+    if not denoise:
+        return table
+    return table + Table.of(ladder[-1:], b=ladder[-1], level=len(ladder) - 1)
+
+
+def consistent_annealed(
+    sigmas: Sigmas, step_size: float, steps_per_level: int = 1, denoise: bool = True
+) -> Table:
+    """Consistent annealed sampling (Jolicoeur-Martineau et al. 2020, algorithm 2).
+
+    On (L-1)·k + 1 geometric levels with γ = σ_{i+1}/σ_i, η = ε/σ_L²:
+    x ← x + ησ_i·n + σ_{i+1}·√(1 - ((1-η)/γ)²)·z, the last without noise: after every step a chain
+    of noise σ_i has noise σ_{i+1}. At the end, where ``denoise`` is set:  x ← x + σ_L·n.
+
+    Args:
+        sigmas: (L,) noise levels, descending, L ≥ 2; the first and the last are used.
+        step_size: ε, with σ_L²(1-γ) < ε < σ_L²(1+γ).
+        steps_per_level: k.
+        denoise: whether the last row removes the noise of the smallest level.
+
+    Raises:
+        ValueError: for ε out of that range, which the message names.
+    """
+    own = check_sigmas(sigmas)
+    if len(own) < 2:
+        raise ValueError("consistent annealed sampling needs at least 2 noise levels, got 1")
+    number = (len(own) - 1) * count("steps_per_level", steps_per_level) + 1
+    sigma = noise_levels(own, number, "geometric")
+    ratio = (sigma[-1] / sigma[0]) ** (1 / (number - 1))
+    eta = step_size / sigma[-1] ** 2
+    if not 1 - ratio < eta < 1 + ratio:
+        low, high = (sigma[-1] ** 2 * (1 + sign * ratio) for sign in (-1, 1))
+        raise ValueError(
+            f"step_size = {step_size:g}: consistent annealed sampling on {number} levels of ratio "
+            f"γ = {ratio:.4g} needs σ_L²(1-γ) = {low:.4g} < ε < σ_L²(1+γ) = {high:.4g}; more steps "
+            "per level lower the lower bound"
+        )
+    noise = sigma[1:] * math.sqrt(1 - ((1 - eta) / ratio) ** 2)
+    levels = level_indices(sigma, own)
+    table = Table.of(sigma, b=eta * sigma, d=np.append(noise, 0.0), level=levels)
+    if not denoise:
+        return table
+    return table + Table.of(sigma[-1:], b=sigma[-1], level=levels[-1])
+
+
+def reverse_diffusion(
+    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
+) -> Table:
+    """Reverse diffusion of the variance-exploding SDE (Song et al. 2021, appendix E).
+
+    x ← x + (σ_i² - σ_{i+1}²)/σ_i·n + √(σ_i² - σ_{i+1}²)·z; the last step, to σ = 0, adds no noise.
+
+    Args:
+        sigmas: (L,) the model's noise levels, descending.
+        steps: network evaluations; default: one per level.
+        spacing, rho: which levels, see :func:`ncsn_fast.spacings.noise_levels`.
+    """
+    sigma, following = _intervals(sigmas, steps, spacing, rho)
+    removed = sigma**2 - following**2
+    noise = np.where(following > 0, np.sqrt(removed), 0.0)
+    return Table.of(sigma, b=removed / sigma, d=noise, level=level_indices(sigma, sigmas))
+
+
+def ancestral(
+    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
+) -> Table:
+    """Ancestral sampling of the variance-exploding SDE (Song et al. 2021, appendix F).
+
+    x ← x + (σ_i² - σ_{i+1}²)/σ_i·n + √(σ_{i+1}²(σ_i² - σ_{i+1}²)/σ_i²)·z, to σ = 0.
+
+    Args:
+        sigmas, steps, spacing, rho: as for :func:`reverse_diffusion`.
+    """
+    sigma, following = _intervals(sigmas, steps, spacing, rho)
+    removed = sigma**2 - following**2
+    noise = following * np.sqrt(removed) / sigma
+    return Table.of(sigma, b=removed / sigma, d=noise, level=level_indices(sigma, sigmas))
+
+
+PREDICTORS = {"reverse_diffusion": reverse_diffusion, "ancestral": ancestral}
+
+
+def predictor_corrector(
+    sigmas: Sigmas,
+    snr: float | None = None,
+    step_size: float | None = None,
+    corrector_steps: int = 1,
+    predictor: str = "reverse_diffusion",
+    steps: int | None = None,
+    spacing: str = "ladder",
+    rho: float = 7.0,
+) -> Table:
+    """Predictor-corrector sampling (Song et al. 2021, algorithm 2) with a fixed corrector step.
+
+    At every level Langevin steps with α_i = 2(r·σ_i)², x ← x + (α_i/σ_i)·n + √(2α_i)·z, then one
+    step of the predictor. (The original scales α by the norms of z and s, averaged over the batch,
+    so that a sample depends on its neighbours; where n is a standard normal both agree.)
+
+    Args:
+        sigmas: (L,) the model's noise levels, descending.
+        snr: r, the signal-to-noise ratio of the corrector, 0 < r < 1.
+        step_size: ε of annealed Langevin dynamics in its place: r = √(ε/(2σ_L²)).
+        corrector_steps: Langevin steps per level.
+        predictor: "reverse_diffusion" or "ancestral".
+        steps: network evaluations, of which a level takes corrector_steps + 1; default: all levels.
+        spacing, rho: which levels, see :func:`ncsn_fast.spacings.noise_levels`.
+
+    Raises:
+        ValueError: unless one of snr and step_size is given, in its range.
+    """
+    ratio = _corrector_ratio(check_sigmas(sigmas), snr, step_size)
+    per_level = count("corrector_steps", corrector_steps) + 1
+    choice("predictor", predictor, tuple(PREDICTORS), "the method of the predictor rows")
+    predict = PREDICTORS[predictor](sigmas, _levels_for(steps, per_level), spacing, rho)
+    sigma = np.repeat(predict.sigma, per_level)
+    b, d = 2 * ratio**2 * sigma, 2 * ratio * sigma
+    b[corrector_steps::per_level] = predict.b
+    d[corrector_steps::per_level] = predict.d
+    return Table.of(sigma, b=b, d=d, level=np.repeat(predict.level, per_level))
+
+
+def euler(
+    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
+) -> Table:
+    """Euler's method on the probability flow ODE dx = -n dσ (Song et al. 2021, equation 13).
+
+    x ← x + (σ_i - σ_{i+1})·n, to σ = 0. First order.
+
+    Args:
+        sigmas, steps, spacing, rho: as for :func:`reverse_diffusion`.
+    """
+    sigma, following = _intervals(sigmas, steps, spacing, rho)
+    return Table.of(sigma, b=sigma - following, level=level_indices(sigma, sigmas))
+
+
+def heun(
+    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
+) -> Table:
+    """Heun's method on the probability flow ODE (Karras et al. 2022, algorithm 1). Second order.
+
+    Two rows a step of length h = σ_i - σ_{i+1}: x' = x + h·n, with x for history, then, with n' of
+    x' at σ_{i+1}, x + h/2·(n + n') = x/2 + x'/2 + h/2·n'. The step to σ = 0 is Euler's.
+
+    Args:
+        sigmas, spacing, rho: as for :func:`reverse_diffusion`.
+        steps: network evaluations: N levels take 2N - 1; default: all levels.
+    """
+    number = None if steps is None else (count("steps", steps) + 1) // 2
+    sigma, following = _intervals(sigmas, number, spacing, rho)
+    length = sigma[:-1] - following[:-1]
+    # A history of the state, not of n, has what guidance added to n in it.
+    a, b, c, e = np.ones((4, 2 * len(sigma) - 1))
+    b[:-1:2], a[1::2], b[1::2], b[-1] = length, 0.5, length / 2, sigma[-1]
+    c[::2], c[1::2] = 0.0, 0.5
+    e[1::2], e[-1] = 0.0, 0.0
+    visited = np.repeat(sigma, 2)[1:]
+    return Table.of(visited, a=a, b=b, c=c, e=e, level=level_indices(visited, sigmas))
+
+
+def dpmpp_2m(
+    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
+) -> Table:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), two steps in λ = -ln σ. Second order.
+
+    With D = x + σ·n, the history, q = σ_{i+1}/σ_i and k = ½(λ_{i+1} - λ_i)/(λ_i - λ_{i-1}):
+    x ← q·x + (1-q)·((1+k)·D_i - k·D_{i-1}); k = 0 in the first step and in that to σ = 0.
+
+    Args:
+        sigmas, steps, spacing, rho: as for :func:`reverse_diffusion`.
+    """
+    sigma, following = _intervals(sigmas, steps, spacing, rho)
+    length = np.diff(-np.log(sigma))
+    k = np.zeros(len(sigma))
+    k[1:-1] = length[1:] / (2 * length[:-1])
+    q = following / sigma
+    towards = (1 - q) * (1 + k)
+    return Table.of(
+        sigma,
+        a=q + towards,
+        b=towards * sigma,
+        c=-(1 - q) * k,
+        e=1.0,
+        f=sigma,
+        level=level_indices(sigma, sigmas),
+    )
+
+
+def _intervals(
+    sigmas: Sigmas, number: int | None, spacing: str, rho: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The noise levels and what follows each of them; after the last comes 0."""
+    number = None if number is None else count("steps", number)
+    sigma = noise_levels(sigmas, number, spacing, rho)
+    return sigma, np.append(sigma[1:], 0.0)
+
+
+def _levels_for(steps: int | None, per_level: int) -> int | None:
+    """How many levels of so many evaluations each the steps pay for."""
+    if steps is None:
+        return None
+    if count("steps", steps) < per_level:
+        raise ValueError(
+            f"steps = {steps}: one noise level takes {per_level} network evaluations here"
+        )
+    return steps // per_level
+
+
+def _corrector_ratio(own: Tensor, snr: float | None, step_size: float | None) -> float:
+    if (snr is None) == (step_size is None):
+        raise ValueError(
+            f"snr = {snr}, step_size = {step_size}: predictor-corrector takes one of both, the "
+            "signal-to-noise ratio r of the corrector (0.1 to 0.3), or ε of annealed Langevin "
+            "dynamics for r = √(ε/(2σ_L²))"
+        )
+    if snr is None:
+        assert step_size is not None
+        return math.sqrt(check_step_size(step_size, float(own[-1])) / 2) / float(own[-1])
+    if not 0 < snr < 1:
+        raise ValueError(
+            f"snr = {snr}: the corrector's steps need 0 < r < 1, beyond which every chain diverges"
+        )
+    return snr
+
+
+__all__ = [
+    "PREDICTORS",
+    "ancestral",
+    "annealed_langevin",
+    "consistent_annealed",
+    "dpmpp_2m",
+    "euler",
+    "heun",
+    "langevin",
+    "predictor_corrector",
+    "reverse_diffusion",
+]

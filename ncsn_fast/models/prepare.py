@@ -1,0 +1,263 @@
+"""Networks prepared for inference: a private copy in a named precision that follows its source.
+
+The copy computes what the network computes, exactly rewritten: a 3×3 convolution and the 2×2 mean
+behind it are one 4×4 convolution of stride 2. Its convolutions are laid out as channels_last, are
+packed on a CPU and, in "fp16" and "bf16", hold 16 bits; normalisation keeps its parameters and
+statistics in float32.
+The first convolution sees the image in float32: the noise to be seen, σ = 0.01, is no more than a
+few spacings of 16-bit numbers near 1, and an image in 16 bits triples the error of the score there
+(``python -m ncsn_fast.benchmarks.studies.precision``).
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import OrderedDict
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from ncsn_fast import noise
+from ncsn_fast.device import malloc as heap
+from ncsn_fast.device import precision as precisions
+from ncsn_fast.device.backends import NETWORK_TYPES
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.blocks import PooledConv, ResidualBlock
+from ncsn_fast.models.packed_conv import PackedConv
+from ncsn_fast.models.refinenet import RefineNet
+
+_log = logging.getLogger("ncsn_fast")
+_Conv = TypeVar("_Conv", bound=nn.Conv2d)
+
+
+class PreparedNetwork:
+    """A network's copy for inference; see :func:`prepare_for_inference`.
+
+    The copy has weights of its own. They follow the source's at every :meth:`refresh`, which a
+    ``Sampler`` calls before each chain, and at no other time.
+
+    Attributes:
+        source: the network it was made of, which is left as it is.
+        network: the copy. Its tensors stay where they are as long as ``generation`` does.
+        precision: "fp32", "tf32", "fp16" or "bf16".
+        generation: grows when the copy had to be made anew, at other addresses.
+    """
+
+    source: ScoreNetwork
+    network: ScoreNetwork
+    precision: str
+    generation: int
+
+    def __init__(self, source: ScoreNetwork, precision: str) -> None:
+        self.source = source
+        self.precision = precision
+        self.generation = 0
+        self._make()
+
+    def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The normalised score σ·s.
+
+        Args:
+            x: (N, *shape) float32, in model space.
+            labels: (N,) integers, where the network sees the noise level.
+
+        Returns:
+            (N, *shape) in 16 bits or float32, in any memory format.
+        """
+        # A region of autocast around the caller does not change what a precision means.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.network.normalized(x, labels)
+
+    def __call__(self, x: Tensor, labels: Tensor) -> Tensor:
+        """What the source returns, the score s(x, σ) as a rule; arguments as for normalized."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.network(x, labels)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the weights that the source has now, into the same tensors.
+
+        All are copied again each time, without waiting for the device: nothing marks a weight that
+        was changed through ``.data``, as averages of weights are swapped in, or by the replay of a
+        captured training step. Where the source has moved to another device or has been rebuilt,
+        the copy is made anew and ``generation`` grows.
+
+        Raises:
+            ValueError: where the source has become a network that cannot be prepared.
+        """
+        given = self._given()
+        if self._layout == _layout(self.source, given):
+            self._fill(given)
+        else:
+            self._make()
+            self.generation += 1
+
+    def _make(self) -> None:
+        given = self._given()
+        if self.source.sigmas.device.type == "cpu":
+            heap.keep_freed_memory()
+        # Tensors made in inference mode could not be refilled outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            self.network = _copy(self.source, precisions.network_dtype(self.precision))
+            self._own = _tensors(self.network)
+            self._layout = _layout(self.source, given)
+            self._fill(given)
+
+    def _given(self) -> dict[str, Tensor]:
+        """The tensors of the source, if it can be prepared."""
+        reason = obstacle(self.source, self.precision)
+        if reason is not None:
+            raise ValueError(f"this network cannot be prepared for inference: {reason}")
+        return _tensors(self.source)
+
+    def _fill(self, given: dict[str, Tensor]) -> None:
+        for name, own in self._own.items():
+            new = given[name]
+            own.copy_(new if own.shape == new.shape else pooled_kernel(new))
+        for module in self.network.modules():
+            if isinstance(module, PackedConv):
+                module.pack()
+
+
+class _FirstConv(PackedConv):
+    """The convolution that sees the image: in float32, with what it sees in the type ``result``."""
+
+    result: torch.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(self.result, memory_format=torch.channels_last)
+
+
+def prepare_for_inference(net: ScoreNetwork, precision: str = "auto") -> PreparedNetwork:
+    """A copy of a network for fast inference; the network itself stays as it is.
+
+    Args:
+        net: a network of this package, with weights of at most 32 bits on one device. Hooks,
+            parametrisations and compiled submodules are not copied, and so refused.
+        precision: "fp32", "tf32", "fp16" or "bf16"; "auto" takes what
+            :func:`ncsn_fast.precision.resolve` names for the network's device, and "bf16" for
+            "fp16" where the network, tried at twice its largest noise level, leaves the range of
+            float16. Networks without convolutions compute in "fp32", their "auto", or "tf32". On a
+            GPU the mode of float32 products is :func:`ncsn_fast.precision.float32_mode`'s, which a
+            ``Sampler`` enters.
+
+    Raises:
+        ValueError: for anything else, with what stands in the way.
+    """
+    if not isinstance(net, ScoreNetwork):
+        raise ValueError(
+            f"prepare_for_inference takes a network of ncsn_fast, got {type(net).__name__}; of a "
+            "compiled network give the original, and compile the prepared one"
+        )
+    name = precisions.resolve(precision, net.sigmas.device)
+    if precision != "auto":
+        return PreparedNetwork(net, name)
+    if not isinstance(net, RefineNet):
+        return PreparedNetwork(net, "fp32")
+    prepared = PreparedNetwork(net, name)
+    if name != "fp16" or _stays_finite(prepared, net):
+        return prepared
+    name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    _log.info("the activations of this network leave the range of float16: it runs in %s", name)
+    return PreparedNetwork(net, name)
+
+
+def obstacle(net: ScoreNetwork, precision: str = "fp32") -> str | None:
+    """Why a network cannot be prepared in a precision, or None where it can."""
+    if precisions.network_dtype(precision) != torch.float32 and not isinstance(net, RefineNet):
+        return f"{type(net).__name__} has no convolutions, which {precision!r} is for: use 'fp32'"
+    tensors = _tensors(net)
+    places = {tensor.device for tensor in tensors.values()}
+    if len(places) > 1 or any(place.type == "meta" for place in places):
+        return f"its weights are on {sorted(map(str, places))}: move it to one device, net.to(...)"
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NETWORK_TYPES:
+            return f"{name!r} holds {tensor.dtype}, which float32 does not: call net.float()"
+    for name, module in net.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{name or 'the network'!r} has hooks, which a copy does not run: remove them"
+        if "parametrizations" in module._modules:
+            return f"{name!r} is parametrised: torch.nn.utils.parametrize can undo it"
+        if "_orig_mod" in module._modules:
+            return f"{name!r} is compiled: prepare the original, and compile what was prepared"
+    return None
+
+
+@torch.no_grad()
+def _stays_finite(prepared: PreparedNetwork, net: RefineNet) -> bool:
+    """Whether activations stay in the range of their type, with a factor of two to spare.
+
+    No norm lies on the residual path from the image to the head: there they grow as σ does.
+    """
+    sigma, side = net.sigmas[0], 2 * net.reduction()
+    z = noise.normal(
+        (net.channels, side, side),
+        seed=0,
+        stream=noise.INITIAL,
+        sample_ids=range(4),
+        device=sigma.device,
+    )
+    labels = torch.zeros(len(z), dtype=torch.int64, device=sigma.device)
+    return bool(torch.isfinite(prepared.normalized(2 * sigma * z, labels)).all())
+
+
+def pooled_kernel(weight: Tensor) -> Tensor:
+    """The 4×4 kernel of a 3×3 convolution and the 2×2 mean behind it, (O, I, 3, 3) → (O, I, 4, 4).
+
+    With stride 2 and padding 1 it gives at once what they give one after the other: the mean of
+    the kernel at its four places.
+    """
+    weight = weight.float()
+    kernel = weight.new_zeros(*weight.shape[:2], 4, 4)
+    for row in (0, 1):
+        for column in (0, 1):
+            kernel[:, :, row : row + 3, column : column + 3] += weight / 4
+    return kernel
+
+
+def _copy(source: ScoreNetwork, dtype: torch.dtype) -> ScoreNetwork:
+    """A rewritten copy whose tensors have the names of the source's, but not yet their values."""
+    network = copy.deepcopy(source).float().eval()
+    if isinstance(network, RefineNet):
+        first = _empty_conv(_FirstConv, network.begin_conv, 3)
+        first.result = dtype
+        network.begin_conv = first
+        for module in list(network.modules()):
+            if isinstance(module, ResidualBlock) and isinstance(module.conv2, PooledConv):
+                conv = _empty_conv(PackedConv, module.conv2.conv, 4, stride=2)
+                module.conv2 = nn.Sequential(OrderedDict(conv=conv))
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                if module is not first:
+                    module.__class__ = PackedConv
+                    module.to(dtype)
+                module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
+    return network.requires_grad_(False)
+
+
+def _empty_conv(kind: type[_Conv], like: nn.Conv2d, kernel_size: int, stride: int = 1) -> _Conv:
+    """A convolution in another one's place; drawing weights would disturb torch's generator."""
+    widths = like.in_channels, like.out_channels
+    settings = {"stride": stride, "padding": 1, "device": like.weight.device}
+    return skip_init(kind, *widths, kernel_size, **settings).float()
+
+
+def _tensors(net: ScoreNetwork) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return {
+        f"{prefix}.{name}".lstrip("."): tensor
+        for prefix, module in net.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
+
+
+def _layout(net: ScoreNetwork, tensors: dict[str, Tensor]) -> object:
+    """All of a network but the values of its weights."""
+    return net.config, {name: (tensor.shape, tensor.device) for name, tensor in tensors.items()}
+
+
+__all__ = ["PreparedNetwork", "obstacle", "pooled_kernel", "prepare_for_inference"]

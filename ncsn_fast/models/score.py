@@ -1,0 +1,360 @@
+"""Parametrisations and conditions: any score network as a linear map to the normalised score.
+
+The state is x = x₀ + σz throughout. Whatever a network predicts, and however its input is scaled,
+the normalised score n = σ·s(x, σ) is n = p·x + q·output(c_in·x) with three numbers p, q, c_in per
+noise level. They are folded into the sampler's table (c_in, a, b, e, f), so that the loop runs the
+network and the update and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ncsn_fast.methods.levels import trusted_sigmas
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.support import checks
+from ncsn_fast.table import Table
+
+Coefficient = Tensor | float
+
+# What a network returns -> (p, q), given σ, c_in and σ_data.
+KINDS: dict[str, Callable[[Tensor, Coefficient, float], tuple[Coefficient, Coefficient]]] = {
+    "normalized": lambda sigma, c, data: (0.0, 1.0),  # n = σ·s
+    "score": lambda sigma, c, data: (0.0, sigma * c),  # ∇ log p of what it sees, c_in·x
+    "epsilon": lambda sigma, c, data: (0.0, -1.0),  # ε = -n, the noise in x
+    "denoiser": lambda sigma, c, data: (-1 / sigma, 1 / sigma),  # D = x + σ·n, the clean image
+    # v of Salimans & Ho 2022, D = c_in²x - σ·c_in·v for σ_data = 1; and minus it, the raw network
+    # of EDM (Karras et al. 2022), D = c_skip·x + c_out·F. n = (D - x)/σ without the difference.
+    "v": lambda sigma, c, data: (-sigma * c * c, -data * c),
+    "edm": lambda sigma, c, data: (-sigma * c * c, data * c),
+}
+# Where x itself has no part in n (p = 0) it is left out: 0·∞ would be NaN.
+_WITH_STATE = ("denoiser", "v", "edm")
+_SCALED = ("v", "edm")
+# How a network is told the noise level -> its second argument.
+CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "label": None,  # the index in the ladder of noise levels, int64
+    "timestep": None,  # the same, counted from the smallest level
+    "sigma": lambda sigma: sigma,
+    "log_sigma": torch.log,
+    "c_noise": lambda sigma: torch.log(sigma) / 4,  # EDM
+    "none": None,  # no second argument
+}
+_COUNTED = ("label", "timestep")
+_SAME_LEVEL = 1e-5  # difference in ln σ
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A score network and what it means.
+
+    Where ``sigma_data`` is given the network sees x/√(σ² + σ_data²) in place of x = x₀ + σz.
+    With σ_data = 1 that is the state of a VP diffusion, √ᾱ·x₀ + √(1-ᾱ)·z with σ² = (1-ᾱ)/ᾱ.
+
+    Attributes:
+        fn: called as fn(input, condition, **extra) with the input (B, *shape) and the condition
+            (B,); without the condition where that is "none". Returns (B, *shape).
+        kind: what it returns: "score" (of its input's law), "normalized" (the score of x times σ),
+            "epsilon" (z), "denoiser" (x₀), "v" (√ᾱ·z - √(1-ᾱ)·x₀), or "edm" (EDM's network without
+            its preconditioning; with it, it is a "denoiser" told "sigma").
+        condition: how it is told the noise level: "label" (int64 index in ``sigmas``), "timestep"
+            (index counted from the smallest of ``sigmas``), "sigma", "log_sigma", "c_noise"
+            (ln σ / 4), "none", or a function of σ, (B,) → (B,).
+        sigmas: (L,) the noise levels it was trained on, descending; needed for "label", where the
+            sampler's take their place if they are not given, and for "timestep".
+        sigma_data: σ_data > 0 of its input's scaling; None: it sees x itself.
+        quantize: whether σ between two levels is told as the nearer of them. Otherwise a "label"
+            refuses it, and a "timestep" (then float32) is interpolated linearly in ln σ.
+
+    Raises:
+        ValueError: for an unknown kind or condition, levels that do not descend, and for kinds and
+            conditions that lack what they need.
+    """
+
+    fn: Callable[..., Tensor]
+    kind: str = "score"
+    condition: str | Callable[[Tensor], Tensor] = "label"
+    sigmas: Tensor | None = None
+    sigma_data: float | None = field(default=None, kw_only=True)
+    quantize: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise ValueError(f"a score is a function or a module, got {type(self.fn).__name__}")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind = {self.kind!r} is unknown; choose one of {list(KINDS)}")
+        if not callable(self.condition) and self.condition not in CONDITIONS:
+            raise ValueError(
+                f"condition = {self.condition!r} is unknown; choose one of {list(CONDITIONS)}, or "
+                "give a function of σ"
+            )
+        data = self.sigma_data
+        if data is not None and not (math.isfinite(data) and data > 0):
+            raise ValueError(f"sigma_data = {data}: the scale of data is finite and positive")
+        if data is None and self.kind in _SCALED:
+            raise ValueError(
+                f"kind {self.kind!r} belongs to a network that sees a scaled state: give "
+                "sigma_data=1 for VP / DDPM (or use nf.Score.ddpm), that of the data for EDM "
+                "(nf.Score.edm)"
+            )
+        if self.quantize and self.condition not in _COUNTED:
+            raise ValueError(
+                f"quantize=True is for the conditions {_COUNTED}, which count noise levels; this "
+                f"network is told {self.condition!r}"
+            )
+        if self.sigmas is not None:
+            object.__setattr__(self, "sigmas", trusted_sigmas(self.sigmas))
+        elif self.condition == "timestep":
+            raise ValueError(
+                'condition "timestep" needs the noise levels that the timesteps count: give '
+                "sigmas=, or nf.Score.ddpm(fn, alphas_cumprod)"
+            )
+
+    @classmethod
+    def ddpm(
+        cls,
+        fn: Callable[..., Tensor],
+        alphas_cumprod: Sequence[float] | np.ndarray | Tensor,
+        kind: str = "epsilon",
+        *,
+        quantize: bool = False,
+    ) -> Score:
+        """A DDPM network fn(√ᾱ·x₀ + √(1-ᾱ)·z, t) (Ho et al. 2020); its σ_t² = (1-ᾱ_t)/ᾱ_t.
+
+        Args:
+            fn: (B, *shape), timesteps (B,) → (B, *shape).
+            alphas_cumprod: (T,) ᾱ_t for t = 0 … T-1, falling, in (0, 1).
+            kind: "epsilon" as a rule, or "v", "denoiser", "score".
+            quantize: whether fn takes whole timesteps only: it then gets int64, the nearest one.
+
+        Raises:
+            ValueError: for ᾱ that are no such numbers. (Where the last is 0, zero terminal
+                signal-to-noise, σ is infinite: leave that timestep out.)
+        """
+        alphas = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
+        if alphas.ndim != 1 or not bool(((alphas > 0) & (alphas < 1)).all()):
+            raise ValueError(
+                f"alphas_cumprod of shape {tuple(alphas.shape)}: give (T,) numbers strictly "
+                "between 0 and 1 (leave out a last ᾱ of 0, where σ is infinite)"
+            )
+        if not bool((alphas.diff() < 0).all()):
+            raise ValueError("alphas_cumprod has to fall with t: the products of 1 - β up to t")
+        sigmas = ((1 - alphas) / alphas).sqrt().flip(0)
+        return cls(fn, kind, "timestep", sigmas, sigma_data=1.0, quantize=quantize)
+
+    @classmethod
+    def vp(
+        cls,
+        fn: Callable[..., Tensor],
+        kind: str = "epsilon",
+        beta_min: float = 0.1,
+        beta_max: float = 20.0,
+    ) -> Score:
+        """A continuous VP network of score_sde (Song et al. 2021), told 999·t with t in (0, 1].
+
+        ln(1 + σ²) = ½(β_max - β_min)t² + β_min·t. Its ``sigmas`` are those of 1,000 times from 1
+        to 1e-3. (A continuous VE network there is Score(fn, "score", "sigma").)
+
+        Args:
+            fn: (B, *shape), 999·t (B,) → (B, *shape).
+            kind: "epsilon": divided by -√(1-ᾱ) it is the score of the VP state there.
+            beta_min, beta_max: 0 < β_min ≤ β_max.
+        """
+        if not (math.isfinite(beta_max) and 0 < beta_min <= beta_max):
+            raise ValueError(
+                f"beta_min = {beta_min}, beta_max = {beta_max}: needed is 0 < β_min ≤ β_max, finite"
+            )
+        t = torch.linspace(1, 1e-3, 1000, dtype=torch.float64, device="cpu")
+        sigmas = torch.expm1((beta_max - beta_min) / 2 * t**2 + beta_min * t).sqrt()
+        told = functools.partial(_vp_time, beta_min=beta_min, beta_max=beta_max)
+        return cls(fn, kind, told, sigmas, sigma_data=1.0)
+
+    @classmethod
+    def edm(cls, fn: Callable[..., Tensor], sigma_data: float = 0.5) -> Score:
+        """EDM's raw network F(c_in·x, c_noise) (Karras et al. 2022, table 1).
+
+        D = c_skip·x + c_out·F with c_in = 1/√(σ² + σ_data²), c_skip = σ_data²·c_in²,
+        c_out = σ·σ_data·c_in and c_noise = ln σ / 4. Where fn computes D it is
+        Score(fn, "denoiser", "sigma").
+        """
+        return cls(fn, "edm", "c_noise", sigma_data=sigma_data)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The network behind fn, if it is a module or a method of one."""
+        owner = getattr(self.fn, "__self__", self.fn)
+        return owner if isinstance(owner, nn.Module) else None
+
+    def frozen(self) -> tuple[Any, ...]:
+        """What a captured step freezes of it beside fn."""
+        return (self.kind,)
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(p, q), each of the shape of sigma, with n = p·x + q·output."""
+        given = KINDS[self.kind](sigma, self.c_in(sigma), self.sigma_data or 0.0)
+        p, q = (torch.as_tensor(value).to(sigma) for value in given)
+        return p.expand_as(sigma), q.expand_as(sigma)
+
+    def c_in(self, sigma: Tensor) -> Coefficient:
+        """The factor on x on its way into the network, of the shape of sigma; 1.0 for none."""
+        if self.sigma_data is None:
+            return 1.0
+        return (sigma.square() + self.sigma_data**2).rsqrt()
+
+    def fold(self, table: Table) -> Table:
+        """The table that takes this network's output in place of the normalised score."""
+        sigma = _column(table.sigma)
+        p, q = self.coefficients(sigma)
+        a, b, e, f, c_in = (_column(c) for c in (table.a, table.b, table.e, table.f, table.c_in))
+        folded = {"a": a + b * p, "b": b * q, "e": e + f * p, "f": f * q}
+        folded["c_in"] = c_in * self.c_in(sigma)
+        return replace(table, **{name: tuple(column.tolist()) for name, column in folded.items()})
+
+    def normalized(self, x: Tensor, sigma: Tensor, labels: Tensor, **extra: Any) -> Tensor:
+        """n(x, σ) for a batch with a level per sample, as training needs it.
+
+        Args:
+            x: (B, *shape).
+            sigma: (B,) noise levels.
+            labels: (B,) their indices in the ladder.
+            extra: further inputs of the network.
+
+        Raises:
+            ValueError: where "timestep" is asked for σ outside of its levels, on a CPU.
+        """
+        told = labels if self.condition == "label" else self._told(sigma, "sample {} is noised by")
+        each = (-1, *(1,) * (x.ndim - 1))
+        c_in = self.c_in(sigma)
+        seen = (c_in.view(each) * x).to(x.dtype) if isinstance(c_in, Tensor) else x
+        output = self(seen, told, **extra)
+        if self.kind == "normalized":
+            return output
+        p, q = (value.view(each) for value in self.coefficients(sigma))
+        return p * x + q * output if self.kind in _WITH_STATE else q * output
+
+    def conditions(self, table: Table, device: torch.device | str) -> Tensor | None:
+        """(rows,) what the network is told at every row; None for condition "none".
+
+        Raises:
+            ValueError: where a network that knows only labels is asked for another noise level, or
+                one that counts timesteps for one beyond them.
+        """
+        told = self._told(_column(table.sigma), "row {} of the table asks for")
+        if told is None or not told.is_floating_point():
+            return None if told is None else told.to(device, torch.int64)
+        return told.to(device, torch.float32)
+
+    def _told(self, sigma: Tensor, who: str) -> Tensor | None:
+        """The condition for each σ, of its shape; ``who`` begins an error, {} being an index."""
+        if self.condition == "none":
+            return None
+        if self.condition in _COUNTED:
+            return self._counted(sigma, who)
+        transform = self.condition if callable(self.condition) else CONDITIONS[self.condition]
+        assert transform is not None
+        told = transform(sigma)
+        if not isinstance(told, Tensor) or told.shape != sigma.shape:
+            raise ValueError(
+                f"condition returned {getattr(told, 'shape', type(told).__name__)} for noise "
+                f"levels of shape {tuple(sigma.shape)}: give a function of σ, (B,) → (B,)"
+            )
+        return told
+
+    def _counted(self, sigma: Tensor, who: str) -> Tensor:
+        """The place of each σ in the ladder, counted as the network counts it."""
+        if self.sigmas is None:
+            raise ValueError(
+                'condition "label" needs the ladder that the labels count: '
+                'nf.Score(fn, kind, "label", sigmas=...)'
+            )
+        wanted, ladder = sigma.log(), self.sigmas.to(sigma).log()
+        # The ladder descends; searchsorted wants it ascending.
+        right = torch.searchsorted(-ladder, -wanted).clamp(0, len(ladder) - 1)
+        left = (right - 1).clamp(min=0)
+        # A ladder of one level, and its first level, have no gap to lie in.
+        gap = (ladder[left] - ladder[right]).clamp(min=torch.finfo(sigma.dtype).tiny)
+        place = left + ((ladder[left] - wanted) / gap).clamp(0, 1)
+        nearest = place.round()
+        # At a level it is whole: some networks round what they are told down.
+        place = torch.where((wanted - ladder[nearest.long()]).abs() > _SAME_LEVEL, place, nearest)
+        only = self.condition == "label" and not self.quantize
+        # A device would have to be waited for.
+        if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
+            told = ladder[nearest.long()] if only else wanted.clamp(ladder[-1], ladder[0])
+            self._refuse_others((wanted - told).abs() > _SAME_LEVEL, sigma, who)
+        if self.condition == "label":
+            return nearest.long()
+        timestep = len(ladder) - 1 - (nearest if self.quantize else place)
+        return timestep.long() if self.quantize else timestep
+
+    def _refuse_others(self, off: Tensor, sigma: Tensor, who: str) -> None:
+        """Refuse the noise levels that a network cannot be told."""
+        if self.sigmas is None or not bool(off.any()):
+            return
+        i = int(off.nonzero()[0])
+        ends = f"from {float(self.sigmas[0]):g} to {float(self.sigmas[-1]):g}"
+        asked = f"{who.format(i)} σ = {float(sigma[i]):g}"
+        if self.condition == "label" and not self.quantize:
+            raise ValueError(
+                f"{asked}, but this network knows only its {len(self.sigmas)} levels {ends} by "
+                "label: use levels of its ladder (spacing='ladder'), a network that takes any σ "
+                "(nf.NCSNv2 does), or nf.Score(..., quantize=True), which tells it the nearest"
+            )
+        raise ValueError(
+            f"{asked}, but this network was trained on {len(self.sigmas)} levels {ends}: stay "
+            "between them"
+        )
+
+    def __call__(self, x: Tensor, condition: Tensor | None, **extra: Any) -> Tensor:
+        """The network's output for a batch of inputs; a single condition goes to every sample.
+
+        Raises:
+            ValueError: where the network answers in another shape, on another device, or not in
+                floating-point numbers.
+        """
+        if self.condition == "none" or condition is None:
+            output = self.fn(x, **extra)
+        else:
+            output = self.fn(x, condition.expand(len(x)), **extra)
+        return checks.same_shape("the network", output, x.shape, x)
+
+
+def as_score(
+    score: Score | Callable[..., Tensor], sigmas: Sequence[float] | Tensor | None = None
+) -> Score:
+    """Whatever the engine is given as a :class:`Score`.
+
+    One of our networks is taken by its normalised output (without a condition where the network
+    does not see the noise level, so that any σ is legal): its ``normalized`` method is called, not
+    the module, so hooks belong on ``net`` wrapped in a callable. A bare callable is
+    score(x, labels).
+    """
+    if isinstance(score, Score):
+        if score.sigmas is None and sigmas is not None:
+            return replace(score, sigmas=trusted_sigmas(sigmas))
+        return score
+    if isinstance(score, ScoreNetwork):
+        condition = "label" if score.sees_sigma else "none"
+        return Score(score.normalized, "normalized", condition, score.sigmas)
+    return Score(score, "score", "label", None if sigmas is None else trusted_sigmas(sigmas))
+
+
+def _vp_time(sigma: Tensor, beta_min: float, beta_max: float) -> Tensor:
+    """999·t of the VP diffusion that has noise level σ, without cancellation where σ is small."""
+    log = torch.log1p(sigma.square())
+    return 999 * 2 * log / (beta_min + (beta_min**2 + 2 * (beta_max - beta_min) * log).sqrt())
+
+
+def _column(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+__all__ = ["CONDITIONS", "KINDS", "Score", "as_score"]

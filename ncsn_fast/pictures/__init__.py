@@ -1,0 +1,1 @@
+"""Files to look at: grids, chains, curves."""

@@ -1,0 +1,111 @@
+"""Curves: the loss of a training run.
+
+Files are complete or absent. matplotlib's global state is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncsn_fast.support.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+from ncsn_fast.support.files import check_suffix
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def save_loss_plot(
+    path: str | os.PathLike[str],
+    steps: Sequence[float] | Tensor,
+    losses: Sequence[float] | Tensor,
+    *,
+    title: str = "Training loss",
+    xlabel: str = "optimiser step",
+    ylabel: str = "denoising score matching loss (per image)",
+) -> None:
+    """Plot a loss curve: every value faint, their running mean strong.
+
+    The mean is centred and spans a twenty-fifth of the curve. The vertical axis is logarithmic if
+    all values are positive and the mean falls or rises more than fivefold.
+
+    Args:
+        path: a ``.png``, ``.svg`` or ``.pdf`` file in a folder that exists.
+        steps: (K,) ascending.
+        losses: (K,) finite.
+        title, xlabel, ylabel: texts; say the unit in the labels.
+
+    Raises:
+        ValueError: for no values, lengths that differ, steps that do not ascend, values that are
+            not finite, another type of file, or a folder that does not exist.
+    """
+    from matplotlib.figure import Figure
+
+    check_suffix(path, FIGURE_SUFFIXES)
+    x, y = _curve(steps, losses)
+    smooth = _running_mean(y, len(y) // 25)
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    marker = "o" if len(x) == 1 else ""  # a line through one point is invisible
+    axes.plot(x, y, color="tab:blue", alpha=0.25, linewidth=1, label="each value")
+    axes.plot(x, smooth, color="tab:blue", linewidth=2, marker=marker, label="running mean")
+    if y.min() > 0 and smooth.max() > 5 * smooth.min():
+        log_axis(axes)
+    axes.margins(x=0.01)
+    axes.set_title(title, fontsize=14)
+    axes.set_xlabel(xlabel, fontsize=12)
+    axes.set_ylabel(ylabel, fontsize=12)
+    axes.grid(True, which="major", alpha=0.3)
+    axes.legend(frameon=False, fontsize=11)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _curve(
+    steps: Sequence[float] | Tensor, losses: Sequence[float] | Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (
+        torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()
+        for values in (steps, losses)
+    )
+    if x.ndim != 1 or x.shape != y.shape or not len(x):
+        raise ValueError(
+            f"steps have shape {x.shape} and losses {y.shape}: give one loss for each step, "
+            "at least one"
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("steps and losses must be finite: leave out values that are NaN")
+    if (np.diff(x) <= 0).any():
+        raise ValueError("steps must ascend: sort them, and give each step once")
+    return x, y
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over up to window // 2 neighbours on either side."""
+    half = window // 2
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    # At the start, where losses fall steeply, the window shrinks on both sides alike, or the curve
+    # would be drawn too low; at the end it does not, or the last point would be one raw value.
+    reach = np.minimum(index, half)
+    start, stop = index - reach, np.minimum(index + reach + 1, len(values))
+    return (total[stop] - total[start]) / (stop - start)
+
+
+def log_axis(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axes.set_yscale("log")
+    # Plain numbers, between the powers of ten too: a loss seldom spans many of those.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+__all__ = ["FIGURE_SUFFIXES", "log_axis", "save_loss_plot"]

@@ -1,0 +1,268 @@
+"""Checkpoints from one layout into another: what ``ncsn-fast convert`` does.
+
+The official code loads a list of NCSN's [model, optimizer] or NCSNv2's [model, optimizer, epoch,
+step, ema], and a YAML file: both are written so that it finds whatever it reads in them.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint, save_checkpoint
+from ncsn_fast.checkpoints.official_yaml import noise_levels
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.space import model_space
+from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.training.presets import PRESETS, Preset
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_NETWORKS = ("NCSN", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest")
+# The data set by which the official code chooses a network, and the preset of its publication: by
+# network and image size, None for all other sizes.
+_ORIGINS: dict[tuple[str, int | None], tuple[str, str]] = {
+    ("NCSN", 28): ("MNIST", "mnist-v1"),
+    ("NCSN", None): ("CIFAR10", "cifar10-v1"),
+    ("NCSNv2", 64): ("CELEBA", "celeba"),
+    ("NCSNv2", None): ("CIFAR10", "cifar10"),
+    ("NCSNv2Deeper", None): ("LSUN", "bedroom"),
+    ("NCSNv2Deepest", None): ("FFHQ", "ffhq"),
+}
+_V1_KEYS: dict[str, dict[str, Any]] = {
+    "training": {"algo": "dsm", "ngpu": 1},
+    "data": {},
+    "model": {"batch_norm": False},
+    "optim": {},
+}
+_HEADER = """\
+# Written by ncsn-fast convert. The network and sampling: are those of the checkpoint; optim:,
+# training: and data.dataset, which a checkpoint does not tell, are as published.
+"""
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    config: Path | None = None,
+    ema: bool = True,
+    dtype: str | None = None,
+    image_size: int | None = None,
+    force: bool = False,
+) -> tuple[ScoreNetwork, list[Path]]:
+    """Convert a checkpoint; numbers come through bit for bit, the optimiser's state does not.
+
+    Args:
+        source: any layout that load_checkpoint knows, or the name of a bundled network.
+        target: a .safetensors file (a .json comes with it), or a .pth file in the layout of the
+            official code (a .yml comes with it).
+        config: the official YAML of ``source``.
+        ema: take the averaged weights where there are some. A .pth file of NCSNv2 holds both.
+        dtype: "float16" or "bfloat16", to store a .safetensors file rounded.
+        image_size: where neither ``source`` nor ``config`` says.
+        force: replace files that are there.
+
+    Returns:
+        The network as converted, and the files written.
+
+    Raises:
+        ValueError: for an ending of ``target`` that is neither, files that are there already, and
+            networks that the official code does not have.
+    """
+    official = _is_official(target, dtype)
+    files = [target, target.with_suffix(".yml" if official else ".json")]
+    _check_free(files, [checkpoint_file(source), config], force)
+    overrides: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    net = load_checkpoint(source, config, ema=ema, **overrides)
+    if net.config.get("image_size", ()) is None:
+        raise ValueError(
+            f"{source} does not tell for images of which size it is: give image_size=32, or "
+            "whatever it is, or the configuration file it was trained with"
+        )
+    if not official:
+        save_checkpoint(net, target, dtype=None if dtype is None else _DTYPES[dtype])
+        return net, files
+    told = official_config(net, averaged=ema and net.config["network"] != "NCSN")
+    trained = load_checkpoint(source, config, ema=False, **overrides) if ema else net
+    states = _states(net, trained, told)
+    with atomic_write(files[0]) as temporary:
+        torch.save(states, temporary)
+    with atomic_write(files[1]) as temporary:
+        temporary.write_text(_HEADER + _yaml(told, net), encoding="utf-8")
+    return net, files
+
+
+def _is_official(target: Path, dtype: str | None) -> bool:
+    """What the ending of a file asks for."""
+    if target.suffix not in (".pth", ".safetensors"):
+        raise ValueError(
+            f"{target} ends in {target.suffix or 'nothing'}: give a name ending in .safetensors "
+            "(ours) or .pth (for the official code)"
+        )
+    if target.suffix == ".pth" and dtype is not None:
+        raise ValueError("dtype is for .safetensors files: the official code reads float32")
+    return target.suffix == ".pth"
+
+
+def official_config(net: ScoreNetwork, *, averaged: bool = True) -> dict[str, Any]:
+    """The configuration with which the official code rebuilds a network and samples from it.
+
+    Args:
+        net: NCSN, or one of the NCSNv2 family.
+        averaged: whether the checkpoint holds averaged weights besides those as trained.
+
+    Raises:
+        ValueError: for what the official code does not have: other networks, images that are not
+            square, levels that are neither geometric nor evenly spaced; in NCSN an activation but
+            ELU, or rescaled data.
+    """
+    name = net.config["network"]
+    if name not in _NETWORKS:
+        raise ValueError(f"the official code has no {name}: it has {', '.join(_NETWORKS)}")
+    channels, height, width = net.shape
+    rescaled, logit = model_space(net)
+    plain = not rescaled and net.config["activation"] == "elu"
+    if height != width or (name == "NCSN" and not plain):
+        raise ValueError(
+            "the official code has square images, and in NCSN only ELU and data in [0, 1]: this is "
+            f"{name} for {height}×{width}, {net.config['activation']}, rescaled: {rescaled}"
+        )
+    dataset, preset = _ORIGINS.get((name, height)) or _ORIGINS[name, None]
+    published = PRESETS[preset]
+    config: dict[str, Any] = {
+        "training": {
+            "batch_size": published.batch_size,
+            "n_epochs": 500_000,
+            "n_iters": published.steps + 1,
+            "snapshot_freq": published.checkpoint_every,
+            "anneal_power": 2.0,
+        },
+        "data": {
+            "dataset": dataset,
+            "image_size": height,
+            "channels": channels,
+            "logit_transform": logit,
+            "random_flip": published.flip,
+        },
+        "model": {**_ladder(net), "ngf": net.config["ngf"]},
+        "optim": {
+            "weight_decay": 0.0,
+            "optimizer": "Adam",
+            "lr": published.learning_rate,
+            "beta1": 0.9,
+            "amsgrad": False,
+        },
+    }
+    added = _V1_KEYS if name == "NCSN" else _v2_keys(net, published, averaged)
+    return {section: {**values, **added[section]} for section, values in config.items()} | (
+        {} if net.sampling is None else {"sampling": _sampling(net.sampling)}
+    )
+
+
+def _v2_keys(net: ScoreNetwork, published: Preset, averaged: bool) -> dict[str, dict[str, Any]]:
+    return {
+        "training": {"snapshot_sampling": True, "log_all_sigmas": False},
+        "data": {
+            **({"category": "bedroom"} if net.config["network"] == "NCSNv2Deeper" else {}),
+            "uniform_dequantization": False,
+            "gaussian_dequantization": False,
+            "rescaled": model_space(net)[0],
+            "num_workers": 4,
+        },
+        "model": {
+            "ema": averaged,
+            "ema_rate": published.ema,
+            "spec_norm": False,
+            "normalization": "InstanceNorm++",
+            "nonlinearity": net.config["activation"],
+        },
+        "optim": {"eps": published.eps},
+    }
+
+
+def _ladder(net: ScoreNetwork) -> dict[str, Any]:
+    """The noise levels as the official code is told them."""
+    sigmas = net.sigmas.cpu()
+    first, last = (float(str(np.float32(sigma))) for sigma in (sigmas[0], sigmas[-1]))
+    for kind in ("geometric",) if net.sees_sigma else ("geometric", "uniform"):
+        ladder = {
+            "sigma_begin": first,
+            "sigma_end": last,
+            "num_classes": len(sigmas),
+            "sigma_dist": kind,
+        }
+        if torch.allclose(noise_levels({"model": ladder}), sigmas, rtol=1e-5, atol=0):
+            return ladder
+    raise ValueError(
+        f"the {len(sigmas)} noise levels from {first:g} to {last:g} are not geometric, and the "
+        "official code knows no other (in NCSNv2 evenly spaced ones): keep the network as "
+        ".safetensors"
+    )
+
+
+def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sampling of the official NCSNv2 reads; NCSN's has its numbers in the code."""
+    steps = {
+        "annealed_langevin": {"n_steps_each": settings.get("steps_per_level")},
+        "consistent_annealed": {"consistent": True, "nsigma": settings.get("steps_per_level")},
+    }.get(settings["method"])
+    if steps is None:
+        raise ValueError(f"the official code has no sampling method {settings['method']!r}")
+    return {
+        "batch_size": 100,
+        "data_init": False,
+        "step_lr": settings.get("step_size"),
+        **steps,
+        "ckpt_id": None,  # checkpoint.pth
+        "final_only": True,
+        "fid": False,
+        "denoise": bool(settings.get("denoise", True)),
+        "num_samples4fid": 10_000,
+        "inpainting": False,
+        "interpolation": False,
+        "n_interpolations": 15,
+    }
+
+
+def _states(net: ScoreNetwork, trained: ScoreNetwork, config: Mapping[str, Any]) -> list[Any]:
+    """What the official code saves, with an optimiser that has not begun."""
+    version_1 = net.config["network"] == "NCSN"
+    model = net if version_1 else trained
+    weights = OrderedDict((f"module.{key}", value) for key, value in model.state_dict().items())
+    adam = torch.optim.Adam(model.parameters(), lr=config["optim"]["lr"])
+    if version_1:
+        return [weights, adam.state_dict()]
+    states = [weights, adam.state_dict(), 0, 0]  # epoch and step
+    if config["model"]["ema"]:
+        states.append({name: parameter.data for name, parameter in net.named_parameters()})
+    return states
+
+
+def _yaml(config: Mapping[str, Any], net: ScoreNetwork) -> str:
+    import yaml
+
+    if net.config["network"] != "NCSN":
+        return yaml.safe_dump(dict(config), sort_keys=False)
+    # NCSN's code saves its configuration so, and reads nothing else when it samples.
+    sections = {name: Namespace(**values) for name, values in config.items()}
+    return yaml.dump(Namespace(**sections), default_flow_style=False)
+
+
+def _check_free(files: list[Path], inputs: list[Path | None], force: bool) -> None:
+    """Refuse now files that cannot be written, or would replace others."""
+    taken = {path.resolve() for path in inputs if path is not None}
+    for file in files:
+        if file.resolve() in taken:
+            raise ValueError(f"{file} would replace what is converted: choose another name")
+        if file.exists() and not force:
+            raise ValueError(f"{file} is there already: choose another name, or --force")
+        check_writable(file)
+
+
+__all__ = ["convert", "official_config"]

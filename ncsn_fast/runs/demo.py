@@ -1,0 +1,210 @@
+"""The demo: a score network trained on handwritten digits for a minute, sampled and judged."""
+
+from __future__ import annotations
+
+import json
+import platform
+import timeit
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ncsn_fast.checkpoints.load_save import save_checkpoint
+from ncsn_fast.data.digits import digits
+from ncsn_fast.device import precision as precisions
+from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
+from ncsn_fast.losses.denoising import dsm_loss
+from ncsn_fast.models.ncsnv2 import NCSNv2
+from ncsn_fast.models.space import to_images
+from ncsn_fast.pictures import images as plots
+from ncsn_fast.pictures.curves import save_loss_plot
+from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
+from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.training.config import TrainConfig
+from ncsn_fast.training.schedule import auto_schedule
+from ncsn_fast.training.trainer import Trainer
+
+MAX_SAMPLES = 400
+# Chosen for the quality that one minute on two cores buys: a narrow network that sees many batches.
+_NGF, _BATCH_SIZE, _LEARNING_RATE, _EMA = 16, 64, 2e-3, 0.99
+_STEPS_PER_LEVEL = 10
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Where the demo's files are, and what it measured."""
+
+    files: dict[str, Path]
+    metrics: dict[str, Any]
+
+
+def run(
+    out: Path,
+    *,
+    seconds: float = 60.0,
+    samples: int = MAX_SAMPLES,
+    seed: int = 0,
+    device: str = "cpu",
+    say: Callable[[str], None],
+    progress: bool = True,
+) -> DemoResult:
+    """Train, sample, compare; write pictures and figures into a folder.
+
+    Args:
+        out: the folder; made where it does not exist, files of an earlier demo are replaced.
+        seconds: training time.
+        samples: images to generate, 4 to 400.
+        seed: of weights, training and sampling.
+        device: where to run.
+        say: takes one line of text for the user.
+        progress: whether to show bars.
+
+    Raises:
+        ValueError: for settings out of range, or a folder that cannot be written.
+    """
+    if not 4 <= samples <= MAX_SAMPLES:
+        raise ValueError(f"samples = {samples}: the demo draws 4 to {MAX_SAMPLES} images")
+    files = _files(out)
+    train, held_out = digits("train").images, digits("test").images
+    schedule = auto_schedule(train, steps_per_level=_STEPS_PER_LEVEL)
+    say(f"{len(train)} handwritten digits of 8×8 pixels. Chosen from them: {schedule}.")
+
+    torch.manual_seed(seed)  # for the initial weights; noise has its own seed
+    net = NCSNv2(channels=1, image_size=8, ngf=_NGF, sigmas=schedule.sigmas)
+    layout: dict[str, Any] = {"memory_format": torch.channels_last}  # unknown to torch's type hints
+    net.to(device, **layout)
+    net.sampling = schedule.sampling
+    say(f"Training NCSNv2 ({_count(net)} parameters) for {seconds:g} seconds.")
+    trainer = Trainer(net, train, _settings(seconds, seed, device))
+    with _best_threads(net, train[:_BATCH_SIZE]):
+        average = trainer.fit(progress=_clock(seconds) if progress else None)
+    save_checkpoint(average, files["model"])
+
+    sampler = Sampler(average)
+    rows = len(sampler.table)
+    say(f"Sampling {samples} images by annealed Langevin dynamics ({rows} network evaluations).")
+    every = max(1, rows // CHAIN_FRAMES)
+    states, trajectory = sampler(samples, seed=seed, every=every, progress=progress)
+    images = to_images(average, states).cpu()
+
+    metrics = _metrics(images, train, held_out, seed) | {
+        "training_steps": trainer.step,
+        "training_seconds": seconds,
+        "training_precision": trainer.config.precision,
+        "final_loss": trainer.history[-1][1],
+        "network_evaluations": rows,
+        "seed": seed,
+        "device": device,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    plots.save_comparison(files["samples"], images, held_out, count=100)
+    frames = to_images(average, trajectory[:, :CHAIN_IMAGES])
+    plots.save_chain_gif(files["chain"], frames, sigmas=sampler.kept_sigmas(every))
+    steps, losses = zip(*trainer.history, strict=True)
+    save_loss_plot(files["loss"], steps, losses)
+    with atomic_write(files["metrics"]) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return DemoResult(files, metrics)
+
+
+def _files(out: Path) -> dict[str, Path]:
+    for name in ("run.json", "checkpoint.safetensors"):
+        if (out / name).exists():
+            raise ValueError(f"{out} holds a training run ({name}): choose another with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        check_writable(out / "metrics.json")
+    except OSError as error:
+        raise ValueError(f"cannot write into {out}: {error}; choose another with --out") from error
+    names = {
+        "samples": "samples.png",
+        "chain": "chain.gif",
+        "loss": "loss.png",
+        "metrics": "metrics.json",
+        "model": "model.safetensors",
+    }
+    return {key: out / name for key, name in names.items()}
+
+
+def _settings(seconds: float, seed: int, device: str) -> TrainConfig:
+    sixteen_bits = torch.device(device).type == "cpu" and precisions.has_bf16()
+    return TrainConfig(
+        steps=1_000_000,
+        max_seconds=seconds,
+        batch_size=_BATCH_SIZE,
+        learning_rate=_LEARNING_RATE,
+        precision="bf16" if sixteen_bits else "fp32",
+        ema=_EMA,
+        ema_warmup=True,
+        seed=seed,
+        log_every=1,
+    )
+
+
+@contextmanager
+def _best_threads(net: NCSNv2, images: Tensor) -> Iterator[None]:
+    """One thread or all of them, whichever takes this network's training step faster just now.
+
+    The network is tiny: where other programs use the machine, threads wait for each other longer
+    than they work.
+    """
+    every = torch.get_num_threads()
+
+    def seconds(threads: int) -> float:
+        torch.set_num_threads(threads)
+        return min(timeit.repeat(step, number=1, repeat=4))
+
+    def step() -> None:
+        dsm_loss(net, images.to(net.sigmas.device), net.sigmas, seed=0).backward()
+        net.zero_grad()
+
+    torch.set_num_threads(min((every, 1), key=seconds))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(every)
+
+
+def _metrics(images: Tensor, train: Tensor, held_out: Tensor, seed: int) -> dict[str, Any]:
+    """The distance of the generated images beside that of equally many real ones and of noise."""
+    n = len(images)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
+    sets = {"generated": images, "training_images": train[:n], "noise": noise}
+    return {
+        "pixel_frechet_distance_to_held_out": {
+            name: round(pixel_frechet_distance(some, held_out), 4) for name, some in sets.items()
+        },
+        "images_compared": n,
+        "held_out_images": len(held_out),
+    }
+
+
+def _clock(seconds: float) -> Callable[[int, int], None]:
+    """A progress function that shows the time of a training that is limited by time."""
+    import time
+
+    from tqdm import tqdm
+
+    whole = round(seconds)
+    bar = tqdm(total=whole, leave=False, bar_format="{l_bar}{bar}| {n}/{total} s {postfix}")
+    started = time.monotonic()
+
+    def show(step: int, total: int) -> None:
+        bar.set_postfix_str(f"step {step}", refresh=False)
+        bar.update(min(whole, round(time.monotonic() - started)) - bar.n)
+
+    return show
+
+
+def _count(net: torch.nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in net.parameters()):,}"
+
+
+__all__ = ["MAX_SAMPLES", "DemoResult", "run"]

@@ -1,0 +1,156 @@
+"""The samples of one network and seed in a folder: the finished ones and those under way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
+from ncsn_fast.data.array_files import READ_ERRORS
+from ncsn_fast.support.files import atomic_write
+
+SAVE_SECONDS = 30.0  # at most this much work is lost when the process is killed
+
+
+class Part(NamedTuple):
+    """Samples to be made together: from the start, or from these states at this noise level."""
+
+    ids: list[int]
+    states: Tensor | None = None
+    level: int = 0
+
+
+class SampleStore:
+    """samples.npz, the finished samples by id, and partial.safetensors, the chains under way.
+
+    Args:
+        folder: where both files are.
+        identity: JSON values that say what the samples are of; files of others are refused.
+
+    Raises:
+        ValueError: for files that are damaged or of another identity.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.path, self._partial = folder / "samples.npz", folder / "partial.safetensors"
+        self._identity = identity
+        self._done: dict[int, np.ndarray] = {}
+        # id -> (noise level that the chain is about to begin, states of its batch, row in them);
+        # the states stay where they are until they are written.
+        self._chains: dict[int, tuple[int, Tensor, int]] = {}
+        self._written = time.monotonic()
+        if self.path.exists():
+            self._read_done()
+        if self._partial.exists():
+            self._read_chains()
+
+    def missing(self, ids: Iterable[int]) -> list[int]:
+        return [i for i in ids if i not in self._done]
+
+    def images(self, ids: Sequence[int]) -> Tensor:
+        return torch.from_numpy(np.stack([self._done[i] for i in ids]))
+
+    def parts(self, wanted: Sequence[int], chunk: int) -> list[Part]:
+        """The wanted samples in parts of at most ``chunk``, chains under way first."""
+        by_level: dict[int, list[int]] = {}
+        fresh = []
+        for i in wanted:
+            if i in self._chains:
+                by_level.setdefault(self._chains[i][0], []).append(i)
+            else:
+                fresh.append(i)
+        plan = []
+        for level, ids in by_level.items():
+            for some in _cut(ids, chunk):
+                states = torch.stack([self._state(i) for i in some])
+                plan.append(Part(some, states, level))
+        return plan + [Part(some) for some in _cut(fresh, chunk)]
+
+    def add(self, ids: Sequence[int], images: Tensor) -> None:
+        """Take in finished samples."""
+        self._done.update(zip(ids, images.cpu().numpy(), strict=True))
+        for i in ids:
+            self._chains.pop(i, None)
+
+    def keep(self, ids: Sequence[int], states: Tensor, level: int) -> None:
+        """Note where chains are; written with the next save."""
+        self._chains.update({i: (level, states, row) for row, i in enumerate(ids)})
+        self.write_now_and_then()
+
+    def write_now_and_then(self) -> None:
+        if time.monotonic() - self._written > SAVE_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        if self._done:
+            ids = sorted(self._done)
+            with atomic_write(self.path) as temporary:
+                np.savez(
+                    temporary,
+                    images=np.stack([self._done[i] for i in ids]),
+                    sample_ids=np.array(ids, dtype=np.int64),
+                    settings=np.array(json.dumps(self._identity)),
+                )
+        if self._chains:
+            states = torch.stack([self._state(i) for i in self._chains])
+            levels = [level for level, _, _ in self._chains.values()]
+            metadata = {"identity": self._identity, "ids": list(self._chains), "levels": levels}
+            write_tensors(self._partial, {"states": states}, metadata)
+        else:
+            self._partial.unlink(missing_ok=True)
+        self._written = time.monotonic()
+
+    def _state(self, i: int) -> Tensor:
+        _, states, row = self._chains[i]
+        return states[row].cpu()
+
+    def _read_done(self) -> None:
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                identity = json.loads(str(stored["settings"]))
+                ids, images = stored["sample_ids"].tolist(), stored["images"]
+        except READ_ERRORS as error:
+            raise _damaged(self.path, error) from error
+        self._check(self.path, identity)
+        self._done = dict(zip(ids, images, strict=True))
+
+    def _read_chains(self) -> None:
+        try:
+            tensors, metadata = read_tensors(self._partial)
+            ids, levels = metadata["ids"], metadata["levels"]
+            states, identity = tensors["states"], metadata["identity"]
+        except (KeyError, ValueError) as error:
+            raise _damaged(self._partial, error) from error
+        self._check(self._partial, identity)
+        for row, (i, level) in enumerate(zip(ids, levels, strict=True)):
+            if i not in self._done:
+                self._chains[i] = (level, states, row)
+
+    def _check(self, path: Path, identity: dict[str, Any]) -> None:
+        differ = [key for key in self._identity if identity.get(key) != self._identity[key]]
+        if differ:
+            raise ValueError(
+                f"{path} holds samples of other settings ({', '.join(differ)} differ): choose "
+                "another --out"
+            )
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is damaged or not of ncsn-fast sample ({type(error).__name__}): remove it, or "
+        "choose another --out"
+    )
+
+
+def _cut(ids: list[int], chunk: int) -> list[list[int]]:
+    return [ids[first : first + chunk] for first in range(0, len(ids), chunk)]
+
+
+__all__ = ["SAVE_SECONDS", "Part", "SampleStore"]

@@ -1,0 +1,124 @@
+"""Noise levels for a data set, in a folder: what ``ncsn-fast schedule`` does."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ncsn_fast.data.digits import digits
+from ncsn_fast.data.load import load_pixels
+from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.training.schedule import Schedule, auto_schedule
+from ncsn_fast.training.schedule_figure import save_schedule
+
+
+def schedule(
+    data: str,
+    out: Path,
+    *,
+    loading: dict[str, Any],
+    space: dict[str, bool],
+    settings: dict[str, Any],
+    device: str,
+    say: Callable[[str], None],
+    progress: bool,
+) -> dict[str, Path]:
+    """Choose noise levels and step size for a data set; write schedule.json and schedule.png.
+
+    Args:
+        data: "digits", or what ``load_pixels`` reads.
+        out: folder of the two files; made if need be.
+        loading: keywords of ``load_pixels``.
+        space: ``rescaled`` and ``logit_transform`` of the network.
+        settings: further keywords of ``auto_schedule``.
+        device: where distances are computed.
+
+    Returns:
+        The files by name.
+
+    Raises:
+        ValueError, OSError: for data or settings that ``load_pixels`` or ``auto_schedule`` refuse,
+            or a folder that cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {out}: {error}; choose another --out") from error
+    files = {"settings": out / "schedule.json", "picture": out / "schedule.png"}
+    for path in files.values():
+        check_writable(path)
+    say(f"Reading {data}")
+    images = _images(data, loading)
+    if len(images) < 2:
+        raise ValueError(f"{data} holds 1 image: noise levels come from distances between images")
+    say(f"{len(images):,} images of {tuple(images.shape[1:])}; comparing them")
+    chosen = auto_schedule(images, **space, **settings, device=device, progress=progress)
+    assert chosen.distances is not None
+    say(f"Chosen: {chosen}.")
+    say(f"  largest level: {chosen.distances}")
+    calls = len(chosen.sigmas) * chosen.steps_per_level
+    say(f"  one sample: {calls:,} network evaluations by annealed Langevin dynamics")
+    command = _training(data, chosen, settings["sigma_min"], loading, space)
+    with atomic_write(files["settings"]) as temporary:
+        text = json.dumps(_plain(data, chosen, command), indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+    save_schedule(files["picture"], chosen)
+    say(f"To train with these levels:\n  {command}")
+    return files
+
+
+def _images(data: str, loading: dict[str, Any]) -> np.ndarray:
+    if data != "digits":
+        return load_pixels(data, **loading)
+    if loading.get("image_size") is not None or loading.get("crop") is not None:
+        raise ValueError("image_size and crop are for a folder of files; the digits are 8×8")
+    return digits("train").images.numpy()
+
+
+def _training(
+    data: str, chosen: Schedule, sigma_min: float, loading: dict[str, Any], space: dict[str, bool]
+) -> str:
+    """The command that trains with exactly these numbers."""
+    assert chosen.distances is not None
+    options = [*(item for item in loading.items() if item != ("damaged", "refuse"))]
+    # In full: the levels between the ends would differ in their last bits.
+    options += [("sigma_max", repr(chosen.distances.largest)), ("sigma_min", repr(sigma_min))]
+    options += [("num_levels", len(chosen.sigmas)), ("step_size", repr(chosen.step_size))]
+    options += [("steps_per_level", chosen.steps_per_level)]
+    words = ["ncsn-fast", "train", "--data", data]
+    for name, value in options:
+        if value is not None:
+            words += [_flag(name), str(value)]
+    words += [_flag(name) for name, wanted in space.items() if wanted]
+    return shlex.join([*words, "--out", "runs/mine"])
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _plain(data: str, chosen: Schedule, command: str) -> dict[str, Any]:
+    found = chosen.distances
+    assert found is not None
+    return {
+        "data": data,
+        "sigmas": chosen.sigmas.tolist(),
+        "step_size": chosen.step_size,
+        "steps_per_level": chosen.steps_per_level,
+        "largest_distance": found.largest,
+        "between": list(found.pair),
+        "points": found.points,
+        "of": found.of,
+        "exact": found.exact,
+        "statement": str(found),
+        "warnings": list(chosen.warnings),
+        "train": command,
+    }
+
+
+__all__ = ["schedule"]

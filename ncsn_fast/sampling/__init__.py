@@ -1,0 +1,1 @@
+"""Runs a table on a score network."""

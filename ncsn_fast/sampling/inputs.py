@@ -1,0 +1,60 @@
+"""Bad input is refused before work begins: the checks of what a sampler is called with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """States of exactly this shape as float32."""
+    if not isinstance(state, Tensor) or not state.is_floating_point():
+        raise ValueError(f"{name} has to be a floating-point tensor of shape {shape}")
+    if tuple(state.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(state.shape)}; needed is {shape}")
+    _check_device(name, state, device)
+    if not bool(torch.isfinite(state).all()):
+        raise ValueError(f"{name} holds values that are not finite")
+    return state.detach().float()
+
+
+def mask_and_known(
+    mask: Tensor | None, known: Tensor | None, shape: tuple[int, ...], device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """The imposed region: a bool mask and float32 states, both broadcast to the batch."""
+    if mask is None and known is None:
+        return None, None
+    if mask is None or known is None:
+        raise ValueError("mask and known belong together: give both or none")
+    _check_device("mask", mask, device)
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("mask holds values other than 0 and 1 (1: imposed, 0: free)")
+    known = states("known", _broadcast("known", known, shape), shape, device)
+    return _broadcast("mask", mask, shape).bool(), known
+
+
+def clip(value: float | None) -> float | None:
+    """The largest norm of the score."""
+    if value is not None and not value > 0:
+        raise ValueError(f"clip = {value}: the largest norm of the score is positive")
+    return value
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(
+            f"{name} is on {tensor.device}, the sampler on {device}: move it, or give the sampler "
+            "device="
+        )
+
+
+def _broadcast(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return tensor.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}, which does not broadcast to {shape}"
+        ) from None
+
+
+__all__ = ["clip", "mask_and_known", "states"]

@@ -1,0 +1,100 @@
+"""The loop: one chunk of samples taken down the table, row by row or by replays of a graph."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ncsn_fast.device import profiling
+from ncsn_fast.reference import StepResult
+from ncsn_fast.sampling.captured import CapturedLoop
+from ncsn_fast.sampling.chain import Chain, Chunk
+from ncsn_fast.sampling.divergence import Finite
+from ncsn_fast.sampling.graph_cache import Graphs
+from ncsn_fast.support.progress import Progress
+
+# A state is looked at for NaN once in so many rows. Where one is found the rows since the last good
+# look are run again to find the culprit, which is exact because noise is a function of the row.
+_LOOK_EVERY = 32
+
+
+class EagerLoop:
+    """Runs rows one after the other, driven by the host."""
+
+    def __init__(self, chain: Chain, state: StepResult, chunk: Chunk) -> None:
+        self.state = state
+        self._chain, self._chunk = chain, chunk
+
+    def run(self, first: int, last: int, progress: Progress | None) -> None:
+        """Take the state from before row ``first`` to before row ``last``."""
+        for row in range(first, last):
+            self.state = self._chain.eager_step(row, self.state, self._chunk, self._chain.callback)
+            if progress is not None:
+                progress.advance(len(self._chunk.ids))
+
+
+@torch.no_grad()
+@profiling.range("chunk")
+def run(
+    chain: Chain,
+    x: Tensor,
+    ids: Tensor,
+    part: slice = slice(None),
+    *,
+    progress: Progress | None = None,
+    trajectory: Tensor | None = None,
+    graphs: Graphs | None = None,
+) -> Tensor:
+    """Take the states x (B, *shape) of these samples through all rows.
+
+    Args:
+        part: which samples of the whole batch these are, for inputs given per sample.
+        trajectory: (K, B, *shape), filled with the states before the rows of ``kept_rows``; page-
+            locked if the chain runs on a GPU, so that nothing waits for the copies.
+        graphs: captured loops to use; None runs eagerly.
+
+    Raises:
+        SamplingError: where a state is no longer finite.
+    """
+    chunk = chain.chunk(ids, part)
+    with chain.arithmetic():
+        state = chain.first_state(x, chunk)
+        if graphs is None:
+            return _down(chain, EagerLoop(chain, state, chunk), chunk, progress, trajectory)
+        with graphs.loop(chain, state, chunk) as captured:
+            loop = captured or EagerLoop(chain, state, chunk)
+            return _down(chain, loop, chunk, progress, trajectory)
+
+
+def _down(
+    chain: Chain,
+    loop: EagerLoop | CapturedLoop,
+    chunk: Chunk,
+    progress: Progress | None,
+    trajectory: Tensor | None,
+) -> Tensor:
+    kept = {row: i for i, row in enumerate(chain.kept_rows())}
+    looks = {*range(chain.first_row, len(chain.table), _LOOK_EVERY), len(chain.table)}
+    finite = Finite(loop.state, chain.first_row)
+    for first, last in pairwise(sorted(looks | kept.keys())):
+        if trajectory is not None and first in kept:
+            trajectory[kept[first]].copy_(loop.state.x, non_blocking=True)
+        loop.run(first, last, progress)
+        if last in looks and not finite.look(loop.state, last):
+            break
+    if trajectory is not None:
+        trajectory[-1].copy_(loop.state.x, non_blocking=True)
+    # A captured loop writes its own state again at its next use, on another stream perhaps: it is
+    # read before the host waits for the last look.
+    result = loop.state.x.clone() if isinstance(loop, CapturedLoop) else loop.state.x
+    failure = finite.failure()
+    if failure is None:
+        return result
+    row, x, history = failure
+    last = min(row + _LOOK_EVERY, len(chain.table))
+    raise chain.explanation(row, last, chain.state(x, history, row), chunk)
+
+
+__all__ = ["EagerLoop", "run"]

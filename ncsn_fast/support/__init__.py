@@ -1,0 +1,1 @@
+"""What knows nothing of score networks: files, progress, checks."""

@@ -1,0 +1,1 @@
+"""Trains a score network: steps, runs, schedules."""

@@ -1,0 +1,250 @@
+"""Distances between the points of a data set of any size, in blocks and in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncsn_fast.data.pixels import unit_interval
+from ncsn_fast.data.samples import HELD_BYTES, Data, Samples, open_samples
+from ncsn_fast.models.space import data_transform
+from ncsn_fast.support.checks import count
+from ncsn_fast.support.progress import Progress, ProgressWish
+
+_BLOCK_BYTES, _BLOCK_ROWS = 256 << 20, 1024
+_BINS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """Euclidean distances between the points of a data set, in model space.
+
+    Attributes:
+        largest: between two points.
+        pair: which two, indices into the data.
+        core: the largest without the points farthest from the mean: one in a thousand, at least
+            one. Far below ``largest`` where a few outliers decide that. NaN for two points.
+        points, of: how many points were looked at, of how many there are.
+        dimension: values per point, D.
+        low, high: the smallest and the largest value.
+        copies: points that equal another one looked at.
+        counts: int64 (B,) on the CPU, pairs of points by distance, in bins from 0.
+        width: of such a bin.
+    """
+
+    largest: float
+    pair: tuple[int, int]
+    core: float
+    points: int
+    of: int
+    dimension: int
+    low: float
+    high: float
+    copies: int
+    counts: Tensor
+    width: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether all points were looked at."""
+        return self.points == self.of
+
+    def __str__(self) -> str:
+        if self.exact:
+            return f"the largest distance between any two of all {self.of:,} points: exact"
+        return (
+            f"the largest distance among {self.points:,} points drawn at random from {self.of:,}: "
+            "that of all may be a little larger"
+        )
+
+
+def measure_distances(
+    data: Data,
+    *,
+    max_points: int = 10_000,
+    seed: int = 0,
+    rescaled: bool = False,
+    logit_transform: bool = False,
+    device: torch.device | str | None = None,
+    progress: ProgressWish = None,
+) -> Distances:
+    """The distances between all points of a data set, or between random ones.
+
+    At most ``max_points`` and 4 GiB of points are held, as they are stored (8-bit images as
+    bytes); blocks of at most 256 MiB of them are compared at a time.
+
+    Args:
+        data: (N, *shape) tensor on any device or array, memory-mapped or not, floating point or
+            (images) uint8; or a map-style Dataset of such samples or of (sample, label) pairs.
+        max_points: of more points this many random ones are taken.
+        seed: which ones.
+        rescaled, logit_transform: take [0, 1] to the model space of such a network first.
+        device: where to compute; default: the data's, or the CPU.
+        progress: True for a bar, or a function (done, total).
+
+    Raises:
+        ValueError: for fewer than two points, data of no known kind, or values that are not finite
+            or, where they are to be transformed, outside [0, 1].
+    """
+    max_points = count("max_points", max_points)
+    samples = open_samples(data, _shape(data))
+    if len(samples) < 2 or max_points < 2:
+        raise ValueError(
+            f"{len(samples)} data points, max_points = {max_points}: a distance needs at least two"
+        )
+    if device is None:
+        device = data.device if isinstance(data, Tensor) else "cpu"
+    indices = _chosen(samples, max_points, seed)
+    with Progress(progress, total=2 * len(indices), unit="point") as shown:
+        held = _held(samples, indices, torch.device(device), shown)
+        points = _Points(held, torch.device(device), rescaled, logit_transform)
+        return _compare(points, indices, len(samples), shown)
+
+
+def _shape(data: Any) -> tuple[int, ...]:
+    """Of one sample."""
+    if isinstance(data, Tensor | np.ndarray):
+        if data.ndim < 2:
+            raise ValueError(f"data have shape {tuple(data.shape)}: give (N, *shape of one sample)")
+        return tuple(data.shape[1:])
+    first = data[0] if hasattr(data, "__getitem__") and len(data) else ()
+    return tuple(np.shape(first[0] if isinstance(first, tuple | list) and first else first))
+
+
+def _chosen(samples: Samples, max_points: int, seed: int) -> Tensor:
+    """Indices of all points, or of as many random ones as there may be, ascending."""
+    most = min(max_points, max(2, HELD_BYTES * len(samples) // max(1, samples.nbytes)))
+    if len(samples) <= most:
+        return torch.arange(len(samples), device="cpu")
+    # A file that is read in order is read fast.
+    picked = np.random.default_rng(seed).choice(len(samples), most, replace=False)
+    return torch.from_numpy(np.sort(picked))
+
+
+def _held(samples: Samples, indices: Tensor, device: torch.device, shown: Progress) -> Tensor:
+    """The points of these indices as they are stored."""
+    if isinstance(samples.data, Tensor) and len(indices) == len(samples):
+        shown.advance(len(indices))
+        return samples.data
+    held = torch.empty((len(indices), *samples.shape), dtype=samples.dtype, device=device)
+    for part in torch.arange(len(indices), device="cpu").split(_rows(math.prod(samples.shape))):
+        held[int(part[0]) : int(part[-1]) + 1] = samples.take(indices[part])
+        shown.advance(len(part))
+    return held
+
+
+def _rows(dimension: int) -> int:
+    return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (4 * max(1, dimension))))
+
+
+class _Points:
+    """Points in model space, a block at a time, around their mean.
+
+    Centring loses no distance and keeps digits: |a|² + |b|² - 2ab cancels badly far from 0.
+    """
+
+    def __init__(
+        self, held: Tensor, device: torch.device, rescaled: bool, logit_transform: bool
+    ) -> None:
+        self._blocks = held.split(_rows(math.prod(held.shape[1:])))
+        self._device, self._rescaled, self._logit = device, rescaled, logit_transform
+        self.dimension = math.prod(held.shape[1:])
+        self.length, self.low, self.high = len(held), math.inf, -math.inf
+        total = torch.zeros(self.dimension, device=device)
+        seen: set[int] = set()
+        for index in range(len(self._blocks)):
+            block = self.block(index)
+            low, high = (float(value) for value in block.aminmax())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ValueError("the data hold values that are not finite: clean them first")
+            self.low, self.high = min(self.low, low), max(self.high, high)
+            total += block.sum(0)
+            seen.update(hash(row.tobytes()) for row in self._blocks[index].cpu().numpy())
+        self.copies = self.length - len(seen)
+        self._mean = total / self.length
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def block(self, index: int) -> Tensor:
+        """(rows, D) float32."""
+        x = self._blocks[index].to(self._device)
+        x = unit_interval(x) if x.dtype == torch.uint8 else x.float()
+        if self._rescaled or self._logit:
+            low, high = (float(value) for value in x.aminmax())
+            if not (low >= 0 and high <= 1):
+                raise ValueError(
+                    f"the data hold values from {low:g} to {high:g}: rescaled and logit_transform "
+                    "are for data in [0, 1]; leave them out for data in model space"
+                )
+            x = data_transform(x, rescaled=self._rescaled, logit_transform=self._logit)
+        return x.flatten(1)
+
+    def centred(self, index: int) -> Tensor:
+        return self.block(index) - self._mean
+
+    def distance(self, one: int, other: int) -> float:
+        """Between two points, in float64."""
+        rows = len(self._blocks[0])
+        a, b = (self.block(k // rows)[k % rows].cpu().double() for k in (one, other))
+        return float((a - b).norm())
+
+
+def _compare(points: _Points, indices: Tensor, of: int, shown: Progress) -> Distances:
+    squares = torch.cat([points.centred(i).square().sum(1) for i in range(len(points))])
+    # Those farthest from the mean; with two points nothing would be left.
+    outer = max(1, points.length // 1000) if points.length > 2 else 0
+    inner = torch.ones_like(squares, dtype=torch.bool)
+    inner[squares.topk(outer).indices] = False
+    upper = 2.001 * math.sqrt(float(squares.max())) or 1.0
+    counts = torch.zeros(_BINS, dtype=torch.int64, device="cpu")
+    core, best = 0.0, (-1.0, 0, 0)
+    start = 0
+    for i in range(len(points)):
+        first = points.centred(i)
+        rows = slice(start, start + len(first))
+        other = start
+        for j in range(i, len(points)):
+            second = first if i == j else points.centred(j)
+            columns = slice(other, other + len(second))
+            found = squares[rows, None] + squares[None, columns] - 2 * first @ second.T
+            found.clamp_(min=0)
+            value, place = found.flatten().max(0)
+            if float(value) > best[0]:
+                row, column = divmod(int(place), len(second))
+                best = (float(value), start + row, other + column)
+            both = inner[rows, None] & inner[None, columns]
+            core = max(core, float(found.where(both, 0).max()))
+            counts += _histogram(found, upper, diagonal=i == j)
+            other += len(second)
+        start += len(first)
+        shown.advance(len(first))
+    return Distances(
+        # Rounding of the products is left behind: the pair that was found is measured again.
+        largest=points.distance(*best[1:]),
+        pair=(int(indices[best[1]]), int(indices[best[2]])),
+        core=math.sqrt(core) if outer else math.nan,
+        points=points.length,
+        of=of,
+        dimension=points.dimension,
+        low=points.low,
+        high=points.high,
+        copies=points.copies,
+        counts=counts,
+        width=upper / _BINS,
+    )
+
+
+def _histogram(squares: Tensor, upper: float, *, diagonal: bool) -> Tensor:
+    """Pairs by distance; of a block with itself each pair once, and no point with itself."""
+    if diagonal:
+        squares = squares[torch.ones_like(squares, dtype=torch.bool).triu(1)]
+    return torch.histc(squares.sqrt(), _BINS, 0, upper).to("cpu", torch.int64)
+
+
+__all__ = ["Distances", "measure_distances"]

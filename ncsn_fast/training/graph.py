@@ -1,0 +1,90 @@
+"""The training step as a CUDA graph: warmed up by real steps, then captured once and replayed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ncsn_fast.device import capture
+
+WARM_UPS = 3
+_log = logging.getLogger("ncsn_fast")
+
+
+class TrainingGraph:
+    """Does a step again and again, as a graph where that is wished and possible.
+
+    The first steps are done on the stream on which is captured. The capture itself does nothing,
+    so no step is done twice, and a run is the same with and without a graph.
+
+    Args:
+        step: the step; what changes from one to the next it reads from tensors.
+        device: where it runs.
+        wish: "auto" (captured on a CUDA device if it can be, else with one warning not), True or
+            False.
+        changed: the tensors that a step changes and others read. A replay counts as a change of
+            them, so that who keeps a copy of the weights sees that it is old.
+
+    Raises:
+        ValueError: for ``wish = True`` where nothing can be captured.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[], None],
+        device: torch.device,
+        wish: bool | str,
+        changed: Sequence[Tensor],
+    ) -> None:
+        obstacle = capture.obstacle(device)
+        if wish is True and obstacle is not None:
+            raise ValueError(f'graph = True, but {obstacle}: leave graph to "auto"')
+        self._step, self._device, self._changed = step, device, changed
+        self._must = wish is True
+        self._eager = wish is False or obstacle is not None
+        self._warm_ups = 0
+        self._captured: capture.Captured | None = None
+
+    def __call__(self) -> None:
+        """Do the step once.
+
+        Raises:
+            CaptureError: for ``wish = True`` where the step cannot be captured. It was not done.
+        """
+        if self._captured is None and not self._eager and self._warm_ups == WARM_UPS:
+            self._capture()
+        if self._captured is not None:
+            self._captured.replay()
+            for tensor in self._changed:
+                torch.autograd.graph.increment_version(tensor)
+        elif self._eager:
+            self._step()
+        else:
+            with capture.side_stream(self._device):
+                self._step()
+            self._warm_ups += 1
+
+    def release(self) -> None:
+        """Give the graph's memory back; later steps are warmed up and captured anew."""
+        if self._captured is not None:
+            self._captured.release()
+        self._captured, self._warm_ups = None, 0
+
+    def _capture(self) -> None:
+        try:
+            self._captured = capture.capture(self._step, self._device, warm_ups=0)
+        except (capture.CaptureError, torch.OutOfMemoryError) as error:
+            if self._must:
+                raise
+            self._eager = True
+            _log.warning(
+                "the training step cannot be captured (%s): it runs without a graph, which is "
+                "slower where batches are small; graph=False says so without this warning",
+                error,
+            )
+
+
+__all__ = ["WARM_UPS", "TrainingGraph"]

@@ -1,0 +1,194 @@
+"""What a training run tells: the loss over time, the loss of each level, the samples' quality."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ncsn_fast.pictures.curves import save_loss_plot
+from ncsn_fast.support.files import atomic_write
+
+_log = logging.getLogger("ncsn_fast")
+
+
+class LossSums:
+    """Losses summed on the device, and read when they are logged: no step waits for the host.
+
+    The tensors stay the same: a captured step adds to them.
+
+    Attributes:
+        sum: () float32, of the batch means since ``since``.
+        since: the step from which on.
+        levels: (2, L) float32, sums and numbers of the losses of each level since the last report.
+    """
+
+    def __init__(self, num_levels: int, device: torch.device) -> None:
+        self.sum = torch.zeros((), device=device)
+        self.since = 0
+        self.levels = torch.zeros(2, num_levels, device=device)
+
+    def add(self, losses: Tensor, labels: Tensor) -> None:
+        """Take in the (B,) losses of a step and the levels they belong to."""
+        self.sum += losses.mean()
+        self.levels[0].index_add_(0, labels, losses.float())
+        self.levels[1].index_add_(0, labels, torch.ones_like(losses, dtype=torch.float32))
+
+    def mean(self, step: int) -> float:
+        """The mean loss up to a step; a new mean begins."""
+        mean = float(self.sum) / (step - self.since)
+        self.sum.zero_()
+        self.since = step
+        return mean
+
+    def take_levels(self) -> Tensor:
+        """The sums by level; new ones begin."""
+        taken = self.levels.clone()
+        self.levels.zero_()
+        return taken
+
+
+def by_level(sums: Tensor) -> list[float | None]:
+    """The mean loss of each level, None where a level was not drawn."""
+    return [a / n if n else None for a, n in zip(*sums.tolist(), strict=True)]
+
+
+class TrainingLog:
+    """The history of a run, in memory and in its folder.
+
+    The folder is touched from :meth:`open` on, which its trainer calls when nobody else may write
+    there. A disk that takes no more is a warning: entries are kept, and written when it does again.
+
+    Attributes:
+        losses: (step, loss) pairs; each loss is the mean since the one before.
+        distances: (step, pixel Fréchet distance) pairs of the samples drawn on the way.
+    """
+
+    def __init__(self, out: Path | None, *, tensorboard: bool = False) -> None:
+        self.losses: list[tuple[int, float]] = []
+        self.distances: list[tuple[int, float]] = []
+        self._entries: list[dict[str, Any]] = []
+        self._out = out
+        self._whole = True  # whether the file has to be written anew
+        self._writer = _tensorboard_writer() if tensorboard and out else None
+        self._board: Any = None
+
+    @property
+    def best(self) -> float | None:
+        """The smallest distance so far."""
+        return min((distance for _, distance in self.distances), default=None)
+
+    def loss(self, step: int, loss: float, images_per_second: float) -> None:
+        """Append an entry."""
+        self.losses.append((step, loss))
+        self._write(step, {"loss": loss, "images_per_second": round(images_per_second, 1)})
+
+    def distance(self, step: int, distance: float) -> None:
+        """Append an entry."""
+        self.distances.append((step, distance))
+        self._write(step, {"pixel_frechet_distance": distance})
+
+    def levels(self, step: int, sigmas: Tensor, losses: list[float | None]) -> None:
+        """Write levels.json: the mean loss of each level since the last report."""
+        if self._out is None or all(loss is None for loss in losses):
+            return
+        report = {"step": step, "sigma": sigmas.tolist(), "loss": losses}
+        with (
+            warned(f"the losses of step {step} by level"),
+            atomic_write(self._out / "levels.json") as temporary,
+        ):
+            temporary.write_text(json.dumps(report) + "\n", encoding="utf-8")
+
+    def plot(self) -> Path | None:
+        """Draw loss.png; return its path."""
+        if self._out is None or not self.losses:
+            return None
+        steps, losses = zip(*self.losses, strict=True)
+        save_loss_plot(self._out / "loss.png", steps, losses)
+        return self._out / "loss.png"
+
+    def read(self, step: int) -> None:
+        """Take over the log of a run up to a step, without what it logged after its checkpoint."""
+        path = self._out / "log.jsonl" if self._out is not None else None
+        if path is None or not path.exists():
+            return
+        seen = set()
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                kind = "loss" if "loss" in entry else "pixel_frechet_distance"
+                at, value = int(entry["step"]), float(entry[kind])
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a killed run may be cut
+            if at <= step and (kind, at) not in seen:
+                seen.add((kind, at))
+                self._entries.append(entry)
+                (self.losses if kind == "loss" else self.distances).append((at, value))
+
+    def open(self, step: int) -> None:
+        """Begin to write: the file holds what this log holds, whatever was there."""
+        if self._out is None:
+            return
+        self._write_whole()
+        if self._writer is not None:
+            self._board = self._writer(str(self._out / "tensorboard"), purge_step=step)
+
+    def close(self) -> None:
+        """The end of a run, or of a part of it."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _write_whole(self) -> None:
+        assert self._out is not None
+        with atomic_write(self._out / "log.jsonl") as temporary:
+            text = "".join(json.dumps(entry) + "\n" for entry in self._entries)
+            temporary.write_text(text, encoding="utf-8")
+        self._whole = False
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        self._entries.append({"step": step, **values})
+        if self._out is None:
+            return
+        with warned(f"the log of step {step}"):
+            if self._whole:  # an entry before may have been cut
+                self._write_whole()
+            else:
+                self._whole = True
+                with open(self._out / "log.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(self._entries[-1]) + "\n")
+                self._whole = False
+            if self._board is not None:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+                self._board.flush()
+
+
+@contextlib.contextmanager
+def warned(what: str) -> Iterator[None]:
+    """Turn an error of the disk into a warning: what is lost can be had again, the run cannot."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("%s could not be written (%s): training goes on", what, error)
+
+
+def _tensorboard_writer() -> Any:
+    """The class that writes for TensorBoard; refused now where it is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            f"the log for TensorBoard cannot be written ({error}): pip install tensorboard, or "
+            "leave tensorboard out"
+        ) from error
+    return SummaryWriter
+
+
+__all__ = ["LossSums", "TrainingLog", "by_level", "warned"]

@@ -1,0 +1,97 @@
+"""Samples drawn while training goes on: pictures to look at, and a distance to held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.space import to_images
+from ncsn_fast.pictures import images as plots
+from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.training.config import TrainConfig
+
+_SHOWN = 100
+_FOLDER = "samples"
+
+
+@dataclass(frozen=True)
+class TrainingSamples:
+    """What is drawn, how often, and what it is compared with."""
+
+    every: int
+    number: int
+    seed: int
+    held_out: Tensor | None
+
+    @staticmethod
+    def of(
+        net: ScoreNetwork, config: TrainConfig, held_out: Tensor | None
+    ) -> TrainingSamples | None:
+        """The samples a run asks for, or None.
+
+        Raises:
+            ValueError: where the network does not know how to sample, or held-out images do not
+                fit it.
+        """
+        if config.sample_every is None:
+            return None
+        if net.sampling is None:
+            raise ValueError(
+                "sample_every needs to know how to sample: set net.sampling, for example to "
+                "nf.auto_schedule(images).sampling"
+            )
+        Sampler(net)  # refuses settings that do not work now, not after a thousand steps
+        if held_out is not None:
+            _check(held_out, net)
+        elif config.out is None:
+            raise ValueError(
+                "sample_every without a folder (out) or held-out images draws samples for nobody"
+            )
+        return TrainingSamples(config.sample_every, config.samples, config.seed, held_out)
+
+    def draw(
+        self, net: ScoreNetwork, step: int, out: Path | None, wanted: Callable[[], bool]
+    ) -> float | None:
+        """Draw them; write a picture into ``out``/samples; return the distance, if there is one.
+
+        The seed is that of the run at every step, so that pictures show the same chains as the
+        network changes. Where they are no longer ``wanted``, which is asked after every row of the
+        sampler, the result is None.
+        """
+
+        def watch(done: int, total: int) -> None:
+            if not wanted():
+                raise _Unwanted
+
+        try:
+            states = Sampler(net)(self.number, seed=self.seed, progress=watch)
+        except _Unwanted:
+            return None
+        images = to_images(net, states).cpu()
+        if out is not None and len(net.shape) == 3:
+            (out / _FOLDER).mkdir(exist_ok=True)
+            plots.save_grid(out / _FOLDER / f"step_{step:07d}.png", images[:_SHOWN])
+        if self.held_out is None:
+            return None
+        return pixel_frechet_distance(images, self.held_out)
+
+
+class _Unwanted(Exception):
+    """The run is to end."""
+
+
+def _check(held_out: Tensor, net: ScoreNetwork) -> None:
+    fits = held_out.is_floating_point() and tuple(held_out.shape[1:]) == net.shape
+    if not fits or len(held_out) < 2 or not bool(((held_out >= 0) & (held_out <= 1)).all()):
+        raise ValueError(
+            f"held_out is {held_out.dtype} of shape {tuple(held_out.shape)}: give at least 2 "
+            f"floating-point images of shape {net.shape} in [0, 1]"
+        )
+
+
+__all__ = ["TrainingSamples"]

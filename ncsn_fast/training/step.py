@@ -1,0 +1,139 @@
+"""What one optimiser step computes, on tensors that stay where they are.
+
+Nothing in it waits for the device or depends on what the host knows about the step: its number,
+the learning rate and the rate of the average are tensors. So it can be captured as a graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ncsn_fast import noise, ops
+from ncsn_fast.device import profiling
+from ncsn_fast.device.precision import autocast
+from ncsn_fast.losses.denoising import NoiseKey, draw_levels, loss_weight
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.score import as_score
+from ncsn_fast.training.config import TrainConfig
+from ncsn_fast.training.log import LossSums
+
+
+class TrainingStep:
+    """Loss, gradient, Adam, moving average and sums of the losses of a batch.
+
+    Args:
+        net: the network, trained in place.
+        average: the network with the averaged weights, or ``net`` itself for none.
+        sums: where the losses are added up.
+        config: the settings.
+
+    Attributes:
+        optimizer: Adam, fused, so that the GradScaler of fp16 skips a step without the host.
+        scaler: that GradScaler, not enabled in other precisions.
+        weights: all tensors that a step changes and a sampler reads.
+    """
+
+    def __init__(
+        self, net: ScoreNetwork, average: ScoreNetwork, sums: LossSums, config: TrainConfig
+    ) -> None:
+        device = net.sigmas.device
+        self._net, self._config, self._sums = net, config, sums
+        self._score = as_score(net)
+        self.optimizer = torch.optim.Adam(
+            [parameter for parameter in net.parameters() if parameter.requires_grad],
+            lr=torch.tensor(config.learning_rate, dtype=torch.float32, device=device),
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=True,
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self._weights: list[Tensor] = list(net.parameters())
+        self._averages: list[Tensor] = [] if average is net else list(average.parameters())
+        self.weights: list[Tensor] = [*self._weights, *self._averages]
+        self._rate: Tensor = self.optimizer.param_groups[0]["lr"]
+        self._share = torch.zeros((), device=device)  # of the new weights in the average
+        self._x = torch.zeros(config.batch_size, *net.shape, device=device)
+        self._ids = torch.arange(config.batch_size, device=device)
+        self._seed = noise.seed_tensor(config.seed, device)
+        self._number = noise.step_tensor(0, device)
+        size = config.batch_size // config.accumulate
+        self._upstream = torch.full((size,), 1 / config.batch_size, device=device)
+
+    def load(self, x: Tensor, step: int) -> None:
+        """Say which step comes: its batch (B, *shape) in model space and its number, from 0.
+
+        Everything is filled by kernels, for which the host does not wait.
+        """
+        config = self._config
+        self._x.copy_(x)
+        self._number.fill_(step)
+        rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+        self._rate.fill_(config.learning_rate * rising)
+        kept = min(config.ema, (1 + step) / (10 + step)) if config.ema_warmup else config.ema
+        self._share.fill_(1 - kept)
+
+    def __call__(self) -> None:
+        """Do the step that was loaded. Where it raises, it can be done again."""
+        config = self._config
+        key: NoiseKey = {"seed": self._seed, "step": self._number, "sample_ids": self._ids}
+        sigma, labels = draw_levels(self._net.sigmas, key, continuous=config.continuous)
+        try:
+            losses = [
+                self._backward(part, sigma[part], labels[part])
+                for part in _slices(len(self._x), config.accumulate)
+            ]
+            self._update_weights()
+        except BaseException:
+            if self.scaler.is_enabled():  # else it takes these gradients for unscaled ones
+                self.scaler._per_optimizer_states.clear()
+            raise
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        self._update_average()
+        self._sums.add(torch.cat(losses), labels)
+
+    def _backward(self, part: slice, sigma: Tensor, labels: Tensor) -> Tensor:
+        """Add the gradients of a part of the batch; return its losses, (B / accumulate,)."""
+        config, x = self._config, self._x[part]
+        key: NoiseKey = {"seed": self._seed, "step": self._number, "sample_ids": self._ids[part]}
+        with profiling.range("forward"):
+            perturbed = ops.perturb(x, sigma, **key)
+            with autocast(config.precision, x.device):
+                n = self._score.normalized(perturbed, sigma, labels)
+            losses, gradient = ops.dsm_loss_and_gradient(
+                n,
+                loss_weight(config.anneal_power, sigma),
+                upstream=self.scaler.scale(self._upstream),
+                **key,
+            )
+        with profiling.range("backward"):
+            n.backward(gradient)
+        return losses
+
+    @profiling.range("optimizer")
+    def _update_weights(self) -> None:
+        for group in self.optimizer.param_groups:
+            # Adam refuses a capture without it, and outside of one warns about it.
+            group["capturable"] = self._x.is_cuda and torch.cuda.is_current_stream_capturing()
+        if self._config.clip_gradient is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._weights, self._config.clip_gradient)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self._averages:
+            # lerp with a weight on the device would be a kernel for each parameter.
+            gaps = torch._foreach_sub(self._weights, self._averages)
+            torch._foreach_mul_(gaps, self._share)
+            torch._foreach_add_(self._averages, gaps)
+
+
+def _slices(length: int, parts: int) -> list[slice]:
+    size = length // parts
+    return [slice(i, i + size) for i in range(0, length, size)]
+
+
+__all__ = ["TrainingStep"]

@@ -1,0 +1,58 @@
+"""benchmarks.studies.methods: what it measures, and how it is shown."""
+
+import pytest
+import torch
+from PIL import Image
+
+import ncsn_fast as nf
+from ncsn_fast.benchmarks.studies import methods
+from ncsn_fast.data.digits import digits
+
+
+@pytest.fixture(scope="module")
+def report():
+    full = methods.Point(methods.FULL_CHAIN, "ladder", 211, [0.2, 0.24])
+    points = [
+        methods.Point("ancestral", "karras", steps, [distance, distance + 0.02])
+        for steps, distance in ((5, 0.5), (20, 0.21))
+    ]
+    spacings = [
+        methods.Point("ancestral", spacing, 20, [0.25])
+        for spacing in ("ladder", "geometric", "karras", "linear")
+    ]
+    return methods.Report({"precision": "fp32"}, 400, 0.1, [full, *points], spacings)
+
+
+def test_the_tables_compare_with_the_full_chain(report):
+    lines = methods.as_markdown(report).splitlines()
+    assert lines[0].startswith("precision fp32. Mean ± standard deviation over 2 seeds of 400")
+    assert "| annealed_langevin (full chain) | 211 | 0.220 ± 0.028 | 1.00 |" in lines
+    assert "| ancestral | 20 | 0.220 ± 0.014 | 1.00 |" in lines
+    assert "| linear | 0.250 ± 0.000 |" in lines
+
+
+def test_the_picture_has_a_line_per_method(report, tmp_path):
+    figure = methods.picture(report)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert set(names) == {"ancestral", methods.FULL_CHAIN, "training images"}
+    figure.savefig(tmp_path / "methods.png")
+    with Image.open(tmp_path / "methods.png") as image:
+        assert image.width > 600
+
+
+def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
+    held_out = digits("test").images
+    drawn = []
+
+    def sample(net, number, **settings):
+        drawn.append((number, settings))
+        return held_out[:number]
+
+    monkeypatch.setattr(nf, "sample", sample)
+    found = methods.measure(5, 2, "fp32")
+    assert {p.evaluations for p in found.points if p.name == "dpmpp_2m"} == {5, 10, 20, 40}
+    assert {p.evaluations for p in found.points if p.name == "heun"} == {5, 9, 19}
+    assert len(drawn) == 2 * (len(found.points) + len(found.spacings))
+    assert {(number, settings["seed"]) for number, settings in drawn} == {(5, 0), (5, 1)}
+    assert len({point.mean for point in found.points}) == 1
+    assert torch.isfinite(torch.tensor(found.training))

@@ -1,0 +1,233 @@
+"""Checkpoints: what settings a network gets, our own files, writing them safely."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.checkpoints import CONFIG, LEVELS, SAMPLING, assert_same_weights, network
+
+from ncsn_fast.checkpoints.load_save import load_checkpoint, save_checkpoint
+from ncsn_fast.checkpoints.tensor_file import CheckpointError, read_tensors, write_tensors
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.mlp import MLPScore
+
+
+def changed(section: str, **values: Any) -> dict[str, Any]:
+    return {**CONFIG, section: {**CONFIG[section], **values}}
+
+
+# Settings.
+
+
+def test_settings_of_the_call_come_before_the_configuration(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "c.pth")
+    net = load_checkpoint(
+        tmp_path / "c.pth", CONFIG, image_size=16, activation="swish", denoise=False, step_size=1e-6
+    )
+    assert net.shape == (2, 16, 16)
+    assert net.config["activation"] == "swish"
+    assert net.sampling == {**SAMPLING, "step_size": 1e-6, "denoise": False}
+
+
+def test_without_any_configuration_the_published_choices_hold(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "c.pth")
+    net = load_checkpoint(tmp_path / "c.pth", step_size=1e-6)
+    assert net.config == {**network().config, "image_size": None}
+    assert net.sampling == {"method": "annealed_langevin", "step_size": 1e-6}
+    with pytest.raises(ValueError, match=r"load_checkpoint\(path, image_size="):
+        _ = net.shape
+
+
+def test_configuration_may_leave_the_noise_levels_to_the_weights(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "c.pth")
+    config = {"data": CONFIG["data"], "model": {"ngf": 4, "nonlinearity": "elu"}}
+    net = load_checkpoint(tmp_path / "c.pth", config)
+    assert torch.equal(net.sigmas, torch.from_numpy(LEVELS))
+    assert net.sampling is None
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "message"),
+    [
+        (changed("model", ngf=128), {}, r"ngf \(width\) of the weights is 4, .* says 128"),
+        (changed("data", channels=3), {}, "channels of the weights is 2, .* says 3"),
+        (changed("model", num_classes=10), {}, "noise levels of the weights is 7, .* says 10"),
+        (changed("model", sigma_begin=50), {}, "run from 20 to 0.01, .* says 50 to 0.01"),
+        (changed("model", normalization="BatchNorm"), {}, "normalization 'BatchNorm'"),
+        (CONFIG, {"ngf": 8}, r"ngf \(width\) of the weights is 4, but the call says 8"),
+        (CONFIG, {"sigmas": LEVELS}, "holds its own noise levels"),
+        (CONFIG, {"activation": "gelu"}, "unknown activation 'gelu'"),
+        (CONFIG, {"image_size": 5}, "multiple of 2"),
+        ({"model": {}}, {}, "no section 'data'"),
+    ],
+)
+def test_settings_that_contradict_the_weights_are_refused(
+    tmp_path: Path, config: Mapping[str, Any], overrides: dict[str, Any], message: str
+) -> None:
+    torch.save(network().state_dict(), tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(tmp_path / "c.pth", config, **overrides)
+    assert "c.pth" in str(caught.value)
+
+
+def test_unknown_setting_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not know size: it takes image_size"):
+        load_checkpoint(tmp_path / "c.pth", size=3)
+
+
+def test_first_version_cannot_be_undivided(tmp_path: Path) -> None:
+    torch.save(network("NCSN").state_dict(), tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match="this is NCSN"):
+        load_checkpoint(tmp_path / "c.pth", sigmas=LEVELS, divided=False)
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*absent\.pth"):
+        load_checkpoint(tmp_path / "absent.pth")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_checkpoint(tmp_path)
+
+
+# Our own files.
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        network("NCSN", image_size=28),
+        network("NCSNv2", activation="swish", rescaled=True),
+        network("NCSNv2", divided=False),
+        network("NCSNv2Deepest", image_size=[16, 32], logit_transform=True),
+        network("NCSNv2").to(torch.bfloat16),
+        MLPScore(dim=3, hidden=8, layers=2, sigmas=LEVELS),
+    ],
+    ids=["v1", "v2", "undivided", "deepest", "bfloat16", "points"],
+)
+def test_network_comes_back_bit_for_bit(tmp_path: Path, net: ScoreNetwork) -> None:
+    net.sampling = dict(SAMPLING)
+    loaded = load_checkpoint(save_checkpoint(net, tmp_path / "net"))
+    assert_same_weights(loaded, net)
+    assert torch.equal(loaded.sigmas, net.sigmas)
+    assert loaded.config == net.config
+    assert loaded.sampling == net.sampling
+    assert loaded.state_dict().keys() == net.state_dict().keys()
+    assert {p.dtype for p in loaded.parameters()} == {p.dtype for p in net.parameters()}
+    assert not loaded.training
+    x = torch.rand(2, *net.shape, dtype=next(net.parameters()).dtype)
+    labels = torch.tensor([0, 6])
+    assert torch.equal(loaded(x, labels), net(x, labels))
+
+
+def test_settings_of_the_call_come_before_our_own_header(tmp_path: Path) -> None:
+    net = network()
+    net.sampling = dict(SAMPLING)
+    path = save_checkpoint(net, tmp_path / "net")
+    loaded = load_checkpoint(path, image_size=16, steps_per_level=2)
+    assert loaded.shape == (2, 16, 16)
+    assert loaded.sampling == {**SAMPLING, "steps_per_level": 2}
+    with pytest.raises(CheckpointError, match="channels of the weights is 2"):
+        load_checkpoint(path, channels=3)
+
+
+def test_suffix_is_added_and_a_readable_copy_is_written(tmp_path: Path) -> None:
+    net = network()
+    path = save_checkpoint(net, tmp_path / "net.v1", extra={"steps": 300})
+    assert path == tmp_path / "net.v1.safetensors"
+    readable = json.loads((tmp_path / "net.v1.json").read_text(encoding="utf-8"))
+    assert readable["config"] == net.config
+    assert readable["extra"] == {"steps": 300}
+    assert readable["sigmas"] == net.sigmas.tolist()
+    assert readable["parameters"] == sum(p.numel() for p in net.parameters())
+    assert readable["sha256"] == read_tensors(path)[1]["sha256"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.v1.json", "net.v1.safetensors"]
+
+
+def test_readable_copy_is_not_needed(tmp_path: Path) -> None:
+    net = network()
+    path = save_checkpoint(net, tmp_path / "net.safetensors")
+    path.with_suffix(".json").unlink()
+    assert_same_weights(load_checkpoint(path), net)
+
+
+def test_training_checkpoint_gives_the_average(tmp_path: Path) -> None:
+    for name in ("NCSN", "NCSNv2"):
+        net, average = network(name, seed=1), network(name, seed=2)
+        tensors = {f"model.{k}": v for k, v in net.state_dict().items()}
+        tensors |= {f"optimizer.step.{k}": torch.tensor(3.0) for k in net.state_dict()}
+        tensors["sigmas"] = net.sigmas
+        metadata = {"kind": "training", "config": net.config, "sampling": SAMPLING, "step": 3}
+        write_tensors(tmp_path / "c.safetensors", tensors, metadata)
+        assert_same_weights(load_checkpoint(tmp_path / "c.safetensors"), net)
+        tensors |= {f"ema.{k}": v for k, v in average.named_parameters()}
+        write_tensors(tmp_path / "c.safetensors", tensors, metadata)
+        loaded = load_checkpoint(tmp_path / "c.safetensors")
+        assert_same_weights(loaded, average)
+        assert loaded.sampling == SAMPLING
+        assert torch.equal(loaded.sigmas, net.sigmas)
+        assert_same_weights(load_checkpoint(tmp_path / "c.safetensors", ema=False), net)
+
+
+def test_other_files_of_ours_are_not_taken_for_networks(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "f.safetensors", {"x": torch.zeros(1)}, {"kind": "features"})
+    with pytest.raises(CheckpointError, match="holds features, not a network"):
+        load_checkpoint(tmp_path / "f.safetensors")
+    write_tensors(tmp_path / "f.safetensors", {"x": torch.zeros(1)}, {"kind": "network"})
+    with pytest.raises(CheckpointError, match="no noise levels"):
+        load_checkpoint(tmp_path / "f.safetensors")
+
+
+# Writing safely.
+
+
+def test_failure_while_writing_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = network(seed=1)
+    path = save_checkpoint(old, tmp_path / "net")
+    before = sorted(p.name for p in tmp_path.iterdir())
+
+    def full_disk(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(network(seed=2), path)
+    monkeypatch.undo()
+    assert_same_weights(load_checkpoint(path), old)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_folder_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def must_not_run(*args: Any) -> None:
+        raise AssertionError("work was done before the folder was tried")
+
+    monkeypatch.setattr("ncsn_fast.checkpoints.load_save.write_tensors", must_not_run)
+    with pytest.raises(ValueError, match=r"folder .*absent does not exist"):
+        save_checkpoint(network(), tmp_path / "absent" / "net")
+
+    def read_only(*args: Any, **keywords: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", read_only)
+    with pytest.raises(OSError, match=r"cannot write .*Permission denied.*another folder"):
+        save_checkpoint(network(), tmp_path / "net")
+
+
+def test_only_our_networks_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got DataParallel"):
+        save_checkpoint(torch.nn.DataParallel(network()), tmp_path / "net")  # type: ignore[arg-type]
+
+
+def test_settings_of_another_method_are_not_taken_over() -> None:
+    assert load_checkpoint("digits", method="ancestral").sampling == {"method": "ancestral"}
+    own = load_checkpoint("digits", method="annealed_langevin").sampling
+    assert own == load_checkpoint("digits").sampling
+    assert own["step_size"] > 0

@@ -1,0 +1,272 @@
+"""The command line as a stranger uses it: the files it makes and what it says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from helpers.command import invoke, succeed
+from PIL import Image
+
+import ncsn_fast as nf
+from ncsn_fast.checkpoints.tensor_file import read_tensors
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
+    net.sampling = {
+        "method": "annealed_langevin",
+        "step_size": 2e-5,
+        "steps_per_level": 2,
+        "denoise": True,
+    }
+    return nf.save_checkpoint(net, tmp_path_factory.mktemp("net") / "model.safetensors")
+
+
+def test_help_names_every_command():
+    output = succeed("--help")
+    for command in ("demo", "train", "sample", "bench", "profile", "convert", "doctor"):
+        assert command in output
+        assert "Usage" in succeed(command, "--help")
+        assert f"Examples:\n    ncsn-fast {command}" in succeed(command, "--help")
+
+
+def test_demo_makes_pictures_and_figures(tmp_path):
+    out = tmp_path / "demo"
+    output = succeed("demo", "--seconds", 2, "--samples", 20, "--out", out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    distance = metrics["pixel_frechet_distance_to_held_out"]
+    assert set(distance) == {"generated", "training_images", "noise"}
+    assert distance["training_images"] < distance["generated"]
+    assert metrics["images_compared"] == 20
+    assert metrics["training_steps"] >= 1
+    for name in ("samples.png", "chain.gif", "loss.png"):
+        Image.open(out / name).verify()
+        assert str(out / name) in output
+    with Image.open(out / "chain.gif") as gif:
+        assert gif.n_frames > 30
+    assert f"{distance['generated']:.3f}" in output
+    assert "20 images each" in output
+    images = nf.sample(nf.load_checkpoint(out / "model.safetensors"), 2, seed=0)
+    assert images.shape == (2, 1, 8, 8)
+    # A second demo replaces the first.
+    succeed("demo", "--seconds", 1, "--samples", 4, "--out", out)
+    assert json.loads((out / "metrics.json").read_text())["images_compared"] == 4
+
+
+def test_sample_writes_images_and_goes_on_where_it_was(tmp_path, checkpoint):
+    out = tmp_path / "samples"
+    output = succeed("sample", checkpoint, "-n", 6, "--out", out, "--seed", 3, "--gif")
+    assert str(out / "samples.npz") in output
+    for name in ("grid.png", "chain.gif"):
+        Image.open(out / name).verify()
+    with np.load(out / "samples.npz", allow_pickle=False) as stored:
+        first, ids = stored["images"], stored["sample_ids"]
+    assert ids.tolist() == list(range(6))
+    expected = nf.sample(nf.load_checkpoint(checkpoint), 6, seed=3).numpy()
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+
+    output = succeed("sample", checkpoint, "-n", 8, "--out", out, "--seed", 3, "--batch-size", 1)
+    assert "6 of 8 samples are in" in output
+    with np.load(out / "samples.npz") as stored:
+        assert np.array_equal(stored["images"][:6], first)
+        assert stored["sample_ids"].tolist() == list(range(8))
+
+
+def test_sample_refuses_a_folder_of_other_settings(tmp_path, checkpoint):
+    succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
+    result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path, "--seed", 1)
+    assert result.exit_code == 1
+    assert "holds samples of other settings (seed differ): choose another --out" in result.output
+    result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path, "--no-denoise")
+    assert "(table differ)" in result.output
+
+
+def test_sample_refuses_a_folder_of_another_network(tmp_path):
+    torch.manual_seed(0)
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
+    official = tmp_path / "checkpoint.pth"
+    torch.save({f"module.{k}": v for k, v in net.state_dict().items()}, official)
+    known = ("--step-size", 2e-5, "--steps-per-level", 1, "--out", tmp_path / "out")
+    succeed("sample", official, "-n", 1, "--image-size", 8, *known)
+    result = invoke("sample", official, "-n", 1, "--image-size", 12, *known)
+    assert "(network differ)" in result.output
+
+
+def test_the_first_id_continues_a_set(tmp_path, checkpoint):
+    succeed("sample", checkpoint, "-n", 2, "--first-id", 5, "--out", tmp_path)
+    with np.load(tmp_path / "samples.npz") as stored:
+        assert stored["sample_ids"].tolist() == [5, 6]
+        expected = nf.sample(nf.load_checkpoint(checkpoint), 2, seed=0, sample_ids=[5, 6])
+        np.testing.assert_allclose(stored["images"], expected.numpy(), atol=1e-5)
+
+
+class Impatient:
+    """Ctrl-C after so many steps of the engine."""
+
+    def __init__(self, monkeypatch, steps):
+        from ncsn_fast.sampling.chain import Chain
+
+        self.left, self._step = steps, Chain.eager_step
+        monkeypatch.setattr(Chain, "eager_step", lambda *arguments: self.step(*arguments))
+
+    def step(self, *arguments):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self._step(*arguments)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_interrupted_sample_goes_on_within_its_chains(tmp_path, checkpoint, monkeypatch, batch):
+    # 13 rows a chain; interrupted in the third chain of four, or in the only chunk.
+    steps = 2 * 13 + 7 if batch == 1 else 7
+    Impatient(monkeypatch, steps)
+    arguments = ("sample", checkpoint, "-n", 4, "--out", tmp_path, "--batch-size", batch)
+    result = invoke(*arguments)
+    assert result.exit_code == 130
+    assert "stopped: interrupted after" in result.output
+    assert (tmp_path / "samples.npz").exists() == (batch == 1)
+    monkeypatch.undo()
+
+    # What is left: 2 chains from row 6 on, the last of them whole, or one chunk from row 6 on.
+    left = (13 - 6) + 13 if batch == 1 else 13 - 6
+    Impatient(monkeypatch, left)
+    output = succeed(*arguments)
+    assert ("2 of 4 samples are in" in output) == (batch == 1)
+    monkeypatch.undo()
+    with np.load(tmp_path / "samples.npz") as stored:
+        expected = nf.sample(nf.load_checkpoint(checkpoint), 4, seed=0).numpy()
+        np.testing.assert_allclose(stored["images"], expected, atol=1e-5)
+    assert not (tmp_path / "partial.safetensors").exists()
+
+
+def test_chains_under_way_are_saved_now_and_then(tmp_path, checkpoint, monkeypatch):
+    from ncsn_fast.runs import sample_store
+
+    write, levels = sample_store.SampleStore.write, []
+
+    def spy(self):
+        write(self)
+        if (tmp_path / "partial.safetensors").exists():
+            _, metadata = read_tensors(tmp_path / "partial.safetensors")
+            levels.append((metadata["ids"], metadata["levels"]))
+
+    monkeypatch.setattr(sample_store, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(sample_store.SampleStore, "write", spy)
+    succeed("sample", checkpoint, "-n", 2, "--out", tmp_path)
+    assert levels == [([0, 1], [level, level]) for level in (1, 2, 3, 4, 5)]
+
+
+def test_interrupted_again_at_once_nothing_is_lost(tmp_path, checkpoint, monkeypatch):
+    arguments = ("sample", checkpoint, "--out", tmp_path, "-n", 4)
+    for steps in (9, 0, 0):  # the second and third run are stopped in their first network call
+        Impatient(monkeypatch, steps)
+        assert invoke(*arguments).exit_code == 130
+        monkeypatch.undo()
+    # A smaller set, in between, leaves the other chains alone; parts may be smaller than before.
+    Impatient(monkeypatch, 2 * (13 - 8))
+    succeed("sample", checkpoint, "--out", tmp_path, "-n", 2, "--batch-size", 1)
+    monkeypatch.undo()
+    Impatient(monkeypatch, 13 - 8)
+    succeed(*arguments)
+    monkeypatch.undo()
+    with np.load(tmp_path / "samples.npz") as stored:
+        expected = nf.sample(nf.load_checkpoint(checkpoint), 4, seed=0).numpy()
+        np.testing.assert_allclose(stored["images"], expected, atol=1e-5)
+
+
+def test_chains_of_other_settings_are_refused(tmp_path, checkpoint, monkeypatch):
+    Impatient(monkeypatch, 9)
+    invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)
+    monkeypatch.undo()
+    result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2, "--seed", 1)
+    assert "partial.safetensors holds samples of other settings (seed differ)" in result.output
+    (tmp_path / "partial.safetensors").write_bytes(b"cut")
+    result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)
+    assert "partial.safetensors is damaged" in result.output
+
+
+def test_a_second_process_is_kept_out(tmp_path, checkpoint):
+    from ncsn_fast.support.files import folder_lock
+
+    with folder_lock(tmp_path):
+        result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path)
+    assert "another process is writing to" in result.output
+    succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
+def test_a_damaged_set_of_samples_is_refused_clearly(tmp_path, checkpoint, content):
+    (tmp_path / "samples.npz").write_bytes(content)
+    result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "is damaged or not of ncsn-fast sample" in result.output
+    assert (tmp_path / "samples.npz").read_bytes() == content
+
+
+def test_sample_takes_the_bundled_network(tmp_path, checkpoint, monkeypatch):
+    from ncsn_fast.checkpoints.load_save import BUNDLED
+
+    monkeypatch.setitem(BUNDLED, "digits", checkpoint)
+    succeed("sample", "-n", 1, "--out", tmp_path)
+    assert "1 of 1 samples are in" in succeed("sample", "digits", "-n", 1, "--out", tmp_path)
+    monkeypatch.setitem(BUNDLED, "digits", tmp_path / "absent.safetensors")
+    result = invoke("sample", "-n", 1, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "comes with ncsn_fast is missing" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sample", "nothing.pth"), "nothing.pth"),
+        (("train", "--out", "OUT", "--data", "nowhere"), "no such file or folder: "),
+        (("train", "--out", "OUT", "--resume"), "holds no training run"),
+        (("train", "--out", "OUT", "--ngf", "1"), "ngf"),
+        (("train", "--out", "OUT", "--steps", "-1"), "-1 is not in the range x>=1"),
+        (("demo", "--samples", "401"), "401 is not in the range 4<=x<=400"),
+        (("demo", "--out", "FILE"), "choose another"),
+        (("train", "--out", "FILE"), "choose another"),
+        (("train", "--out", "OUT", "--sigma-min", "0"), "sigma_min = 0.0: the smallest level"),
+        (("train", "--out", "OUT", "--device", "sofa"), "--device sofa cannot be used here"),
+        (("demo", "--out", "OUT", "--device", "meta"), "--device meta cannot be used here"),
+        (("demo", "--out", "OUT", "--seed", str(10**23)), "is not in the range"),
+    ],
+)
+def test_refusals_are_one_clear_line(tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    places = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+    result = invoke(*(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_the_demo_leaves_a_training_run_alone(tmp_path):
+    succeed("train", "--out", tmp_path, "--ngf", 4, "--batch-size", 4, "--steps", 1)
+    model = (tmp_path / "model.safetensors").read_bytes()
+    result = invoke("demo", "--out", tmp_path, "--seconds", 1)
+    assert "holds a training run (run.json): choose another with --out" in result.output
+    assert (tmp_path / "model.safetensors").read_bytes() == model
+    result = invoke("train", "--out", tmp_path, "--steps", 1)
+    assert "--resume it, or use another --out" in result.output
+
+
+def test_doctor_reports_backend_and_self_test(monkeypatch):
+    monkeypatch.setenv("NCSN_FAST_BACKEND", "torch")
+    output = succeed("doctor")
+    assert re.search(r"backend on cpu +torch \(asked for by NCSN_FAST_BACKEND\)", output)
+    assert output.count("ok ") == 4
+    assert "Philox4x32-10 gives its known answer" in output
+
+
+def test_doctor_fails_loudly_where_a_sum_is_wrong(monkeypatch):
+    monkeypatch.setattr("ncsn_fast.noise._WEYL", (1, 2))
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    assert re.search(r"BAD noise +ArithmeticError: Philox gave", result.output)

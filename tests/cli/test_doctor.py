@@ -1,0 +1,84 @@
+"""The doctor and the kernels of the CPU."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ncsn_fast.cli import main
+from ncsn_fast.device import backends, native
+from ncsn_fast.runs import doctor
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """What native.build() was asked for."""
+    asked = []
+
+    def build(again=False):
+        asked.append(again)
+        return Path("/cache/library.so")
+
+    monkeypatch.setattr(native, "build", build)
+    monkeypatch.setattr(doctor, "environment", list)
+    monkeypatch.setattr(doctor, "self_test", list)
+    return asked
+
+
+def test_the_kernels_are_built_ahead_where_that_is_asked_for(built):
+    result = CliRunner().invoke(main, ["doctor", "--build"])
+    assert result.exit_code == 0
+    assert "built /cache/library.so in 0 s" in result.output
+    assert built == [True]
+
+
+def test_without_a_wish_nothing_is_built_again(built):
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+    assert not built
+
+
+def test_a_build_that_fails_is_one_clear_line(built, monkeypatch):
+    def fail(again):
+        raise native.NativeError("there is no ninja to build them with: pip install ninja")
+
+    monkeypatch.setattr(native, "build", fail)
+    result = CliRunner().invoke(main, ["doctor", "--build"])
+    assert result.exit_code == 1
+    assert result.output == "Error: there is no ninja to build them with: pip install ninja\n"
+
+
+def findings(list_of_findings):
+    return {finding.name: finding for finding in list_of_findings}
+
+
+def test_kernels_of_the_cpu_are_reported_and_checked():
+    if reason := native.missing():
+        pytest.skip(reason)
+    found = findings(doctor.environment())
+    capability = native.ops().capability("")[0]
+    assert found["backend on cpu"].value == "cpp (the fastest on cpu)"
+    assert found["CPU kernels"].value == f"{capability} code, kept in {native.cache_folder()}"
+    kernels = findings(doctor.self_test())["kernels"]
+    assert kernels.good
+    assert "cpp agrees with the specification" in kernels.value
+
+
+def test_kernels_that_are_wrong_are_found(monkeypatch):
+    if reason := native.missing():
+        pytest.skip(reason)
+    monkeypatch.setattr(doctor, "_loss", lambda x, backend, which: [x + (backend == "cpp")])
+    kernels = findings(doctor.self_test())["kernels"]
+    assert kernels.good is False
+    assert "cpp and specification differ by 1 on cpu" in kernels.value
+
+
+def test_without_kernels_the_doctor_says_why_and_is_content(monkeypatch):
+    monkeypatch.setattr(native, "missing", lambda: "there is no ninja")
+    backends.missing.cache_clear()
+    try:
+        found, checks = findings(doctor.environment()), findings(doctor.self_test())
+    finally:
+        backends.missing.cache_clear()
+    assert found["backend on cpu"].value == "torch (cpp is not available: there is no ninja)"
+    assert "CPU kernels" not in found
+    assert checks["kernels"].good is None

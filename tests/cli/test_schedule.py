@@ -1,0 +1,111 @@
+"""ncsn-fast schedule, and its picture."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers.command import succeed
+from PIL import Image
+
+import ncsn_fast as nf
+from ncsn_fast.cli.schedule import schedule
+from ncsn_fast.data.digits import digits
+from ncsn_fast.training import schedule_figure
+
+
+def run(*arguments):
+    return CliRunner().invoke(schedule, [str(argument) for argument in arguments])
+
+
+def test_the_command_writes_what_auto_schedule_chooses(tmp_path):
+    result = run("digits", "--out", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    assert "21 noise levels from 4.8 down to 0.01" in result.output
+    assert "any two of all 1,400 points: exact" in result.output
+    assert "105 network evaluations" in result.output
+    written = json.loads((tmp_path / "new" / "schedule.json").read_text())
+    expected = nf.auto_schedule(digits("train").images)
+    assert written["sigmas"] == expected.sigmas.tolist()
+    assert written["step_size"] == expected.step_size
+    assert (written["steps_per_level"], written["exact"], written["warnings"]) == (5, True, [])
+    Image.open(tmp_path / "new" / "schedule.png").verify()
+
+
+def test_the_printed_command_trains_with_the_same_levels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "some images.npy", pixels)
+    result = run(tmp_path / "some images.npy", "--out", tmp_path, "--rescaled", "--overlap", 0.3)
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "schedule.json").read_text())
+    words = shlex.split(written["train"])
+    assert written["train"] in result.output
+    words[words.index("--out") + 1] = str(tmp_path / "run")
+    succeed(*words[1:], "--ngf", 4, "--batch-size", 4, "--steps", 1)
+    net = nf.load_checkpoint(tmp_path / "run" / "model.safetensors")
+    assert net.sigmas.tolist() == written["sigmas"]
+    assert net.sampling["step_size"] == written["step_size"]
+    assert net.config["rescaled"]
+
+
+def test_a_part_of_the_points_is_stated(tmp_path):
+    result = run("digits", "--out", tmp_path, "--max-points", 200, "--seed", 3)
+    assert "among 200 points drawn at random from 1,400" in result.output
+    written = json.loads((tmp_path / "schedule.json").read_text())
+    assert (written["points"], written["of"], written["exact"]) == (200, 1400, False)
+
+
+def test_data_that_are_not_there_are_one_clear_line(tmp_path):
+    result = run(tmp_path / "nowhere", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "Error: no such file or folder" in result.output
+
+
+def test_one_image_has_no_distance(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    result = run(tmp_path, "--out", tmp_path / "new")
+    assert result.exit_code == 1
+    assert "holds 1 image: noise levels come from distances" in result.output
+
+
+def test_the_picture_says_where_levels_overlap_at_any_distance(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    titles = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, path: titles.append(figure.axes[2].get_title())
+    )
+    for dimension in (2, 50):
+        points = torch.randn(100, dimension, generator=torch.Generator().manual_seed(0))
+        schedule_figure.save_schedule(tmp_path / "a.png", nf.auto_schedule(points))
+    assert titles == ["In few dimensions all levels overlap", "Fewer levels overlap less"]
+
+
+def test_help_says_how_to_train_with_the_result():
+    assert "trains with exactly these" in " ".join(run("--help").output.split())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_the_picture_is_of_any_schedule_from_data(tmp_path, suffix):
+    points = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    schedule_figure.save_schedule(tmp_path / f"a{suffix}", nf.auto_schedule(points))
+    assert (tmp_path / f"a{suffix}").stat().st_size > 1000
+
+
+def test_the_histogram_has_every_pair(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: seen.append(figure))
+    schedule_figure.save_schedule(tmp_path / "a.png", nf.auto_schedule(digits("train").images))
+    stairs = seen[0].axes[1].patches[0].get_data()
+    assert stairs.values.sum() == pytest.approx(100)
+    assert stairs.edges[-1] >= 4.8
+
+
+def test_a_schedule_without_data_has_no_picture(tmp_path):
+    given = nf.Schedule(nf.geometric_sigmas(1, 0.01, 5), 1e-5, 5)
+    with pytest.raises(ValueError, match="not chosen from data"):
+        schedule_figure.save_schedule(tmp_path / "a.png", given)

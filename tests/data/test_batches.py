@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+import ncsn_fast as nf
+from ncsn_fast.data import samples as placement
+from ncsn_fast.data.batches import Batches
+from ncsn_fast.data.load import load_images, load_pixels
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8), dtype=np.uint8)
+FLOATS = PIXELS.astype(np.float32) / 255
+
+
+def network(**keywords: Any) -> nf.NCSNv2:
+    torch.manual_seed(0)
+    sigmas = nf.geometric_sigmas(1, 0.01, 3)
+    return nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=sigmas, **keywords)
+
+
+def batches(data: Any, **keywords: Any) -> Batches:
+    return Batches(data, network(), **{"batch_size": 8, "seed": 3, **keywords})
+
+
+class Files(Dataset[Any]):
+    """A map-style Dataset that counts what is read from it."""
+
+    def __init__(self, samples: Any) -> None:
+        self.samples, self.reads = samples, 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return self.samples[index]
+
+
+def map_file(array: np.ndarray, folder: Path) -> np.ndarray:
+    np.save(folder / "mapped.npy", array)
+    return np.load(folder / "mapped.npy", mmap_mode="r")
+
+
+HOLDERS: dict[str, Callable[[Path], Any]] = {
+    "float64 tensor": lambda _: torch.from_numpy(FLOATS).double(),
+    "channels_last tensor": lambda _: torch.from_numpy(FLOATS).to(
+        memory_format=torch.channels_last
+    ),
+    "uint8 tensor": lambda _: torch.from_numpy(PIXELS),
+    "float array": lambda _: FLOATS,
+    "big-endian float array": lambda _: FLOATS.astype(">f4"),
+    "uint8 array": lambda _: PIXELS,
+    "mapped floats": lambda folder: map_file(FLOATS, folder),
+    "mapped pixels": lambda folder: map_file(PIXELS, folder),
+    "transposed mapped pixels": lambda folder: map_file(
+        np.ascontiguousarray(PIXELS.transpose(0, 2, 3, 1)), folder
+    ).transpose(0, 3, 1, 2),
+    "Dataset of float tensors": lambda _: Files(torch.from_numpy(FLOATS)),
+    "Dataset of uint8 tensors": lambda _: Files(torch.from_numpy(PIXELS)),
+    "Dataset of uint8 arrays": lambda _: Files(PIXELS),
+    "Dataset of pairs": lambda _: TensorDataset(torch.from_numpy(PIXELS), torch.arange(50)),
+}
+
+
+@pytest.mark.parametrize("preload", ["auto", True, False])
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_batches_are_the_same_wherever_the_data_lie(
+    holder: str, preload: bool | str, tmp_path: Path
+) -> None:
+    settings = {"flip": True, "dequantize": "uniform"}
+    expected = batches(torch.from_numpy(FLOATS), **settings)
+    found = batches(HOLDERS[holder](tmp_path), preload=preload, **settings)
+    for step in (0, 5, 6, 7, 100):  # step 6 crosses into the second epoch
+        assert torch.equal(found.at(step)[0], expected.at(step)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("preload", ["auto", True, False])
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_batches_on_a_gpu_are_the_same_wherever_the_data_lie(
+    holder: str, preload: bool | str, tmp_path: Path
+) -> None:
+    net = network().cuda()
+    on_host = batches(torch.from_numpy(FLOATS), flip=True)
+    data = HOLDERS[holder](tmp_path)
+    found = Batches(data, net, batch_size=8, seed=3, flip=True, preload=preload)
+    held = isinstance(found.data, Tensor) and found.data.is_cuda
+    assert held == (preload is not False)
+    for step in (0, 6):
+        x, ids = found.at(step)
+        assert x.is_cuda
+        assert ids.is_cuda
+        assert torch.equal(x.cpu(), on_host.at(step)[0])
+
+
+def test_the_order_of_a_seed_is_the_one_it_always_was() -> None:
+    order = batches(torch.from_numpy(FLOATS)).shuffled(torch.arange(45, 58))
+    assert order.tolist() == [33, 17, 15, 32, 24, 35, 43, 22, 39, 42, 9, 31, 13]
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_the_fingerprint_is_the_hash_of_the_values_in_order(holder: str, tmp_path: Path) -> None:
+    eight_bit = "uint8" in holder or "pixels" in holder or "pairs" in holder
+    expected = hashlib.sha256((PIXELS if eight_bit else FLOATS).tobytes()).hexdigest()
+    for preload in (True, False):
+        assert batches(HOLDERS[holder](tmp_path), preload=preload).sha256 == expected
+
+
+def test_images_of_a_folder_give_the_same_batches_as_floats_and_as_pixels(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", PIXELS[:, 0])
+    floats = batches(load_images(tmp_path / "images.npy"))
+    pixels = batches(load_pixels(tmp_path / "images.npy"))
+    assert isinstance(pixels.data, np.memmap)
+    assert torch.equal(floats.at(3)[0], pixels.at(3)[0])
+
+
+def test_on_the_cpu_tensors_are_not_copied_and_files_stay_mapped(tmp_path: Path) -> None:
+    tensor = torch.from_numpy(FLOATS)
+    assert batches(tensor).data.data_ptr() == tensor.data_ptr()
+    mapped = map_file(PIXELS, tmp_path)
+    assert batches(mapped).data is mapped
+    assert isinstance(batches(mapped, preload=True).data, Tensor)
+
+
+def test_a_small_dataset_is_read_once_and_held() -> None:
+    files = Files(torch.from_numpy(FLOATS))
+    found = batches(files)
+    reads = files.reads
+    assert reads <= len(files) + 2
+    found.at(0)
+    assert files.reads == reads
+    assert torch.equal(found.data, torch.from_numpy(FLOATS))
+
+
+def test_a_dataset_is_read_batch_by_batch_when_it_is_not_to_be_held() -> None:
+    files = Files(torch.from_numpy(FLOATS))
+    found = batches(files, preload=False)
+    assert found.data is files
+    reads = files.reads
+    found.at(0)
+    assert files.reads == reads + 8
+
+
+def test_a_dataset_too_large_to_hold_is_never_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "HELD_BYTES", 1000)
+    files = Files(np.tile(FLOATS, (10, 1, 1, 1)))
+    found = batches(files)
+    assert found.data is files
+    assert files.reads <= 64 + 2
+    assert torch.equal(found.at(0)[0], batches(files.samples).at(0)[0])
+
+
+def test_the_fingerprint_of_a_large_dataset_does_not_depend_on_where_it_lies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placement, "HELD_BYTES", 1000)
+    fingerprints = {batches(Files(FLOATS), preload=p).sha256 for p in ("auto", True, False)}
+    assert len(fingerprints) == 1
+    assert batches(Files(FLOATS[:-1])).sha256 not in fingerprints
+    assert batches(Files(PIXELS)).sha256 not in fingerprints
+    assert batches(Files(np.roll(FLOATS, 1, axis=0))).sha256 not in fingerprints
+
+
+def test_the_placement_is_told(tmp_path: Path) -> None:
+    assert batches(FLOATS).placement == "held on cpu as a NumPy array (0.0122 MiB): used from there"
+    mapped = batches(map_file(PIXELS, tmp_path)).placement
+    assert mapped.startswith(f"memory-mapped from {tmp_path / 'mapped.npy'} (")
+    assert "preload=False" in batches(Files(FLOATS), preload=False).placement
+    assert batches(Files(FLOATS)).placement.endswith("a Dataset of at most 4 GiB")
+
+
+def test_a_tensor_that_requires_a_gradient_is_taken_for_its_values() -> None:
+    found = batches(torch.from_numpy(FLOATS).requires_grad_())
+    assert not found.at(0)[0].requires_grad
+
+
+def test_settings_that_do_not_fit_the_network_are_refused() -> None:
+    points = nf.MLPScore(dim=2, sigmas=nf.geometric_sigmas(1, 0.01, 3))
+    with pytest.raises(ValueError, match=r"points have no left and right"):
+        Batches(torch.zeros(4, 2), points, batch_size=2, seed=0, flip=True)
+    with pytest.raises(ValueError, match=r"dequantize = 'laplace': choose 'uniform'"):
+        batches(FLOATS, dequantize="laplace")
+    logit = network(logit_transform=True)
+    with pytest.raises(ValueError, match=r"the logit is undefined: use 'uniform'"):
+        Batches(FLOATS, logit, batch_size=2, seed=0, dequantize="gaussian")

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ncsn_fast.data import load as data
+
+
+def test_other_paths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder: .*nowhere"):
+        data.load_images(tmp_path / "nowhere")
+    (tmp_path / "a.pt").touch()
+    with pytest.raises(ValueError, match=r"a\.pt: give a \.npy or \.npz file, a folder .*CIFAR"):
+        data.load_images(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layout": "CHW"}, r"layout = 'CHW'.*one of \('NHW', 'NCHW', 'NHWC'\)"),
+        ({"layout": "NHW"}, r"layout and key describe an array file"),
+        ({"key": "images"}, r"layout and key describe an array file"),
+        ({"damaged": "ignore"}, r"damaged = 'ignore'.*one of \('refuse', 'skip'\)"),
+        ({"split": "valid"}, r"split = 'valid'.*one of \('train', 'test'\)"),
+        ({"split": "test"}, r"split = 'test' is for CIFAR-10, and .* is not"),
+        ({"image_size": 0}, r"image_size = 0: give a whole number"),
+        ({"image_size": (8, 2.5)}, r"image_size = 2\.5: give a whole number"),
+        ({"image_size": (1, 8, 8)}, r"image_size = \(1, 8, 8\): give one side, or \(height"),
+        ({"crop": -1}, r"crop = -1: give a whole number"),
+        ({"crop": 8, "image_size": 16}, r"image_size = 16 would enlarge the crop of 8×8"),
+    ],
+)
+def test_settings_of_a_folder_that_cannot_be_met_are_refused(
+    settings: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.load_images(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"image_size": 4}, {"crop": 4}])
+def test_arrays_are_not_resized(settings: dict[str, int], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((6, 8, 8), dtype=np.uint8))
+    assert len(data.load_pixels(tmp_path / "a.npy", image_size=8)) == 6
+    with pytest.raises(ValueError, match=r"are \(8, 8\).*resize the array first.*interpolate"):
+        data.load_pixels(tmp_path / "a.npy", **settings)

@@ -1,0 +1,95 @@
+"""Each linear operator with its definition by other means, small enough for dense matrices."""
+
+import torch
+
+from ncsn_fast.guidance.operators import MIMO, MRI, Blur, Dense, Downsample, Fourier, Mask
+
+SEED = torch.Generator().manual_seed(0)
+
+
+def real(*shape):
+    return torch.randn(*shape, generator=SEED, dtype=torch.float64)
+
+
+def compound(*shape):
+    return torch.complex(real(*shape), real(*shape))
+
+
+def bits(*shape):
+    return (torch.rand(*shape, generator=SEED) < 0.6).double()
+
+
+def complex_of(x, dim=0):
+    return torch.complex(x.select(dim, 0), x.select(dim, 1))
+
+
+def channels(z, dim=0):
+    return torch.stack([z.real, z.imag], dim)
+
+
+def transform(size):
+    """The matrix of the orthonormal Fourier transform."""
+    k = torch.arange(size, dtype=torch.float64)
+    angle = -2 * torch.pi * k[:, None] * k / size
+    return torch.polar(torch.ones_like(angle), angle) / size**0.5
+
+
+def fourier(z):
+    """The 2-D transform of (…, H, W), by its matrices."""
+    return transform(z.shape[-2]) @ z @ transform(z.shape[-1])
+
+
+def blurred(kernel, x):
+    """Correlation with zeros around the image, pixel by pixel."""
+    (height, width), (down, right) = x.shape[1:], (kernel.shape[1] // 2, kernel.shape[2] // 2)
+    y = torch.zeros_like(x)
+    for i in range(height):
+        for j in range(width):
+            for k in range(kernel.shape[1]):
+                for m in range(kernel.shape[2]):
+                    u, v = i + k - down, j + m - right
+                    if 0 <= u < height and 0 <= v < width:
+                        y[:, i, j] += kernel[:, k, m] * x[:, u, v]
+    return y
+
+
+def block_means(x, factor):
+    rows = [row.mean(1) for row in x.split(factor, 1)]
+    columns = [torch.stack(rows, 1)[:, :, i : i + factor] for i in range(0, x.shape[2], factor)]
+    return torch.stack([part.mean(2) for part in columns], 2)
+
+
+def cases():
+    """Each operator with its definition, on one sample, by other means."""
+    mask, kernel, kernels = bits(3, 4), real(3, 5), real(2, 3, 3)
+    matrix, plane, lines = real(5, 12), bits(3, 4), bits(4)
+    coils, pilots = compound(3, 3, 4), compound(3, 5)
+    return {
+        "mask": (Mask(mask), lambda x: mask * x),
+        "mask broadcast": (Mask(mask, (2, 3, 4)), lambda x: torch.stack([mask * c for c in x])),
+        "blur": (Blur(kernel, (2, 4, 3)), lambda x: blurred(kernel.expand(2, -1, -1), x)),
+        "blur per channel": (Blur(kernels, (2, 3, 3)), lambda x: blurred(kernels, x)),
+        "downsample": (Downsample(2, (2, 4, 2)), lambda x: block_means(x, 2)),
+        "dense": (Dense(matrix), lambda x: matrix @ x),
+        "dense image": (Dense(matrix, (1, 3, 4)), lambda x: matrix @ x.flatten()),
+        "fourier": (Fourier(plane), lambda x: channels(plane * fourier(complex_of(x)))),
+        "mri": (
+            MRI(coils, plane),
+            lambda x: channels(plane * fourier(coils * complex_of(x)), 1),
+        ),
+        "mri lines": (
+            MRI(coils, lines),
+            lambda x: channels(lines * fourier(coils * complex_of(x)), 1),
+        ),
+        "mimo": (MIMO(pilots, 2), lambda x: channels(complex_of(x) @ pilots)),
+    }
+
+
+CASES = cases()
+
+
+def matrix_of(function, shape):
+    """The matrix of a linear map, from what it makes of each unit vector."""
+    size = torch.Size(shape).numel()
+    units = torch.eye(size, dtype=torch.float64).view(size, *shape)
+    return torch.stack([function(unit).flatten() for unit in units], 1)

@@ -1,0 +1,127 @@
+"""Linear operators: what they compute, their adjoints and norms, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+from operator_cases import CASES, compound, matrix_of, real
+
+from ncsn_fast.guidance.operators import MIMO, MRI, Blur, Dense, Downsample, Fourier, Mask, Operator
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forward_is_the_definition(name):
+    operator, definition = CASES[name]
+    x = real(3, *operator.shape)
+    expected = torch.stack([definition(one) for one in x])
+    assert expected.shape[1:] == operator.measured
+    torch.testing.assert_close(operator.forward(x), expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_adjoint_moves_to_the_other_side_of_the_inner_product(name):
+    operator, _ = CASES[name]
+    for _ in range(20):
+        x, y = real(2, *operator.shape), real(2, *operator.measured)
+        left = (operator.forward(x) * y).flatten(1).sum(1)
+        right = (x * operator.adjoint(y)).flatten(1).sum(1)
+        torch.testing.assert_close(left, right, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_norm_is_the_largest_singular_value(name):
+    operator, definition = CASES[name]
+    expected = torch.linalg.matrix_norm(matrix_of(definition, operator.shape), 2)
+    assert operator.norm() == pytest.approx(float(expected), rel=5e-3)
+    assert operator.norm() <= float(expected) * (1 + 1e-9)
+
+
+def test_the_norm_of_nothing_is_zero():
+    assert Mask(torch.zeros(3)).norm() == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_compute_in_the_precision_of_what_they_are_given(name):
+    operator, _ = CASES[name]
+    x = real(2, *operator.shape)
+    y = operator.forward(x.float())
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.double(), operator.forward(x), atol=1e-4, rtol=1e-4)
+    assert operator.adjoint(y).dtype == torch.float32
+
+
+def test_constants_are_moved_once():
+    operator, _ = CASES["dense"]
+    like = torch.zeros(1)
+    assert operator.constant("matrix", like) is operator.constant("matrix", like)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_operators_go_where_the_state_is(name):
+    operator, _ = CASES[name]
+    x = real(2, *operator.shape)
+    y = operator.forward(x)
+    for found, expected in (
+        (operator.forward(x.cuda()), y),
+        (operator.adjoint(y.cuda()), operator.adjoint(y)),
+    ):
+        assert found.is_cuda
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-10, rtol=1e-10)
+
+
+def test_an_operator_of_ones_own_is_two_methods():
+    class Differences(Operator):
+        def __init__(self, size):
+            super().__init__((size,), (size - 1,))
+
+        def forward(self, x):
+            return self.check("forward", x, self.shape).diff(dim=1)
+
+        def adjoint(self, y):
+            zero = torch.zeros_like(y[:, :1])
+            return -torch.cat([zero, y, zero], 1).diff(dim=1)
+
+    operator = Differences(8)
+    x, y = real(1, 8), real(1, 7)
+    assert float((operator.forward(x) * y).sum()) == pytest.approx(
+        float((x * operator.adjoint(y)).sum())
+    )
+    assert operator.norm() == pytest.approx(2 * math.cos(math.pi / 16), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_other_shapes_and_complex_input_are_refused(name):
+    operator, _ = CASES[name]
+    with pytest.raises(ValueError, match=r"forward was given shape .* needed is \(N, "):
+        operator.forward(real(2, *operator.shape, 2))
+    with pytest.raises(ValueError, match=r"adjoint was given shape .* needed is \(N, "):
+        operator.adjoint(real(2, *operator.measured, 2))
+    with pytest.raises(ValueError, match="give real floating-point numbers; complex ones are two"):
+        operator.forward(compound(2, *operator.shape))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mask(torch.full((3,), 0.5)), "other than 0 and 1"),
+        (lambda: Mask(torch.ones(4), (3,)), "does not broadcast to"),
+        (lambda: Blur(torch.ones(2, 3), (1, 4, 4)), "odd kH and kW"),
+        (lambda: Blur(torch.ones(3, 3), (4, 4)), r"acts on images: .* \(C, H, W\)"),
+        (lambda: Blur(torch.ones(2, 3, 3), (3, 4, 4)), "2 kernels for 3 channels"),
+        (lambda: Blur(torch.full((3, 3), torch.nan), (1, 4, 4)), "not finite"),
+        (lambda: Downsample(3, (1, 4, 6)), "3 does not divide 4 × 6: crop or pad"),
+        (lambda: Downsample(0, (1, 4, 6)), "factor = 0: give a whole number"),
+        (lambda: Dense(torch.ones(3)), r"give \(M, D\)"),
+        (lambda: Dense(torch.ones(3, 4), (5,)), "4 columns, a sample of shape .* 5 values"),
+        (lambda: Dense(compound(3, 4)), "give real numbers"),
+        (lambda: Fourier(torch.ones(4)), r"mask of shape \(4,\): give \(H, W\)"),
+        (lambda: MRI(torch.ones(2, 4, 4), torch.ones(4, 4)), "give complex maps"),
+        (lambda: MRI(compound(2, 4, 4), torch.ones(4, 5)), "does not broadcast"),
+        (lambda: MRI(compound(4, 4), torch.ones(4, 4)), r"give \(coils, H, W\)"),
+        (lambda: MIMO(torch.ones(3, 4), 2), "give a complex matrix"),
+    ],
+)
+def test_operators_without_a_meaning_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

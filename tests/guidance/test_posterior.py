@@ -1,0 +1,288 @@
+"""Posterior sampling: against closed forms, and drifts against the published formulas.
+
+A Gaussian prior has an exact score at every noise level, p_σ = N(μ, Σ + σ²I), and with a linear
+measurement of Gaussian noise its posterior is Gaussian. The chain is then a linear recursion too,
+so that the law of its end is known to rounding: how far that is from the posterior is checked
+first, then the samples are compared with the posterior.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+from operator_cases import CASES, compound, matrix_of
+from scipy import stats
+
+import ncsn_fast as nf
+from ncsn_fast.guidance.operators import MIMO, MRI, Dense, Mask
+from ncsn_fast.guidance.posterior import gaussian_likelihood, score_scaled
+
+pytest_plugins = ["helpers.recorded_capture"]
+
+SIGMAS = nf.geometric_sigmas(1.0, 0.4, 4)
+STEP_SIZE, STEPS_PER_LEVEL, N = 1e-2, 100, 2000
+
+
+def draw(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Problem:
+    """A Gaussian prior, an operator's matrix and a measurement, all dense and in float64."""
+
+    def __init__(self, operator, definition):
+        self.operator = operator
+        self.a = matrix_of(definition, operator.shape)
+        self.size = self.a.shape[1]
+        self.mean = draw(1, self.size)
+        rotation = torch.linalg.qr(draw(2, self.size, self.size)).Q
+        self.values = torch.linspace(0.3, 1.5, self.size, dtype=torch.float64)
+        self.rotation = rotation
+        self.noise_std = 0.3 * float(torch.linalg.matrix_norm(self.a, 2))
+        x = self.mean + rotation @ (self.values.sqrt() * draw(3, self.size))
+        y = self.a @ x + self.noise_std * draw(4, len(self.a))
+        self.y = y.view(1, *operator.measured)
+
+    def prior_precision(self, sigma):
+        return self.rotation @ torch.diag(1 / (self.values + sigma**2)) @ self.rotation.T
+
+    def precision(self, sigma):
+        """Of the posterior where the prior is noised by σ and the measurement by √(s² + σ²)."""
+        return self.prior_precision(sigma) + self.a.T @ self.a / (self.noise_std**2 + sigma**2)
+
+    def posterior(self, sigma):
+        """(mean, covariance) of that posterior."""
+        covariance = torch.linalg.inv(self.precision(sigma))
+        pull = self.a.T @ self.y.flatten() / (self.noise_std**2 + sigma**2)
+        return covariance @ (self.prior_precision(sigma) @ self.mean + pull), covariance
+
+    def score(self, x, sigma):
+        """∇ log p_σ, exact."""
+        rotation, mean, values = (t.float() for t in (self.rotation, self.mean, self.values))
+        parts = (mean - x.flatten(1)) @ rotation / (values + sigma[:, None] ** 2)
+        return (parts @ rotation.T).view(x.shape)
+
+    def end_of_chain(self):
+        """(mean, covariance) after the last row of annealed Langevin dynamics, exactly."""
+        mean = torch.full((self.size,), 0.5, dtype=torch.float64)
+        identity = torch.eye(self.size, dtype=torch.float64)
+        covariance = identity / 12  # of U[0, 1)
+        for sigma in SIGMAS.double().tolist():
+            alpha = STEP_SIZE * (sigma / float(SIGMAS[-1])) ** 2
+            target, _ = self.posterior(sigma)
+            step = identity - alpha * self.precision(sigma)
+            for _ in range(STEPS_PER_LEVEL):
+                mean = target + step @ (mean - target)
+                covariance = step @ covariance @ step.T + 2 * alpha * identity
+        return mean, covariance
+
+    def sampler(self, **settings):
+        score = nf.Score(self.score, "score", "sigma")
+        settings = {"step_size": STEP_SIZE, "steps_per_level": STEPS_PER_LEVEL, **settings}
+        return nf.Sampler(score, self.operator.shape, SIGMAS, denoise=False, **settings)
+
+    def guidance(self):
+        return gaussian_likelihood(self.operator, self.y.float(), self.noise_std)
+
+
+@cache
+def problem(name):
+    return Problem(*CASES[name])
+
+
+def whitened(x, law):
+    mean, covariance = law
+    factor = torch.linalg.cholesky(covariance)
+    return torch.linalg.solve_triangular(factor, (x - mean).T, upper=False).T
+
+
+def distances(mean, covariance, count):
+    """What is χ² for the mean and covariance of ``count`` standard normal samples, and its
+    degrees of freedom."""
+    size = len(mean)
+    excess = covariance - torch.eye(size, dtype=covariance.dtype)
+    return (
+        (count * float(mean.square().sum()), size),
+        (count / 2 * float(excess.square().sum()), size * (size + 1) / 2),
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_samples_have_the_mean_and_covariance_of_the_posterior(name):
+    case = problem(name)
+    x = case.sampler()(N, seed=0, guidance=case.guidance()).flatten(1).double()
+    white = whitened(x, case.end_of_chain())
+    for value, freedom in distances(white.mean(0), white.T.cov(), N):
+        assert stats.chi2.sf(value, freedom) > 1e-3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_law_of_those_chains_is_the_posterior_within_the_error_of_the_samples(name):
+    case = problem(name)
+    law = case.posterior(float(SIGMAS[-1]))
+    mean, covariance = case.end_of_chain()
+    factor = torch.linalg.cholesky(law[1])
+    white = torch.linalg.solve_triangular(factor, covariance, upper=False)
+    white = torch.linalg.solve_triangular(factor, white.T, upper=False)
+    for value, freedom in distances(whitened(mean[None], law)[0], white, N):
+        assert value < 2 * (2 * freedom) ** 0.5  # twice the spread of that χ²
+
+
+@pytest.mark.parametrize("annealed", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_the_drift_is_the_score_of_the_measurement(name, annealed):
+    case = problem(name)
+    x = draw(5, 3, *case.operator.shape).requires_grad_()
+    residual = x.flatten(1) @ case.a.T - case.y.flatten()
+    variance = 0.7**2 + (0.4**2 if annealed else 0)
+    log_likelihood = -residual.square().sum() / (2 * variance)
+    (expected,) = torch.autograd.grad(log_likelihood, x)
+    guidance = gaussian_likelihood(case.operator, case.y, 0.7, annealed)
+    found = guidance(x.detach(), x.detach(), 0.4, 0)
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+
+
+def complex_of(x):
+    return torch.complex(x[:, 0], x[:, 1])
+
+
+def test_the_drift_of_channels_is_the_published_one():
+    pilots, power, sigma = compound(3, 5), 0.3, 0.4
+    x, y = draw(6, 2, 2, 4, 3), draw(7, 2, 2, 4, 5)
+    guidance = gaussian_likelihood(MIMO(pilots, 4), y, (power / 2) ** 0.5)
+    h, measured = complex_of(x), complex_of(y)
+    expected = -(h @ pilots - measured) @ pilots.conj().T / (power / 2 + sigma**2)
+    torch.testing.assert_close(complex_of(guidance(x, x, sigma, 0)), expected)
+
+
+def test_the_drift_of_mri_is_the_published_one_per_sample():
+    coils, mask, sigma, weight = compound(3, 4, 6), (draw(8, 4, 6) > 0).double(), 0.4, 1.7
+    x, n, y = draw(9, 2, 2, 4, 6), draw(10, 2, 2, 4, 6), draw(11, 1, 3, 2, 4, 6)
+
+    def transposed(k_space):
+        return (coils.conj() * torch.fft.ifft2(mask * k_space, norm="ortho")).sum(1)
+
+    k_space = mask * torch.fft.fft2(coils * complex_of(x)[:, None], norm="ortho")
+    gradient = transposed(k_space) - transposed(torch.complex(y[:, :, 0], y[:, :, 1]))
+    found = complex_of(score_scaled(MRI(coils, mask), y, weight)(x, n, sigma, 0))
+    for i in range(2):
+        score = n[i] / sigma
+        expected = -weight * score.norm() / gradient[i].norm() * gradient[i]
+        torch.testing.assert_close(found[i], expected)
+
+
+def test_a_measurement_that_is_met_exactly_gives_no_drift():
+    x = torch.rand(2, 3)
+    found = score_scaled(Mask(torch.ones(3)), x.clone())(x, x, 0.1, 0)
+    assert torch.equal(found, torch.zeros(2, 3))
+
+
+def test_one_measurement_needs_no_leading_dimension():
+    x, operator = torch.rand(4, 3), Dense(torch.ones(2, 3))
+    one = gaussian_likelihood(operator, torch.ones(2), 0.1)
+    same = gaussian_likelihood(operator, torch.ones(1, 2), 0.1)
+    assert torch.equal(one(x, x, 0.5, 0), same(x, x, 0.5, 0))
+
+
+def test_the_drift_is_computed_in_32_bits_where_the_network_is_not():
+    x, guidance = torch.rand(4, 3), gaussian_likelihood(Dense(torch.rand(2, 3)), torch.ones(2), 0.1)
+    expected = guidance(x, x, 0.5, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(guidance(x, x, 0.5, 0), expected)
+
+
+def test_clip_and_temperature_go_with_a_measurement():
+    case = problem("mask")
+    guidance, start = case.guidance(), torch.zeros(2, *case.operator.shape)
+    call = {"seed": 1, "guidance": guidance, "initial": start, "clip": 0.1, "temperature": 0.0}
+    _, states = case.sampler()(2, every=1, **call)
+    sigma = SIGMAS[:1].expand(2)
+    score = case.score(start, sigma)
+    score = score * (0.1 / score.flatten(1).norm(dim=1)).view(-1, 1, 1)
+    alpha = STEP_SIZE * float(SIGMAS[0] / SIGMAS[-1]) ** 2
+    drift = guidance(start, start, float(SIGMAS[0]), 0)
+    torch.testing.assert_close(states[1], start + alpha * (score + drift))
+
+
+def test_replay_equals_eager_bit_for_bit(recorded):
+    for name in ("blur", "dense", "mri", "mimo", "downsample"):
+        case = problem(name)
+        for guidance in (case.guidance(), score_scaled(case.operator, case.y.float())):
+            eager, captured = (
+                case.sampler(steps_per_level=5, graph=graph)(3, seed=2, guidance=guidance)
+                for graph in (False, True)
+            )
+            assert torch.equal(eager, captured)
+    assert len(recorded.captured) == 10
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_a_replay_on_a_gpu_equals_eager(name):
+    case = problem(name)
+
+    def score(x, sigma):
+        return -x / (1 + sigma.view(-1, *(1,) * (x.ndim - 1)) ** 2)
+
+    guidance = gaussian_likelihood(case.operator, case.y.float().cuda(), case.noise_std)
+    eager, captured = (
+        nf.Sampler(
+            nf.Score(score, "score", "sigma"),
+            case.operator.shape,
+            SIGMAS,
+            step_size=STEP_SIZE,
+            steps_per_level=5,
+            device="cuda",
+            graph=graph,
+        )(3, seed=2, guidance=guidance)
+        for graph in (False, True)
+    )
+    torch.testing.assert_close(captured, eager, atol=1e-5, rtol=1e-5)
+
+
+DENSE = Dense(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gaussian_likelihood(DENSE, torch.ones(3), 1.0), r"y has shape \(3,\); Dense mea"),
+        (lambda: gaussian_likelihood(DENSE, torch.ones(0, 2), 1.0), "y has shape"),
+        (lambda: gaussian_likelihood(DENSE, [1.0, 2.0], 1.0), "y is list: give a real"),
+        (lambda: gaussian_likelihood(DENSE, compound(2), 1.0), "complex numbers are two channels"),
+        (lambda: gaussian_likelihood(DENSE, torch.full((2,), torch.nan), 1.0), "not finite: mask"),
+        (lambda: gaussian_likelihood(DENSE, torch.ones(2), -1.0), "noise_std = -1.0"),
+        (lambda: gaussian_likelihood(DENSE, torch.ones(2), 0.0, False), "number, positive"),
+        (lambda: score_scaled(DENSE, torch.ones(2), 0.0), "weight = 0.0: give a finite positive"),
+    ],
+)
+def test_measurements_without_a_meaning_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_steps_in_which_the_likelihood_diverges_are_refused():
+    table = problem("dense").sampler().table
+    loud = Dense(30 * torch.ones(1, 3))
+    y = torch.ones(1)
+    with pytest.raises(ValueError, match=r"likelihood diverges at σ = 1:.*‖A‖ = 51.96"):
+        gaussian_likelihood(loud, y, 0.1).check(table, 2, (3,))
+    with pytest.raises(ValueError, match="annealed=True"):
+        gaussian_likelihood(Dense(torch.ones(1, 3)), y, 0.1, False).check(table, 2, (3,))
+    gaussian_likelihood(Dense(torch.ones(1, 3)), y, 0.1).check(table, 2, (3,))
+
+
+def test_the_limit_of_stability_is_where_the_residual_grows():
+    row = nf.Table.of([0.5], b=0.6 / 0.5)  # w = 0.6
+    for size in (1.0, 1.1):
+        operator = Dense(size * torch.ones(1, 1))
+        limit = (0.6 * size**2 / 2 - 0.25) ** 0.5  # of the noise_std
+        for noise_std, refused in ((limit * 1.02, False), (limit * 0.98, True)):
+            guidance = gaussian_likelihood(operator, torch.zeros(1), noise_std)
+            x = torch.ones(1, 1)
+            assert (abs(float(x + 0.6 * guidance(x, x, 0.5, 0))) > 1) == refused
+            if refused:
+                with pytest.raises(ValueError, match="diverges"):
+                    guidance.check(row, 1, (1,))
+            else:
+                guidance.check(row, 1, (1,))

@@ -1,0 +1,156 @@
+"""Noise levels and the rules that choose them, against the published values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import ncsn_fast as nf
+from ncsn_fast.methods import levels
+from ncsn_fast.training.distances import measure_distances
+
+# name, values per image, σ₁, L, T, published ratio, step size by the rule
+PUBLISHED = [
+    ("cifar10", 3 * 32 * 32, 50, 232, 5, 1.037559, 6.18e-6),
+    ("celeba", 3 * 64 * 64, 90, 500, 5, 1.018414, 3.34e-6),
+    ("lsun", 3 * 128 * 128, 190, 1086, 3, 1.009122, 1.77e-6),
+    ("ffhq", 3 * 256 * 256, 348, 2311, 3, 1.004537, 8.93e-7),
+]
+LEVELS_AT_HALF_OVERLAP = [219.25, 472.22, 1025.73, 2181.60]
+
+
+@pytest.mark.parametrize(("name", "dim", "top", "count", "steps", "ratio", "step_size"), PUBLISHED)
+def test_published_ladders_have_the_published_ratio_and_step_size(
+    name, dim, top, count, steps, ratio, step_size
+):
+    sigmas = nf.geometric_sigmas(top, 0.01, count).double()
+    assert float((sigmas[0] / sigmas[-1]) ** (1 / (count - 1))) == pytest.approx(ratio, abs=1e-6)
+    found = levels.best_step_size((top / 0.01) ** (1 / (count - 1)), 0.01, steps)
+    assert found == pytest.approx(step_size, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("preset", "count"), list(zip(PUBLISHED, LEVELS_AT_HALF_OVERLAP, strict=True))
+)
+def test_the_overlap_of_one_half_gives_the_published_number_of_levels(preset, count):
+    _, dim, top, shipped, *_ = preset
+    half = levels.num_levels_for(top, 0.01, levels.level_ratio(dim, 0.5))
+    assert half == pytest.approx(count, abs=0.005)
+    assert levels.num_levels_for(top, 0.01, levels.level_ratio(dim, 0.567)) == pytest.approx(
+        shipped, abs=0.6
+    )
+
+
+def test_church_ships_another_step_size_than_the_rule_gives():
+    found = levels.best_step_size((140 / 0.01) ** (1 / 787), 0.01, 4)
+    assert found == pytest.approx(2.31e-6, rel=2e-3)
+
+
+def test_geometric_sigmas_keep_one_ratio_and_both_ends():
+    sigmas = nf.geometric_sigmas(50, 0.01, 232)
+    assert sigmas.dtype == torch.float32
+    assert float(sigmas[0]) == 50
+    assert float(sigmas[-1]) == pytest.approx(0.01, rel=1e-7)
+    ratios = sigmas[:-1] / sigmas[1:]
+    assert float(ratios.max() - ratios.min()) < 1e-6
+
+
+@pytest.mark.parametrize("size", [2, 700, 3000])
+def test_largest_distance_is_that_of_the_farthest_pair(size):
+    points = torch.randn(size, 3, generator=torch.Generator().manual_seed(size)) + 100
+    expected = float(torch.pdist(points.double()).max())
+    assert measure_distances(points).largest == pytest.approx(expected, rel=1e-6)
+
+
+def test_largest_distance_takes_random_points_of_a_large_set():
+    points = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0))
+    exact = measure_distances(points).largest
+    some = measure_distances(points, max_points=1000, seed=1).largest
+    assert 0.7 * exact < some <= exact
+    assert some == measure_distances(points, max_points=1000, seed=1).largest
+
+
+def test_auto_schedule_puts_the_rules_together():
+    data = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    schedule = nf.auto_schedule(data, steps_per_level=3)
+    top = measure_distances(data).largest
+    assert float(schedule.sigmas[0]) == pytest.approx(top)
+    assert float(schedule.sigmas[-1]) == pytest.approx(0.01)
+    expected = levels.num_levels_for(top, 0.01, levels.level_ratio(64))
+    assert len(schedule.sigmas) == round(expected)
+    assert 0 < schedule.step_size < 2e-4
+    assert schedule.steps_per_level == 3
+    assert "3 steps per level" in str(schedule)
+
+
+def test_the_step_size_brings_the_variance_closest_to_one():
+    ratio, steps = 1.3, 5
+    best = levels.best_step_size(ratio, 0.01, steps) / 1e-4
+
+    def distance(a):
+        b = 2 * a / (1 - (1 - a) ** 2)
+        return np.abs((1 - a) ** (2 * steps) * (ratio**2 - b) + b - 1)
+
+    assert distance(best) <= distance(np.linspace(1e-4, 1.999, 200_001)).min() + 1e-9
+
+
+def test_the_ratio_solves_its_equation():
+    g = levels.level_ratio(3072, 0.5)
+    u = math.sqrt(2 * 3072) * (g - 1)
+    normal = torch.distributions.Normal(
+        torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    )
+    overlap = normal.cdf(torch.tensor(u + 3 * g)) - normal.cdf(torch.tensor(u - 3 * g))
+    assert float(overlap) == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([1.0, 2.0], r"sigmas\[0\] = 1 is followed by 2: noise levels descend"),
+        ([1.0, 1.0], "noise levels descend"),
+        ([1.0, float("nan")], r"sigmas\[1\] = nan: noise levels are finite and positive"),
+        ([float("inf"), 1.0], r"sigmas\[0\] = inf"),
+        ([1.0, 0.0], r"sigmas\[1\] = 0.0"),
+        ([1.0, -1.0], r"sigmas\[1\] = -1.0"),
+        ([], "1-D list"),
+        ([[1.0]], "1-D list"),
+    ],
+)
+def test_bad_levels_are_refused(sigmas, message):
+    with pytest.raises(ValueError, match=message):
+        levels.check_sigmas(sigmas)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nf.geometric_sigmas(0.01, 50, 10), "finite sigma_max > sigma_min > 0"),
+        (lambda: nf.geometric_sigmas(50, 0, 10), "finite sigma_max > sigma_min > 0"),
+        (lambda: nf.geometric_sigmas(float("inf"), 1, 10), "finite sigma_max"),
+        (lambda: nf.geometric_sigmas(50, 0.01, 1), "at least 2 levels"),
+        (lambda: levels.check_step_size(0, 0.01), "0 < ε < 2σ_L² = 0.0002"),
+        (lambda: levels.check_step_size(2.1e-4, 0.01), "every chain diverges"),
+        (lambda: levels.check_step_size(float("nan"), 0.01), "step_size = nan"),
+        (lambda: nf.auto_schedule(torch.rand(5, 64), steps_per_level=0), "steps_per_level = 0"),
+        (lambda: nf.auto_schedule(torch.rand(5, 64), steps_per_level=2.5), "level = 2.5"),
+        (lambda: nf.auto_schedule(torch.zeros(5, 64)), "all 5 data points are equal"),
+        (lambda: nf.auto_schedule(torch.rand(1, 64)), "at least two"),
+        (lambda: nf.auto_schedule(torch.full((5, 64), torch.nan)), "not finite"),
+        (lambda: levels.level_ratio(64, 0.999), "above 0 and below 0.9973"),
+        (lambda: nf.auto_schedule(torch.rand(50)), "shape of one sample"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(("dimension", "ratio"), [(1, 2.0), (2, 2.0), (17, 2.0)])
+def test_in_few_dimensions_levels_halve_at_most(dimension, ratio):
+    assert levels.level_overlap(dimension, ratio) > 0.5
+    assert levels.level_ratio(dimension) == ratio
+    assert levels.level_ratio(19) < 2
+    points = torch.rand(50, dimension)
+    assert len(nf.auto_schedule(points, sigma_min=0.05).sigmas) > 3

@@ -1,0 +1,454 @@
+"""Prepared networks: exact rewrites, precisions, and copies that follow their source."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ncsn_fast.device import backends
+from ncsn_fast.device import precision as precisions
+from ncsn_fast.device.precision import PRECISIONS, float32_mode, network_dtype
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.by_name import build
+from ncsn_fast.models.mlp import MLPScore
+from ncsn_fast.models.prepare import PreparedNetwork, obstacle, pooled_kernel, prepare_for_inference
+
+SIGMAS = [3.0, 1.0, 0.3, 0.01]
+SMALLEST = {"NCSN": 8, "NCSNv2": 8, "NCSNv2Deeper": 8, "NCSNv2Deepest": 16}
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2}
+
+
+def network(name: str = "NCSNv2", **changes: object) -> ScoreNetwork:
+    config = {"network": name, "channels": 3, "image_size": SMALLEST[name], "ngf": 8, **changes}
+    torch.manual_seed(0)
+    return build(config, SIGMAS)
+
+
+def points() -> ScoreNetwork:
+    torch.manual_seed(0)
+    net = MLPScore(hidden=8, layers=2, sigmas=SIGMAS)
+    nn.init.normal_(net.head.weight)
+    return net
+
+
+def inputs(net: ScoreNetwork, n: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, *net.shape, generator=generator), torch.arange(n) % len(net.sigmas)
+
+
+@torch.no_grad()
+def error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+@torch.no_grad()
+def assert_same(prepared: PreparedNetwork, net: ScoreNetwork) -> None:
+    """The rewrites are exact: what is left is the rounding that the network itself has."""
+    x, labels = inputs(net)
+    exact = copy.deepcopy(net).double().normalized(x.double(), labels)
+    usual = error(net.normalized(x, labels), exact)
+    assert error(prepared.normalized(x, labels), exact) < 2 * usual + 5e-7 < 5e-6
+
+
+# What it computes.
+
+
+def test_pooled_kernel_is_the_convolution_and_the_mean() -> None:
+    x, weight = torch.randn(2, 3, 6, 8), torch.randn(5, 3, 3, 3)
+    expected = F.avg_pool2d(F.conv2d(x.double(), weight.double(), padding=1), 2)
+    found = F.conv2d(x.double(), pooled_kernel(weight).double(), stride=2, padding=1)
+    assert error(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_halving_blocks_convolve_once_with_stride_2(name: str) -> None:
+    net = network(name)
+    strided = {
+        module_name
+        for module_name, module in prepare_for_inference(net).network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
+    }
+    assert strided == {f"{stage.residual}.0.conv2.conv" for stage in net.STAGES if stage.pool}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_float32_copy_computes_the_same(name: str) -> None:
+    net = network(name)
+    assert_same(prepare_for_inference(net, "fp32"), net)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"channels": 1}, {"divided": False}, {"rescaled": True}, {"activation": "swish"}]
+)
+def test_any_setting_computes_the_same(changes: dict[str, object]) -> None:
+    net = network(**changes)
+    assert_same(prepare_for_inference(net, "fp32"), net)
+
+
+@torch.no_grad()
+def test_calling_it_gives_what_the_source_gives() -> None:
+    for net in (network(), network("NCSN"), network(divided=False)):
+        found = prepare_for_inference(net, "fp32")(*inputs(net))
+        assert error(found, net(*inputs(net)).double()) < 5e-6
+
+
+def test_network_of_points_computes_the_same() -> None:
+    assert_same(prepare_for_inference(points()), points())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["NCSN", "NCSNv2", "NCSNv2Deeper"])
+@torch.no_grad()
+def test_16_bits_err_no_more_than_autocast_at_any_level(name: str, precision: str) -> None:
+    net = network(name)
+    exact = copy.deepcopy(net).double()
+    prepared = prepare_for_inference(net, precision)
+    x, _ = inputs(net)
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    for level, sigma in enumerate(SIGMAS):
+        labels = torch.full((len(x),), level)
+        seen = x + sigma * z
+        expected = exact.normalized(seen.double(), labels)
+        with torch.autocast("cpu", network_dtype(precision)):
+            usual = error(net.normalized(seen, labels), expected)
+        found = error(prepared.normalized(seen, labels), expected)
+        assert found <= 2 * usual + TOLERANCE[precision]
+
+
+@torch.no_grad()
+def test_first_convolution_sees_the_smallest_noise_exactly_enough() -> None:
+    net = network()
+    x = torch.full((1, *net.shape), 0.999)
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    prepared = prepare_for_inference(net, "bf16")
+    wide = net.begin_conv(x + 0.01 * z).bfloat16()
+    assert torch.equal(prepared.network.begin_conv(x + 0.01 * z), wide)
+
+
+@torch.no_grad()
+def test_only_convolutions_hold_16_bits_and_all_are_channels_last() -> None:
+    prepared = prepare_for_inference(network(), "fp16")
+    for name, tensor in prepared.network.named_parameters():
+        norm = name.endswith((".alpha", ".beta", ".gamma")) or name.startswith("begin_conv")
+        assert tensor.dtype == (torch.float32 if norm else torch.float16), name
+        if tensor.ndim == 4:
+            assert tensor.is_contiguous(memory_format=torch.channels_last), name
+    n = prepared.normalized(*inputs(prepared.source))
+    assert n.dtype == torch.float16
+    assert n.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def test_grey_images_are_channels_last_from_the_first_convolution_on() -> None:
+    prepared = prepare_for_inference(network(channels=1), "fp16")
+    h = prepared.network.begin_conv(inputs(prepared.source)[0])
+    assert h.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@torch.no_grad()
+def test_autocast_around_it_changes_nothing(precision: str) -> None:
+    net = network()
+    prepared = prepare_for_inference(net, precision)
+    x, labels = inputs(net)
+    n, score = prepared.normalized(x), prepared(x, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(prepared.normalized(x), n)
+        assert torch.equal(prepared(x, labels), score)
+
+
+def test_gradients_reach_the_image_and_not_the_weights() -> None:
+    prepared = prepare_for_inference(network(), "fp32")
+    x = inputs(prepared.source)[0].requires_grad_()
+    prepared.normalized(x).square().sum().backward()
+    assert x.grad is not None
+    assert float(x.grad.abs().sum()) > 0
+    assert all(p.grad is None for p in prepared.network.parameters())
+    assert all(p.grad is None for p in prepared.source.parameters())
+
+
+# The source stays as it is.
+
+
+def test_source_is_left_alone() -> None:
+    net = network().train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    kinds = {name: type(module) for name, module in net.named_modules()}
+    state = torch.get_rng_state()
+    prepare_for_inference(net, "fp16").refresh()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(net.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert {name: type(module) for name, module in net.named_modules()} == kinds
+    assert net.training
+    assert all(p.requires_grad for p in net.parameters())
+
+
+# Following the source.
+
+
+def other_weights(net: ScoreNetwork) -> dict[str, Tensor]:
+    torch.manual_seed(7)
+    return {
+        key: value if key == "sigmas" else value + 0.1 * torch.randn_like(value)
+        for key, value in net.state_dict().items()
+    }
+
+
+def load(net: ScoreNetwork) -> None:
+    net.load_state_dict(other_weights(net))
+
+
+def assign(net: ScoreNetwork) -> None:
+    net.load_state_dict(other_weights(net), assign=True)
+
+
+def step(net: ScoreNetwork) -> None:
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.1)
+    net(*inputs(net)).square().sum().backward()
+    optimiser.step()
+
+
+def swap_in_place(net: ScoreNetwork) -> None:
+    """As the official EMAHelper does, through .data, which no version counter sees."""
+    new = other_weights(net)
+    for name, parameter in net.named_parameters():
+        parameter.data.copy_(new[name])
+
+
+def swap_data(net: ScoreNetwork) -> None:
+    new = other_weights(net)
+    for name, parameter in net.named_parameters():
+        parameter.data = new[name]
+
+
+def half(net: ScoreNetwork) -> None:
+    load(net)
+    net.half().float()
+
+
+def new_module(net: ScoreNetwork) -> None:
+    torch.manual_seed(5)
+    if isinstance(net, MLPScore):
+        net.linears[0] = nn.Linear(3, 8)
+    else:
+        net.end_conv = nn.Conv2d(8, 3, 3, padding=1)
+
+
+CHANGES = [load, assign, step, swap_in_place, swap_data, half, new_module]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("make", [network, lambda: network("NCSN"), points])
+def test_refresh_follows_every_change_at_the_same_addresses(
+    make: Callable[[], ScoreNetwork], change: Callable[[ScoreNetwork], None]
+) -> None:
+    net = make()
+    prepared = prepare_for_inference(net, "fp32")
+    addresses = [t.data_ptr() for t in prepared.network.state_dict().values()]
+    before = prepared.normalized(*inputs(net)).detach()
+    change(net)
+    assert error(net.normalized(*inputs(net)), before.double()) > 1e-3
+    prepared.refresh()
+    assert_same(prepared, net)
+    assert [t.data_ptr() for t in prepared.network.state_dict().values()] == addresses
+    assert prepared.generation == 0
+
+
+def test_refresh_follows_inside_inference_mode() -> None:
+    net = network()
+    with torch.inference_mode():
+        prepared = prepare_for_inference(net, "fp32")
+    load(net)
+    prepared.refresh()
+    assert_same(prepared, net)
+    step(net)
+    with torch.inference_mode():
+        prepared.refresh()
+    assert_same(prepared, net)
+
+
+def test_network_made_in_inference_mode_is_followed() -> None:
+    with torch.inference_mode():
+        net = network()
+    prepared = prepare_for_inference(net, "fp32")
+    with torch.inference_mode():
+        swap_in_place(net)
+    prepared.refresh()
+    assert_same(prepared, net)
+
+
+@pytest.mark.parametrize("what", ["another width", "another activation"])
+def test_a_rebuilt_source_is_a_new_generation(what: str) -> None:
+    net = network()
+    prepared = prepare_for_inference(net, "fp32")
+    other = network(**({"ngf": 4} if what == "another width" else {"activation": "relu"}))
+    net.__dict__.update(other.__dict__)
+    prepared.refresh()
+    assert prepared.generation == 1
+    assert_same(prepared, other)
+
+
+def test_another_number_of_noise_levels_is_a_new_generation() -> None:
+    net = network()
+    prepared = prepare_for_inference(net, "fp32")
+    net.sigmas = torch.tensor([5.0, *SIGMAS])
+    prepared.refresh()
+    assert prepared.generation == 1
+    assert torch.equal(prepared.network.sigmas, net.sigmas)
+
+
+def test_16_bit_copy_follows_in_16_bits() -> None:
+    net = network()
+    prepared = prepare_for_inference(net, "bf16")
+    load(net)
+    prepared.refresh()
+    expected = prepare_for_inference(net, "bf16")
+    assert torch.equal(prepared.normalized(*inputs(net)), expected.normalized(*inputs(net)))
+
+
+def test_a_source_that_can_no_longer_be_prepared_is_refused() -> None:
+    net = network()
+    prepared = prepare_for_inference(net)
+    handle = net.end_conv.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="'end_conv' has hooks"):
+        prepared.refresh()
+    handle.remove()
+    prepared.refresh()
+    net.double()
+    with pytest.raises(ValueError, match=r"torch\.float64.*net\.float\(\)"):
+        prepared.refresh()
+
+
+# Refusals.
+
+
+def test_what_cannot_be_prepared_is_refused() -> None:
+    net = network()
+    with pytest.raises(ValueError, match="takes a network of ncsn_fast, got OptimizedModule"):
+        prepare_for_inference(torch.compile(net, backend="eager"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="move it to one device"):
+        prepare_for_inference(network().to("meta"))
+    with pytest.raises(ValueError, match="MLPScore has no convolutions"):
+        prepare_for_inference(points(), "fp16")
+    parametrised = network()
+    nn.utils.parametrizations.weight_norm(parametrised.end_conv)
+    with pytest.raises(ValueError, match="'end_conv' is parametrised"):
+        prepare_for_inference(parametrised)
+    compiled = network()
+    compiled.end_conv = torch.compile(compiled.end_conv, backend="eager")  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="'end_conv' is compiled"):
+        prepare_for_inference(compiled)
+    assert obstacle(net) is None
+
+
+# Precisions.
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_auto_is_what_the_device_computes_fast(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precisions, "has_bf16", lambda: precision == "bf16")
+    assert prepare_for_inference(network()).precision == precision
+    assert prepare_for_inference(points()).precision == "fp32"
+
+
+@pytest.mark.parametrize(("wider", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_avoids_float16_where_activations_leave_its_range(
+    wider: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(precisions._FOR_SAMPLING, "cpu", "fp16")
+    monkeypatch.setattr(precisions, "has_bf16", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: wider)
+    net = network()
+    state = torch.get_rng_state()
+    assert prepare_for_inference(net).precision == "fp16"
+    with torch.no_grad():
+        net.begin_conv.weight *= 65504 / 2 / 3.0
+    assert prepare_for_inference(net).precision == expected
+    assert prepare_for_inference(net, "fp16").precision == "fp16"
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_tf32_is_refused_on_a_cpu() -> None:
+    with pytest.raises(ValueError, match="'tf32' is a mode of NVIDIA GPUs"):
+        prepare_for_inference(network(), "tf32")
+
+
+# torch.compile.
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("NCSNv2", "fp16"), pytest.param("NCSN", "fp32", marks=pytest.mark.slow)],
+)
+@torch.no_grad()
+def test_compiles_as_one_graph_that_follows_the_weights(name: str, precision: str) -> None:
+    net = network(name)
+    prepared = prepare_for_inference(net, precision)
+    compiled = torch.compile(prepared.normalized, fullgraph=True, backend="aot_eager")
+    arguments = inputs(net)
+    for _ in range(2):
+        expected = prepared.normalized(*arguments).double()
+        assert error(compiled(*arguments), expected) < 2 * TOLERANCE[precision]
+        load(net)
+        prepared.refresh()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(backends.missing("triton")), reason="needs Triton")
+@torch.no_grad()
+def test_compiles_with_the_kernels_to_the_same() -> None:
+    net = network(image_size=4, ngf=4)
+    prepared = prepare_for_inference(net, "fp16")
+    arguments = inputs(net, 1)
+    with backends.use_backend("torch"):
+        expected = prepared.normalized(*arguments).double()
+    with backends.use_backend("triton"):
+        compiled = torch.compile(prepared.normalized, fullgraph=True, backend="aot_eager")
+        assert error(compiled(*arguments), expected) < 2 * TOLERANCE["fp16"]
+
+
+# On a GPU.
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+@torch.no_grad()
+def test_every_precision_on_a_gpu(precision: str) -> None:
+    net = network(ngf=32)
+    exact = copy.deepcopy(net).double()
+    prepared = prepare_for_inference(net.cuda(), precision)
+    x, labels = inputs(net)
+    with float32_mode(precision, torch.device("cuda")):
+        found = prepared.normalized(x.cuda(), labels.cuda()).cpu()
+    bounds = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2}
+    assert error(found, exact.normalized(x.double(), labels)) < bounds[precision]
+
+
+@pytest.mark.gpu
+def test_moving_the_source_is_a_new_generation() -> None:
+    net = network()
+    prepared = prepare_for_inference(net, "fp32")
+    net.cuda()
+    prepared.refresh()
+    assert prepared.generation == 1
+    x, _ = inputs(net)
+    found = prepared.normalized(x.cuda()).cpu()
+    assert error(found, copy.deepcopy(net).cpu().normalized(x).double()) < 1e-4
+
+
+@pytest.mark.gpu
+def test_refresh_does_not_wait_for_the_device() -> None:
+    prepared = prepare_for_inference(network().cuda(), "fp16")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        prepared.refresh()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

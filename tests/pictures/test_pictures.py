@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ncsn_fast.pictures import curves
+from ncsn_fast.pictures import images as plots
+
+PICTURE = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+COLOUR = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(1))
+
+
+def chain(states: int, images: int = 4) -> torch.Tensor:
+    return torch.randn(states, images, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+def durations(path: Path) -> list[int]:
+    with Image.open(path) as image:
+        found = []
+        for frame in range(image.n_frames):
+            image.seek(frame)
+            found.append(image.info["duration"])
+        return found
+
+
+def height_of(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.height
+
+
+# --- grids ----------------------------------------------------------------------------------------
+
+
+def test_grid_has_the_size_that_is_promised() -> None:
+    grid = plots.image_grid(PICTURE, columns=4, padding=2, scale=3)
+    assert grid.mode == "L"
+    assert grid.size == (3 * (4 * 10 - 2), 3 * (2 * 10 - 2))
+    colour = plots.image_grid(COLOUR, columns=5, padding=0, scale=1)
+    assert colour.mode == "RGB"
+    assert colour.size == (30, 4)
+
+
+def test_grid_shows_each_image_in_its_place_with_sharp_pixels() -> None:
+    grid = np.asarray(plots.image_grid(COLOUR, columns=2, padding=1, scale=2))
+    for index, image in enumerate(COLOUR):
+        row, column = divmod(index, 2)
+        top, left = 2 * 5 * row, 2 * 7 * column
+        cell = grid[top : top + 8, left : left + 12]
+        expected = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(cell, expected.repeat(2, axis=0).repeat(2, axis=1))
+    assert (grid[:, 12:14] == 255).all()  # the line between the columns
+    assert (grid[20:, 14:] == 255).all()  # the place of the sixth image
+
+
+def test_grid_of_8_bit_images_is_exact() -> None:
+    values = torch.arange(256).reshape(1, 1, 16, 16)
+    grid = np.asarray(plots.image_grid(values / 255, scale=1))
+    np.testing.assert_array_equal(grid, values[0, 0].numpy())
+
+
+def test_grid_clamps_values_for_display() -> None:
+    image = torch.tensor([[-3.0, 0.0], [1.0, 40.0]])[None, None]
+    assert np.asarray(plots.image_grid(image, scale=1)).tolist() == [[0, 0], [255, 255]]
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "size"),
+    [(1, 8, 64), (4, 8, 136), (4, 32, 130), (1, 256, 256), (400, 8, 1253), (4, 1024, 2049)],
+)
+def test_automatic_scale_enlarges_small_images_and_no_others(
+    count: int, side: int, size: int
+) -> None:
+    assert plots.image_grid(torch.zeros(count, 1, side, side)).size == (size, size)
+
+
+def test_a_single_row_is_not_padded_with_empty_columns() -> None:
+    assert plots.image_grid(PICTURE[:2], columns=8, padding=0, scale=1).size == (16, 8)
+
+
+def test_half_precision_and_tensors_with_gradients_can_be_shown() -> None:
+    images = PICTURE.half().requires_grad_()
+    assert plots.image_grid(images, columns=3, padding=0, scale=1).size == (24, 16)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(8, 8), r"shape \(8, 8\): needed is \(N, C, H, W\)"),
+        (torch.zeros(2, 2, 8, 8), r"C = 1 \(grey\) or 3 \(RGB\).*images\[:, :1\]"),
+        (torch.zeros(0, 1, 8, 8), r"shape \(0, 1, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), r"dtype torch\.uint8.*x\.float\(\) / 255"),
+        (torch.full((2, 1, 8, 8), torch.nan), r"not finite.*smaller step size"),
+        (torch.full((2, 1, 8, 8), torch.inf), r"not finite"),
+    ],
+)
+def test_grid_refuses_unusable_images(images: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.image_grid(images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"columns": 0}, r"columns is 0"),
+        ({"padding": -1}, r"padding is -1"),
+        ({"scale": 0}, r"scale is 0"),
+        ({"scale": 1.5}, r"scale is 1\.5"),
+        ({"scale": "large"}, r"scale is 'large': give 'auto' or a whole number"),
+    ],
+)
+def test_grid_refuses_unusable_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.image_grid(PICTURE, **settings)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "JPEG"])
+def test_save_grid_writes_the_grid(suffix: str, tmp_path: Path) -> None:
+    plots.save_grid(tmp_path / f"grid.{suffix}", PICTURE, columns=3, padding=0, scale=2)
+    with Image.open(tmp_path / f"grid.{suffix}") as image:
+        image.load()
+        assert image.size == (48, 32)
+    assert [file.name for file in tmp_path.iterdir()] == [f"grid.{suffix}"]
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+
+def test_comparison_shows_both_sets_and_their_titles(tmp_path: Path) -> None:
+    generated, real = torch.zeros(9, 1, 8, 8), torch.full((20, 1, 8, 8), 0.5)
+    plots.save_comparison(tmp_path / "c.png", generated, real)
+    page = np.asarray(Image.open(tmp_path / "c.png")).astype(int)
+    half = page.shape[1] // 2
+    # Nine images of 64 × 64 on either side, since the smaller set has nine.
+    assert (page[60:, :half] == 0).sum() > 7 * 64 * 64
+    assert (page[:, half:] == 128).sum() == 9 * 64 * 64
+    for title in (page[16:36, :half], page[16:36, half:]):
+        assert title.min() < 60
+    border = np.concatenate([page[:8].ravel(), page[-8:].ravel(), page[:, :8].ravel()])
+    assert (border == 255).all()
+
+
+def test_comparison_shows_no_more_than_count_images(tmp_path: Path) -> None:
+    plots.save_comparison(tmp_path / "c.png", PICTURE, PICTURE, count=2, columns=1)
+    two = height_of(tmp_path / "c.png")
+    plots.save_comparison(tmp_path / "c.png", PICTURE, PICTURE, count=3, columns=1)
+    assert height_of(tmp_path / "c.png") - two == 72
+
+
+def test_comparison_makes_room_for_long_titles(tmp_path: Path) -> None:
+    titles = ("a title much longer than one small image", "real")
+    plots.save_comparison(tmp_path / "c.png", PICTURE[:1], PICTURE[:1], titles=titles)
+    page = np.asarray(Image.open(tmp_path / "c.png"))
+    assert (page[:, page.shape[1] // 2 - 8 : page.shape[1] // 2 + 8] == 255).all()
+    assert (page[:, -16:] == 255).all()
+
+
+def test_comparison_refuses_sets_of_different_images(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\), real ones \(3, 4, 6\)"):
+        plots.save_comparison(tmp_path / "c.png", PICTURE, COLOUR)
+    with pytest.raises(ValueError, match=r"count is 0"):
+        plots.save_comparison(tmp_path / "c.png", PICTURE, PICTURE, count=0)
+
+
+# --- the chain ------------------------------------------------------------------------------------
+
+
+def test_chain_has_a_frame_for_each_state_and_holds_the_last(tmp_path: Path) -> None:
+    plots.save_chain_gif(tmp_path / "c.gif", chain(5), [1, 0.5, 0.2, 0.1, 0.0])
+    assert durations(tmp_path / "c.gif") == [80, 80, 80, 80, 2000]
+    with Image.open(tmp_path / "c.gif") as image:
+        assert image.info["loop"] == 0  # for ever
+        assert image.is_animated
+
+
+def test_long_chains_are_thinned_and_keep_both_ends(tmp_path: Path) -> None:
+    # All states are black but the first and the last, whose captions differ all the same.
+    trajectory = torch.zeros(301, 1, 1, 8, 8)
+    trajectory[0] = trajectory[-1] = 1
+    plots.save_chain_gif(tmp_path / "c.gif", trajectory, max_frames=20, scale=8)
+    assert len(durations(tmp_path / "c.gif")) == 20
+    with Image.open(tmp_path / "c.gif") as image:
+        white = []
+        for frame in (0, 1, 18, 19):
+            image.seek(frame)
+            pixels = np.asarray(image.convert("L"))
+            white.append(bool(pixels[48, pixels.shape[1] // 2] > 250))
+        assert white == [True, False, False, True]
+
+
+def test_the_caption_names_the_noise_level(tmp_path: Path) -> None:
+    same = torch.zeros(3, 1, 1, 8, 8)
+    plots.save_chain_gif(tmp_path / "c.gif", same, torch.tensor([1.0, 0.5, 0.0]))
+    with Image.open(tmp_path / "c.gif") as image:
+        captions = []
+        for frame in range(image.n_frames):
+            image.seek(frame)
+            captions.append(np.asarray(image.convert("L"))[64:])
+    assert len(captions) == 3
+    assert not np.array_equal(captions[0], captions[1])
+    for caption in captions:
+        assert caption.min() < 60
+        assert (caption[:, -8:] == 255).all()
+    assert plots._captions(3, [12.5, 0.00987, 0]) == [
+        "noise level σ = 12.5",
+        "noise level σ = 0.00987",
+        "denoised",
+    ]
+
+
+def test_chain_file_of_36_digits_is_small(tmp_path: Path) -> None:
+    plots.save_chain_gif(tmp_path / "c.gif", chain(80, images=36))
+    assert (tmp_path / "c.gif").stat().st_size < 2e6
+
+
+def test_colour_chains_are_written(tmp_path: Path) -> None:
+    plots.save_chain_gif(tmp_path / "c.gif", torch.stack([COLOUR, 1 - COLOUR]), frame_seconds=0.5)
+    assert durations(tmp_path / "c.gif") == [500, 2000]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"trajectory": PICTURE}, r"shape \(6, 1, 8, 8\): needed is \(K, N, C, H, W\)"),
+        ({"trajectory": chain(3).log()}, r"not finite"),
+        ({"sigmas": [1.0, 0.5]}, r"shape \(2,\) for a trajectory of 3 states"),
+        ({"sigmas": [1.0, 0.5, -0.1]}, r"finite and not negative"),
+        ({"sigmas": [1.0, float("nan"), 0.1]}, r"finite and not negative"),
+        ({"max_frames": 1}, r"max_frames is 1: allowed is 2"),
+        ({"frame_seconds": 0.0}, r"frame_seconds is 0\.0 and last_seconds 2\.0: allowed is 0\.02"),
+    ],
+)
+def test_chain_refuses_unusable_input(
+    arguments: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.save_chain_gif(tmp_path / "c.gif", **{"trajectory": chain(3), **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+# --- the loss -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_loss_plot_is_a_valid_file(suffix: str, tmp_path: Path) -> None:
+    steps = list(range(1, 101))
+    curves.save_loss_plot(tmp_path / f"loss.{suffix}", steps, [10 / step for step in steps])
+    content = (tmp_path / f"loss.{suffix}").read_bytes()
+    if suffix == "png":
+        with Image.open(tmp_path / "loss.png") as image:
+            image.load()
+            assert image.size == (960, 540)
+    else:
+        assert {"svg": b"<svg", "pdf": b"%PDF"}[suffix] in content[:2000]
+
+
+def test_loss_plot_takes_tensors_single_values_and_values_that_are_not_positive(
+    tmp_path: Path,
+) -> None:
+    curves.save_loss_plot(tmp_path / "a.png", torch.arange(9), torch.linspace(1, -1, 9))
+    curves.save_loss_plot(tmp_path / "b.png", [100], [3.0])
+    for name in ("a.png", "b.png"):
+        with Image.open(tmp_path / name) as image:
+            assert np.asarray(image.convert("L")).min() < 60
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.01, "log"), (0.9, "linear"), (-1.0, "linear")])
+def test_loss_plot_has_labels_two_curves_and_a_fitting_scale(
+    last: float, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    save = Figure.savefig
+
+    def keep(self: Figure, file: Path) -> None:
+        drawn.append(self)
+        save(self, file)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    losses = np.linspace(1, last, 100) + 0.005 * (-1) ** np.arange(100)
+    curves.save_loss_plot(tmp_path / "loss.png", range(100), losses, ylabel="loss per pixel")
+    (axes,) = drawn[0].axes
+    assert axes.get_yscale() == scale
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimiser step", "loss per pixel")
+    assert axes.get_title() == "Training loss"
+    raw, smooth = (line.get_ydata() for line in axes.lines)
+    np.testing.assert_array_equal(raw, losses)
+    # Straight but for the ripple, of which a mean over five values leaves a fifth.
+    assert np.abs(np.diff(smooth[2:-2], 2)).max() < 0.3 * np.abs(np.diff(raw, 2)).max()
+
+
+def test_running_mean_is_the_mean_of_the_neighbours() -> None:
+    values = np.array([9.0, 1.0, 2.0, 6.0, 4.0, 2.0])
+    # The first value stands alone, the last has neighbours on one side only.
+    expected = [9.0, 4.0, 3.0, 4.0, 4.0, 3.0]
+    np.testing.assert_allclose(curves._running_mean(values, 3), expected)
+    np.testing.assert_array_equal(curves._running_mean(values, 1), values)
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "message"),
+    [
+        ([], [], r"steps have shape \(0,\)"),
+        ([1, 2], [1.0], r"steps have shape \(2,\) and losses \(1,\)"),
+        ([1, 1], [1.0, 2.0], r"steps must ascend"),
+        ([1, 2], [1.0, float("nan")], r"must be finite: leave out"),
+    ],
+)
+def test_loss_plot_refuses_unusable_curves(
+    steps: list[int], losses: list[float], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        curves.save_loss_plot(tmp_path / "loss.png", steps, losses)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+WRITERS = {
+    "png": lambda path: plots.save_grid(path, PICTURE),
+    "webp": lambda path: plots.save_comparison(path, PICTURE, PICTURE),
+    "gif": lambda path: plots.save_chain_gif(path, chain(2)),
+    "svg": lambda path: curves.save_loss_plot(path, [1, 2], [2.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_other_types_of_file_and_missing_folders_are_refused(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"picture\.txt: its name must end in .*\.{suffix}"):
+        WRITERS[suffix](tmp_path / "picture.txt")
+    with pytest.raises(ValueError, match=r"nowhere"):
+        WRITERS[suffix](tmp_path / "nowhere" / f"picture.{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, file: Path, **options: object) -> None:
+        Path(file).write_bytes(b"half a pict")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", fail)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    path = tmp_path / f"picture.{suffix}"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="no space left"):
+        WRITERS[suffix](path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_plotting_is_imported_when_it_is_used_and_leaves_the_backend_alone(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from ncsn_fast.pictures import curves
+loaded = [name for name in ("matplotlib", "PIL") if name in sys.modules]
+assert not loaded, loaded
+curves.save_loss_plot({str(tmp_path / "loss.png")!r}, [1, 2], [2.0, 1.0])
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
