@@ -30,7 +30,7 @@ from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.prepare import PreparedNetwork, prepare_for_inference
-from ncsn_fast.models.space import data_transform, model_space
+from ncsn_fast.models.space import Space
 from ncsn_fast.support.files import atomic_write
 
 _LEVELS = 12
@@ -180,9 +180,7 @@ def measure(model: str, device: str, images: int, number: int) -> dict[str, Any]
     if held_out is None:
         clean = nf.Sampler(net, precision="fp32")(images, seed=2)
     else:
-        rescaled, logit = model_space(net)
-        clean = data_transform(held_out[:images], rescaled=rescaled, logit_transform=logit)
-        clean = clean.to(device)
+        clean = Space.of(net).enter(held_out[:images]).to(device)
     last = len(net.sigmas) - 1
     levels = sorted({round(last * i / (_LEVELS - 1)) for i in range(_LEVELS)})
     return {

@@ -13,7 +13,7 @@ from ncsn_fast import noise
 from ncsn_fast.data.pixels import horizontal_flip, unit_interval
 from ncsn_fast.data.samples import Data, fingerprint, open_samples, place
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.space import data_transform, model_space
+from ncsn_fast.models.space import Space
 
 
 class Batches:
@@ -27,7 +27,7 @@ class Batches:
         batch_size: samples per step.
         seed: of order, flips and dequantisation.
         flip: mirror every image with probability one half.
-        dequantize: None, "uniform" or "gaussian"; see :func:`ncsn_fast.data.data_transform`.
+        dequantize: None, "uniform" or "gaussian"; see :meth:`Space.enter`.
         preload: hold the data on the device: True, False or "auto", if they fit; see
             :func:`ncsn_fast.placement.place`. The batches are the same.
 
@@ -53,8 +53,8 @@ class Batches:
         dequantize: str | None = None,
         preload: bool | str = "auto",
     ) -> None:
-        self.rescaled, self.logit = model_space(net)
-        _check_settings(net, self.logit, flip, dequantize)
+        self._space = Space.of(net)
+        _check_settings(net, self._space, flip, dequantize)
         self.device = net.sigmas.device
         given = open_samples(dataset, net.shape)
         self._samples, self.placement = place(given, self.device, preload)
@@ -89,14 +89,7 @@ class Batches:
                 sample_ids=ids,
                 step=step,
             )
-        x = data_transform(
-            x,
-            rescaled=self.rescaled,
-            logit_transform=self.logit,
-            dequantize=self.dequantize,
-            noise=drawn,
-        )
-        return x, ids
+        return self._space.enter(x, dequantize=self.dequantize, noise=drawn), ids
 
     def _on_device(self, samples: Tensor) -> Tensor:
         """As floats on the network's device; pixels travel as they are, four times smaller."""
@@ -125,13 +118,13 @@ class Batches:
         return indices
 
 
-def _check_settings(net: ScoreNetwork, logit: bool, flip: bool, dequantize: str | None) -> None:
+def _check_settings(net: ScoreNetwork, space: Space, flip: bool, dequantize: str | None) -> None:
     """Refuse now what would fail at the first step."""
     if flip and len(net.shape) != 3:
         raise ValueError("flip mirrors images: points have no left and right")
     if dequantize not in (None, "uniform", "gaussian"):
         raise ValueError(f"dequantize = {dequantize!r}: choose 'uniform', 'gaussian' or None")
-    if logit and dequantize == "gaussian":
+    if space.logit_transform and dequantize == "gaussian":
         raise ValueError(
             "gaussian dequantisation leaves [0, 1], where the logit is undefined: use 'uniform'"
         )

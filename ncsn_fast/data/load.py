@@ -1,7 +1,7 @@
 """Images in: the bundled digits and a user's own images.
 
 Images are float32 tensors (N, C, H, W) with values in [0, 1], or their 8-bit pixels. A network
-works on *model space*, which ``data_transform`` reaches and ``inverse_data_transform`` leaves.
+works on *model space*; ``models/space.py`` goes there and back.
 """
 
 from __future__ import annotations

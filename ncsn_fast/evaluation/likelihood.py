@@ -17,21 +17,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast.evaluation.probability_flow import METHODS, Flow, integrate, make_flow, wide
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.score import Score, as_score
-from ncsn_fast.models.space import data_transform, model_space
+from ncsn_fast.models.space import Space
 from ncsn_fast.sampling.chunks import make_room, out_of_memory
 from ncsn_fast.support import checks
 from ncsn_fast.support.progress import Progress, ProgressWish
 
 # Values of the states in one chunk: backward passes keep every layer's.
 _AUTO_ELEMENTS = {"cpu": 1 << 14, "cuda": 1 << 17}
-_LOGIT_MARGIN = 1e-6  # λ of data_transform
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +112,11 @@ def log_likelihood(
             a network that knows its levels by label is asked for others.
         RuntimeError: where the network returns values that are not finite.
     """
-    if isinstance(score, ScoreNetwork):
-        own_rescaled, own_logit = model_space(score)
-    else:
-        own_rescaled = own_logit = False
-    rescaled = own_rescaled if rescaled is None else rescaled
-    logit = own_logit if logit_transform is None else logit_transform
-    if rescaled and logit:
-        raise ValueError("rescaled and logit_transform exclude each other: set at most one")
+    own = Space.of(score) if isinstance(score, ScoreNetwork) else Space()
+    space = Space(
+        own.rescaled if rescaled is None else rescaled,
+        own.logit_transform if logit_transform is None else logit_transform,
+    )
     _check(score, x, grey_levels)
     flow = make_flow(
         as_score(score, sigmas), sigmas, steps, method, probes=None if exact else probes
@@ -130,8 +125,8 @@ def log_likelihood(
     seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
     x = _in_the_type(score, x)
     if grey_levels is not None:
-        x = _dequantized(x, grey_levels, seed, ids, rescaled=rescaled, logit=logit)
-    unit = isinstance(score, ScoreNetwork) and len(x.shape) == 4 and not (rescaled or logit)
+        x = space.enter(_dequantized(x, grey_levels, seed, ids))
+    unit = isinstance(score, ScoreNetwork) and len(x.shape) == 4 and space.plain
     mean = torch.as_tensor((0.5 if unit else 0.0) if prior_mean is None else prior_mean)
     std = math.exp(float(flow.grid[-1])) if prior_std is None else prior_std
     _check_prior(mean, std, x)
@@ -140,7 +135,7 @@ def log_likelihood(
     error = change.std(0) / math.sqrt(len(change)) if len(change) > 1 else None
     return Likelihood(
         log_likelihood=found,
-        bits_per_dim=_bits(found, x, grey_levels, rescaled=rescaled, logit=logit),
+        bits_per_dim=_bits(found, x, grey_levels, space),
         standard_error=torch.zeros_like(found) if exact else error,
         evaluations=(len(flow.grid) - 1) * len(METHODS[flow.method][1]),
         seed=seed,
@@ -191,10 +186,8 @@ def _in_the_type(score: object, x: Tensor) -> Tensor:
     return x.to(torch.float64 if double and x.dtype == torch.float64 else torch.float32)
 
 
-def _dequantized(
-    x: Tensor, grey_levels: int, seed: int, ids: Tensor, *, rescaled: bool, logit: bool
-) -> Tensor:
-    """(k + u)/G in model space."""
+def _dequantized(x: Tensor, grey_levels: int, seed: int, ids: Tensor) -> Tensor:
+    """(k + u)/G."""
     k = x.float() if x.dtype == torch.uint8 else (x * (grey_levels - 1)).round()
     u = noise_source.uniform(
         tuple(x.shape[1:]),
@@ -203,21 +196,13 @@ def _dequantized(
         sample_ids=ids.to(x.device),
         dtype=k.dtype,
     )
-    return data_transform((k + u) / grey_levels, rescaled=rescaled, logit_transform=logit)
+    return (k + u) / grey_levels
 
 
-def _bits(
-    log_p: Tensor, x: Tensor, grey_levels: int | None, *, rescaled: bool, logit: bool
-) -> Tensor:
+def _bits(log_p: Tensor, x: Tensor, grey_levels: int | None, space: Space) -> Tensor:
     """-log₂ of the density of images in [0, 1], or of the probability of pixels, per value."""
     dimension = math.prod(x.shape[1:])
-    stretch = torch.zeros_like(log_p)
-    if rescaled:
-        stretch += dimension * math.log(2)
-    if logit:  # of q = λ + (1 - 2λ)y, d logit(q)/dy = (1 - 2λ)/(q(1 - q))
-        z = x.to(log_p.dtype).flatten(1)
-        stretch += (F.softplus(z) + F.softplus(-z) + math.log1p(-2 * _LOGIT_MARGIN)).sum(1)
-    bits = -(log_p + stretch) / (dimension * math.log(2))
+    bits = -(log_p + space.log_stretch(x.to(log_p.dtype))) / (dimension * math.log(2))
     return bits if grey_levels is None else bits + math.log2(grey_levels)
 
 

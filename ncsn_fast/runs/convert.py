@@ -18,7 +18,6 @@ import torch
 from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint, save_checkpoint
 from ncsn_fast.checkpoints.official_yaml import noise_levels
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.space import model_space
 from ncsn_fast.support.files import atomic_write, check_writable
 from ncsn_fast.training.presets import PRESETS, Preset
 
@@ -126,7 +125,7 @@ def official_config(net: ScoreNetwork, *, averaged: bool = True) -> dict[str, An
     if name not in _NETWORKS:
         raise ValueError(f"the official code has no {name}: it has {', '.join(_NETWORKS)}")
     channels, height, width = net.shape
-    rescaled, logit = model_space(net)
+    rescaled = net.config["rescaled"]
     plain = not rescaled and net.config["activation"] == "elu"
     if height != width or (name == "NCSN" and not plain):
         raise ValueError(
@@ -147,7 +146,7 @@ def official_config(net: ScoreNetwork, *, averaged: bool = True) -> dict[str, An
             "dataset": dataset,
             "image_size": height,
             "channels": channels,
-            "logit_transform": logit,
+            "logit_transform": net.config["logit_transform"],
             "random_flip": published.flip,
         },
         "model": {**_ladder(net), "ngf": net.config["ngf"]},
@@ -172,7 +171,7 @@ def _v2_keys(net: ScoreNetwork, published: Preset, averaged: bool) -> dict[str, 
             **({"category": "bedroom"} if net.config["network"] == "NCSNv2Deeper" else {}),
             "uniform_dequantization": False,
             "gaussian_dequantization": False,
-            "rescaled": model_space(net)[0],
+            "rescaled": net.config["rescaled"],
             "num_workers": 4,
         },
         "model": {

@@ -27,7 +27,7 @@ from ncsn_fast.methods.tables import langevin as langevin_table
 from ncsn_fast.models import prepare
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.score import Score, as_score
-from ncsn_fast.models.space import data_transform, model_space, to_images
+from ncsn_fast.models.space import Space, to_images
 from ncsn_fast.sampling import inputs, loop
 from ncsn_fast.sampling.chain import Chain, SamplingError
 from ncsn_fast.sampling.chunks import SamplingInterrupted, run_chunks
@@ -327,8 +327,7 @@ class Sampler:
         """(len(ids), *shape), the states in which samples of a seed begin by default, at a row."""
         x = noise_source.uniform(self.shape, seed=seed, stream=noise_source.INITIAL, sample_ids=ids)
         if self.network is not None:
-            rescaled, logit = model_space(self.network)
-            x = data_transform(x, rescaled=rescaled, logit_transform=logit)
+            x = Space.of(self.network).enter(x)
         if not self._uniform_start:
             x = x + self.table.sigma[row] * self.first_noise(seed, ids)
         return x

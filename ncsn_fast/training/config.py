@@ -30,7 +30,7 @@ class TrainConfig:
         anneal_power: exponent p of the loss weight σ^p.
         continuous: draw σ log-uniformly between the smallest and the largest level, not from the
             ladder; for networks that take any σ.
-        dequantize: None, "uniform" or "gaussian"; see :func:`ncsn_fast.data.data_transform`.
+        dequantize: None, "uniform" or "gaussian"; see :meth:`ncsn_fast.models.space.Space.enter`.
         flip: mirror every image with probability ½.
         seed: of noise, levels and order.
         out: folder for log.jsonl, checkpoint.safetensors (to resume) and model.safetensors (to

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncsn_fast.data.pixels import unit_interval
 from ncsn_fast.data.samples import HELD_BYTES, Data, Samples, open_samples
-from ncsn_fast.models.space import data_transform
+from ncsn_fast.models.space import Space
 from ncsn_fast.support.checks import count
 from ncsn_fast.support.progress import Progress, ProgressWish
 
@@ -68,8 +68,7 @@ def measure_distances(
     *,
     max_points: int = 10_000,
     seed: int = 0,
-    rescaled: bool = False,
-    logit_transform: bool = False,
+    space: Space | None = None,
     device: torch.device | str | None = None,
     progress: ProgressWish = None,
 ) -> Distances:
@@ -83,7 +82,7 @@ def measure_distances(
             (images) uint8; or a map-style Dataset of such samples or of (sample, label) pairs.
         max_points: of more points this many random ones are taken.
         seed: which ones.
-        rescaled, logit_transform: take [0, 1] to the model space of such a network first.
+        space: take the data from [0, 1] to this model space first; None: they are there.
         device: where to compute; default: the data's, or the CPU.
         progress: True for a bar, or a function (done, total).
 
@@ -102,7 +101,7 @@ def measure_distances(
     indices = _chosen(samples, max_points, seed)
     with Progress(progress, total=2 * len(indices), unit="point") as shown:
         held = _held(samples, indices, torch.device(device), shown)
-        points = _Points(held, torch.device(device), rescaled, logit_transform)
+        points = _Points(held, torch.device(device), space or Space())
         return _compare(points, indices, len(samples), shown)
 
 
@@ -148,11 +147,9 @@ class _Points:
     Centring loses no distance and keeps digits: |a|² + |b|² - 2ab cancels badly far from 0.
     """
 
-    def __init__(
-        self, held: Tensor, device: torch.device, rescaled: bool, logit_transform: bool
-    ) -> None:
+    def __init__(self, held: Tensor, device: torch.device, space: Space) -> None:
         self._blocks = held.split(_rows(math.prod(held.shape[1:])))
-        self._device, self._rescaled, self._logit = device, rescaled, logit_transform
+        self._device, self._space = device, space
         self.dimension = math.prod(held.shape[1:])
         self.length, self.low, self.high = len(held), math.inf, -math.inf
         total = torch.zeros(self.dimension, device=device)
@@ -175,14 +172,14 @@ class _Points:
         """(rows, D) float32."""
         x = self._blocks[index].to(self._device)
         x = unit_interval(x) if x.dtype == torch.uint8 else x.float()
-        if self._rescaled or self._logit:
+        if not self._space.plain:
             low, high = (float(value) for value in x.aminmax())
             if not (low >= 0 and high <= 1):
                 raise ValueError(
                     f"the data hold values from {low:g} to {high:g}: rescaled and logit_transform "
                     "are for data in [0, 1]; leave them out for data in model space"
                 )
-            x = data_transform(x, rescaled=self._rescaled, logit_transform=self._logit)
+            x = self._space.enter(x)
         return x.flatten(1)
 
     def centred(self, index: int) -> Tensor:

@@ -22,6 +22,7 @@ from ncsn_fast.methods.levels import (
     level_ratio,
     num_levels_for,
 )
+from ncsn_fast.models.space import Space
 from ncsn_fast.support.checks import count
 from ncsn_fast.support.progress import ProgressWish
 from ncsn_fast.training.distances import Distances, measure_distances
@@ -110,12 +111,12 @@ def auto_schedule(
     steps_per_level = count("steps_per_level", steps_per_level)
     if not (math.isfinite(sigma_min) and sigma_min > 0):
         raise ValueError(f"sigma_min = {sigma_min}: the smallest level is positive, such as 0.01")
+    space = Space(rescaled, logit_transform)
     distances = measure_distances(
         data,
         max_points=max_points,
         seed=seed,
-        rescaled=rescaled,
-        logit_transform=logit_transform,
+        space=space,
         device=device,
         progress=progress,
     )
@@ -135,18 +136,17 @@ def auto_schedule(
     step_size = best_step_size(ratio, sigma_min, steps_per_level)
     schedule = Schedule(sigmas, step_size, steps_per_level, distances)
     images = isinstance(data, Tensor | np.ndarray) and data.ndim == 4
-    space = "logit" if logit_transform else "rescaled" if rescaled else "plain"
     warnings = _warnings(schedule, distances, space if images else None)
     for warning in warnings:
         _log.warning("%s", warning)
     return replace(schedule, warnings=warnings)
 
 
-def _warnings(schedule: Schedule, distances: Distances, space: str | None) -> tuple[str, ...]:
-    """What a user should know; ``space`` is that of images: plain, rescaled or logit."""
+def _warnings(schedule: Schedule, distances: Distances, space: Space | None) -> tuple[str, ...]:
+    """What a user should know; ``space`` is that of images, None where the data are others."""
     found = _data_warnings(distances)
     low, high, sigma_min = distances.low, distances.high, float(schedule.sigmas[-1])
-    if space == "plain" and not (low >= 0 and high <= 1):
+    if space and space.plain and not (low >= 0 and high <= 1):
         mend = "scale them to [0, 1]"
         if low >= -1 and high <= 1:
             mend = (
@@ -156,8 +156,8 @@ def _warnings(schedule: Schedule, distances: Distances, space: str | None) -> tu
         elif low >= 0 and high <= 255:
             mend = "divide 8-bit images by 255, or give them as uint8"
         found.append(f"the images have values from {low:g} to {high:g}, not in [0, 1]: {mend}")
-    elif space in ("plain", "rescaled"):
-        step = (2 if space == "rescaled" else 1) / 255
+    elif space and not space.logit_transform:
+        step = (2 if space.rescaled else 1) / 255
         if sigma_min < step / 2:
             found.append(
                 f"sigma_min = {sigma_min:g} is less than half the step of 8-bit values, "

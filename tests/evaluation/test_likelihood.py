@@ -7,7 +7,7 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast.evaluation.likelihood import log_likelihood
-from ncsn_fast.models.space import data_transform
+from ncsn_fast.models.space import Space
 
 MEAN = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 ROOT = torch.tensor([[1, 0.3, 0], [0, 0.5, 0.2], [0, 0, 0.7]], dtype=torch.float64)
@@ -142,7 +142,7 @@ def test_further_inputs_and_guidance_reach_the_network(chunk):
 @pytest.mark.parametrize("space", [{}, {"rescaled": True}, {"logit_transform": True}])
 def test_the_density_of_images_sums_to_one_in_every_space(space):
     y = (torch.arange(400, dtype=torch.float64)[:, None] + 0.5) / 400
-    states = data_transform(y, **space)
+    states = Space(**space).enter(y)
     # Inside of the range of the states, but for far tails.
     mean, std = {"": (0.4, 0.1), "rescaled": (0.2, 0.2), "logit_transform": (0.3, 1.0)}[
         "".join(space)

@@ -7,26 +7,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ncsn_fast as nf
 from ncsn_fast.data.pixels import horizontal_flip, unit_interval
-from ncsn_fast.models.space import data_transform, inverse_data_transform
+from ncsn_fast.models.space import Space
 
+LOGIT = Space(logit_transform=True)
 UNIT = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=32)
 
 
 def test_without_settings_the_images_pass_unchanged() -> None:
     x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(data_transform(x), x)
+    assert torch.equal(Space().enter(x), x)
 
 
 def test_rescaled_is_2x_minus_1() -> None:
     x = torch.tensor([0.0, 0.25, 1.0])
-    assert data_transform(x, rescaled=True).tolist() == [-1.0, -0.5, 1.0]
+    assert Space(rescaled=True).enter(x).tolist() == [-1.0, -0.5, 1.0]
 
 
 def test_logit_matches_its_formula() -> None:
     x = torch.linspace(0, 1, 11, dtype=torch.float64)
     expected = [math.log(y / (1 - y)) for y in (1e-6 + (1 - 2e-6) * value for value in x.tolist())]
-    found = data_transform(x, logit_transform=True)
+    found = LOGIT.enter(x)
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
 
 
@@ -34,7 +36,8 @@ def test_logit_matches_its_formula() -> None:
 @settings(max_examples=50, deadline=None)
 def test_rescaled_round_trip(values: list[float]) -> None:
     x = torch.tensor(values)
-    back = inverse_data_transform(data_transform(x, rescaled=True), rescaled=True)
+    space = Space(rescaled=True)
+    back = space.leave(space.enter(x))
     torch.testing.assert_close(back, x, rtol=0, atol=6e-8)
 
 
@@ -42,7 +45,7 @@ def test_rescaled_round_trip(values: list[float]) -> None:
 @settings(max_examples=50, deadline=None)
 def test_logit_round_trip_is_within_its_margin(values: list[float]) -> None:
     x = torch.tensor(values)
-    back = inverse_data_transform(data_transform(x, logit_transform=True), logit_transform=True)
+    back = LOGIT.leave(LOGIT.enter(x))
     assert bool(torch.isfinite(back).all())
     # The margin of 1e-6 is not undone, and float32 resolves 1.2e-7 near 1.
     torch.testing.assert_close(back, x, rtol=0, atol=1.3e-6)
@@ -51,7 +54,7 @@ def test_logit_round_trip_is_within_its_margin(values: list[float]) -> None:
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=32), st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_the_inverse_stays_in_the_unit_interval(values: list[float], rescaled: bool) -> None:
-    images = inverse_data_transform(torch.tensor(values), rescaled=rescaled)
+    images = Space(rescaled).leave(torch.tensor(values))
     assert images.min() >= 0
     assert images.max() <= 1
 
@@ -63,53 +66,65 @@ def test_uniform_dequantisation_keeps_an_8_bit_value_in_its_bin(
 ) -> None:
     levels = (torch.tensor(values, dtype=torch.float64) * 255).round()
     u = torch.rand(levels.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    x = data_transform(levels / 255, dequantize="uniform", noise=u)
+    x = Space().enter(levels / 255, dequantize="uniform", noise=u)
     torch.testing.assert_close(x, (levels + u) / 256, rtol=0, atol=1e-15)
 
 
 def test_gaussian_dequantisation_adds_a_hundredth_of_the_noise() -> None:
     x, z = torch.full((3,), 0.5), torch.tensor([-2.0, 0.0, 3.0])
-    found = data_transform(x, dequantize="gaussian", noise=z)
+    found = Space().enter(x, dequantize="gaussian", noise=z)
     torch.testing.assert_close(found, torch.tensor([0.48, 0.5, 0.53]))
 
 
 def test_dequantisation_comes_before_rescaling() -> None:
     x, u = torch.tensor([1.0]), torch.tensor([0.5])
-    found = data_transform(x, rescaled=True, dequantize="uniform", noise=u)
+    found = Space(rescaled=True).enter(x, dequantize="uniform", noise=u)
     assert found.item() == pytest.approx(2 * 255.5 / 256 - 1)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rescaled": True, "logit_transform": True}, r"exclude each other"),
         ({"dequantize": "uniform"}, r"needs noise.*noise\.uniform"),
         ({"dequantize": "gaussian"}, r"needs noise.*noise\.normal"),
         ({"dequantize": "laplace", "noise": torch.zeros(2, 3)}, r"choose 'uniform' or 'gaussian'"),
         ({"noise": torch.zeros(2, 3)}, r"dequantize is None"),
         ({"dequantize": "uniform", "noise": torch.zeros(3)}, r"noise is \(3,\).*x is \(2, 3\)"),
-        (
-            {"dequantize": "gaussian", "logit_transform": True, "noise": torch.zeros(2, 3)},
-            r"use dequantize='uniform' with logit_transform",
-        ),
     ],
 )
 def test_settings_that_cannot_be_met_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        data_transform(torch.zeros(2, 3), **settings)
+        Space().enter(torch.zeros(2, 3), **settings)
 
 
-def test_the_inverse_refuses_both_settings() -> None:
+def test_gaussian_noise_and_the_logit_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"use dequantize='uniform' with logit_transform"):
+        LOGIT.enter(torch.zeros(2, 3), dequantize="gaussian", noise=torch.zeros(2, 3))
+
+
+def test_rescaled_and_logit_exclude_each_other() -> None:
     with pytest.raises(ValueError, match=r"exclude each other"):
-        inverse_data_transform(torch.zeros(2), rescaled=True, logit_transform=True)
+        Space(rescaled=True, logit_transform=True)
+    net = nf.NCSN(channels=1, image_size=8, ngf=4, sigmas=[1, 0.1], rescaled=True)
+    net.logit_transform = True
+    with pytest.raises(ValueError, match=r"exclude each other"):
+        Space.of(net)
 
 
-@pytest.mark.parametrize("transform", [data_transform, inverse_data_transform])
+@pytest.mark.parametrize("transform", [Space.enter, Space.leave])
 def test_transforms_refuse_integers_and_a_coarse_logit(transform: object) -> None:
     with pytest.raises(ValueError, match=r"uint8.*x\.float\(\) / 255"):
-        transform(torch.zeros(2, dtype=torch.uint8))
+        transform(Space(), torch.zeros(2, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"float32 or float64, got torch\.float16"):
-        transform(torch.zeros(2, dtype=torch.float16), logit_transform=True)
+        transform(LOGIT, torch.zeros(2, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("space", [Space(), Space(rescaled=True), LOGIT])
+def test_the_stretch_is_the_log_determinant_of_the_way_in(space: Space) -> None:
+    x = torch.rand(3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = [torch.autograd.functional.jacobian(space.enter, row.flatten()) for row in x]
+    expected = torch.linalg.slogdet(torch.stack(rows)).logabsdet
+    torch.testing.assert_close(space.log_stretch(space.enter(x)), expected)
 
 
 def test_flip_mirrors_the_selected_images_only() -> None:

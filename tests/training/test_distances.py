@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import ncsn_fast as nf
+from ncsn_fast.models.space import Space
 from ncsn_fast.training import distances
 from ncsn_fast.training.distances import measure_distances
 
@@ -63,7 +64,7 @@ def test_the_farthest_pair_is_named_by_its_place_in_the_data():
 
 @pytest.mark.parametrize("rescaled", [False, True])
 def test_distances_are_those_of_the_networks_space(rescaled):
-    largest = measure_distances(PIXELS, rescaled=rescaled).largest
+    largest = measure_distances(PIXELS, space=Space(rescaled)).largest
     expected = torch.pdist((PIXELS.double() / 255).flatten(1)).max() * (1 + rescaled)
     assert largest == pytest.approx(float(expected), rel=1e-6)
 
@@ -113,7 +114,7 @@ def test_what_a_user_should_know_is_said_and_kept(data, settings, message, caplo
     ("data", "settings", "message"),
     [
         (PIXELS.long(), {}, "torch.int64"),
-        (PIXELS.float(), {"rescaled": True}, r"values from 0 to 255: rescaled and logit"),
+        (PIXELS.float(), {"space": Space(True)}, r"values from 0 to 255: rescaled and logit"),
         (PIXELS, {"max_points": 1}, "at least two"),
         (PIXELS, {"max_points": 0}, "max_points = 0"),
         (torch.empty(0, 3), {}, "empty"),
