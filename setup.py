@@ -14,6 +14,7 @@ TRITON = "triton>=3.4; platform_system == 'Linux'"
 TEST = [
     "pytest>=8",
     "pytest-benchmark>=4",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "scipy>=1.11",
     "diffusers>=0.30",

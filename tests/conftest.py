@@ -1,4 +1,4 @@
-"""What all tests share: one thread, and gpu-marked tests only where there is a GPU."""
+"""What all tests share: one thread, files spread over workers, gpu-marked tests on GPUs alone."""
 
 import os
 import signal
@@ -26,7 +26,25 @@ def pytest_sessionstart():
     native.missing()
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """-n auto: a worker per core, but no more than share a GPU and a file cache well."""
+    return min(os.cpu_count() or 1, 8)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each file to one worker, as its tests share what takes long to make."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # the order is that of below
+    return LoadScopeScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # several workers: what takes longest begins first
+        slow = {item.path for item in items if "slow" in item.keywords}
+        items.sort(key=lambda item: item.path not in slow)
     if torch.cuda.is_available():
         return
     for item in items:
