@@ -1,5 +1,6 @@
 """The package as a whole: what importing it costs and needs, and what installing it puts where."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -50,6 +51,36 @@ def test_the_kernels_and_benchmarks_are_inside_the_package():
     assert done.stdout.strip() == "None"
 
 
+# What users write today: a name that goes is a major version, and one that comes is listed here.
+PUBLIC = """
+NCSN CheckpointError Guidance Likelihood MLPScore NCSNv2 NCSNv2Deeper NCSNv2Deepest Sampler
+SamplingError SamplingInterrupted Schedule Score Table TrainConfig Trainer TrainingError
+TrainingInterrupted auto_schedule dsm_loss edit geometric_sigmas guided interpolate langevin
+load_checkpoint log_likelihood noise operators posterior prepare_for_inference sample
+save_checkpoint sliced_score_matching use_backend
+"""
+ROOMS = {
+    "ncsn_fast.data": "digits load_images load_pixels",
+    "ncsn_fast.methods": "METHODS",
+    "ncsn_fast.ops": "activate begin_step dsm_loss dsm_loss_and_gradient instance_norm_plus "
+    "max_pool5 perturb residual_add resize_add sampler_update",
+    "ncsn_fast.models": "NCSN MLPScore NCSNv2 NCSNv2Deeper NCSNv2Deepest ScoreNetwork",
+    "ncsn_fast.compat.ncsnv2": "anneal_Langevin_dynamics anneal_Langevin_dynamics_inpainting "
+    "anneal_Langevin_dynamics_interpolation",
+    "ncsn_fast.compat.k_diffusion": "sample_annealed_langevin sample_dpmpp_2m sample_euler "
+    "sample_heun",
+    "ncsn_fast.compat.diffusers": "NCSNScheduler",
+}
+
+
+def test_the_public_names_are_those_that_users_write():
+    assert sorted(nf.__all__) == sorted(PUBLIC.split())
+    for room, names in ROOMS.items():
+        module = importlib.import_module(room)
+        for name in names.split():
+            assert callable(getattr(module, name)) or name == "METHODS", (room, name)
+
+
 def test_every_public_name_is_there_and_documented():
     for name in nf.__all__:
         assert getattr(nf, name).__doc__, name
@@ -68,6 +99,20 @@ def test_every_requirement_is_in_the_tested_set():
     assert {"torch", "pytest", "ruff"} <= names
     for name in names:
         assert re.search(rf"^{name}==", tested, re.MULTILINE), name
+
+
+def test_every_environment_variable_is_documented():
+    page = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    read = r"environ(?:\.\w+)?[(\[]\s*(?:\"(\w+)\"|(\w+))"  # by its name, or a constant's
+    found = set()
+    for folder in ("ncsn_fast", "kernels", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            source = path.read_text(encoding="utf-8")
+            for name, constant in re.findall(read, source):
+                stated = re.search(rf'^{constant} = "(\w+)"', source, re.MULTILINE)
+                found.add(name or (stated and stated.group(1)))
+    assert {"NCSN_FAST_BACKEND", "NCSN_FAST_CACHE", "CXX"} <= found
+    assert [name for name in found if f"`{name}`" not in page] == []
 
 
 def test_nothing_depends_on_files_outside_the_repository():
