@@ -67,8 +67,8 @@ class _TorchRanges:
         self._open.pop().__exit__(None, None, None)
 
 
-def range(name: str) -> _Range:
-    """A range: ``with profiling.range("step"): ...``, or a decorator of a function.
+def mark(name: str) -> _Range:
+    """A range: ``with profiling.mark("step"): ...``, or a decorator of a function.
 
     Args:
         name: one of ``NAMES``.
@@ -130,4 +130,4 @@ _nvtx = _nvtx_domain()
 _sink = _nvtx
 _RANGES = {name: _Range(name) for name in NAMES}
 
-__all__ = ["DOMAIN", "NAMES", "capture_range", "range", "ranges_for_torch"]
+__all__ = ["DOMAIN", "NAMES", "capture_range", "mark", "ranges_for_torch"]

@@ -112,7 +112,7 @@ class CapturedLoop:
             several = self.callback is None and last - row >= ROWS_PER_REPLAY
             rows = ROWS_PER_REPLAY if several else 1
             before = None if self.callback is None else self.state.x.clone()
-            with profiling.range("step"):
+            with profiling.mark("step"):
                 self._graphs[rows].replay()
             if self.callback is not None and before is not None and self._n is not None:
                 self._chain.call_back(self.callback, row, before, self._n.clone())

@@ -286,7 +286,7 @@ class Chain:
             The new state and what entered for n: the normalised score where the step is explicit,
             else the network's output.
         """
-        with profiling.range("network"):
+        with profiling.mark("network"):
             n = _harmless(
                 "the network",
                 lambda: self.score(state.network_input, row.condition, **chunk.extra),
@@ -300,7 +300,7 @@ class Chain:
         if guidance is not None and self.table.remembers_score:
             # The history has to have the guidance in it: n of a score that it is added to.
             entering, guidance = n + row.sigma * guidance, None
-        with profiling.range("update"):
+        with profiling.mark("update"):
             new = ops.sampler_update(
                 state.x,
                 entering,
@@ -349,7 +349,7 @@ class Chain:
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> StepResult:
         """One row, driven by the host."""
-        with profiling.range("step"):
+        with profiling.mark("step"):
             new, n = self.step(self.row(index), state, chunk, self._noise(index, chunk))
         if callback is not None:
             self.call_back(callback, index, state.x, n)

@@ -36,7 +36,7 @@ class EagerLoop:
 
 
 @torch.no_grad()
-@profiling.range("chunk")
+@profiling.mark("chunk")
 def run(
     chain: Chain,
     x: Tensor,

@@ -245,7 +245,7 @@ class Sampler:
                 return initial[part]
             return self.first_states(chain.seed, part_ids, chain.first_row)
 
-        with profiling.range("sample"):
+        with profiling.mark("sample"):
             return run_chunks(chain, ids, start, chunk, progress, self._graphs)
 
     def release(self) -> None:

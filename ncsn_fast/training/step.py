@@ -97,7 +97,7 @@ class TrainingStep:
         """Add the gradients of a part of the batch; return its losses, (B / accumulate,)."""
         config, x = self._config, self._x[part]
         key: NoiseKey = {"seed": self._seed, "step": self._number, "sample_ids": self._ids[part]}
-        with profiling.range("forward"):
+        with profiling.mark("forward"):
             perturbed = ops.perturb(x, sigma, **key)
             with autocast(config.precision, x.device):
                 n = self._score.normalized(perturbed, sigma, labels)
@@ -107,11 +107,11 @@ class TrainingStep:
                 upstream=self.scaler.scale(self._upstream),
                 **key,
             )
-        with profiling.range("backward"):
+        with profiling.mark("backward"):
             n.backward(gradient)
         return losses
 
-    @profiling.range("optimizer")
+    @profiling.mark("optimizer")
     def _update_weights(self) -> None:
         for group in self.optimizer.param_groups:
             # Adam refuses a capture without it, and outside of one warns about it.

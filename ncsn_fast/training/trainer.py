@@ -149,7 +149,7 @@ class Trainer:
         self._check_weights()  # the update after a finite loss may have broken them
         training_state.save(self, self.out)
 
-    @profiling.range("train")
+    @profiling.mark("train")
     def _run(self, progress: ProgressWish) -> None:
         config = self.config
         # Kernels that have to be built are built before the clock runs.
@@ -189,10 +189,10 @@ class Trainer:
                     self.save()
             raise
 
-    @profiling.range("step")
+    @profiling.mark("step")
     def _train_step(self) -> None:
         """One optimiser step. Nothing in it waits for the device."""
-        with profiling.range("data"):
+        with profiling.mark("data"):
             x, _ = self.batches.at(self.step)
             self._compute.load(x, self.step)
         self._graph()

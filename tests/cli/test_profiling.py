@@ -72,14 +72,14 @@ def succeed(*arguments):
 def test_ranges_reach_the_domain_as_they_nest(load):
     domain = Domain(attached=True)
     module = load(domain)
-    with module.range("sample"), module.range("step"):
+    with module.mark("sample"), module.mark("step"):
         domain.calls.append("work")
     assert domain.calls == ["<sample>", "<step>", "work", "pop", "pop"]
 
 
 def test_a_range_ends_where_the_work_fails(load):
     domain = Domain(attached=True)
-    with pytest.raises(KeyError), load(domain).range("step"):
+    with pytest.raises(KeyError), load(domain).mark("step"):
         raise KeyError
     assert domain.calls == ["<step>", "pop"]
 
@@ -87,7 +87,7 @@ def test_a_range_ends_where_the_work_fails(load):
 def test_a_range_decorates_a_function(load):
     domain = Domain(attached=True)
 
-    @load(domain).range("network")
+    @load(domain).mark("network")
     def double(x):
         return 2 * x
 
@@ -98,23 +98,23 @@ def test_a_range_decorates_a_function(load):
 
 @pytest.mark.parametrize("domain", [None, Domain(attached=False)], ids=["package", "profiler"])
 def test_without_the_package_or_a_profiler_a_range_does_nothing(load, domain):
-    with load(domain).range("step"):
+    with load(domain).mark("step"):
         pass
     assert domain is None or not domain.calls
 
 
 def test_an_unknown_range_is_refused():
     with pytest.raises(ValueError, match=r"no range 'setp': choose one of sample, chunk, step"):
-        profiling.range("setp")
+        profiling.mark("setp")
 
 
 def test_torchs_profiler_gets_the_ranges_while_it_asks_for_them(load):
     domain = Domain(attached=True)
     module = load(domain)
-    with torch.profiler.profile() as profiler, module.ranges_for_torch(), module.range("step"):
+    with torch.profiler.profile() as profiler, module.ranges_for_torch(), module.mark("step"):
         torch.ones(2)
     assert not domain.calls
-    with module.range("step"):
+    with module.mark("step"):
         pass
     assert domain.calls == ["<step>", "pop"]
     (step,) = (event for event in profiler.events() if event.name == "ncsn_fast@step")
