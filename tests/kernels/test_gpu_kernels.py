@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases.common import FAST_MATH_LIMIT, SEED, STEP, UNALIGNED, Buffers
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -20,13 +21,8 @@ from cases.training import (
 )
 from cases.update import (
     EVERYTHING,
-    FAST_MATH_LIMIT,
-    SEED,
     SEVERAL_PROGRAMS,
-    STEP,
-    UNALIGNED,
     WAYS,
-    Buffers,
     Update,
     check_begin_step,
     check_clamp_keeps_nan,

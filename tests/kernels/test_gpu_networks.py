@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases.common import UNALIGNED, Buffers
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -16,7 +17,6 @@ from cases.norm import (
     norm_cases,
     run,
 )
-from cases.update import UNALIGNED, Buffers
 
 from ncsn_fast import ops, reference
 

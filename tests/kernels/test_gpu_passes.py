@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases.common import UNALIGNED
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -24,7 +25,6 @@ from cases.passes import (
     resize_cases,
     with_ties,
 )
-from cases.update import UNALIGNED
 
 from ncsn_fast import ops, reference
 from ncsn_fast.kernels.triton.max_pool5 import max_pool5

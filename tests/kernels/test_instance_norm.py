@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from cases.common import UNALIGNED, Buffers
 from torch.library import opcheck
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -23,7 +24,6 @@ from cases.norm import (
     norm_cases,
     run,
 )
-from cases.update import UNALIGNED, Buffers
 
 from ncsn_fast import ops, reference
 from ncsn_fast.kernels.triton.common import launch

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases.common import UNALIGNED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from cases.training import (
 from cases.update import (
     EVERYTHING,
     SEVERAL_PROGRAMS,
-    UNALIGNED,
     WAYS,
     Update,
     check_begin_step,

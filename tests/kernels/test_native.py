@@ -6,19 +6,21 @@ import math
 
 import pytest
 import torch
-from cases.native import (
-    CAPABILITIES,
+from cases.common import (
     CLAMP,
-    CPP,
-    DTYPES,
+    NATIVE_DTYPES,
     SEED,
     STEP,
     assert_close,
-    images,
+    draw,
     laid,
-    norm_parameters,
     normal,
     poisoned,
+)
+from cases.native import (
+    CAPABILITIES,
+    CPP,
+    norm_parameters,
     run_update,
     specified_update,
     update_inputs,
@@ -101,7 +103,7 @@ def check_update(shape, last, uses, n_type, input_type):
 
 @pytest.mark.parametrize("uses", VARIANTS)
 def test_every_variant_of_sampler_update_is_its_specification(uses):
-    for n_type, input_type in itertools.product(DTYPES, DTYPES):
+    for n_type, input_type in itertools.product(NATIVE_DTYPES, NATIVE_DTYPES):
         check_update((2, 3, 16, 18), True, uses, n_type, input_type)
         check_update((2, 1100), False, uses, n_type, input_type)
 
@@ -146,9 +148,9 @@ def test_clamping_hides_no_nan():
 
 
 @pytest.mark.parametrize(("shape", "last"), LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
 def test_perturb_is_its_specification(shape, last, dtype):
-    x, sigma = images(shape), torch.rand(shape[0]) + 0.1
+    x, sigma = draw(shape), torch.rand(shape[0]) + 0.1
     found = poisoned(shape, dtype, last)
     CPP.perturb(x, sigma, *which_noise(shape[0]), found)
     z = normal(shape, noise.PERTURB, STEP, torch.float64)
@@ -157,10 +159,10 @@ def test_perturb_is_its_specification(shape, last, dtype):
 
 
 @pytest.mark.parametrize(("shape", "last"), LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_dsm_loss_and_its_gradient_are_their_specification(shape, last, dtype, weighted):
-    n, upstream = images(shape, dtype, last), torch.rand(shape[0]) + 0.1
+    n, upstream = draw(shape, dtype, last), torch.rand(shape[0]) + 0.1
     weight = torch.rand(shape[0]) + 0.5 if weighted else None
     loss, gradient = poisoned(shape[:1]), poisoned(shape, dtype, last)
     CPP.dsm_loss(n, weight, *which_noise(shape[0]), upstream, loss, gradient)
@@ -177,7 +179,7 @@ def test_dsm_loss_and_its_gradient_are_their_specification(shape, last, dtype, w
 
 def test_a_sample_has_the_same_loss_in_any_batch():
     for shape in ((3, 5000), (40, 100), (700, 3)):
-        n, (seed, step, ids) = images(shape), which_noise(shape[0])
+        n, (seed, step, ids) = draw(shape), which_noise(shape[0])
         loss, alone = poisoned(shape[:1]), poisoned((1,))
         CPP.dsm_loss(n, None, seed, step, ids, None, loss, None)
         for i in (0, 1, shape[0] - 1):
@@ -201,7 +203,7 @@ def test_bfloat16_is_rounded_as_pytorch_rounds():
 
 def everything(shape, dtype, last):
     """The results of all kernels for one batch."""
-    x, other, small = (images(shape, dtype, last, seed) for seed in (0, 1, 2))
+    x, other, small = (draw(shape, dtype, last, seed) for seed in (0, 1, 2))
     which, ones, uses = (
         which_noise(shape[0]),
         torch.ones(shape[0]),
@@ -231,7 +233,7 @@ def everything(shape, dtype, last):
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
 @pytest.mark.parametrize("shape", [(5, 64, 24, 24), (1, 96, 40, 40)])
 def test_results_do_not_depend_on_the_number_of_threads(shape, dtype, last):
     expected = everything(shape, dtype, last)

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases.native import CAPABILITIES, CPP, DTYPES, assert_close, images, laid, norm_parameters
+from cases.common import NATIVE_DTYPES, assert_close, draw, laid
+from cases.native import CAPABILITIES, CPP, norm_parameters
 from torch.library import opcheck
 
 import ncsn_fast as nf
@@ -27,12 +28,12 @@ def capability(request):
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
 def test_activations_and_their_slopes_are_their_specification(activation, dtype, last):
-    x = images((2, 40, 9, 7), dtype, last) * 6
+    x = draw((2, 40, 9, 7), dtype, last) * 6
     x.flatten()[:2] = torch.tensor([100.0, -100.0])
-    grad, other = images(x.shape, dtype, last, 1), images(x.shape, dtype, not last, 2)
+    grad, other = draw(x.shape, dtype, last, 1), draw(x.shape, dtype, not last, 2)
     assert_close(
         *(CPP.activate(x, activation), reference.activated(x.double(), activation)),
         reference.activated(x, activation),
@@ -50,14 +51,14 @@ def test_activations_and_their_slopes_are_their_specification(activation, dtype,
 
 
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
 def test_activations_keep_what_is_not_finite(activation, dtype):
     x = torch.tensor([math.nan, math.inf, -1e30, 0.0, -0.0] * 20, dtype=dtype)
     found, expected = CPP.activate(x, activation), reference.activated(x, activation)
     torch.testing.assert_close(found, expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
 def test_activations_of_every_bfloat16_number(activation, dtype):
     every = torch.arange(1 << 16).to(torch.int16).view(torch.bfloat16).to(dtype)
@@ -70,12 +71,12 @@ def test_activations_of_every_bfloat16_number(activation, dtype):
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
 def test_residual_add_and_its_gradient_are_their_specification(activation, dtype, last):
     shape = (2, 40, 9, 7)
-    given = images(shape, dtype, last).requires_grad_(), images(shape, dtype, not last, 1)
-    upstream = images(shape, dtype, last, 2), images(shape, dtype, last, 3)
+    given = draw(shape, dtype, last).requires_grad_(), draw(shape, dtype, not last, 1)
+    upstream = draw(shape, dtype, last, 2), draw(shape, dtype, last, 3)
     total, active, _ = ops.residual_add(*given, activation=activation, backend="cpp")
     assert total.stride() == active.stride() == given[0].stride()
     (gradient,) = torch.autograd.grad((total, active), given[0], upstream)
@@ -101,8 +102,8 @@ def specified_sum(tensors, activation):
 @pytest.mark.parametrize("shape", IMAGES)
 def test_instance_norm_plus_and_its_gradients_are_their_specification(shape, last, per_sample):
     parameters = norm_parameters(shape, per_sample)
-    for dtype, activation in itertools.product(DTYPES, ACTIVATIONS):
-        x, grad = images(shape, dtype, last) + 0.5, images(shape, dtype, last, 4)
+    for dtype, activation in itertools.product(NATIVE_DTYPES, ACTIVATIONS):
+        x, grad = draw(shape, dtype, last) + 0.5, draw(shape, dtype, last, 4)
         tensors = [tensor.requires_grad_() for tensor in (x, *parameters)]
         y = ops.instance_norm_plus(*tensors, activation=activation, backend="cpp")
         gradients = torch.autograd.grad(y, tensors, grad)
@@ -127,7 +128,7 @@ def specified_norm(x, parameters, activation, grad, wide):
 
 @pytest.mark.parametrize("last", [False, True])
 def test_the_moments_of_large_images_far_from_zero_are_accurate(last):
-    x = laid(images((1, 32, 256, 256)) * 0.5 + 100, last)
+    x = laid(draw((1, 32, 256, 256)) * 0.5 + 100, last)
     parameters = norm_parameters(x.shape, False)
     found = ops.instance_norm_plus(x, *parameters, backend="cpp")
     exact, plain = (specified_norm(x, parameters, None, x, wide)[0] for wide in (True, False))
@@ -135,7 +136,7 @@ def test_the_moments_of_large_images_far_from_zero_are_accurate(last):
 
 
 def test_an_image_with_nan_spoils_its_own_sample_only():
-    x = images((2, 32, 8, 8))
+    x = draw((2, 32, 8, 8))
     x[0, 3, 2, 1] = math.nan
     parameters = norm_parameters(x.shape, False)
     y = ops.instance_norm_plus(x, *parameters, activation="elu", backend="cpp")
@@ -147,8 +148,8 @@ def test_an_image_with_nan_spoils_its_own_sample_only():
 @pytest.mark.parametrize("shape", IMAGES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_max_pool5_is_its_specification(shape, last, activation):
-    for dtype in DTYPES:
-        x = images(shape, dtype, last)
+    for dtype in NATIVE_DTYPES:
+        x = draw(shape, dtype, last)
         found = ops.max_pool5(x, activation=activation, backend="cpp")
         exact = reference.max_pool5(x.double(), activation)
         plain = reference.max_pool5(x, activation)
@@ -162,10 +163,10 @@ def test_max_pool5_is_its_specification(shape, last, activation):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_gradient_of_max_pool5_goes_to_the_first_maximum(shape, last, activation):
     """As in PyTorch's 5×5 pool; whole numbers make for many equals."""
-    for dtype, equals in itertools.product(DTYPES, (False, True)):
-        x = images(shape, dtype, last)
+    for dtype, equals in itertools.product(NATIVE_DTYPES, (False, True)):
+        x = draw(shape, dtype, last)
         x = (2 * x).round() if equals else x
-        dactive, dpooled = images(shape, dtype, last, 1), images(shape, dtype, last, 2)
+        dactive, dpooled = draw(shape, dtype, last, 1), draw(shape, dtype, last, 2)
         x.requires_grad_()
         results = ops.max_pool5(x, activation=activation, backend="cpp")
         (found,) = torch.autograd.grad(results, x, (dactive, dpooled))
@@ -187,7 +188,7 @@ def specified_pool(x, activation, dactive, dpooled, wide):
 
 def test_nan_wins_every_maximum():
     for value in (math.nan, -math.nan):
-        x = images((1, 3, 9, 9))
+        x = draw((1, 3, 9, 9))
         x[0, 1, 4, 4] = value
         _, pooled = ops.max_pool5(x, backend="cpp")
         assert pooled[0, 1, 2:7, 2:7].isnan().all()
@@ -199,9 +200,9 @@ def test_nan_wins_every_maximum():
 @pytest.mark.parametrize("channels", [3, 32, 71])
 def test_resize_add_and_its_gradient_are_their_specification(channels, sizes, last):
     coarse, fine = sizes
-    for dtype, (small, large) in itertools.product(DTYPES, ((coarse, fine), (fine, coarse))):
-        x = images((2, channels, *small), dtype, last)
-        base = images((2, channels, *large), dtype, last, 1)
+    for dtype, (small, large) in itertools.product(NATIVE_DTYPES, ((coarse, fine), (fine, coarse))):
+        x = draw((2, channels, *small), dtype, last)
+        base = draw((2, channels, *large), dtype, last, 1)
         found = ops.resize_add(x.requires_grad_(), base, backend="cpp")
         exact = reference.resize_add(x.double(), base.double())
         assert_close(*(one.detach() for one in (found, exact, reference.resize_add(x, base))))
@@ -230,7 +231,7 @@ def test_what_kernels_would_misread_is_refused():
 
 
 def test_parameters_of_samples_and_of_all_may_be_mixed():
-    x = images((2, 32, 8, 8))
+    x = draw((2, 32, 8, 8))
     gamma, alpha, beta = norm_parameters(x.shape, True)
     three = [gamma, alpha[0], beta[0].bfloat16()]
     three = [one.clone().requires_grad_() for one in three]
@@ -245,7 +246,7 @@ def test_parameters_of_samples_and_of_all_may_be_mixed():
 
 def test_an_activation_by_itself_has_its_gradient():
     for last, activation in itertools.product((False, True), reference.ACTIVATIONS):
-        x, grad = images((2, 40, 9, 7), last=last).requires_grad_(), images((2, 40, 9, 7), seed=1)
+        x, grad = draw((2, 40, 9, 7), last=last).requires_grad_(), draw((2, 40, 9, 7), seed=1)
         y = ops.activate(x, activation, backend="cpp")
         torch.testing.assert_close(y, reference.activated(x, activation))
         (found,) = torch.autograd.grad(y, x, grad)
@@ -255,9 +256,9 @@ def test_an_activation_by_itself_has_its_gradient():
 
 
 def opcheck_cases():
-    x, other = images((2, 4, 5, 6), last=True), images((2, 4, 5, 6), seed=1)
+    x, other = draw((2, 4, 5, 6), last=True), draw((2, 4, 5, 6), seed=1)
     three = [one.requires_grad_() for one in norm_parameters(x.shape, False)]
-    differentiable, statistics = x.clone().requires_grad_(), images((4, 2, 4)).abs()
+    differentiable, statistics = x.clone().requires_grad_(), draw((4, 2, 4)).abs()
     norm = *(one.detach() for one in three), statistics
     return {
         "activate": (differentiable, "elu"),
@@ -269,7 +270,7 @@ def opcheck_cases():
         "max_pool5_gradient": (x, x, None, other, None, "cpp"),
         "residual_add": (differentiable, other, "elu", "cpp"),
         "residual_add_gradient": (x, other, other, "elu", "cpp"),
-        "resize_add": (differentiable, images((2, 4, 3, 8)), "cpp"),
+        "resize_add": (differentiable, draw((2, 4, 3, 8)), "cpp"),
         "resize_gradient": (x, 3, 4, "cpp"),
     }
 
@@ -288,7 +289,7 @@ def network(x, base, *three):
 
 
 def test_torch_compile_takes_all_of_it_in_one_graph():
-    x, base = images((1, 32, 4, 5), last=True), images((1, 32, 6, 3), last=True)
+    x, base = draw((1, 32, 4, 5), last=True), draw((1, 32, 6, 3), last=True)
     given = [one.requires_grad_() for one in (x, base, *norm_parameters(x.shape, False))]
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     found, expected = compiled(*given), network(*given)
@@ -303,7 +304,7 @@ def test_torch_compile_takes_all_of_it_in_one_graph():
 
 @pytest.mark.parametrize("name", ["activate", "instance_norm_plus", "max_pool5", "residual_add"])
 def test_a_second_derivative_is_refused_with_the_way_out(name):
-    x = images((1, 2, 3, 4)).requires_grad_()
+    x = draw((1, 2, 3, 4)).requires_grad_()
     one = torch.ones(2)
     with nf.use_backend("cpp"):
         y = {
@@ -319,22 +320,22 @@ def test_a_second_derivative_is_refused_with_the_way_out(name):
 
 def test_what_kernels_do_not_take_runs_on_the_specification():
     for dtype in (torch.float64, torch.float16):
-        x = images((1, 2, 6, 6)).to(dtype)
+        x = draw((1, 2, 6, 6)).to(dtype)
         assert torch.equal(ops.max_pool5(x)[1], reference.max_pool5(x)[1])
         assert torch.equal(ops.activate(x, "elu"), F.elu(x))
-    columns = images((2, 3, 4, 4, 5)).contiguous(memory_format=torch.channels_last_3d)
+    columns = draw((2, 3, 4, 4, 5)).contiguous(memory_format=torch.channels_last_3d)
     assert ops.activate(columns, "elu").stride() == columns.stride()
 
 
 def test_a_sum_by_itself_is_pytorchs():
-    x = images((2, 32, 8, 8), torch.bfloat16)
+    x = draw((2, 32, 8, 8), torch.bfloat16)
     found = ops.residual_add(x, x, statistics=True, backend="cpp")
     assert torch.equal(found.total, x + x)
     assert found.statistics is None
 
 
 def test_a_norm_measures_its_own_statistics():
-    x, given = images((2, 32, 8, 8)).requires_grad_(), torch.zeros(2 * 66)
+    x, given = draw((2, 32, 8, 8)).requires_grad_(), torch.zeros(2 * 66)
     one = torch.ones(32)
     gradients = [
         torch.autograd.grad(
@@ -355,7 +356,7 @@ def test_small_numbers_keep_the_accuracy_of_bfloat16():
 
 
 def test_sums_are_rounded_as_pytorch_rounds():
-    x, residual = (images((1, 33, 40, 7), torch.bfloat16, seed=seed) for seed in (0, 1))
+    x, residual = (draw((1, 33, 40, 7), torch.bfloat16, seed=seed) for seed in (0, 1))
     x.flatten()[:4] = torch.tensor([math.inf, math.nan, 3e38, -0.0])
     residual.flatten()[:4] = torch.tensor([-math.inf, 1.0, 3e38, -0.0])
     total, same = CPP.residual_add(x, residual, "")
@@ -365,10 +366,10 @@ def test_sums_are_rounded_as_pytorch_rounds():
         CPP.residual_add(x.float(), residual, "")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
 @pytest.mark.parametrize("last", [False, True])
 def test_maxima_are_exact_whatever_the_numbers(dtype, last):
-    x = images((2, 32, 7, 6), dtype, last) * 1e38
+    x = draw((2, 32, 7, 6), dtype, last) * 1e38
     x[0, :, 3, 3], x[1, :, 2, 5], x[1, 5] = -math.nan, math.inf, -math.inf
     found, expected = CPP.max_pool5(x, "")[1], F.max_pool2d(x, 5, stride=1, padding=2)
     torch.testing.assert_close(found, expected, atol=0, rtol=0, equal_nan=True)

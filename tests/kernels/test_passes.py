@@ -4,6 +4,7 @@ specification, and operations from their public functions. On a GPU see test_gpu
 import pytest
 import torch
 import torch.nn.functional as F
+from cases.common import UNALIGNED
 from torch.library import opcheck
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -26,7 +27,6 @@ from cases.passes import (
     resize_cases,
     with_ties,
 )
-from cases.update import UNALIGNED
 
 import ncsn_fast as nf
 from ncsn_fast import ops, reference

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
+from cases.common import CLAMP, COEFFICIENTS, SEED, STEP, draw, normal, sample_ids
 
 from ncsn_fast import noise, reference
 from ncsn_fast.device import native
@@ -15,37 +14,6 @@ if native.missing():
 
 CPP = native.ops()
 CAPABILITIES = CPP.capability("")[1:]
-ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-DTYPES = (torch.float32, torch.bfloat16)
-SEED, STEP = (1 << 64) - 0x123456789, (1 << 31) + 5
-COEFFICIENTS = (0.9, 0.3, -0.2, 0.7, 0.1, 0.4, 0.25, 0.5, 0.6)
-CLAMP = (-0.8, 0.9)
-
-
-def images(shape, dtype=torch.float32, last=False, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return laid(torch.randn(shape, generator=generator).to(dtype), last)
-
-
-def laid(tensor, last):
-    return tensor.contiguous(memory_format=torch.channels_last) if last else tensor.contiguous()
-
-
-def poisoned(shape, dtype=torch.float32, last=False):
-    return laid(torch.full(shape, math.nan, dtype=dtype), last)
-
-
-def assert_close(found, exact, plain):
-    """Twice the error that PyTorch makes in the same types, and a little."""
-    assert found.dtype == plain.dtype
-    assert found.shape == exact.shape
-    error = (found.double() - exact).abs().max()
-    limit = 2 * (plain.double() - exact).abs().max() + ALLOWED[found.dtype]
-    assert error <= limit, f"error {error:.3g}, allowed {limit:.3g}"
-
-
-def sample_ids(count):
-    return (torch.arange(count) * 70_368_744_177_667 + (1 << 48) - 1) % (1 << 48)
 
 
 def which_noise(count):
@@ -53,17 +21,10 @@ def which_noise(count):
     return noise.seed_tensor(SEED, device), noise.step_tensor(STEP, device), sample_ids(count)
 
 
-def normal(shape, stream, step, dtype):
-    which = {"seed": SEED, "stream": stream, "step": step, "sample_ids": sample_ids(shape[0])}
-    return noise.normal(shape[1:], **which, dtype=dtype)
-
-
 def update_inputs(shape, uses, dtype):
     names = ("x", "n", "z", "history", "guidance", "known", "mask")
     given = {"x", "n", *uses.split()} | ({"known"} if "mask" in uses else set())
-    values = {
-        name: images(shape, seed=i) if name in given else None for i, name in enumerate(names)
-    }
+    values = {name: draw(shape, seed=i) if name in given else None for i, name in enumerate(names)}
     if "mask" in given:
         values["mask"] = values["mask"] > 0.3
     return {**values, "n": values["n"].to(dtype), "row": torch.tensor(COEFFICIENTS)}
@@ -97,5 +58,5 @@ def run_update(inputs, uses, out):
 
 def norm_parameters(shape, per_sample):
     size = shape[:2] if per_sample else shape[1:2]
-    gamma, alpha, beta = (images(size, seed=seed) for seed in (1, 2, 3))
+    gamma, alpha, beta = (draw(size, seed=seed) for seed in (1, 2, 3))
     return 1 + 0.1 * gamma, 1 + 0.1 * alpha, 0.1 * beta

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from cases.update import DTYPES, FAST_MATH_LIMIT, GUARD, Buffers, assert_close, name, stored
+from cases.common import DTYPES, FAST_MATH_LIMIT, GUARD, Buffers, assert_close, name, stored
 from torch import Tensor
 
 from ncsn_fast import reference

@@ -1,7 +1,7 @@
 """What the kernels of the memory-bound passes have to do, whatever runs them.
 
 ``test_passes.py`` runs these checks in Triton's interpreter, ``test_gpu_passes.py`` on a GPU. How
-far a kernel may be off is said in ``kernel_cases.py``.
+far a kernel may be off is said in ``cases/common.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from cases.update import DTYPES, GUARD, Buffers, assert_close, name, stored
+from cases.common import DTYPES, GUARD, Buffers, assert_close, name, stored
 from torch import Tensor
 
 from ncsn_fast import reference

@@ -10,22 +10,24 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from cases.update import (
+from cases.common import (
     DTYPES,
-    EVERYTHING,
     FAST_MATH_LIMIT,
     GUARD,
-    LAYOUTS,
-    SEVERAL_PROGRAMS,
     STEP,
     Buffers,
-    Layout,
-    Update,
     assert_close,
     name,
     normal,
-    run_update,
     stored,
+)
+from cases.update import (
+    EVERYTHING,
+    LAYOUTS,
+    SEVERAL_PROGRAMS,
+    Layout,
+    Update,
+    run_update,
     update_inputs,
     which_noise,
 )

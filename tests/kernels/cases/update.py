@@ -1,41 +1,40 @@
 """What the Triton kernels have to do, whatever runs them: the cases and their checks.
 
-``test_kernels.py`` runs them in Triton's interpreter, ``test_gpu_kernels.py`` on a GPU. A kernel
-is held to the specification in float64: its error may be twice that of the specification in the
-kernel's own types, plus a little.
+``test_kernels.py`` runs them in Triton's interpreter, ``test_gpu_kernels.py`` on a GPU.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from cases.common import (
+    CLAMP,
+    COEFFICIENTS,
+    DTYPES,
+    FAST_MATH_LIMIT,
+    GUARD,
+    SEED,
+    STEP,
+    Buffers,
+    assert_close,
+    name,
+    normal,
+    sample_ids,
+    stored,
+)
 from torch import Tensor
 
 from ncsn_fast import noise, reference
 from ncsn_fast.kernels.triton.begin_step import begin_step
-from ncsn_fast.kernels.triton.common import launch
 from ncsn_fast.kernels.triton.sampler_update import sampler_update
 from ncsn_fast.noise import KNOWN, SAMPLER
 from ncsn_fast.reference import StepResult
 
 Layout = tuple[tuple[int, ...], bool]
 Inputs = dict[str, Tensor | None]
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-ALLOWED = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
-# The error of a normal that is made with the approximate functions of a GPU.
-FAST_MATH_LIMIT = 2e-5
-
-SEED = (1 << 64) - 0x123456789  # beyond int64: its tensor holds a negative number
-STEP = (1 << 31) + 5  # beyond int32
-COEFFICIENTS = (0.9, 0.3, -0.2, 0.7, 0.1, 0.4, 0.25, 0.5, 0.6)  # in the order of reference.ROW
-CLAMP = (-0.8, 0.9)
-GUARD = 64  # elements; a multiple of 16 bytes, so that what lies behind it is aligned
-UNALIGNED = 65
 
 # Shapes, and whether a network's tensors are channels_last. A program takes 256 quads of four
 # elements where they lie one after the other (FLAT), else 64.
@@ -57,90 +56,12 @@ LAYOUTS = (
 MANY_SAMPLES = (((260, 4), False), ((70, 3), False), ((24, 3, 4, 4), True))  # in one program
 
 
-class Buffers:
-    """Tensors between guard zones of NaN, in which stray reads and writes leave their mark.
-
-    A value read from outside spoils a result; one written outside is found by :meth:`check`.
-    """
-
-    def __init__(self, device: str, guard: int = GUARD) -> None:
-        self.device, self.guard = device, guard
-        self._buffers: list[Tensor] = []
-        self._inputs: list[tuple[Tensor, Tensor]] = []
-
-    def output(self, shape: Iterable[int], dtype: torch.dtype, last: bool = False) -> Tensor:
-        """A tensor to be written, full of NaN (-1 for integers)."""
-        shape = tuple(shape)
-        size, poison = math.prod(shape), math.nan if dtype.is_floating_point else -1
-        buffer = torch.full((size + 2 * self.guard,), poison, dtype=dtype, device=self.device)
-        self._buffers.append(buffer)
-        inside = buffer[self.guard : self.guard + size]
-        if not last:
-            return inside.view(shape)
-        n, c, h, w = shape
-        return inside.view(n, h, w, c).permute(0, 3, 1, 2)
-
-    def input(self, values: Tensor, last: bool = False) -> Tensor:
-        """A tensor with these values, to be read only."""
-        tensor = self.output(values.shape, values.dtype, last)
-        self._inputs.append((tensor.copy_(values), values))
-        return tensor
-
-    def check(self) -> None:
-        """Assert that nothing but outputs has been written."""
-        for buffer in self._buffers:
-            zones = torch.cat([buffer[: self.guard], buffer[len(buffer) - self.guard :]])
-            floating = zones.is_floating_point()
-            untouched = zones.isnan() if floating else zones == torch.full_like(zones, -1)
-            assert untouched.all(), "a guard zone was written"
-        for tensor, values in self._inputs:
-            assert torch.equal(tensor.cpu(), values), "an input was written"
-
-
-def sample_ids(count: int) -> Tensor:
-    """Ids all over [0, 2⁴⁸), the last one first."""
-    return (torch.arange(count) * 70_368_744_177_667 + (1 << 48) - 1) % (1 << 48)
-
-
-def normal(shape: Iterable[int], stream: int, step: int, dtype: torch.dtype) -> Tensor:
-    """The specified noise of a batch that :func:`which_noise` names to a kernel."""
-    count, *sample = shape
-    which = {"seed": SEED, "stream": stream, "step": step, "sample_ids": sample_ids(count)}
-    return noise.normal(sample, **which, dtype=dtype)
-
-
 def which_noise(count: int, buffers: Buffers) -> dict[str, Tensor]:
     return {
         "seed": noise.seed_tensor(SEED, torch.device(buffers.device)),
         "step": noise.step_tensor(STEP, torch.device(buffers.device)),
         "sample_ids": buffers.input(sample_ids(count)),
     }
-
-
-def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """float32 values as a kernel stores them: Triton's interpreter does not round to bfloat16."""
-    if launch.INTERPRETED and dtype == torch.bfloat16:
-        values = (values.view(torch.int32) & ~0xFFFF).view(torch.float32)
-    return values.to(dtype)
-
-
-def assert_close(found: Tensor, exact: Tensor, plain: Tensor, slack: float = 0.0) -> None:
-    """Assert that an error stays within what the kernel's types explain.
-
-    Args:
-        found: the kernel's result.
-        exact: that of the specification in float64.
-        plain: that of the specification in the types of the kernel.
-        slack: what the result owes to approximate mathematics.
-    """
-    assert plain.dtype == found.dtype
-    error = (found.cpu().double() - exact).abs().max()
-    limit = 2 * (plain.double() - exact).abs().max() + ALLOWED[found.dtype] + slack
-    assert error <= limit, f"error {error:.3g}, allowed {limit:.3g}"
-
-
-def name(dtype: torch.dtype, last: bool) -> str:
-    return str(dtype).removeprefix("torch.") + ("_last" if last else "")
 
 
 @dataclass(frozen=True)
