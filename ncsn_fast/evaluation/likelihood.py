@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
+from ncsn_fast.device.memory import in_chunks
 from ncsn_fast.evaluation.probability_flow import METHODS, Flow, integrate, make_flow, wide
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import Space
-from ncsn_fast.sampling.chunks import make_room, out_of_memory
 from ncsn_fast.support import checks
+from ncsn_fast.support.per_sample import cut
 from ncsn_fast.support.progress import Progress, ProgressWish
 
 # Values of the states in one chunk: backward passes keep every layer's.
@@ -152,29 +153,16 @@ def _in_chunks(
     wish: ProgressWish,
 ) -> tuple[Tensor, Tensor]:
     """``integrate`` for chunk after chunk; a chunk that does not fit in memory is halved."""
-    states, changes, done, said = [], [], 0, False
+    found: list[tuple[Tensor, Tensor]] = []
     steps = len(flow.grid) - 1
     with Progress(wish, total=len(x) * steps) as shown, evaluating(flow.score.module):
-        while done < len(x):
-            part = slice(done, min(done + chunk, len(x)))
-            size = part.stop - part.start
-            cut = {name: _cut(value, part, len(x)) for name, value in extra.items()}
-            found = None
-            try:
-                found = integrate(flow, x[part], seed, ids[part].to(x.device), cut, shown)
-            except RuntimeError as error:
-                if size == 1 or not out_of_memory(error):
-                    raise
-            # Out of the except block, where the error would hold on to the chunk's memory.
-            if found is None:
-                chunk = size // 2
-                make_room(size, chunk, said, None)
-                said = True
-                shown.back_to(done * steps)
-                continue
-            states.append(found[0])
-            changes.append(found[1])
-            done = part.stop
+
+        def work(part: slice) -> None:
+            inputs = cut(extra, part, len(x))
+            found.append(integrate(flow, x[part], seed, ids[part].to(x.device), inputs, shown))
+
+        in_chunks(len(x), chunk, work, again=lambda done: shown.back_to(done * steps))
+    states, changes = zip(*found, strict=True)
     return torch.cat(states), torch.cat(changes, 1)
 
 
@@ -211,10 +199,6 @@ def _log_normal(x: Tensor, mean: Tensor, std: float) -> Tensor:
     apart = (x.to(dtype) - mean.to(x.device, dtype)).flatten(1)
     constant = apart.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
     return -0.5 * (apart / std).square().sum(1) - constant
-
-
-def _cut(value: Any, part: slice, n: int) -> Any:
-    return value[part] if isinstance(value, Tensor) and value.shape[:1] == (n,) else value
 
 
 def _chunk(batch_size: int | str, x: Tensor) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.models.score import Score, as_score
+from ncsn_fast.support.per_sample import one_each
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Guided(Score):
         that differ are not one entry per sample."""
         pairs = {}
         for name, value in extra.items():
-            per_sample = isinstance(value, Tensor) and value.shape[:1] == (batch,)
+            per_sample = one_each(value, batch)
             if name in self.unconditional:
                 other = _like(self.unconditional[name], value) if per_sample else None
                 if other is None:

@@ -19,6 +19,7 @@ from ncsn_fast.models.score import Score
 from ncsn_fast.noise import Word
 from ncsn_fast.reference import StepResult
 from ncsn_fast.support import checks
+from ncsn_fast.support.per_sample import cut
 from ncsn_fast.table import Table
 
 _MOST_AHEAD, _AHEAD_VALUES = 64, 1 << 18
@@ -225,20 +226,15 @@ class Chain:
 
     def chunk(self, ids: Tensor, part: slice) -> Chunk:
         """The inputs that belong to some of the samples."""
-
-        def cut(value: Any) -> Any:
-            # Inputs without one entry per sample (a guidance scale, a shared image) go to each.
-            per_sample = isinstance(value, Tensor) and value.shape[:1] == (self.n,)
-            return value[part] if per_sample else value
-
+        guiding = {name: value.to(self.device) for name, value in self._guiding().items()}
         return Chunk(
             ids,
             part,
             # Expanded from one image, they would be copied at every step.
             None if self.mask is None else self.mask[part].contiguous(),
             None if self.known is None else self.known[part].contiguous(),
-            {name: cut(value) for name, value in self.extra.items()},
-            {name: cut(value.to(self.device)) for name, value in self._guiding().items()},
+            cut(self.extra, part, self.n),
+            cut(guiding, part, self.n),
             NoiseAhead(self, ids) if self.backend == "torch" and self.adds_noise else None,
         )
 

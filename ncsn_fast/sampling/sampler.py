@@ -246,7 +246,8 @@ class Sampler:
             return self.first_states(chain.seed, part_ids, chain.first_row)
 
         with profiling.mark("sample"):
-            return run_chunks(chain, ids, start, chunk, progress, self._graphs)
+            x, trajectory = run_chunks(chain, ids, start, chunk, progress, self._graphs)
+        return x if trajectory is None else (x, trajectory)
 
     def release(self) -> None:
         """Free what is kept between calls: captured graphs and the prepared copy of the network.

@@ -1,0 +1,44 @@
+"""What does not fit in memory is halved."""
+
+import pytest
+import torch
+
+from ncsn_fast.device.memory import in_chunks
+
+
+def test_a_chunk_that_does_not_fit_is_halved_and_the_rest_keep_its_size(caplog):
+    tried, taken_back = [], []
+
+    def work(part):
+        tried.append((part.start, part.stop))
+        if part.stop - part.start > 2 and part.start >= 5:
+            raise torch.OutOfMemoryError("does not fit")
+
+    in_chunks(11, 5, work, taken_back.append)
+    assert tried == [(0, 5), (5, 10), (5, 7), (7, 9), (9, 11)]
+    assert taken_back == [5]
+    assert caplog.messages == [
+        "5 samples at once do not fit in memory: going on with 2, or fewer if need be "
+        "(batch_size= avoids this)"
+    ]
+
+
+@pytest.mark.parametrize("said", ["can't allocate memory: 3 GB", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_memory_that_ends_elsewhere_is_known_by_its_words(said):
+    done = []
+
+    def work(part):
+        if part.stop - part.start > 1:
+            raise RuntimeError(said)
+        done.append(part.start)
+
+    in_chunks(2, 2, work, lambda done: None)
+    assert done == [0, 1]
+
+
+def test_other_errors_pass_through():
+    def work(part):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        in_chunks(2, 2, work, lambda done: None)
