@@ -1,4 +1,4 @@
-"""The table of a sampler: eight numbers and a noise level a row; see :mod:`ncsn_fast.samplers`."""
+"""The table of a sampler: eight numbers and a noise level a row; see ``methods/tables.py``."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Subject:
 
     Attributes:
         name: in the tables.
-        preset: of ``presets.py``: the network and its sampler. "digits" has the bundled weights,
+        preset: of ``training/presets.py``: the network and its sampler. "digits" has the bundled weights,
             all others have random ones.
         batches: images at once.
         compiled: the ways of torch.compile that take part.

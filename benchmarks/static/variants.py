@@ -1,7 +1,7 @@
 """What is compiled to check the GPU kernels: their variants and budgets.
 
 Here is what all areas share, and the variants of sampling and training. An area of its own is a
-module with a ``variants()``, which ``static.py`` collects.
+module with a ``variants()``, which ``compiled.py`` collects.
 """
 
 import functools

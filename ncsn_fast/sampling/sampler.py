@@ -64,7 +64,7 @@ class Sampler:
         settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
             your own). What is not given comes from the network's checkpoint (``net.sampling``) as
             far as that is of the same method, then from the method's function in
-            :mod:`ncsn_fast.samplers`, which describes it.
+            ``methods/tables.py``, which describes it.
         precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
             float32 throughout. "auto" is fp16 for networks of this package on a GPU, else fp32.
         backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.

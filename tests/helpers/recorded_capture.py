@@ -1,4 +1,4 @@
-"""A stand-in for ``ncsn_fast.capture`` that needs no GPU.
+"""A stand-in for ``ncsn_fast/device/capture.py`` that needs no GPU.
 
 It records the operations that a step dispatches and replays exactly those on the same memory.
 Python is not run again, as in a real graph: a value that the host computed is frozen, a branch
