@@ -16,8 +16,8 @@ class Subject:
 
     Attributes:
         name: in the tables.
-        preset: of ``training/presets.py``: the network and its sampler. "digits" has the bundled weights,
-            all others have random ones.
+        preset: of ``training/presets.py``: the network and its sampler. "digits" has the bundled
+            weights, all others have random ones.
         batches: images at once.
         compiled: the ways of torch.compile that take part.
         ngf, image_size: in place of the preset's.

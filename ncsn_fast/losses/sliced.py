@@ -1,7 +1,7 @@
 """Sliced score matching (Song, Garg, Shi & Ermon 2019): score matching without a noise target.
 
 Score matching ½ E‖s - ∇ log p‖² needs ∇ log p, which data do not give. Two ways around that are
-known. Denoising (``losses/denoising.py``) asks for the score of perturbed data, whose target is known.
+known. Denoising (``denoising.py``) asks for the score of perturbed data, whose target is known.
 Integration by parts asks for that of the data themselves, E[½‖s‖² + tr ∇s], the same up to a
 constant; random directions v with E[vvᵀ] = I spare the trace, E[vᵀ∇s v] = tr ∇s, at the price of a
 derivative through the network for each of them. It is here to compare with.

@@ -23,7 +23,8 @@ class TrainConfig:
         clip_gradient: largest norm of the gradient; None, as in the papers, leaves it.
         accumulate: parts into which a batch is cut, to need less memory; changes no result beyond
             rounding.
-        precision: "fp32", "tf32", "bf16" or "fp16" (with a GradScaler); see ``device/precision.py``.
+        precision: "fp32", "tf32", "bf16" or "fp16" (with a GradScaler); see
+            ``device/precision.py``.
         ema: rate of the moving average of the weights; 0.999 is NCSNv2's, 0 keeps none.
         ema_warmup: lower the rate to (1 + t)/(10 + t) at step t while that is less, so that short
             runs do not average in their random beginning. Off in the published settings.
