@@ -178,6 +178,11 @@ def random_seed() -> int:
     return int(torch.randint(0, (1 << 63) - 1, (), dtype=torch.int64, device="cpu"))
 
 
+def chosen_seed(seed: int | None) -> int:
+    """The seed, checked to be in [0, 2⁶⁴); for None a :func:`random_seed`."""
+    return random_seed() if seed is None else check_seed(seed)
+
+
 def check_seed(seed: int) -> int:
     """Return the seed, or raise ValueError where it is not an integer in [0, 2⁶⁴)."""
     try:
@@ -379,6 +384,7 @@ __all__ = [
     "SHUFFLE",
     "as_sample_ids",
     "check_seed",
+    "chosen_seed",
     "integers",
     "normal",
     "philox4x32",

@@ -107,7 +107,7 @@ def sampler_update(
 
 def perturb(x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
     """x̃ = x + σz with x, z (N, *shape) and one σ per sample, (N,)."""
-    return x + _per_sample(sigma, x) * z
+    return x + per_sample(sigma, x) * z
 
 
 def dsm_loss(n: Tensor, z: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -136,7 +136,7 @@ def dsm_gradient(n: Tensor, z: Tensor, weight: Tensor | None, upstream: Tensor) 
         upstream: (N,), g, the gradient with respect to each loss.
     """
     scale = upstream if weight is None else upstream * weight
-    return (_per_sample(scale, n) * (n.to(z.dtype) + z)).to(n.dtype)
+    return (per_sample(scale, n) * (n.to(z.dtype) + z)).to(n.dtype)
 
 
 def instance_norm_plus(
@@ -226,8 +226,9 @@ def _widened(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *(1,) * (like.ndim - 1))
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """One value for each sample, (N,), as (N, 1, …) to go with ``like`` (N, *shape)."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 __all__ = [
@@ -241,6 +242,7 @@ __all__ = [
     "dsm_loss",
     "instance_norm_plus",
     "max_pool5",
+    "per_sample",
     "perturb",
     "residual_add",
     "resize_add",

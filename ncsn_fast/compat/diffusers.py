@@ -26,6 +26,7 @@ from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, METHODS, make_table
 from ncsn_fast.methods.levels import best_step_size, check_sigmas, geometric_sigmas
 from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.models.score import Score
+from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
@@ -198,7 +199,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
             checks.count("num_inference_steps", num_inference_steps)
         self._use(self._make_table(num_inference_steps), "cpu" if device is None else device)
         self.num_inference_steps = len(self._table)
-        self.seed = noise.random_seed() if self.config["seed"] is None else self.config["seed"]
+        self.seed = noise.chosen_seed(self.config["seed"])
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """What the network is shown of a state (B, *shape): c_in·x."""
@@ -280,9 +281,8 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         scale = torch.ones_like(sigma)
         if self.config["scaled_state"]:
             scale = torch.as_tensor(self._score.c_in(sigma)).where(sigma > 0, scale)
-        each = (-1, *(1,) * (original_samples.ndim - 1))
         x, z = (
-            factor.reshape(each).to(original_samples.dtype) * part
+            per_sample(factor, part).to(original_samples.dtype) * part
             for factor, part in ((scale, original_samples), (scale * sigma, noise))
         )
         return x + z

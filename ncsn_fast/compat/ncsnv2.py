@@ -114,7 +114,7 @@ def anneal_Langevin_dynamics_inpainting(
         reference=reference,
         renew=n_steps_each if order == "ncsn" else 1,
         clamp=order == "ncsn",
-        seed=None if noise == "torch" else _chosen(seed),
+        seed=None if noise == "torch" else noise_source.chosen_seed(seed),
         like=initial,
     )
     sampler = Sampler(
@@ -161,7 +161,7 @@ def anneal_Langevin_dynamics_interpolation(
     angles = torch.linspace(0, math.pi / 2, number, device=x_mod.device)
     angles = angles.view(1, number, *(1,) * (x_mod.ndim - 1))
     if noise == "philox":
-        seed = _chosen(seed)
+        seed = noise_source.chosen_seed(seed)
 
     def draw(row: int, stream: int) -> Tensor:
         return torch.randn_like(x_mod) if seed is None else _philox(x_mod, seed, stream, row)
@@ -281,10 +281,6 @@ def _states_after(
 def _check_whole(x: Tensor, n: int) -> None:
     if len(x) != n:
         raise RuntimeError(f"{n} samples at once do not fit in memory: give fewer")
-
-
-def _chosen(seed: int | None) -> int:
-    return noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
 
 
 def _philox(like: Tensor, seed: int, stream: int, step: int) -> Tensor:

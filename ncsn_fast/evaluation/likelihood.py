@@ -123,7 +123,7 @@ def log_likelihood(
         as_score(score, sigmas), sigmas, steps, method, probes=None if exact else probes
     )
     ids = noise_source.sample_ids(len(x), sample_ids)
-    seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
+    seed = noise_source.chosen_seed(seed)
     x = _in_the_type(score, x)
     if grey_levels is not None:
         x = space.enter(_dequantized(x, grey_levels, seed, ids))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.guidance.operators import Operator
+from ncsn_fast.reference import per_sample
 from ncsn_fast.table import Table
 
 Number = float | Tensor
@@ -159,7 +160,7 @@ class ScoreScaled(LinearGuidance):
 
 def _norms(values: Tensor) -> Tensor:
     """(B, 1, …) per sample."""
-    return values.flatten(1).norm(dim=1).view(-1, *(1,) * (values.ndim - 1))
+    return per_sample(values.flatten(1).norm(dim=1), values)
 
 
 def gaussian_likelihood(

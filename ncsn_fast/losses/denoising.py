@@ -123,7 +123,7 @@ def noise_key(
     x: Tensor, seed: int | None, step: int, sample_ids: Iterable[int] | Tensor | None
 ) -> NoiseKey:
     """The seed, a fresh one where none is given, the step, and an id per sample of x."""
-    seed = noise_source.random_seed() if seed is None else noise_source.check_seed(seed)
+    seed = noise_source.chosen_seed(seed)
     if sample_ids is None:
         sample_ids = torch.arange(len(x), device=x.device)
     given = sample_ids if isinstance(sample_ids, Tensor) else list(sample_ids)

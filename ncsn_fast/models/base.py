@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ncsn_fast.methods.levels import check_sigmas
-from ncsn_fast.reference import ACTIVATIONS
+from ncsn_fast.reference import ACTIVATIONS, per_sample
 
 
 def activation_name(name: str) -> str:
@@ -79,7 +79,7 @@ class ScoreNetwork(nn.Module, ABC):
     def level(self, labels: Tensor, x: Tensor) -> Tensor:
         """σ of each sample of x, float32, of shape (N, 1, …) to broadcast with x."""
         check_labels(labels, len(x), len(self.sigmas))
-        return self.sigmas[labels].reshape(-1, *[1] * (x.ndim - 1))
+        return per_sample(self.sigmas[labels], x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreNetwork:
         before = self.sigmas

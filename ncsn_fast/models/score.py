@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ncsn_fast.methods.levels import trusted_sigmas
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
@@ -231,13 +232,12 @@ class Score:
             ValueError: where "timestep" is asked for σ outside of its levels, on a CPU.
         """
         told = labels if self.condition == "label" else self._told(sigma, "sample {} is noised by")
-        each = (-1, *(1,) * (x.ndim - 1))
         c_in = self.c_in(sigma)
-        seen = (c_in.view(each) * x).to(x.dtype) if isinstance(c_in, Tensor) else x
+        seen = (per_sample(c_in, x) * x).to(x.dtype) if isinstance(c_in, Tensor) else x
         output = self(seen, told, **extra)
         if self.kind == "normalized":
             return output
-        p, q = (value.view(each) for value in self.coefficients(sigma))
+        p, q = (per_sample(value, x) for value in self.coefficients(sigma))
         return p * x + q * output if self.kind in _WITH_STATE else q * output
 
     def conditions(self, table: Table, device: torch.device | str) -> Tensor | None:

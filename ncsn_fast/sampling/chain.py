@@ -17,7 +17,7 @@ from ncsn_fast.device import precision, profiling
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.models.score import Score
 from ncsn_fast.noise import Word
-from ncsn_fast.reference import StepResult
+from ncsn_fast.reference import StepResult, per_sample
 from ncsn_fast.support import checks
 from ncsn_fast.support.per_sample import cut
 from ncsn_fast.table import Table
@@ -327,7 +327,7 @@ class Chain:
         # differently. A norm of 0 gives inf, which the clamp ends.
         norm = n.flatten(1).norm(dim=1)
         factor = (norm.reciprocal() * (row.clip * row.sigma)).clamp(max=1.0)
-        return n * factor.view(-1, *(1,) * len(self.shape))
+        return n * per_sample(factor, n)
 
     def _drift(self, row: Row, x: Tensor, n: Tensor, inputs: dict[str, Tensor]) -> Tensor | None:
         """What the caller's guidance adds."""

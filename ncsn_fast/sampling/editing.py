@@ -61,7 +61,7 @@ def interpolate(
     ids = noise.sample_ids(pairs, sample_ids)
     if checks.count("n_interpolations", n_interpolations) < 2:
         raise ValueError("n_interpolations = 1: a pair has two ends, give at least 2")
-    seed = noise.random_seed() if seed is None else noise.check_seed(seed)
+    seed = noise.chosen_seed(seed)
     ids = ids.to(sampler.device)
     if initial is None:
         initial = sampler.first_states(seed, ids, sampler.table.start_row(start_level))
@@ -124,7 +124,7 @@ def edit(
     row = sampler.table.start_row(start_level)
     ids = noise.sample_ids(len(images), sample_ids)
     images = inputs.states("images", images, (len(ids), *sampler.shape), sampler.device)
-    seed = noise.random_seed() if seed is None else noise.check_seed(seed)
+    seed = noise.chosen_seed(seed)
     z = sampler.first_noise(seed, ids.to(sampler.device))
     return sampler(
         len(ids),

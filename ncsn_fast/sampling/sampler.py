@@ -28,6 +28,7 @@ from ncsn_fast.models import prepare
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import Space, to_images
+from ncsn_fast.reference import per_sample
 from ncsn_fast.sampling import inputs, loop
 from ncsn_fast.sampling.chain import Chain, SamplingError
 from ncsn_fast.sampling.chunks import SamplingInterrupted, run_chunks
@@ -345,7 +346,7 @@ class Sampler:
         )
         blind = self.network is not None and not self.network.sees_sigma
         if blind and not self.table.adds_noise:
-            length = z.flatten(1).norm(dim=1).view(-1, *(1,) * len(self.shape))
+            length = per_sample(z.flatten(1).norm(dim=1), z)
             z = z * (math.sqrt(math.prod(self.shape)) / length)
         return z
 
@@ -418,7 +419,7 @@ def langevin(
         table=langevin_table(step_size, steps),
         shape=tuple(x.shape[1:]),
         device=x.device,
-        seed=noise_source.random_seed() if seed is None else noise_source.check_seed(seed),
+        seed=noise_source.chosen_seed(seed),
         n=len(x),
         first_step=first_step,
         backend=backends.choose("auto", x.device),
