@@ -232,7 +232,19 @@ def _check_step(step: int) -> int:
 def as_sample_ids(
     sample_ids: Sequence[int] | Tensor, device: torch.device | str | None = None
 ) -> Tensor:
-    """Sample ids as a 1-D int64 tensor; those given by the host are checked to be in [0, 2⁴⁸)."""
+    """Sample ids as a tensor.
+
+    Args:
+        sample_ids: whole numbers in [0, 2⁴⁸), or a tensor of them, (N,) int64 or int32.
+        device: where the result is wanted; default: where the tensor is, else the CPU.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        ValueError: for another tensor, or for ids out of range. Those in a tensor on a GPU are not
+            looked at.
+    """
     if isinstance(sample_ids, Tensor):
         ids = sample_ids
         if ids.dtype not in (torch.int64, torch.int32) or ids.ndim != 1:
@@ -294,9 +306,11 @@ def _draw(
 
 
 def _native_normal(ids: Tensor, seed: Word, step: Word) -> Any:
-    """The kernel that draws on a CPU, or None where there is none or PyTorch has to be seen.
+    """The native kernel that draws these numbers, or None where plain PyTorch draws them.
 
-    One that is not built yet stays so: drawing a few numbers is no reason to wait for a compiler.
+    PyTorch does on other devices, under use_backend("torch"), while something traces or compiles
+    its operations, and before the kernels are built: that takes a compiler's time, which a few
+    numbers are not worth.
     """
     tensors = [word for word in (ids, seed, step) if isinstance(word, Tensor)]
     if any(tensor.device.type != "cpu" or tensor.dtype != torch.int64 for tensor in tensors):
