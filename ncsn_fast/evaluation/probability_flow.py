@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
-from ncsn_fast.methods.levels import check_sigmas
+from ncsn_fast.methods.levels import SAME_LEVEL, check_sigmas, nearest_level
 from ncsn_fast.models.score import Score
 from ncsn_fast.support import checks
 from ncsn_fast.support.progress import Progress
@@ -21,7 +21,6 @@ METHODS: dict[str, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
     "rk4": (((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
 _STEPS = 50
-_ON_LEVEL = 1e-5  # difference in ln σ
 
 
 class Flow(NamedTuple):
@@ -77,9 +76,8 @@ def _labels(score: Score, sigma: Tensor) -> Tensor:
     """The nearest levels' indices; refused where a network knows only its levels."""
     if score.condition != "label" or score.sigmas is None:
         return torch.zeros(len(sigma), dtype=torch.int64, device="cpu")
-    gaps = (sigma.cpu().double().log()[:, None] - score.sigmas.cpu().double().log()[None]).abs()
-    gap, labels = gaps.min(1)
-    if not score.quantize and float(gap.max()) > _ON_LEVEL:
+    labels, gap = nearest_level(sigma.cpu().double(), score.sigmas.cpu().double())
+    if not score.quantize and float(gap.max()) > SAME_LEVEL:
         raise ValueError(
             f"σ = {float(sigma[gap.argmax()]):g} is none of the {len(score.sigmas)} levels that "
             "this network knows by label: leave sigmas out, or give levels of its ladder"

@@ -17,8 +17,8 @@ from torch import Tensor
 
 # Overlap C of neighbouring levels in Technique 2, as the paper states it.
 OVERLAP = 0.5
-
-
+# Noise levels whose ln σ differ by no more are one: a ladder is kept in float32.
+SAME_LEVEL = 1e-5
 _MOST_RATIO = 2.0
 
 
@@ -70,6 +70,21 @@ def trusted_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
     if isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
         return sigmas.detach().float()
     return check_sigmas(sigmas)
+
+
+def nearest_level(sigma: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+    """The level nearest in ln σ to each σ, and how far it is, in the precision of what is given.
+
+    Args:
+        sigma: (...) positive.
+        sigmas: (L,) noise levels in any order, of sigma's dtype and device.
+
+    Returns:
+        (...) int64 indices, of the first one where two are equally near; (...) |ln σ - ln σ_i|.
+    """
+    gaps = (sigma.log()[..., None] - sigmas.log()).abs()
+    gap, nearest = gaps.min(-1)
+    return nearest, gap
 
 
 def check_step_size(step_size: float, sigma_min: float) -> float:
@@ -172,12 +187,15 @@ def _bisect(falling: Callable[[float], float], low: float, high: float) -> float
 
 
 __all__ = [
+    "OVERLAP",
+    "SAME_LEVEL",
     "best_step_size",
     "check_sigmas",
     "check_step_size",
     "geometric_sigmas",
     "level_overlap",
     "level_ratio",
+    "nearest_level",
     "num_levels_for",
     "relative_variance",
     "trusted_sigmas",

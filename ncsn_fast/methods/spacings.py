@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ncsn_fast.methods.levels import check_sigmas
+from ncsn_fast.methods.levels import SAME_LEVEL, check_sigmas, nearest_level
 from ncsn_fast.support.checks import count
-
-# The same tolerance of ln σ as for the labels of a network that knows only its ladder.
-_ON_LADDER = 1e-5
 
 
 def ladder(levels: np.ndarray, number: int, rho: float) -> np.ndarray:
@@ -84,10 +82,8 @@ def level_indices(
     sigma: np.ndarray, sigmas: Sequence[float] | np.ndarray | Tensor
 ) -> tuple[int, ...]:
     """The index in the ladder of each noise level, -1 where it is not on it."""
-    own = np.log(check_sigmas(sigmas).double().numpy())
-    distance = np.abs(np.log(sigma)[:, None] - own[None, :])
-    nearest = distance.argmin(1)
-    return tuple(np.where(distance.min(1) <= _ON_LADDER, nearest, -1).tolist())
+    nearest, gap = nearest_level(torch.from_numpy(sigma), check_sigmas(sigmas).double())
+    return tuple(torch.where(gap <= SAME_LEVEL, nearest, -1).tolist())
 
 
 __all__ = ["SPACINGS", "level_indices", "noise_levels"]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ncsn_fast.methods.levels import trusted_sigmas
+from ncsn_fast.methods.levels import SAME_LEVEL, nearest_level, trusted_sigmas
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
@@ -50,7 +50,6 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,  # no second argument
 }
 _COUNTED = ("label", "timestep")
-_SAME_LEVEL = 1e-5  # difference in ln σ
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,25 +274,22 @@ class Score:
                 'condition "label" needs the ladder that the labels count: '
                 'nf.Score(fn, kind, "label", sigmas=...)'
             )
-        wanted, ladder = sigma.log(), self.sigmas.to(sigma).log()
-        # The ladder descends; searchsorted wants it ascending.
-        right = torch.searchsorted(-ladder, -wanted).clamp(0, len(ladder) - 1)
-        left = (right - 1).clamp(min=0)
-        # A ladder of one level, and its first level, have no gap to lie in.
-        gap = (ladder[left] - ladder[right]).clamp(min=torch.finfo(sigma.dtype).tiny)
-        place = left + ((ladder[left] - wanted) / gap).clamp(0, 1)
-        nearest = place.round()
-        # At a level it is whole: some networks round what they are told down.
-        place = torch.where((wanted - ladder[nearest.long()]).abs() > _SAME_LEVEL, place, nearest)
-        only = self.condition == "label" and not self.quantize
+        levels = self.sigmas.to(sigma)
+        nearest, gap = nearest_level(sigma, levels)
         # A device would have to be waited for.
         if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
-            told = ladder[nearest.long()] if only else wanted.clamp(ladder[-1], ladder[0])
-            self._refuse_others((wanted - told).abs() > _SAME_LEVEL, sigma, who)
+            if self.condition == "timestep" or self.quantize:
+                inside = sigma.clamp(levels[-1], levels[0])
+                self._refuse_others((sigma.log() - inside.log()).abs() > SAME_LEVEL, sigma, who)
+            else:
+                self._refuse_others(gap > SAME_LEVEL, sigma, who)
         if self.condition == "label":
-            return nearest.long()
-        timestep = len(ladder) - 1 - (nearest if self.quantize else place)
-        return timestep.long() if self.quantize else timestep
+            return nearest
+        place = _place(sigma.log(), levels.log())
+        if self.quantize:  # halfway between two levels the even place, whatever rounding does
+            return len(levels) - 1 - place.round().long()
+        # At a level it is whole: some networks round what they are told down.
+        return len(levels) - 1 - torch.where(gap > SAME_LEVEL, place, nearest)
 
     def _refuse_others(self, off: Tensor, sigma: Tensor, who: str) -> None:
         """Refuse the noise levels that a network cannot be told."""
@@ -345,6 +341,16 @@ def as_score(
         condition = "label" if score.sees_sigma else "none"
         return Score(score.normalized, "normalized", condition, score.sigmas)
     return Score(score, "score", "label", None if sigmas is None else trusted_sigmas(sigmas))
+
+
+def _place(wanted: Tensor, ladder: Tensor) -> Tensor:
+    """Where each ln σ lies in a ladder of ln σ, counted from 0 and linear between two levels."""
+    # The ladder descends; searchsorted wants it ascending.
+    right = torch.searchsorted(-ladder, -wanted).clamp(0, len(ladder) - 1)
+    left = (right - 1).clamp(min=0)
+    # A ladder of one level, and its first level, have no gap to lie in.
+    gap = (ladder[left] - ladder[right]).clamp(min=torch.finfo(ladder.dtype).tiny)
+    return left + ((ladder[left] - wanted) / gap).clamp(0, 1)
 
 
 def _vp_time(sigma: Tensor, beta_min: float, beta_max: float) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise
+from ncsn_fast.methods.levels import nearest_level
 from ncsn_fast.sampling import inputs
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
@@ -157,7 +158,9 @@ def _nearest_level(table: Table, sigma: float) -> int:
         raise ValueError(
             f"sigma = {sigma}: the levels of this sampler are from {low:g} to {high:g}"
         )
-    return min(sigmas, key=lambda level: abs(math.log(sigmas[level] / sigma)))
+    wanted = torch.tensor(sigma, dtype=torch.float64, device="cpu")
+    nearest, _ = nearest_level(wanted, wanted.new_tensor(list(sigmas.values())))
+    return list(sigmas)[int(nearest)]
 
 
 __all__ = ["edit", "interpolate"]

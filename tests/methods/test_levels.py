@@ -154,3 +154,11 @@ def test_in_few_dimensions_levels_halve_at_most(dimension, ratio):
     assert levels.level_ratio(19) < 2
     points = torch.rand(50, dimension)
     assert len(nf.auto_schedule(points, sigma_min=0.05).sigmas) > 3
+
+
+def test_the_nearest_level_is_that_in_the_logarithm_and_the_first_of_two():
+    ladder = torch.tensor([8.0, 2.0, 0.5, 0.1], dtype=torch.float64)
+    sigma = torch.tensor([[100.0, 4.5, 3.5], [1.0, 0.5, 0.01]], dtype=torch.float64)
+    nearest, gap = levels.nearest_level(sigma, ladder)
+    assert nearest.tolist() == [[0, 0, 1], [1, 2, 3]]
+    torch.testing.assert_close(gap, (sigma / ladder[nearest]).log().abs())
