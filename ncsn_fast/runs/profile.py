@@ -28,7 +28,7 @@ from ncsn_fast.models.by_name import build
 from ncsn_fast.runs import profile_table
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.checks import count
-from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.support.files import atomic_write, check_writable, make_folder
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.presets import PRESETS
 from ncsn_fast.training.trainer import Trainer
@@ -159,10 +159,7 @@ def profile(work: Workload, out: Path, tool: str, say: Say) -> dict[str, Path]:
         device, run = _prepare(work)
         run(profiling.capture_range(device))
         return {}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {out}: {error}; choose another --out") from error
+    make_folder(out, "choose another --out")
     if tool == "torch":
         return _by_torch(work, out, say)
     report = out / f"{work.what}.{_REPORTS[tool]}"

@@ -20,7 +20,7 @@ from ncsn_fast.pictures import images as plots
 from ncsn_fast.runs.sample_store import SampleStore
 from ncsn_fast.sampling.chunks import SamplingInterrupted
 from ncsn_fast.sampling.sampler import Sampler
-from ncsn_fast.support.files import check_writable, folder_lock
+from ncsn_fast.support.files import check_writable, folder_lock, make_folder
 from ncsn_fast.support.progress import Progress
 
 GRID_IMAGES = 256
@@ -69,10 +69,7 @@ def sample(
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
         "table": hashlib.sha256(repr(sampler.table).encode()).hexdigest(),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {out}: {error}; choose another --out") from error
+    make_folder(out, "choose another --out")
     check_writable(out / "samples.npz")
     with folder_lock(out):
         store = SampleStore(out, identity)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ncsn_fast.data.digits import digits
 from ncsn_fast.data.load import load_pixels
-from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.support.files import atomic_write, check_writable, make_folder
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.schedule_figure import save_schedule
 
@@ -45,10 +45,7 @@ def schedule(
         ValueError, OSError: for data or settings that ``load_pixels`` or ``auto_schedule`` refuse,
             or a folder that cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {out}: {error}; choose another --out") from error
+    make_folder(out, "choose another --out")
     files = {"settings": out / "schedule.json", "picture": out / "schedule.png"}
     for path in files.values():
         check_writable(path)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}\.\w+")
 
@@ -56,6 +52,18 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         OSError: if the folder cannot be written to.
     """
     _new_temporary(Path(path)).unlink()
+
+
+def make_folder(path: str | os.PathLike[str], otherwise: str = "choose another") -> None:
+    """Make a folder, and those it lies in, where it does not exist.
+
+    Raises:
+        ValueError: where it cannot be made, with why and what to do ``otherwise``.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {path}: {error}; {otherwise}") from error
 
 
 @contextmanager
@@ -127,9 +135,17 @@ def _flush_folder(folder: Path) -> None:
 
 
 def check_suffix(path: str | os.PathLike[str], allowed: tuple[str, ...]) -> None:
-    """Refuse now a file of a type that could not be written later."""
+    """Refuse now a file of a type that could not be written later.
+
+    Args:
+        path: the file; capital letters in its ending are as good as small ones.
+        allowed: endings, such as ``(".png",)``.
+
+    Raises:
+        ValueError: for another ending.
+    """
     if Path(path).suffix.lower() not in allowed:
         raise ValueError(f"cannot write {path}: its name must end in {' or '.join(allowed)}")
 
 
-__all__ = ["atomic_write", "check_suffix", "check_writable", "folder_lock"]
+__all__ = ["atomic_write", "check_suffix", "check_writable", "folder_lock", "make_folder"]
