@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ncsn_fast import noise
 from ncsn_fast.device.precision import PRECISIONS
 from ncsn_fast.support.checks import count
+
+# A run may be resumed with other values of these: they do not change what a step computes, but for
+# the learning rate, without which a run that diverged could not be saved.
+FREE_ON_RESUME = {
+    "steps",
+    "learning_rate",
+    "accumulate",
+    "out",
+    "log_every",
+    "checkpoint_every",
+    "keep_every",
+    "sample_every",
+    "samples",
+    "tensorboard",
+    "max_seconds",
+    "graph",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,10 @@ class TrainConfig:
     tensorboard: bool = False
     max_seconds: float | None = None
     graph: bool | str = "auto"
+
+    def fixed(self) -> dict[str, Any]:
+        """The settings that a run keeps when it is resumed."""
+        return {k: v for k, v in asdict(self).items() if k not in FREE_ON_RESUME}
 
     def __post_init__(self) -> None:
         self._check_counts()

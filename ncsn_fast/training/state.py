@@ -1,189 +1,214 @@
-"""What a training run keeps in its folder, and how it is taken up again."""
+"""A training run as data: what it keeps in its folder, and what has to agree to go on with it."""
 
 from __future__ import annotations
 
 import errno
 import json
-import math
 import shutil
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, read_tensors, write_tensors
-from ncsn_fast.support.files import check_writable
-
-if TYPE_CHECKING:
-    from ncsn_fast.training.trainer import Trainer
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.support.files import check_writable, make_folder
 
 CHECKPOINT, MODEL, BEST = "checkpoint.safetensors", "model.safetensors", "best.safetensors"
-# A run may be resumed with other values of these: they do not change what a step computes, but for
-# the learning rate, without which a run that diverged could not be saved.
-_FREE_ON_RESUME = {
-    "steps",
-    "learning_rate",
-    "accumulate",
-    "out",
-    "log_every",
-    "checkpoint_every",
-    "keep_every",
-    "sample_every",
-    "samples",
-    "tensorboard",
-    "max_seconds",
-    "graph",
-}
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+Tensors = Mapping[str, Tensor]
 
 
-def save(trainer: Trainer, out: Path) -> None:
-    """Write the model of this step where it is to be kept, checkpoint.safetensors, and
+@dataclass(frozen=True, eq=False)
+class RunState:
+    """A training run after a step. The tensors are the run's own, not copies of them.
+
+    Attributes:
+        step: optimiser steps done.
+        network: the network's ``config``; ``sampling``: its settings, or None.
+        settings: JSON values that have to agree for another run to continue this one.
+        sigmas: (L,) float32, the noise levels.
+        weights: the network's ``state_dict()``.
+        average: that of the network with the averaged weights; empty without an average.
+        moments: of each parameter that Adam has changed, by its name: ``step`` () float32,
+            ``exp_avg`` and ``exp_avg_sq``, both of the parameter's shape.
+        loss_sum: () float32, of the mean losses of the steps since ``loss_since``.
+        level_sums: (2, L) float32, sums and numbers of the losses of each level.
+        loss_since: the step from which on ``loss_sum`` counts.
+        scaler: the state of the GradScaler; empty where there is none.
+    """
+
+    step: int
+    network: Mapping[str, Any]
+    sampling: Mapping[str, Any] | None
+    settings: Mapping[str, Any]
+    sigmas: Tensor
+    weights: Tensors
+    average: Tensors
+    moments: Mapping[str, Tensors]
+    loss_sum: Tensor
+    level_sums: Tensor
+    loss_since: int
+    scaler: Mapping[str, Any]
+
+    def metadata(self) -> dict[str, Any]:
+        """What of it is no tensor, as the header of a checkpoint."""
+        return {
+            "kind": "training",
+            "config": self.network,
+            "sampling": self.sampling,
+            "step": self.step,
+            "loss_since": self.loss_since,
+            "scaler": self.scaler,
+            "training": self.settings,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by the names that they have in a checkpoint."""
+        moments = {
+            f"optimizer.{key}.{name}": value
+            for name, state in self.moments.items()
+            for key, value in state.items()
+        }
+        return {
+            **{f"model.{name}": value for name, value in self.weights.items()},
+            **{f"ema.{name}": value for name, value in self.average.items()},
+            **moments,
+            "sigmas": self.sigmas,
+            "loss_sum": self.loss_sum,
+            "level_sums": self.level_sums,
+        }
+
+
+def save(state: RunState, folder: Path, model: ScoreNetwork, *, keep: bool) -> None:
+    """Write the model of this step if it is to be kept, checkpoint.safetensors, and
     model.safetensors.
 
-    In this order, since of a process killed in between a checkpoint can make the model anew, while
-    a model alone could be neither resumed nor begun again; and nothing makes a kept one anew.
-    """
-    trainer.average.sampling = trainer.net.sampling
-    keep_every = trainer.config.keep_every
-    if keep_every is not None and trainer.step and trainer.step % keep_every == 0:
-        save_checkpoint(trainer.average, out / f"model_{trainer.step:07d}.safetensors")
-    sums = trainer.sums
-    tensors = {f"model.{k}": v for k, v in trainer.net.state_dict().items()}
-    if trainer.average is not trainer.net:
-        tensors |= {f"ema.{k}": v for k, v in trainer.average.state_dict().items()}
-    for name, parameter in trainer.net.named_parameters():
-        state = trainer.optimizer.state.get(parameter, {})
-        tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
-    tensors |= {"sigmas": trainer.net.sigmas, "loss_sum": sums.sum, "level_sums": sums.levels}
-    write_tensors(out / CHECKPOINT, tensors, _metadata(trainer))
-    save_checkpoint(trainer.average, out / MODEL)
+    In this order, because of a process that is killed in between: a model that is kept is never
+    made anew, so it comes before the checkpoint that says that its step is done. model.safetensors
+    can be made anew from the checkpoint, so it comes last.
 
-
-def _metadata(trainer: Trainer) -> dict[str, Any]:
-    return {
-        "kind": "training",
-        "config": trainer.net.config,
-        "sampling": trainer.net.sampling,
-        "step": trainer.step,
-        "loss_since": trainer.sums.since,
-        "scaler": trainer.scaler.state_dict(),
-        "training": identity(trainer),
-    }
-
-
-def restore(trainer: Trainer, out: Path) -> None:
-    """Take over weights, optimiser, sums, step and log of the checkpoint of this run.
+    Args:
+        model: the network to sample from, of averaged weights where there are some.
 
     Raises:
-        ValueError: where there is none, or it belongs to other settings, data or a network.
+        OSError: where the disk does not take them; the files of before stay.
     """
-    path = out / CHECKPOINT
+    if keep:
+        save_checkpoint(model, folder / f"model_{state.step:07d}.safetensors")
+    write_tensors(folder / CHECKPOINT, state.tensors(), state.metadata())
+    save_checkpoint(model, folder / MODEL)
+
+
+def read(folder: Path) -> RunState:
+    """The state in checkpoint.safetensors, its tensors on the CPU.
+
+    Raises:
+        ValueError: where there is none.
+        CheckpointError: where the file is damaged, or no checkpoint of a training run.
+    """
+    path = folder / CHECKPOINT
     if not path.exists():
         raise ValueError(f"there is no {path} to resume from: start anew without resume (--resume)")
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "training":
         raise CheckpointError(f"{path} is not a training checkpoint: it cannot be resumed")
-    _check_same_run(trainer, path, tensors, metadata)
-    _check_folder(trainer, out)
-    trainer.net.load_state_dict(_with_prefix(tensors, "model."))
-    trainer.net.sigmas.copy_(tensors["sigmas"])
-    trainer.average.sigmas.copy_(tensors["sigmas"])
-    if trainer.average is not trainer.net:
-        trainer.average.load_state_dict(_with_prefix(tensors, "ema."))
-    for name, parameter in trainer.net.named_parameters():
-        moments = {
-            key: tensors[f"optimizer.{key}.{name}"]
-            for key in _MOMENTS
-            if f"optimizer.{key}.{name}" in tensors
-        }
-        if moments:
-            trainer.optimizer.state[parameter] = _beside(parameter, moments)
-    trainer.step = metadata["step"]
-    trainer.sums.since = metadata["loss_since"]
-    trainer.sums.sum.copy_(tensors["loss_sum"])
-    trainer.sums.levels.copy_(tensors["level_sums"])
-    if metadata["scaler"]:
-        trainer.scaler.load_state_dict(metadata["scaler"])
-    trainer.log.read(trainer.step)
+    moments: dict[str, dict[str, Tensor]] = {}
+    for key, value in _with_prefix(tensors, "optimizer.").items():
+        moment, _, parameter = key.partition(".")
+        moments.setdefault(parameter, {})[moment] = value
+    return RunState(
+        step=metadata["step"],
+        network=metadata["config"],
+        sampling=metadata["sampling"],
+        settings=metadata["training"],
+        sigmas=tensors["sigmas"],
+        weights=_with_prefix(tensors, "model."),
+        average=_with_prefix(tensors, "ema."),
+        moments=moments,
+        loss_sum=tensors["loss_sum"],
+        level_sums=tensors["level_sums"],
+        loss_since=metadata["loss_since"],
+        scaler=metadata["scaler"],
+    )
 
 
-def identity(trainer: Trainer) -> dict[str, Any]:
-    """What has to agree for a resumed run to continue this one."""
-    settings = {k: v for k, v in asdict(trainer.config).items() if k not in _FREE_ON_RESUME}
-    return {**settings, "data": trainer.batches.sha256}
-
-
-def begin(trainer: Trainer, out: Path) -> None:
-    """Make the folder of a new run.
+def check_same_run(there: RunState, here: RunState, path: Path) -> None:
+    """Refuse to go on with another run than the one that the checkpoint at ``path`` is of.
 
     Raises:
-        ValueError: where it holds another run, or cannot be made.
-        OSError: where it cannot be written, or its disk is too full for the run's files.
+        ValueError: where its settings, data, network or noise levels differ.
     """
-    for path in (out / CHECKPOINT, out / MODEL):
-        if path.exists():
-            raise ValueError(
-                f"{out} holds a trained network already ({path.name}): resume the run "
-                "(resume=True, --resume), or choose another folder"
-            )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {out}: {error}; choose another") from error
-    _check_folder(trainer, out)
-
-
-def _check_folder(trainer: Trainer, out: Path) -> None:
-    """Refuse now what could not be saved later."""
-    json.dumps(_metadata(trainer))
-    check_writable(out / CHECKPOINT)
-    weights = sum(value.numel() * value.element_size() for value in trainer.net.parameters())
-    # Weights, average and two moments; the model; the best; and each file beside its successor.
-    copies = 2 * (4 + 1 + 1)
-    if trainer.config.keep_every is not None:
-        copies += math.ceil(trainer.config.steps / trainer.config.keep_every)
-    needed, free = copies * weights, shutil.disk_usage(out).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{out} has {free / 1e6:,.0f} MB of disk left and the files of this run take up to "
-            f"{needed / 1e6:,.0f} MB: make room, or choose another folder",
-        )
-
-
-def _check_same_run(
-    trainer: Trainer, path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]
-) -> None:
-    there, here = metadata["training"], identity(trainer)
-    differ = {k: (there.get(k), here[k]) for k in here if there.get(k) != here[k]}
-    if metadata["config"] != trainer.net.config:
-        differ["network"] = (metadata["config"], trainer.net.config)
+    differ: dict[str, tuple[Any, Any]] = {
+        name: (there.settings.get(name), value)
+        for name, value in here.settings.items()
+        if there.settings.get(name) != value
+    }
+    if there.network != here.network:
+        differ["network"] = (there.network, here.network)
     # Levels chosen from the data on another machine may differ in their last bit.
-    sigmas = trainer.net.sigmas.cpu()
-    same = len(tensors["sigmas"]) == len(sigmas)
-    if not same or not torch.allclose(tensors["sigmas"], sigmas, rtol=1e-5, atol=0):
-        differ["noise levels"] = (tensors["sigmas"].tolist(), trainer.net.sigmas.tolist())
+    sigmas, ours = there.sigmas, here.sigmas.cpu()
+    if len(sigmas) != len(ours) or not torch.allclose(sigmas, ours, rtol=1e-5, atol=0):
+        differ["noise levels"] = (sigmas.tolist(), ours.tolist())
     if differ:
         told = "; ".join(f"{k}: {a} there, {b} here" for k, (a, b) in differ.items())
         raise ValueError(f"{path} belongs to another run ({told}): use the same settings")
 
 
-def _beside(parameter: Tensor, moments: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Adam's state of a parameter, on its device and in its memory format."""
-    return {
-        key: value.to(parameter.device)
-        if key == "step"
-        else torch.empty_like(parameter, requires_grad=False).copy_(value)
-        for key, value in moments.items()
-    }
+def make_new_folder(folder: Path) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        ValueError: where it holds another run, or cannot be made.
+    """
+    for path in (folder / CHECKPOINT, folder / MODEL):
+        if path.exists():
+            raise ValueError(
+                f"{folder} holds a trained network already ({path.name}): resume the run "
+                "(resume=True, --resume), or choose another folder"
+            )
+    make_folder(folder)
 
 
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def check_can_be_saved(state: RunState, folder: Path, kept: int) -> None:
+    """Refuse now what could not be saved later.
+
+    Args:
+        kept: how many models of the run will be kept.
+
+    Raises:
+        TypeError: where the state holds what is not JSON.
+        ValueError: where the folder does not exist.
+        OSError: where it cannot be written, or its disk is too full for the run's files.
+    """
+    json.dumps(state.metadata())
+    check_writable(folder / CHECKPOINT)
+    weights = sum(value.numel() * value.element_size() for value in state.weights.values())
+    # Weights, average and two moments; the model; the best; and each file beside its successor.
+    needed, free = (2 * (4 + 1 + 1) + kept) * weights, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder} has {free / 1e6:,.0f} MB of disk left and the files of this run take up to "
+            f"{needed / 1e6:,.0f} MB: make room, or choose another folder",
+        )
+
+
+def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-__all__ = ["BEST", "CHECKPOINT", "MODEL", "begin", "identity", "restore", "save"]
+__all__ = [
+    "BEST",
+    "CHECKPOINT",
+    "MODEL",
+    "RunState",
+    "check_can_be_saved",
+    "check_same_run",
+    "make_new_folder",
+    "read",
+    "save",
+]

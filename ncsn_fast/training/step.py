@@ -6,6 +6,8 @@ the learning rate and the rate of the average are tensors. So it can be captured
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -92,6 +94,22 @@ class TrainingStep:
             self.optimizer.zero_grad(set_to_none=True)
         self._update_average()
         self._sums.add(torch.cat(losses), labels)
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """Adam's state of each parameter that it has changed, by name: its own tensors."""
+        states = {name: self.optimizer.state.get(p) for name, p in self._net.named_parameters()}
+        return {name: state for name, state in states.items() if state}
+
+    def take_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on with such a state of a run before, whose tensors are on any device."""
+        for name, parameter in self._net.named_parameters():
+            if name in moments:
+                state = self.optimizer.state[parameter] = {}
+                for key, value in moments[name].items():
+                    if key == "step":
+                        state[key] = value.to(parameter.device)
+                    else:  # in the parameter's memory format, which the file does not keep
+                        state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
     def _backward(self, part: slice, sigma: Tensor, labels: Tensor) -> Tensor:
         """Add the gradients of a part of the batch; return its losses, (B / accumulate,)."""

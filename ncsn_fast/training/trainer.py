@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import signal
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +35,7 @@ from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.graph import TrainingGraph
 from ncsn_fast.training.log import LossSums, TrainingLog, by_level, warned
 from ncsn_fast.training.samples import TrainingSamples
+from ncsn_fast.training.state import RunState
 from ncsn_fast.training.step import TrainingStep
 
 _log = logging.getLogger("ncsn_fast")
@@ -109,6 +113,7 @@ class Trainer:
         self._graph = TrainingGraph(self._compute, self.device, config.graph, self._compute.weights)
         self._samples = TrainingSamples.of(net, config, held_out)
         self._stop: signal.Signals | None = None
+        self._saved: int | None = None  # the step that was saved last
         self._open_folder(resume)
 
     @property
@@ -144,10 +149,15 @@ class Trainer:
             OSError: where the disk does not take them; the files of before stay.
         """
         if self.out is None:
+            self._saved = self.step  # there is nothing to lose
             return
         self._check_loss()
         self._check_weights()  # the update after a finite loss may have broken them
-        training_state.save(self, self.out)
+        self.average.sampling = self.net.sampling
+        every = self.config.keep_every
+        keep = every is not None and self.step > 0 and self.step % every == 0
+        training_state.save(self._state(), self.out, self.average, keep=keep)
+        self._saved = self.step
 
     @profiling.mark("train")
     def _run(self, progress: ProgressWish) -> None:
@@ -162,22 +172,28 @@ class Trainer:
             self.save()  # the process that finished may have been killed before it wrote the model
         self.net.train()
         with _SignalWatch(self), Progress(progress, config.steps, done=self.step) as bar:
+            duties = self._duties(lambda _: bar.note(self._log_loss(started, first)))
             while not ending:
                 self._step_or_save()
                 seconds = time.monotonic() - started
                 out_of_time = config.max_seconds is not None and seconds > config.max_seconds
                 ending = out_of_time or self.step == config.steps or self._stop is not None
-                if self.step % config.log_every == 0:
-                    bar.note(self._log_loss(started, first))
-                samples = self._samples
-                drawing = samples is not None and self.step % samples.every == 0
-                if self.step % config.checkpoint_every == 0 or ending or drawing:
-                    self._save_or_warn(last=ending)
-                if samples is not None and drawing and self._stop is None:
-                    self._draw_samples(samples)
-                    ending = ending or self._stop is not None
+                for duty in duties:
+                    if duty.is_due(self.step, ending):
+                        duty.do(ending)
+                # A signal that came in the meantime ends the run here only if the step is saved.
+                ending = ending or (self._stop is not None and self._saved == self.step)
                 bar.advance()
         self.log.close()
+
+    def _duties(self, log: Callable[[bool], None]) -> list[_Duty]:
+        """What is done every so many steps, in this order: a step is saved before it is drawn."""
+        drawn = () if self._samples is None else (self._samples.every,)
+        return [
+            _Duty((self.config.log_every,), log),
+            _Duty((self.config.checkpoint_every, *drawn), self._save_or_warn, at_end=True),
+            _Duty(drawn, self._draw_samples),
+        ]
 
     def _step_or_save(self) -> None:
         """A step; if it fails, on bad data say, the steps before it are not lost."""
@@ -206,12 +222,14 @@ class Trainer:
         self.log.loss(self.step, self.sums.mean(self.step), rate)
         return f"loss {self.history[-1][1]:.3g}, {rate:.0f} images/s"
 
-    def _draw_samples(self, samples: TrainingSamples) -> None:
+    def _draw_samples(self, last: bool) -> None:
         """Pictures of what the averaged network makes, their distance, and the best model yet.
 
         The step has been saved. What goes wrong here is told, and does not end the run.
         """
-        best = self.log.best
+        samples, best = self._samples, self.log.best
+        if samples is None or self._stop is not None:
+            return
         try:
             distance = samples.draw(self.average, self.step, self.out, lambda: self._stop is None)
         except (RuntimeError, ValueError, OSError) as error:
@@ -226,6 +244,7 @@ class Trainer:
                 save_checkpoint(self.average, self.out / training_state.BEST)
 
     def _save_or_warn(self, last: bool) -> None:
+        """Save the step and the losses by level; but for the ``last`` step failure is a warning."""
         levels = self.sums.take_levels()
         try:
             self.save()
@@ -275,8 +294,70 @@ class Trainer:
                 "net.sampling = nf.auto_schedule(images).sampling"
             )
         self.log = TrainingLog(self.out, tensorboard=self.config.tensorboard)
-        if self.out is not None:
-            (training_state.restore if resume else training_state.begin)(self, self.out)
+        if self.out is None:
+            return
+        if resume:
+            state = training_state.read(self.out)
+            training_state.check_same_run(
+                state, self._state(), self.out / training_state.CHECKPOINT
+            )
+        else:
+            training_state.make_new_folder(self.out)
+        every = self.config.keep_every
+        kept = 0 if every is None else math.ceil(self.config.steps / every)
+        training_state.check_can_be_saved(self._state(), self.out, kept)
+        if resume:
+            self._take_over(state)
+            self.log.read(self.step)
+
+    def _state(self) -> RunState:
+        """The run as it is now."""
+        return RunState(
+            step=self.step,
+            network=self.net.config,
+            sampling=self.net.sampling,
+            settings={**self.config.fixed(), "data": self.batches.sha256},
+            sigmas=self.net.sigmas,
+            weights=self.net.state_dict(),
+            average={} if self.average is self.net else self.average.state_dict(),
+            moments=self._compute.moments(),
+            loss_sum=self.sums.sum,
+            level_sums=self.sums.levels,
+            loss_since=self.sums.since,
+            scaler=self.scaler.state_dict(),
+        )
+
+    def _take_over(self, state: RunState) -> None:
+        """Go on from a state of this run."""
+        self.step = state.step
+        self.net.load_state_dict(state.weights)
+        if self.average is not self.net:
+            self.average.load_state_dict(state.average)
+        for net in (self.net, self.average):
+            net.sigmas.copy_(state.sigmas)
+        self._compute.take_moments(state.moments)
+        self.sums.since = state.loss_since
+        self.sums.sum.copy_(state.loss_sum)
+        self.sums.levels.copy_(state.level_sums)
+        if state.scaler:
+            self.scaler.load_state_dict(dict(state.scaler))
+
+
+@dataclass(frozen=True)
+class _Duty:
+    """What is done every so many steps: at the multiples of each of these numbers.
+
+    Attributes:
+        do: told whether this is the last step.
+        at_end: whether it is done there too.
+    """
+
+    every: tuple[int, ...]
+    do: Callable[[bool], None]
+    at_end: bool = False
+
+    def is_due(self, step: int, ending: bool) -> bool:
+        return (ending and self.at_end) or any(step % every == 0 for every in self.every)
 
 
 def _check_weights_are_wide(net: ScoreNetwork, precision: str) -> None:
