@@ -1,4 +1,4 @@
-"""The YAML configurations of the official repositories, as plain values and in our terms.
+"""The YAML configurations of the official repositories: read into our terms, and written.
 
 NCSN v1 dumps its configuration as a Python object (``!!python/object:argparse.Namespace``). The
 reader below turns such objects into the dicts, lists and words they consist of. It looks nothing
@@ -10,22 +10,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ncsn_fast.checkpoints.official_keys import number_of, section_of, settings_of, value_of
+
 LARGEST_FILE = 1 << 20  # bytes; a configuration has about two thousand
 CELEBA_CROP = 140
 PYTHON_TAG = "tag:yaml.org,2002:python/"
+_LADDER = ("sigma_max", "sigma_min", "num_levels", "sigma_dist")
 V1_SAMPLING = {
     "method": "annealed_langevin",
     "step_size": 2e-5,
     "steps_per_level": 100,
     "denoise": False,
 }
-T = TypeVar("T")
 
 
 def read_official_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -107,27 +109,26 @@ def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for a missing or unusable value, another normalisation than InstanceNorm++,
             or spectral normalisation.
     """
-    normalization = _value(config, "model", "normalization", str, "InstanceNorm++")
+    normalization = value_of(config, "model.normalization")
     if normalization != "InstanceNorm++":
         raise ValueError(
             f"the configuration asks for the normalization {normalization!r}: only "
             "'InstanceNorm++', which all published weights use, is supported"
         )
-    if _value(config, "model", "spec_norm", bool, False):
+    if value_of(config, "model.spec_norm"):
         raise ValueError(
             "the configuration asks for spectral normalisation (spec_norm: true), which is not "
             "supported: no published weights use it"
         )
-    dataset = _value(config, "data", "dataset", str, "")
+    dataset = value_of(config, "data.dataset")
     by_dataset = {"FFHQ": "NCSNv2Deepest", "LSUN": "NCSNv2Deeper"}
     return {
         "network": by_dataset.get(dataset, "NCSNv2") if _has_activation(config) else "NCSN",
-        "channels": _value(config, "data", "channels", int),
+        **settings_of(config, "channels"),
         "image_size": _image_size(config),
-        "ngf": _value(config, "model", "ngf", int),
-        "activation": _value(config, "model", "nonlinearity", str, "elu").lower(),
-        "rescaled": _value(config, "data", "rescaled", bool, False),
-        "logit_transform": _value(config, "data", "logit_transform", bool, False),
+        **settings_of(config, "ngf"),
+        "activation": value_of(config, "model.nonlinearity").lower(),
+        **settings_of(config, "rescaled", "logit_transform"),
     }
 
 
@@ -137,10 +138,11 @@ def noise_levels(config: Mapping[str, Any]) -> Tensor:
     Raises:
         ValueError: for missing values or an unknown ``sigma_dist``.
     """
-    first = _value(config, "model", "sigma_begin", float)
-    last = _value(config, "model", "sigma_end", float)
-    count = _value(config, "model", "num_classes", int)
-    kind = _value(config, "model", "sigma_dist", str, "geometric")
+    told = settings_of(config, *_LADDER)
+    return _ladder(*told.values())
+
+
+def _ladder(first: float, last: float, count: int, kind: str) -> Tensor:
     if not (first > 0 and last > 0 and count > 0):
         raise ValueError(
             f"sigma_begin {first:g}, sigma_end {last:g} and num_classes {count} must be positive"
@@ -165,19 +167,16 @@ def sampling_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "sampling" not in config:
         return dict(V1_SAMPLING)
-    steps = "nsigma" if "nsigma" in _section(config, "sampling") else "n_steps_each"
+    steps = "nsigma" if "nsigma" in section_of(config, "sampling") else "n_steps_each"
+    consistent = value_of(config, "sampling.consistent")
     settings = {
-        "method": "consistent_annealed" if _consistent(config) else "annealed_langevin",
-        "step_size": _value(config, "sampling", "step_lr", float, None),
-        "steps_per_level": _value(config, "sampling", steps, int, None),
+        "method": "consistent_annealed" if consistent else "annealed_langevin",
+        **settings_of(config, "step_size"),
+        "steps_per_level": value_of(config, f"sampling.{steps}"),
         # The configurations that do not say belong to code that always denoises.
-        "denoise": _value(config, "sampling", "denoise", bool, True),
+        **settings_of(config, "denoise"),
     }
     return {key: value for key, value in settings.items() if value is not None}
-
-
-def _consistent(config: Mapping[str, Any]) -> bool:
-    return _value(config, "sampling", "consistent", bool, False)
 
 
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,26 +186,21 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for an unusable value, or one that our trainer does not have: another optimiser
             than Adam, weight decay, AMSGrad, two dequantisations at once.
     """
-    optimizer = _value(config, "optim", "optimizer", str, "Adam")
-    decay = _value(config, "optim", "weight_decay", float, 0.0)
-    if optimizer != "Adam" or decay or _value(config, "optim", "amsgrad", bool, False):
+    optimizer, decay, amsgrad = (
+        value_of(config, f"optim.{key}") for key in ("optimizer", "weight_decay", "amsgrad")
+    )
+    if optimizer != "Adam" or decay or amsgrad:
         raise ValueError(
             f"the configuration trains with {optimizer}, weight_decay {decay:g} and amsgrad "
-            f"{_value(config, 'optim', 'amsgrad', bool, False)}: only plain Adam is supported"
+            f"{amsgrad}: only plain Adam is supported"
         )
-    ema = _value(config, "model", "ema_rate", float, 0.999)
+    ema = value_of(config, "model.ema_rate")
     return {
-        "steps": _value(config, "training", "n_iters", int),
-        "batch_size": _value(config, "training", "batch_size", int),
-        "learning_rate": _value(config, "optim", "lr", float),
-        "beta1": _value(config, "optim", "beta1", float, 0.9),
-        "beta2": _value(config, "optim", "beta2", float, 0.999),
-        "eps": _value(config, "optim", "eps", float, 1e-8),
-        "ema": ema if _value(config, "model", "ema", bool, False) else 0.0,
-        "anneal_power": _value(config, "training", "anneal_power", float, 2.0),
+        **settings_of(config, "steps", "batch_size", "learning_rate", "beta1", "beta2", "eps"),
+        "ema": ema if value_of(config, "model.ema") else 0.0,
+        **settings_of(config, "anneal_power"),
         "dequantize": _dequantization(config),
-        "flip": _value(config, "data", "random_flip", bool, False),
-        "checkpoint_every": _value(config, "training", "snapshot_freq", int, 5000),
+        **settings_of(config, "flip", "checkpoint_every"),
     }
 
 
@@ -220,10 +214,11 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     network, sampling = network_settings(config), sampling_settings(config)
     size = network["image_size"]
-    levels = _value(config, "model", "sigma_dist", str, "geometric")
-    if sampling.pop("method") != "annealed_langevin" or levels != "geometric":
+    levels = value_of(config, "model.sigma_dist")
+    consistent = sampling.pop("method") != "annealed_langevin"
+    if consistent or levels != "geometric":
         raise ValueError(
-            f"the configuration has sampling.consistent: {_consistent(config)} and "
+            f"the configuration has sampling.consistent: {consistent} and "
             f"model.sigma_dist: {levels}: networks are trained for annealed Langevin dynamics "
             "(consistent: false) on geometric noise levels"
         )
@@ -234,97 +229,82 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         **dict.fromkeys(("step_size", "crop")),
         **sampling,
         **training_settings(config),
-        "sigma_max": _value(config, "model", "sigma_begin", float),
-        "sigma_min": _value(config, "model", "sigma_end", float),
-        "num_levels": _value(config, "model", "num_classes", int),
+        **settings_of(config, *_LADDER[:3]),
         "ema_warmup": False,
     }
-    if _value(config, "data", "dataset", str, "") == "CELEBA":
+    if value_of(config, "data.dataset") == "CELEBA":
         settings["crop"] = CELEBA_CROP  # written into the official code
     return settings
 
 
+def levels_told(sigmas: Tensor, *, uniform: bool) -> dict[str, Any]:
+    """Settings from which :func:`noise_levels` makes these levels.
+
+    Args:
+        sigmas: (L,) noise levels, descending.
+        uniform: whether evenly spaced ones will do too, as in NCSNv2.
+
+    Raises:
+        ValueError: for levels that the official code does not have.
+    """
+    sigmas = sigmas.cpu()
+    first, last = (float(str(np.float32(sigma))) for sigma in (sigmas[0], sigmas[-1]))
+    for kind in ("geometric", "uniform") if uniform else ("geometric",):
+        told = (first, last, len(sigmas), kind)
+        if torch.allclose(_ladder(*told), sigmas, rtol=1e-5, atol=0):
+            return dict(zip(_LADDER, told, strict=True))
+    raise ValueError(
+        f"the {len(sigmas)} noise levels from {first:g} to {last:g} are not geometric, and the "
+        "official code knows no other (in NCSNv2 evenly spaced ones): keep the network as "
+        ".safetensors"
+    )
+
+
+def sampling_told(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from which :func:`sampling_settings` makes these; NCSN's code has its own.
+
+    Raises:
+        ValueError: for a method that the official code does not have.
+    """
+    steps = {
+        "annealed_langevin": {"steps_per_level": sampling.get("steps_per_level")},
+        "consistent_annealed": {"consistent": True, "nsigma": sampling.get("steps_per_level")},
+    }.get(sampling["method"])
+    if steps is None:
+        raise ValueError(f"the official code has no sampling method {sampling['method']!r}")
+    denoise = bool(sampling.get("denoise", True))
+    return {"step_size": sampling.get("step_size"), **steps, "denoise": denoise}
+
+
 def _dequantization(config: Mapping[str, Any]) -> str | None:
     # The code of NCSN v1 has no flags for this: it always adds uniform noise.
-    uniform = _value(config, "data", "uniform_dequantization", bool, not _has_activation(config))
-    gaussian = _value(config, "data", "gaussian_dequantization", bool, False)
+    uniform = value_of(config, "data.uniform_dequantization", not _has_activation(config))
+    gaussian = value_of(config, "data.gaussian_dequantization")
     if uniform and gaussian:
         raise ValueError("uniform_dequantization and gaussian_dequantization exclude one another")
     return "uniform" if uniform else "gaussian" if gaussian else None
 
 
 def _has_activation(config: Mapping[str, Any]) -> bool:
-    return "nonlinearity" in _section(config, "model")
+    return "nonlinearity" in section_of(config, "model")
 
 
 def _image_size(config: Mapping[str, Any]) -> int | list[int]:
-    size = _section(config, "data").get("image_size")
+    size = section_of(config, "data").get("image_size")
     if isinstance(size, list):
-        return [_number(side, int, "data.image_size") for side in size]
-    return _value(config, "data", "image_size", int)
-
-
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = config.get(name)
-    if not isinstance(section, Mapping):
-        raise ValueError(
-            f"the configuration has no section {name!r}, its keys are: "
-            f"{', '.join(map(str, config)) or 'none'}. An NCSN configuration has data:, model: "
-            "and others"
-        )
-    return section
-
-
-_REQUIRED: Any = object()
-
-
-def _value(
-    config: Mapping[str, Any],
-    section: str,
-    key: str,
-    kind: type[T],
-    default: Any = _REQUIRED,
-) -> T:
-    """The value ``section.key`` as a ``kind``: int, float, bool or str."""
-    if default is not _REQUIRED and section not in config:
-        return default
-    value = _section(config, section).get(key)
-    if value is None:
-        if default is _REQUIRED:
-            raise ValueError(f"the configuration has no value {section}.{key}")
-        return default
-    name = f"{section}.{key}"
-    if kind in (bool, str):
-        if type(value) is not kind:
-            raise ValueError(f"{name} is {value!r}, where a {_kind_name(kind)} is expected")
-        return value
-    return _number(value, kind, name)
-
-
-def _number(value: Any, kind: type[T], name: str) -> T:
-    # YAML 1.1 reads 1e-5 (no point) as a string.
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-            if np.isfinite(number) and (kind is float or number.is_integer()):
-                return cast(T, int(number) if kind is int else number)
-        except ValueError:
-            pass
-    raise ValueError(f"{name} is {value!r}, where a {_kind_name(kind)} is expected")
-
-
-def _kind_name(kind: type) -> str:
-    names: dict[Any, str] = {int: "whole number", float: "number", bool: "true or false"}
-    return names.get(kind, "word")
+        return [number_of(side, int, "data.image_size") for side in size]
+    return value_of(config, "data.image_size")
 
 
 __all__ = [
     "V1_SAMPLING",
     "is_official",
+    "levels_told",
     "network_settings",
     "noise_levels",
     "read_official_yaml",
     "run_settings",
     "sampling_settings",
+    "sampling_told",
     "training_settings",
 ]

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from ncsn_fast.checkpoints import official_keys
 from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint, save_checkpoint
-from ncsn_fast.checkpoints.official_yaml import noise_levels
+from ncsn_fast.checkpoints.official_yaml import levels_told, sampling_told
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.files import atomic_write, check_writable
-from ncsn_fast.training.presets import PRESETS, Preset
+from ncsn_fast.training.presets import PRESETS
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _NETWORKS = ("NCSN", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest")
@@ -33,12 +33,7 @@ _ORIGINS: dict[tuple[str, int | None], tuple[str, str]] = {
     ("NCSNv2Deeper", None): ("LSUN", "bedroom"),
     ("NCSNv2Deepest", None): ("FFHQ", "ffhq"),
 }
-_V1_KEYS: dict[str, dict[str, Any]] = {
-    "training": {"algo": "dsm", "ngpu": 1},
-    "data": {},
-    "model": {"batch_norm": False},
-    "optim": {},
-}
+_AS_PUBLISHED = ("batch_size", "checkpoint_every", "ema", "eps", "flip", "learning_rate")
 _HEADER = """\
 # Written by ncsn-fast convert. The network and sampling: are those of the checkpoint; optim:,
 # training: and data.dataset, which a checkpoint does not tell, are as published.
@@ -124,7 +119,7 @@ def official_config(net: ScoreNetwork, *, averaged: bool = True) -> dict[str, An
     name = net.config["network"]
     if name not in _NETWORKS:
         raise ValueError(f"the official code has no {name}: it has {', '.join(_NETWORKS)}")
-    channels, height, width = net.shape
+    _, height, width = net.shape
     rescaled = net.config["rescaled"]
     plain = not rescaled and net.config["activation"] == "elu"
     if height != width or (name == "NCSN" and not plain):
@@ -134,99 +129,19 @@ def official_config(net: ScoreNetwork, *, averaged: bool = True) -> dict[str, An
         )
     dataset, preset = _ORIGINS.get((name, height)) or _ORIGINS[name, None]
     published = PRESETS[preset]
-    config: dict[str, Any] = {
-        "training": {
-            "batch_size": published.batch_size,
-            "n_epochs": 500_000,
-            "n_iters": published.steps + 1,
-            "snapshot_freq": published.checkpoint_every,
-            "anneal_power": 2.0,
-        },
-        "data": {
-            "dataset": dataset,
-            "image_size": height,
-            "channels": channels,
-            "logit_transform": net.config["logit_transform"],
-            "random_flip": published.flip,
-        },
-        "model": {**_ladder(net), "ngf": net.config["ngf"]},
-        "optim": {
-            "weight_decay": 0.0,
-            "optimizer": "Adam",
-            "lr": published.learning_rate,
-            "beta1": 0.9,
-            "amsgrad": False,
-        },
+    settings = {
+        **{one: getattr(published, one) for one in _AS_PUBLISHED},
+        **net.config,
+        **levels_told(net.sigmas, uniform=not net.sees_sigma),
+        **({} if net.sampling is None else sampling_told(net.sampling)),
+        **({"category": "bedroom"} if name == "NCSNv2Deeper" else {}),
+        "dataset": dataset,
+        "steps": published.steps + 1,
+        "beta1": 0.9,
+        "anneal_power": 2.0,
+        "averaged": averaged,
     }
-    added = _V1_KEYS if name == "NCSN" else _v2_keys(net, published, averaged)
-    return {section: {**values, **added[section]} for section, values in config.items()} | (
-        {} if net.sampling is None else {"sampling": _sampling(net.sampling)}
-    )
-
-
-def _v2_keys(net: ScoreNetwork, published: Preset, averaged: bool) -> dict[str, dict[str, Any]]:
-    return {
-        "training": {"snapshot_sampling": True, "log_all_sigmas": False},
-        "data": {
-            **({"category": "bedroom"} if net.config["network"] == "NCSNv2Deeper" else {}),
-            "uniform_dequantization": False,
-            "gaussian_dequantization": False,
-            "rescaled": net.config["rescaled"],
-            "num_workers": 4,
-        },
-        "model": {
-            "ema": averaged,
-            "ema_rate": published.ema,
-            "spec_norm": False,
-            "normalization": "InstanceNorm++",
-            "nonlinearity": net.config["activation"],
-        },
-        "optim": {"eps": published.eps},
-    }
-
-
-def _ladder(net: ScoreNetwork) -> dict[str, Any]:
-    """The noise levels as the official code is told them."""
-    sigmas = net.sigmas.cpu()
-    first, last = (float(str(np.float32(sigma))) for sigma in (sigmas[0], sigmas[-1]))
-    for kind in ("geometric",) if net.sees_sigma else ("geometric", "uniform"):
-        ladder = {
-            "sigma_begin": first,
-            "sigma_end": last,
-            "num_classes": len(sigmas),
-            "sigma_dist": kind,
-        }
-        if torch.allclose(noise_levels({"model": ladder}), sigmas, rtol=1e-5, atol=0):
-            return ladder
-    raise ValueError(
-        f"the {len(sigmas)} noise levels from {first:g} to {last:g} are not geometric, and the "
-        "official code knows no other (in NCSNv2 evenly spaced ones): keep the network as "
-        ".safetensors"
-    )
-
-
-def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sampling of the official NCSNv2 reads; NCSN's has its numbers in the code."""
-    steps = {
-        "annealed_langevin": {"n_steps_each": settings.get("steps_per_level")},
-        "consistent_annealed": {"consistent": True, "nsigma": settings.get("steps_per_level")},
-    }.get(settings["method"])
-    if steps is None:
-        raise ValueError(f"the official code has no sampling method {settings['method']!r}")
-    return {
-        "batch_size": 100,
-        "data_init": False,
-        "step_lr": settings.get("step_size"),
-        **steps,
-        "ckpt_id": None,  # checkpoint.pth
-        "final_only": True,
-        "fid": False,
-        "denoise": bool(settings.get("denoise", True)),
-        "num_samples4fid": 10_000,
-        "inpainting": False,
-        "interpolation": False,
-        "n_interpolations": 15,
-    }
+    return official_keys.written(settings, version=1 if name == "NCSN" else 2)
 
 
 def _states(net: ScoreNetwork, trained: ScoreNetwork, config: Mapping[str, Any]) -> list[Any]:
