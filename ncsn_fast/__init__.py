@@ -16,8 +16,8 @@ from ncsn_fast.models.ncsn import NCSN
 from ncsn_fast.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from ncsn_fast.models.prepare import prepare_for_inference
 from ncsn_fast.models.score import Score
-from ncsn_fast.sampling.chain import SamplingError
 from ncsn_fast.sampling.chunks import SamplingInterrupted
+from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.editing import edit, interpolate
 from ncsn_fast.sampling.sampler import Sampler, langevin, sample
 from ncsn_fast.table import Table

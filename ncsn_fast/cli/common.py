@@ -24,7 +24,7 @@ class Command(click.Command):
         except (ValueError, OSError) as error:
             raise click.ClickException(self._in_flags(str(error))) from error
         except RuntimeError as error:
-            from ncsn_fast.sampling.chain import SamplingError
+            from ncsn_fast.sampling.divergence import SamplingError
             from ncsn_fast.training.trainer import TrainingError
 
             if isinstance(error, SamplingError | TrainingError):

@@ -94,6 +94,19 @@ def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManag
     )
 
 
+@contextlib.contextmanager
+def arithmetic(name: str, device: torch.device, *, own_casts: bool = False) -> Iterator[None]:
+    """Let a network's forward pass compute in a precision inside the block, whatever is around it.
+
+    Args:
+        name: one of ``PRECISIONS``.
+        device: where the network is.
+        own_casts: whether the network makes its own 16 bits, as a prepared one does.
+    """
+    with float32_mode(name, device), autocast("fp32" if own_casts else name, device):
+        yield
+
+
 def check_precision(name: str, device: torch.device) -> None:
     """Refuse a precision that is unknown, or that this device does not have.
 
@@ -110,6 +123,7 @@ def check_precision(name: str, device: torch.device) -> None:
 
 __all__ = [
     "PRECISIONS",
+    "arithmetic",
     "autocast",
     "check_precision",
     "float32_mode",

@@ -7,41 +7,31 @@ freezes besides (shapes, dtypes, which inputs there are, numbers given by the ho
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ncsn_fast import noise, ops
 from ncsn_fast.device import capture, profiling
-from ncsn_fast.device.capture import Captured
-from ncsn_fast.models.prepare import PreparedNetwork
 from ncsn_fast.reference import StepResult
-from ncsn_fast.sampling.chain import Chain, Chunk, Number, Row
+from ncsn_fast.sampling.chain import Chain, Chunk
+from ncsn_fast.sampling.step import Number, Row, Step, call_back
 from ncsn_fast.support.progress import Progress
-
-_log = logging.getLogger("ncsn_fast")
-
 
 _WARM_UPS = 3
 
 
-# Rows per replay of a second graph, where more than one is to come before the host has to act.
-ROWS_PER_REPLAY = 1
-
-
-# What a graph may freeze: values that cannot change without becoming others.
-_FROZEN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-
-
 @contextmanager
 def _own_casts() -> Iterator[None]:
-    """Weights are cast to 16 bits anew: inside a region of autocast of the network's own, casts
-    would be taken from before a capture, to grow old, or left behind by one that did no work."""
+    """What a network casts to 16 bits in a region of autocast of its own is cast anew inside.
+
+    PyTorch keeps such casts of weights. One kept from before a capture would be frozen into the
+    graph while its weight changes; one kept from a capture was never computed.
+    """
     torch.clear_autocast_cache()
     try:
         yield
@@ -54,15 +44,12 @@ class CapturedLoop:
 
     Attributes:
         state: what the last row left, written again by the next.
-        weights: what its network computes with; see :func:`_weights`.
-        lasting: whether it may serve later calls.
         callback: what is called after each row of the chain that it runs.
     """
 
     state: StepResult
 
     def __init__(self, chain: Chain, state: StepResult, chunk: Chunk) -> None:
-        self.lasting = _lasting(chain)
         # Its functions are part of the key; what else the caller gave is not held on to.
         heard = None if chain.callback is None else _nobody
         self._chain = replace(chain, mask=None, known=None, extra={}, callback=heard)
@@ -70,19 +57,11 @@ class CapturedLoop:
         # Tensors made in inference mode could not be filled outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self._allocate(chain, state, chunk)
+        self._step = Step(self._chain, self._chunk)
         self.fill(chain, state, chunk)
-        self._graphs: dict[int, Captured] = {}
-        try:
-            # Not beyond the last row, which a guidance may have no numbers for.
-            runs = min(_WARM_UPS, chain.steps)
-            self._graphs[1] = capture.capture(self._step, chain.device, warm_ups=runs)
-            if ROWS_PER_REPLAY > 1:
-                several = self._several(ROWS_PER_REPLAY)
-                self._graphs[ROWS_PER_REPLAY] = capture.capture(several, chain.device, warm_ups=0)
-        except BaseException:
-            self.release()
-            raise
-        self.weights = _weights(chain)  # some are made in the first run
+        # Not beyond the last row, which a guidance may have no numbers for.
+        runs = min(_WARM_UPS, chain.steps)
+        self._graph = capture.capture(self._next, chain.device, warm_ups=runs)
 
     def fill(self, chain: Chain, state: StepResult, chunk: Chunk) -> None:
         """Set it to the beginning of a chain, all on the device."""
@@ -107,25 +86,20 @@ class CapturedLoop:
 
     def run(self, first: int, last: int, progress: Progress | None) -> None:
         """Take the state from before row ``first`` to before row ``last``."""
-        row, samples = first, len(self._chunk.ids)
-        while row < last:
-            several = self.callback is None and last - row >= ROWS_PER_REPLAY
-            rows = ROWS_PER_REPLAY if several else 1
+        for row in range(first, last):
             before = None if self.callback is None else self.state.x.clone()
             with profiling.mark("step"):
-                self._graphs[rows].replay()
+                self._graph.replay()
             if self.callback is not None and before is not None and self._n is not None:
-                self._chain.call_back(self.callback, row, before, self._n.clone())
-            row += rows
+                call_back(self.callback, row, before, self._n.clone())
             if progress is not None:
-                progress.advance(rows * samples)
+                progress.advance(len(self._chunk.ids))
 
     def release(self) -> None:
-        for graph in self._graphs.values():
-            graph.release()
+        self._graph.release()
 
     def _allocate(self, chain: Chain, state: StepResult, chunk: Chunk) -> None:
-        rows, device = _capacity(chain), chain.device
+        rows, device = capacity(chain), chain.device
         whole: dict[str, Any] = {"dtype": torch.int64, "device": device}
         self._counter = torch.zeros(2, **whole)
         self._seed, self._now = torch.zeros((), **whole), torch.zeros((), **whole)
@@ -150,7 +124,7 @@ class CapturedLoop:
         )
 
     @_own_casts()
-    def _step(self) -> None:
+    def _next(self) -> None:
         """One row from the buffers, in place. Captured: it may not look at what they hold."""
         chain = self._chain
         ops.begin_step(
@@ -169,56 +143,12 @@ class CapturedLoop:
         if isinstance(index, Tensor):  # else nobody asks
             sigma, p, q = self._numbers.index_select(0, index.view(1))[0].unbind()
         row = Row(index, self._row, self._condition, self._seed, self._now, sigma, p, q, self._clip)
-        _, n = chain.step(row, self.state, self._chunk, out=self.state)
+        _, n = self._step(row, self.state, out=self.state)
         if self._n is not None:
             self._n.copy_(n)
 
-    def _several(self, rows: int) -> Callable[[], None]:
-        def steps() -> None:
-            for _ in range(rows):
-                self._step()
 
-        return steps
-
-
-def _owner(chain: Chain) -> Any:
-    return getattr(chain.score.fn, "__self__", chain.score.fn)
-
-
-def _lasting(chain: Chain) -> bool:
-    """Whether :func:`_weights` sees all that a step computes with."""
-    return chain.guidance is None and isinstance(_owner(chain), (PreparedNetwork, nn.Module))
-
-
-def _weights(chain: Chain) -> Hashable:
-    """What the network computes with, as far as it shows: with other tensors or numbers it needs
-    another capture, and where it may hide some, in each call."""
-    owner = _owner(chain)
-    seen: Hashable = None
-    if isinstance(owner, PreparedNetwork):
-        seen = owner.generation
-    elif isinstance(owner, nn.Module):
-        seen = tuple(_attributes(owner))
-    return seen, None if _lasting(chain) else chain.call
-
-
-def _attributes(network: nn.Module) -> Iterator[Hashable]:
-    for part in network.modules():
-        for value in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
-            if isinstance(value, Tensor):
-                yield id(value), _place(value), value.dtype, value.shape
-            elif isinstance(value, _FROZEN):
-                yield type(value), value
-
-
-def _place(tensor: Tensor) -> Hashable:
-    try:
-        return tensor.data_ptr(), tensor.stride()
-    except RuntimeError:  # a sparse one is made of others
-        return None
-
-
-def _capacity(chain: Chain) -> int:
+def capacity(chain: Chain) -> int:
     """Rows of the buffers: tables of several lengths share a graph."""
     return 1 << max(6, (len(chain.table) - 1).bit_length())
 
@@ -234,4 +164,4 @@ def _nobody(row: int, x: Tensor, n: Tensor) -> None:
     """Stands in the captured chain for whoever listens to the one that runs."""
 
 
-__all__ = ["ROWS_PER_REPLAY", "CapturedLoop"]
+__all__ = ["CapturedLoop", "capacity"]

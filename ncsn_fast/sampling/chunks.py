@@ -11,7 +11,8 @@ from torch import Tensor
 from ncsn_fast.device.memory import in_chunks
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.sampling import loop
-from ncsn_fast.sampling.chain import Chain, SamplingError
+from ncsn_fast.sampling.chain import Chain
+from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.support.progress import Progress, ProgressWish
 

@@ -65,7 +65,7 @@ def interpolate(
     seed = noise.chosen_seed(seed)
     ids = ids.to(sampler.device)
     if initial is None:
-        initial = sampler.first_states(seed, ids, sampler.table.start_row(start_level))
+        initial = sampler.start.states(seed, ids, sampler.table.start_row(start_level))
     initial = inputs.states("initial", initial, (len(ids), *sampler.shape), sampler.device)
     weights = _quarter_turn(n_interpolations, initial)
 
@@ -126,7 +126,7 @@ def edit(
     ids = noise.sample_ids(len(images), sample_ids)
     images = inputs.states("images", images, (len(ids), *sampler.shape), sampler.device)
     seed = noise.chosen_seed(seed)
-    z = sampler.first_noise(seed, ids.to(sampler.device))
+    z = sampler.start.noise(seed, ids.to(sampler.device))
     return sampler(
         len(ids),
         seed=seed,

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ncsn_fast.device import backends, capture
 from ncsn_fast.device.capture import CaptureError
+from ncsn_fast.models.prepare import PreparedNetwork
 from ncsn_fast.reference import StepResult
-from ncsn_fast.sampling.captured import _FROZEN, CapturedLoop, _capacity, _log, _weights
+from ncsn_fast.sampling.captured import CapturedLoop, capacity
 from ncsn_fast.sampling.chain import Chain, Chunk
 
+_log = logging.getLogger("ncsn_fast")
+
 _MOST_LOOPS = 4
-
-
 # Capturing runs about five steps: a chain of fewer rows is over before that pays.
 _FEWEST_ROWS = 8
+# What a graph may freeze: values that cannot change without becoming others.
+_FROZEN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+class _Kept(NamedTuple):
+    """A loop that is kept."""
+
+    loop: CapturedLoop
+    weights: Hashable  # what its network computes with
+    lasting: bool  # whether it may serve later calls
 
 
 class Graphs:
@@ -32,7 +45,7 @@ class Graphs:
 
     def __init__(self, wish: str | bool = "auto") -> None:
         self._wish = wish
-        self._loops: OrderedDict[Hashable, CapturedLoop] = OrderedDict()
+        self._loops: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._refused: dict[Hashable, bool] = {}  # and whether that lasts
         self._warned = False
         self._lock = threading.Lock()
@@ -68,8 +81,8 @@ class Graphs:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            for key in [key for key, loop in self._loops.items() if not loop.lasting]:
-                self._loops.pop(key).release()
+            for key in [key for key, kept in self._loops.items() if not kept.lasting]:
+                self._loops.pop(key).loop.release()
             self._refused = {key: lasts for key, lasts in self._refused.items() if lasts}
         finally:
             self._lock.release()
@@ -84,7 +97,7 @@ class Graphs:
             raise RuntimeError("a chain of this sampler is under way: release it afterwards")
         try:
             while self._loops:
-                self._loops.popitem()[1].release()
+                self._loops.popitem()[1].loop.release()
             self._refused.clear()
         finally:
             self._lock.release()
@@ -100,21 +113,21 @@ class Graphs:
         short = self._wish == "auto" and chain.steps < _FEWEST_ROWS
         if key in self._refused or (short and key not in self._loops):
             return None
-        loop = self._loops.pop(key, None)
-        if loop is not None and loop.weights != _weights(chain):
-            loop.release()
-            loop = None
-        if loop is not None:
-            loop.fill(chain, state, chunk)
-            self._loops[key] = loop
-            return loop
-        return self._new(key, chain, state, chunk)
+        kept = self._loops.pop(key, None)
+        if kept is None:
+            return self._new(key, chain, state, chunk)
+        if kept.weights != _weights(chain):
+            kept.loop.release()
+            return self._new(key, chain, state, chunk)
+        kept.loop.fill(chain, state, chunk)
+        self._loops[key] = kept
+        return kept.loop
 
     def _new(
         self, key: Hashable, chain: Chain, state: StepResult, chunk: Chunk
     ) -> CapturedLoop | None:
         while len(self._loops) >= _MOST_LOOPS:
-            self._loops.popitem(last=False)[1].release()
+            self._loops.popitem(last=False)[1].loop.release()
         try:
             loop = CapturedLoop(chain, state, chunk)
         except CaptureError as error:
@@ -128,7 +141,8 @@ class Graphs:
             self._warned = True
             return None
         loop.fill(chain, state, chunk)  # the warm-ups have moved it
-        self._loops[key] = loop
+        # Only now: some of what a network computes with is made in the first run.
+        self._loops[key] = _Kept(loop, _weights(chain), _lasting(chain))
         return loop
 
 
@@ -159,7 +173,7 @@ def _key(chain: Chain, state: StepResult, chunk: Chunk) -> Hashable:
     family = (state.history is not None, chain.adds_noise, chain.scales_input, chain.explicit)
     inputs = (chunk.mask is not None, chain.clip is not None, chain.callback is not None)
     backend = chain.backend, backends.resolve("auto", chain.device)[0]  # and the network's
-    where = (chain.device, backend, chain.precision, _capacity(chain), conditions)
+    where = (chain.device, backend, chain.precision, capacity(chain), conditions)
     called = (_identity(chain.score.fn), chain.score.frozen(), _identity(chain.guidance))
     guiding = tuple((name, value.shape, value.dtype) for name, value in chunk.guiding.items())
     return (tuple(state.x.shape), family, inputs, extra, guiding, where, called)
@@ -169,6 +183,47 @@ def _identity(function: Any) -> tuple[int, int]:
     """Bound methods are made anew at each look; what they are bound to is not."""
     owner = getattr(function, "__self__", None)
     return id(owner), id(getattr(function, "__func__", function))
+
+
+def _weights(chain: Chain) -> Hashable:
+    """What the network computes with, as far as it can be seen. With other weights a chain needs
+    another capture.
+
+    Of a prepared network it is its generation, of a module where its tensors lie, and its numbers.
+    What may hide some is taken to compute with others in each call.
+    """
+    owner = _owner(chain)
+    seen: Hashable = None
+    if isinstance(owner, PreparedNetwork):
+        seen = owner.generation
+    elif isinstance(owner, nn.Module):
+        seen = tuple(_attributes(owner))
+    return seen, None if _lasting(chain) else chain.call
+
+
+def _lasting(chain: Chain) -> bool:
+    """Whether :func:`_weights` sees all that a step computes with."""
+    return chain.guidance is None and isinstance(_owner(chain), (PreparedNetwork, nn.Module))
+
+
+def _owner(chain: Chain) -> Any:
+    return getattr(chain.score.fn, "__self__", chain.score.fn)
+
+
+def _attributes(network: nn.Module) -> Iterator[Hashable]:
+    for part in network.modules():
+        for value in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
+            if isinstance(value, Tensor):
+                yield id(value), _place(value), value.dtype, value.shape
+            elif isinstance(value, _FROZEN):
+                yield type(value), value
+
+
+def _place(tensor: Tensor) -> Hashable:
+    try:
+        return tensor.data_ptr(), tensor.stride()
+    except RuntimeError:  # a sparse one is made of others
+        return None
 
 
 __all__ = ["Graphs"]

@@ -7,12 +7,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ncsn_fast.device import profiling
+from ncsn_fast.device import precision, profiling
 from ncsn_fast.reference import StepResult
 from ncsn_fast.sampling.captured import CapturedLoop
 from ncsn_fast.sampling.chain import Chain, Chunk
-from ncsn_fast.sampling.divergence import Finite
+from ncsn_fast.sampling.divergence import Finite, explanation
 from ncsn_fast.sampling.graph_cache import Graphs
+from ncsn_fast.sampling.start import first_state
+from ncsn_fast.sampling.step import EagerStep
 from ncsn_fast.support.progress import Progress
 
 # A state is looked at for NaN once in so many rows. Where one is found the rows since the last good
@@ -25,14 +27,15 @@ class EagerLoop:
 
     def __init__(self, chain: Chain, state: StepResult, chunk: Chunk) -> None:
         self.state = state
-        self._chain, self._chunk = chain, chunk
+        self._step = EagerStep(chain, chunk)
+        self._callback, self._samples = chain.callback, len(chunk.ids)
 
     def run(self, first: int, last: int, progress: Progress | None) -> None:
         """Take the state from before row ``first`` to before row ``last``."""
         for row in range(first, last):
-            self.state = self._chain.eager_step(row, self.state, self._chunk, self._chain.callback)
+            self.state = self._step.run(row, self.state, self._callback)
             if progress is not None:
-                progress.advance(len(self._chunk.ids))
+                progress.advance(self._samples)
 
 
 @torch.no_grad()
@@ -50,17 +53,22 @@ def run(
     """Take the states x (B, *shape) of these samples through all rows.
 
     Args:
+        x: float32, on the chain's device.
+        ids: (B,) int64, likewise.
         part: which samples of the whole batch these are, for inputs given per sample.
         trajectory: (K, B, *shape), filled with the states before the rows of ``kept_rows``; page-
             locked if the chain runs on a GPU, so that nothing waits for the copies.
         graphs: captured loops to use; None runs eagerly.
 
+    Returns:
+        (B, *shape) float32, the states after the last row.
+
     Raises:
         SamplingError: where a state is no longer finite.
     """
     chunk = chain.chunk(ids, part)
-    with chain.arithmetic():
-        state = chain.first_state(x, chunk)
+    with precision.arithmetic(chain.precision, chain.device, own_casts=chain.prepared):
+        state = first_state(chain, chunk, x)
         if graphs is None:
             return _down(chain, EagerLoop(chain, state, chunk), chunk, progress, trajectory)
         with graphs.loop(chain, state, chunk) as captured:
@@ -94,7 +102,7 @@ def _down(
         return result
     row, x, history = failure
     last = min(row + _LOOK_EVERY, len(chain.table))
-    raise chain.explanation(row, last, chain.state(x, history, row), chunk)
+    raise explanation(chain, chunk, chain.state(x, history, row), row, last)
 
 
 __all__ = ["EagerLoop", "run"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,12 +26,13 @@ from ncsn_fast.methods.tables import langevin as langevin_table
 from ncsn_fast.models import prepare
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.score import Score, as_score
-from ncsn_fast.models.space import Space, to_images
-from ncsn_fast.reference import per_sample
+from ncsn_fast.models.space import to_images
 from ncsn_fast.sampling import inputs, loop
-from ncsn_fast.sampling.chain import Chain, SamplingError
+from ncsn_fast.sampling.chain import Chain
 from ncsn_fast.sampling.chunks import SamplingInterrupted, run_chunks
+from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
+from ncsn_fast.sampling.start import Start
 from ncsn_fast.support import checks
 from ncsn_fast.support.progress import ProgressWish
 from ncsn_fast.table import Table
@@ -77,6 +77,7 @@ class Sampler:
 
     Attributes:
         table: the rows that will be run.
+        start: where chains begin by default.
         seed: the seed of the last call.
 
     Raises:
@@ -117,7 +118,7 @@ class Sampler:
         )
         self._network_sigmas = None if self.network is None else self.network.sigmas.cpu().clone()
         self.table = make_table(method, self._ladder(sigmas), settings, defaults)
-        self._uniform_start = starts_uniform(method)
+        self.start = Start(self.table, self.shape, self.network, starts_uniform(method))
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
         self._device = device
@@ -169,7 +170,7 @@ class Sampler:
             sample_ids: n distinct ids in [0, 2⁴⁸); default 0 … n-1. Sample i of a seed is the same
                 in every batch.
             initial: (n, *shape) states at the first row, used as given. Default: U[0, 1) for
-                annealed Langevin dynamics, U[0, 1) + σ₁z for other tables (:meth:`first_noise`).
+                annealed Langevin dynamics, U[0, 1) + σ₁z for other tables.
             start_level: first noise level to run, as an index into the ladder; the default
                 initial state is then that of this level. A method begins only at levels that its
                 table visits without a history (not so "dpmpp_2m").
@@ -244,7 +245,7 @@ class Sampler:
         def start(part: slice, part_ids: Tensor) -> Tensor:
             if initial is not None:
                 return initial[part]
-            return self.first_states(chain.seed, part_ids, chain.first_row)
+            return self.start.states(chain.seed, part_ids, chain.first_row)
 
         with profiling.mark("sample"):
             x, trajectory = run_chunks(chain, ids, start, chunk, progress, self._graphs)
@@ -324,31 +325,6 @@ class Sampler:
             raise ValueError(
                 "the network's noise levels have changed since this sampler was made: make another"
             )
-
-    def first_states(self, seed: int, ids: Tensor, row: int = 0) -> Tensor:
-        """(len(ids), *shape), the states in which samples of a seed begin by default, at a row."""
-        x = noise_source.uniform(self.shape, seed=seed, stream=noise_source.INITIAL, sample_ids=ids)
-        if self.network is not None:
-            x = Space.of(self.network).enter(x)
-        if not self._uniform_start:
-            x = x + self.table.sigma[row] * self.first_noise(seed, ids)
-        return x
-
-    def first_noise(self, seed: int, ids: Tensor) -> Tensor:
-        """(len(ids), *shape), the standard normal z of the states x + σz that chains begin in.
-
-        For a network that does not see σ and a method that adds no noise, z has the length √D it
-        has on average: such a network takes away noise of that length, and nothing on the way would
-        make up for the rest, about σ/√2.
-        """
-        z = noise_source.normal(
-            self.shape, seed=seed, stream=noise_source.INITIAL, sample_ids=ids, step=1
-        )
-        blind = self.network is not None and not self.network.sees_sigma
-        if blind and not self.table.adds_noise:
-            length = per_sample(z.flatten(1).norm(dim=1), z)
-            z = z * (math.sqrt(math.prod(self.shape)) / length)
-        return z
 
 
 def sample(net: ScoreNetwork, n: int, **keywords: Any) -> Any:

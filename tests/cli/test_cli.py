@@ -108,10 +108,10 @@ class Impatient:
     """Ctrl-C after so many steps of the engine."""
 
     def __init__(self, monkeypatch, steps):
-        from ncsn_fast.sampling.chain import Chain
+        from ncsn_fast.sampling.step import EagerStep
 
-        self.left, self._step = steps, Chain.eager_step
-        monkeypatch.setattr(Chain, "eager_step", lambda *arguments: self.step(*arguments))
+        self.left, self._step = steps, EagerStep.run
+        monkeypatch.setattr(EagerStep, "run", lambda *arguments: self.step(*arguments))
 
     def step(self, *arguments):
         self.left -= 1

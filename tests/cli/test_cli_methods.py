@@ -7,7 +7,7 @@ from helpers.command import invoke, succeed
 
 import ncsn_fast as nf
 from ncsn_fast.methods.by_name import METHODS
-from ncsn_fast.sampling.chain import Chain
+from ncsn_fast.sampling.step import EagerStep
 
 SIGMAS = nf.geometric_sigmas(2, 0.01, 6)
 
@@ -22,7 +22,7 @@ def checkpoint(tmp_path):
 
 def stop_after(monkeypatch, steps):
     """Ctrl-C after so many steps of the engine; how many were made."""
-    made, step = [], Chain.eager_step
+    made, step = [], EagerStep.run
 
     def counted(*arguments):
         if len(made) == steps:
@@ -30,7 +30,7 @@ def stop_after(monkeypatch, steps):
         made.append(arguments[1])
         return step(*arguments)
 
-    monkeypatch.setattr(Chain, "eager_step", counted)
+    monkeypatch.setattr(EagerStep, "run", counted)
     return made
 
 

@@ -491,13 +491,13 @@ def test_a_refused_call_leaves_torchs_generator_alone():
 
 
 def test_noise_made_ahead_is_the_noise_of_each_row(monkeypatch):
-    from ncsn_fast.sampling import chain
+    from ncsn_fast.sampling import step
 
     x = torch.rand(3, 3)
     ahead = sampler()(3, seed=1, initial=x)
-    monkeypatch.setattr(chain, "_MOST_AHEAD", 7)
+    monkeypatch.setattr(step, "_MOST_AHEAD", 7)
     assert torch.equal(sampler()(3, seed=1, initial=x), ahead)
-    monkeypatch.setattr(chain, "_MOST_AHEAD", 1)
+    monkeypatch.setattr(step, "_MOST_AHEAD", 1)
     assert torch.equal(sampler()(3, seed=1, initial=x), ahead)
 
 

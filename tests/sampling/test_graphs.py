@@ -21,8 +21,8 @@ from ncsn_fast.device import capture as capture_module
 from ncsn_fast.device.capture import CaptureError
 from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.sampling import captured as graphs_module
-from ncsn_fast.sampling import chain as chain_module
 from ncsn_fast.sampling import loop as loop_module
+from ncsn_fast.sampling import step as step_module
 from ncsn_fast.sampling.chain import Chain
 from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.table import Table
@@ -534,19 +534,6 @@ def test_nan_is_found_with_row_level_and_the_last_good_state(recorded, broken_le
     assert torch.equal(simple()(3, seed=1), simple(graph=False)(3, seed=1))
 
 
-def test_several_rows_per_replay_are_the_same_chain(recorded, monkeypatch):
-    monkeypatch.setattr(graphs_module, "ROWS_PER_REPLAY", 4)
-    counts = []
-    call = {"seed": 1, "every": 7, "progress": lambda done, total: counts.append(done)}
-    assert same(simple(graph=False)(2, seed=1, every=7), simple()(2, **call))
-    # 21 rows, a stop after each 7: 4 + 1 + 1 + 1.
-    assert [one.replays for one in recorded.captured] == [9, 3]
-    assert counts == [2 * row for row in (4, 5, 6, 7, 11, 12, 13, 14, 18, 19, 20, 21)]
-    rows = []
-    simple()(2, seed=1, callback=lambda row, x, n: rows.append(row))
-    assert rows == list(range(21))
-
-
 def test_chains_too_short_to_pay_run_eagerly(recorded):
     sampler = nf.Sampler(Gaussian(), (3,), SIGMAS, TABLE[:5])
     sampler(2, seed=1)
@@ -676,12 +663,12 @@ def test_the_stand_in_captures_without_doing_the_work(recorded):
 # --- the source -----------------------------------------------------------------------------------
 
 STEP = (
-    Chain.step,
-    Chain._normalized,
-    Chain._drift,
-    graphs_module.CapturedLoop._step,
+    step_module.Step.__call__,
+    step_module.Step._normalized,
+    step_module.Step._drift,
+    step_module._harmless,
+    graphs_module.CapturedLoop._next,
     graphs_module.CapturedLoop.run,
-    chain_module._harmless,
     loop_module.EagerLoop.run,
     loop_module.Finite.look,
 )
