@@ -69,13 +69,11 @@ def sampler_update(
     known: Tensor | None = None,
     known_z: Tensor | None = None,
     scale_input: bool = False,
-    clamp: tuple[float, float] | None = None,
 ) -> StepResult:
     """One step of any sampler: x ← a·x + b·n + c·h + d·z + w·g, then h ← e·x_old + f·n.
 
-    The new state is limited to ``clamp``; then, where the mask is set, it is the known one at the
-    noise level of the next step, known + σ_next·z'. The next network input is c_in·x with the next
-    step's c_in.
+    Where the mask is set the new state is the known one at the noise level of the next step,
+    known + σ_next·z'. The next network input is c_in·x with the next step's c_in.
 
     Args:
         x: (N, *shape) float32 (or float64), the state.
@@ -86,7 +84,6 @@ def sampler_update(
         guidance: (N, *shape), the drift g; None where there is none.
         mask, known, known_z: bool, state and noise of the known region, given together.
         scale_input: whether any c_in of the method differs from 1.
-        clamp: (low, high); NaN stays NaN.
     """
     a, b, c, d, e, f, w, next_c_in, next_sigma = row.unbind()
     n = n.to(x.dtype)
@@ -98,8 +95,6 @@ def sampler_update(
         new = new + d * z
     if guidance is not None:
         new = new + w * guidance
-    if clamp is not None:
-        new = new.clamp(*clamp)
     if mask is not None and known is not None and known_z is not None:
         new = torch.where(mask, known + next_sigma * known_z, new)
     return StepResult(new, history, next_c_in * new if scale_input else new)

@@ -78,13 +78,10 @@ def test_bare_launch(benchmark: BenchmarkFixture) -> None:
     def bare() -> None:
         out = torch.empty_like(x)
         kernel[geometry.grid](
-            x, x, *which.values(), None, None, None, None, None, out, None, None, None, None,
+            x, x, *which.values(), None, None, None, None, None, out, None, None,
             *geometry.numbers,
             ADD_NOISE=True,
-            SCALE_INPUT=False,
-            HAS_CLAMP=False,
             N_LAST=False,
-            INPUT_LAST=False,
             FAST_MATH=launch.FAST_MATH,
             **geometry.settings,
         )  # fmt: skip

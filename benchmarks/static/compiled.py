@@ -39,6 +39,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from ncsn_fast.benchmarks.static import norms as static_norms
@@ -46,6 +47,7 @@ from ncsn_fast.benchmarks.static import passes as static_passes
 from ncsn_fast.benchmarks.static import sass
 from ncsn_fast.benchmarks.static import variants as static_variants
 from ncsn_fast.benchmarks.static.variants import Budget, Variant
+from ncsn_fast.device.memory_format import is_dense
 from ncsn_fast.kernels.triton.common import launch
 
 TARGETS = {
@@ -102,6 +104,26 @@ class Launch(NamedTuple):
     settings: dict[str, Any]
 
     @property
+    def name(self) -> str:
+        return str(self.kernel.__name__).removeprefix("_").removesuffix("_kernel")
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What it is compiled for but the target: two launches of one signature share the code."""
+        types = {
+            name: value.dtype if isinstance(value, Tensor) else value is None
+            for name, value in self.arguments.items()
+            if isinstance(value, Tensor | None)
+        }
+        fixed = {name: self.settings[name] for name in sorted({*self.settings} - {"FAST_MATH"})}
+        return self.name, *types.items(), *fixed.items()
+
+    @property
+    def bytes_per_element(self) -> int:
+        """Of the tensors of the shape of the state, if each is moved once."""
+        return sum(tensor.element_size() for tensor in self.states.values())
+
+    @property
     def states(self) -> dict[str, Tensor]:
         """The arguments of the shape of the state, which is that of the first of them."""
         tensors = {name: t for name, t in self.arguments.items() if isinstance(t, Tensor)}
@@ -110,18 +132,27 @@ class Launch(NamedTuple):
 
 
 def record(call: Callable[[], object], kernel: str) -> Launch:
-    """The launch of a kernel that a call of a launcher makes; nothing is run."""
-    launches = []
+    """The last launch of a kernel that a call makes; nothing is run."""
+    return [one for one in launches(call) if one.name == kernel][-1]
+
+
+def launches(call: Callable[[], object]) -> list[Launch]:
+    """The launches that a call makes, none of which is run: what they would write is zero."""
+    found: list[Launch] = []
 
     def run(function: Any, *arguments: Any, grid: object, warmup: bool, **settings: Any) -> None:
-        if function.__name__ == f"_{kernel}_kernel":
-            named = dict(zip(function.arg_names, arguments, strict=False))
-            launches.append(Launch(function, named, settings))
+        found.append(
+            Launch(function, dict(zip(function.arg_names, arguments, strict=False)), settings)
+        )
+        for tensor in arguments:
+            # In place and unseen by autograd; what is expanded cannot be an output.
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and is_dense(tensor):
+                tensor.data.zero_()
 
-    with mock.patch.object(JITFunction, "run", run):
+    kind = InterpretedFunction if launch.INTERPRETED else JITFunction
+    with mock.patch.object(kind, "run", run):
         call()
-    (only,) = launches
-    return only
+    return found
 
 
 def specialise(recorded: Launch, target: GPUTarget) -> ASTSource:
@@ -165,8 +196,7 @@ def compile_row(variant: Variant, target: str) -> Row:
     facts |= {"kernel": variant.kernel, "variant": variant.name, "target": target}
     facts |= {"shared": compiled.metadata.shared}
     if variant.elements and not variant.loop:
-        sizes = (tensor.element_size() for tensor in recorded.states.values())
-        facts |= {"min_bytes_per_element": sum(sizes)}
+        facts |= {"min_bytes_per_element": recorded.bytes_per_element}
     try:
         facts |= _amd(compiled.asm) if hip else _nvidia(compiled.asm)
         if variant.elements and not hip:

@@ -169,8 +169,7 @@ void sampler_update(
     const Tensor& x, const Tensor& n, const Tensor& row, const Tensor& seed, const Tensor& step,
     const Tensor& sample_ids, const OptionalTensor& z, const OptionalTensor& history,
     const OptionalTensor& guidance, const OptionalTensor& mask, const OptionalTensor& known,
-    bool add_noise, bool scale_input, std::optional<double> clamp_low,
-    std::optional<double> clamp_high, const Tensor& x_out, const OptionalTensor& history_out,
+    bool add_noise, const Tensor& x_out, const OptionalTensor& history_out,
     const OptionalTensor& input_out) {
   Update u{};
   u.shape = shape_of(x);
@@ -180,10 +179,6 @@ void sampler_update(
   u.known_noise.stream = KNOWN;
   u.known_noise.step += 1;
   u.add_noise = add_noise;
-  u.scale_input = scale_input;
-  u.clamp = clamp_low.has_value();
-  u.low = static_cast<float>(clamp_low.value_or(0));
-  u.high = static_cast<float>(clamp_high.value_or(0));
   const float* of_row = floats_of(row);
   float* into[] = {&u.a, &u.b, &u.c, &u.d, &u.e, &u.f, &u.w, &u.next_c_in, &u.next_sigma};
   for (float* coefficient : into) *coefficient = *of_row++;
@@ -196,7 +191,7 @@ void sampler_update(
   u.n = array_of(output);
   u.x_out = const_cast<float*>(floats_of(x_out));
   u.history_out = const_cast<float*>(floats_of(history_out));
-  u.input_out = array_of(input_out);
+  u.input_out = const_cast<float*>(floats_of(input_out));
   const Table& kernels = table();
   const int64_t grain = (add_noise && !z) || mask ? HEAVY : LIGHT;
   in_parallel(tiles(u.shape.total()), TILE, grain, [&](int64_t first, int64_t last) {
@@ -210,7 +205,8 @@ void perturb(
   const Shape shape = shape_of(x);
   if (shape.total() == 0) return;
   const Noise noise = noise_of(seed, step, sample_ids, PERTURB, shape);
-  const Perturb p = {shape, noise, floats_of(x), floats_of(sigma), array_of(out)};
+  auto* to = const_cast<float*>(floats_of(out));
+  const Perturb p = {shape, noise, floats_of(x), floats_of(sigma), to};
   const Table& kernels = table();
   in_parallel(tiles(shape.total()), TILE, HEAVY, [&](int64_t first, int64_t last) {
     kernels.perturb(p, first, last);
@@ -258,8 +254,8 @@ TORCH_LIBRARY(ncsn_fast_cpp, m) {
   m.def(
       "sampler_update(Tensor x, Tensor n, Tensor row, Tensor seed, Tensor step, "
       "Tensor sample_ids, Tensor? z, Tensor? history, Tensor? guidance, Tensor? mask, "
-      "Tensor? known, bool add_noise, bool scale_input, float? clamp_low, float? clamp_high, "
-      "Tensor(a!) x_out, Tensor(b!)? history_out, Tensor(c!)? input_out) -> ()",
+      "Tensor? known, bool add_noise, Tensor(a!) x_out, Tensor(b!)? history_out, "
+      "Tensor(c!)? input_out) -> ()",
       &ncsn_fast::sampler_update);
   m.def(
       "perturb(Tensor x, Tensor sigma, Tensor seed, Tensor step, Tensor sample_ids, "

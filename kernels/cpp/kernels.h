@@ -49,21 +49,19 @@ struct Noise {
 struct Update {
   Shape shape;
   Noise noise, known_noise;
-  bool add_noise, scale_input, clamp;
-  float low, high;
+  bool add_noise;
   float a, b, c, d, e, f, w, next_c_in, next_sigma;
   const float *x, *z, *history, *guidance, *known;
   const bool* mask;
   Array n;
-  float *x_out, *history_out;
-  Array input_out;
+  float *x_out, *history_out, *input_out;  // the last scaled, or null
 };
 
 struct Perturb {
   Shape shape;
   Noise noise;
   const float *x, *sigma;
-  Array out;
+  float* out;
 };
 
 // Items are chunks of a sample, or as many whole samples as a chunk holds.

@@ -11,10 +11,10 @@ inline void perturb(const Perturb& p, int64_t first, int64_t last) {
     normals(p.noise, begin, count, z);
     by_samples(p.shape, begin, count, [&](int64_t sample, int64_t done, int64_t run) {
       const float* x = p.x + begin + done;
+      float* __restrict out = p.out + begin + done;
       const float sigma = p.sigma[sample];
-      for (int64_t i = 0; i < run; ++i) z[done + i] = x[i] + sigma * z[done + i];
+      for (int64_t i = 0; i < run; ++i) out[i] = x[i] + sigma * z[done + i];
     });
-    save(p.out, p.shape, begin, count, z);
   }
 }
 

@@ -10,13 +10,6 @@ inline void add(float* __restrict to, float factor, const float* terms, int64_t 
   for (int64_t i = 0; i < count; ++i) to[i] += factor * terms[i];
 }
 
-inline void limit(float* values, float low, float high, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    const float value = values[i] < low ? low : values[i];  // NaN stays NaN
-    values[i] = value > high ? high : value;
-  }
-}
-
 inline void impose(
     float* __restrict values, const bool* mask, const float* known, float sigma, const float* z,
     int64_t count) {
@@ -39,17 +32,14 @@ inline void update_tile(const Update& u, int64_t first, int64_t count) {
     add(now, u.d, u.z ? u.z + first : z, count);
   }
   if (u.guidance) add(now, u.w, u.guidance + first, count);
-  if (u.clamp) limit(now, u.low, u.high, count);
   if (u.mask) {
     normals(u.known_noise, first, count, z);
     impose(now, u.mask + first, u.known + first, u.next_sigma, z, count);
   }
   std::memcpy(u.x_out + first, now, static_cast<size_t>(count) * sizeof(float));
-  if (u.input_out.data) {
-    if (u.scale_input) {
-      for (int64_t i = 0; i < count; ++i) now[i] *= u.next_c_in;
-    }
-    save(u.input_out, u.shape, first, count, now);
+  if (u.input_out) {
+    float* __restrict out = u.input_out + first;
+    for (int64_t i = 0; i < count; ++i) out[i] = u.next_c_in * now[i];
   }
 }
 

@@ -53,7 +53,16 @@ def begin_step(
     step: Tensor,
     condition: Tensor | None,
 ) -> None:
-    """Launch the kernel."""
+    """Launch the kernel. All tensors lie on the counter's device and are contiguous.
+
+    Args:
+        counter: (2,) int64, the row and the step of its noise; both grow by 1.
+        table: (R, 9) float32.
+        conditions: (R,) of any dtype, given with ``condition``.
+        row: (9,) float32, written.
+        step: () int64, written.
+        condition: (B,) of the dtype of ``conditions``, written.
+    """
     samples = 0 if condition is None else condition.shape[0]
     with launch.on_device_of(counter):
         _begin_step_kernel[(1,)](

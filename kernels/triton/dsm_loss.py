@@ -87,7 +87,17 @@ def dsm_loss(
 ) -> None:
     """Launch the kernel for the loss, the gradient (which needs ``upstream``), or both.
 
-    n is dense; gradient has its dtype and memory format.
+    All tensors lie on n's device.
+
+    Args:
+        n: (N, *shape) float32, float16 or bfloat16, contiguous or channels_last.
+        weight: (N,) float32, contiguous; None for 1.
+        seed, step: () int64.
+        sample_ids: (N,) int64, contiguous.
+        upstream: (N,) float32 of any stride: the mean's is one number, expanded.
+        loss: (N,) float32, contiguous, written; None where it is not wanted.
+        gradient: (N, *shape) of n's dtype and layout, written; None likewise.
+        fast_math: whether with the hardware's approximate functions.
     """
     last = is_channels_last(n)
     geometry = launch.within_samples(n.shape, last)

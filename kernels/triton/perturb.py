@@ -1,14 +1,13 @@
 """The training perturbation in one pass: x̃ = x + σ·z, z made in registers and not stored.
 
-Specification: ``ncsn_fast.reference.perturb``. x is contiguous float32; x̃ goes out in the
-network's dtype and memory format.
+Specification: ``ncsn_fast.reference.perturb``. Both are contiguous float32: networks under
+autocast round for themselves.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.kernels.triton.common import launch, tiles
 from ncsn_fast.kernels.triton.common.philox import normals
 from ncsn_fast.noise import PERTURB
@@ -33,7 +32,6 @@ def _perturb_kernel(
     quads,
     channels,
     pixels,
-    OUT_LAST: tl.constexpr,
     CHANNELS: tl.constexpr,
     STRIDED: tl.constexpr,
     FAST_MATH: tl.constexpr,
@@ -50,7 +48,7 @@ def _perturb_kernel(
     out = ()
     for k in tl.static_range(CHANNELS):
         out = out + (x[k] + sigma * z[k],)
-    tiles.store(out_ptr, out, place, OUT_LAST, CHANNELS, STRIDED)
+    tiles.store(out_ptr, out, place, False, CHANNELS, STRIDED)
 
 
 def perturb(
@@ -63,9 +61,17 @@ def perturb(
     *,
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
-    """Launch the kernel."""
-    out_last = is_channels_last(out)
-    geometry = launch.within_samples(x.shape, out_last)
+    """Launch the kernel. All tensors lie on x's device and are contiguous.
+
+    Args:
+        x: (N, *shape) float32.
+        sigma: (N,) float32.
+        seed, step: () int64.
+        sample_ids: (N,) int64.
+        out: (N, *shape) float32, written.
+        fast_math: whether with the hardware's approximate functions.
+    """
+    geometry = launch.within_samples(x.shape, False)
     if geometry.plan.samples < x.shape[0]:
         for cut in tiles.cuts(geometry.plan, x.shape[0]):
             perturb(cut(x), cut(sigma), seed, step, cut(sample_ids), cut(out), fast_math=fast_math)
@@ -73,7 +79,6 @@ def perturb(
     with launch.on_device_of(x):
         _perturb_kernel[geometry.grid](
             x, sigma, seed, step, sample_ids, out, *geometry.numbers,
-            OUT_LAST=out_last,
             FAST_MATH=fast_math,
             **geometry.settings,
         )  # fmt: skip

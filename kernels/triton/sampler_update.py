@@ -1,9 +1,9 @@
 """The sampler update in one pass: x ← a·x + b·n + c·h + d·z + w·g, h ← e·x_old + f·n.
 
-Specification: ``ncsn_fast.reference.sampler_update``. The noise is made in registers. x, h, g, z
-and the known state are contiguous float32; n and the next network input are float32, float16 or
-bfloat16 in either memory format. Coefficients, seed, step and sample ids are read from the
-device, so that a captured launch serves every row, seed and sample.
+Specification: ``ncsn_fast.reference.sampler_update``. The noise is made in registers. The
+state and what belongs to it are contiguous float32; n is as the network left it. Coefficients,
+seed, step and sample ids are read from the device, so that a captured launch serves every row, seed
+and sample.
 """
 
 import triton
@@ -38,8 +38,6 @@ def _sampler_update_kernel(
     x_out_ptr,
     history_out_ptr,
     input_out_ptr,
-    clamp_low,
-    clamp_high,
     total,
     quads,
     magic,
@@ -47,10 +45,7 @@ def _sampler_update_kernel(
     channels,
     pixels,
     ADD_NOISE: tl.constexpr,
-    SCALE_INPUT: tl.constexpr,
-    HAS_CLAMP: tl.constexpr,
     N_LAST: tl.constexpr,
-    INPUT_LAST: tl.constexpr,
     FAST_MATH: tl.constexpr,
     CHANNELS: tl.constexpr,
     STRIDED: tl.constexpr,
@@ -86,7 +81,7 @@ def _sampler_update_kernel(
         z = normals(place, ids, step, _SAMPLER, seed, CHANNELS, FAST_MATH, IS_HIP)
     if mask_ptr is not None:
         known_z = normals(place, ids, step + 1, _KNOWN, seed, CHANNELS, FAST_MATH, IS_HIP)
-    if SCALE_INPUT:
+    if input_out_ptr is not None:
         next_c_in = tl.load(row_ptr + 7)
 
     new, network_input, new_history = (), (), ()
@@ -100,17 +95,16 @@ def _sampler_update_kernel(
             value += d * z[k]
         if guidance_ptr is not None:
             value += w * guidance[k]
-        if HAS_CLAMP:
-            value = tl.clamp(value, clamp_low, clamp_high, propagate_nan=tl.PropagateNan.ALL)
         if mask_ptr is not None:
             value = tl.where(is_known[k] != 0, known[k] + next_sigma * known_z[k], value)
         new = new + (value,)
-        network_input = network_input + (value * next_c_in if SCALE_INPUT else value,)
+        if input_out_ptr is not None:
+            network_input = network_input + (value * next_c_in,)
     tiles.store(x_out_ptr, new, place, False, CHANNELS, STRIDED)
     if history_ptr is not None:
         tiles.store(history_out_ptr, new_history, place, False, CHANNELS, STRIDED)
     if input_out_ptr is not None:
-        tiles.store(input_out_ptr, network_input, place, INPUT_LAST, CHANNELS, STRIDED)
+        tiles.store(input_out_ptr, network_input, place, False, CHANNELS, STRIDED)
 
 
 def sampler_update(
@@ -130,32 +124,44 @@ def sampler_update(
     input_out: Tensor | None,
     *,
     add_noise: bool,
-    scale_input: bool,
-    clamp: tuple[float, float] | None,
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
-    """Launch the kernel; the outputs may be the inputs of the same name."""
+    """Launch the kernel. All tensors lie on x's device.
+
+    Args:
+        x: (N, *shape) float32, contiguous, as are all tensors of that shape but n.
+        n: (N, *shape) float32, float16 or bfloat16; in another layout than contiguous or
+            channels_last it is copied.
+        row: (9,) float32, contiguous, the coefficients ``reference.ROW``.
+        seed, step: () int64.
+        sample_ids: (N,) int64, contiguous.
+        z: (N, *shape) float32, noise to use instead of the kernel's; None for none.
+        history, guidance, known: (N, *shape) float32; None for none.
+        mask: (N, *shape) bool, given with ``known``.
+        x_out: (N, *shape) float32, the new state; it may be x.
+        history_out: (N, *shape) float32, given with ``history``, which it may be.
+        input_out: (N, *shape) float32, the network's next input c_in·x; None where it is not
+            scaled.
+        add_noise: whether the kernel makes noise, where z is None.
+        fast_math: whether with the hardware's approximate functions.
+    """
     n = dense(n)
-    n_last, input_last = is_channels_last(n), is_channels_last(input_out)
-    geometry = launch.over_all(x.shape, n_last or input_last)
+    n_last = is_channels_last(n)
+    geometry = launch.over_all(x.shape, n_last)
     if geometry.plan.samples < x.shape[0]:
         for cut in tiles.cuts(geometry.plan, x.shape[0]):
             sampler_update(
                 cut(x), cut(n), row, seed, step, cut(sample_ids), cut(z), cut(history),
                 cut(guidance), cut(mask), cut(known), cut(x_out), cut(history_out), cut(input_out),
-                add_noise=add_noise, scale_input=scale_input, clamp=clamp, fast_math=fast_math,
+                add_noise=add_noise, fast_math=fast_math,
             )  # fmt: skip
         return
-    low, high = (None, None) if clamp is None else clamp
     with launch.on_device_of(x):
         _sampler_update_kernel[geometry.grid](
             x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
-            x_out, history_out, input_out, low, high, *geometry.numbers,
+            x_out, history_out, input_out, *geometry.numbers,
             ADD_NOISE=add_noise and z is None,
-            SCALE_INPUT=scale_input,
-            HAS_CLAMP=clamp is not None,
             N_LAST=n_last,
-            INPUT_LAST=input_last,
             FAST_MATH=fast_math,
             **geometry.settings,
         )  # fmt: skip

@@ -205,12 +205,7 @@ def _check(name: str, source: str, device: torch.device | None = None) -> None:
 
 # What networks take and give, as far as kernels know it.
 NETWORK_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
 NATIVE_TYPES = (torch.float32, torch.bfloat16)  # those of the CPU
-
-
-MEMORY_FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 def plain_call(x: Tensor) -> bool:
@@ -223,7 +218,6 @@ def plain_call(x: Tensor) -> bool:
 
 __all__ = [
     "BACKENDS",
-    "MEMORY_FORMATS",
     "NATIVE_TYPES",
     "NETWORK_TYPES",
     "choose",

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ncsn_fast import noise, reference
 from ncsn_fast.device import backends
-from ncsn_fast.device.backends import MEMORY_FORMATS, NETWORK_TYPES, plain_call
+from ncsn_fast.device.backends import plain_call
 from ncsn_fast.noise import Word
 from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 
 LIBRARY.define(
-    "perturb(Tensor x, Tensor sigma, Tensor seed, Tensor step, Tensor sample_ids, "
-    "ScalarType dtype, bool channels_last, str backend) -> Tensor"
+    "perturb(Tensor x, Tensor sigma, Tensor seed, Tensor step, Tensor sample_ids, str backend) "
+    "-> Tensor"
 )
 
 
@@ -29,31 +29,14 @@ def _kernel(backend: str) -> Any:
     return perturb
 
 
-def _empty(
-    x: Tensor,
-    sigma: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    sample_ids: Tensor,
-    dtype: torch.dtype,
-    channels_last: bool,
-    backend: str,
-) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty_like(x, dtype=dtype, memory_format=layout)
+def _empty(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _launch(
-    x: Tensor,
-    sigma: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    sample_ids: Tensor,
-    dtype: torch.dtype,
-    channels_last: bool,
-    backend: str,
+    x: Tensor, sigma: Tensor, seed: Tensor, step: Tensor, sample_ids: Tensor, backend: str
 ) -> Tensor:
-    out = _empty(x, sigma, seed, step, sample_ids, dtype, channels_last, backend)
+    out = _empty(x)
     if x.numel():
         given = x.contiguous(), sigma.contiguous(), seed, step, sample_ids.contiguous()
         _kernel(backend)(*given, out)
@@ -73,54 +56,39 @@ def perturb(
     step: Word,
     sample_ids: Tensor,
     z: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-    memory_format: torch.memory_format = torch.contiguous_format,
     backend: str = "auto",
 ) -> Tensor:
-    """Perturbed data x + σz, as the network takes it.
+    """Perturbed data x + σz.
 
     Args:
         x: (N, *shape) float32 data.
         sigma: (N,) float32 noise levels on x's device.
         seed, step, sample_ids: which noise; see :func:`ncsn_fast.noise.normal`.
         z: (N, *shape), noise to use instead.
-        dtype: of the result, float32, float16 or bfloat16; default: x's.
-        memory_format: of the result; torch.channels_last needs four dimensions.
         backend: see :func:`ncsn_fast.use_backend`.
 
     Returns:
-        (N, *shape).
+        (N, *shape) of x's dtype, contiguous.
 
     Raises:
         ValueError: where the numbers of samples, levels and ids differ, or the backend cannot run.
     """
     check_batch(x, sigma, sample_ids, z)
-    dtype = x.dtype if dtype is None else dtype
-    obstacle = _obstacle(x, sigma, z, dtype, memory_format)
-    half = dtype == torch.float16
-    chosen = backends.choose(backend, x.device, obstacle, half=half)
+    chosen = backends.choose(backend, x.device, _obstacle(x, sigma, z))
     if chosen == "torch":
         if z is None:
             z = perturbation_noise(x, seed, step, sample_ids)
-        return reference.perturb(x, sigma, z).to(dtype, memory_format=memory_format)
+        perturbed = reference.perturb(x, sigma, z)
+        return perturbed.to(x.dtype, memory_format=torch.contiguous_format)
     seed, step = noise.seed_tensor(seed, x.device), noise.step_tensor(step, x.device)
     run = _launch if plain_call(x) else _op
-    channels_last = memory_format == torch.channels_last
-    return run(x, sigma, seed, step, sample_ids, dtype, channels_last, chosen)
+    return run(x, sigma, seed, step, sample_ids, chosen)
 
 
-def _obstacle(
-    x: Tensor,
-    sigma: Tensor,
-    z: Tensor | None,
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
-) -> str | None:
+def _obstacle(x: Tensor, sigma: Tensor, z: Tensor | None) -> str | None:
     """Why the kernel cannot take this."""
     if z is not None:
         return "noise was given as a tensor, and the kernel makes its own"
-    if dtype not in NETWORK_TYPES or memory_format not in MEMORY_FORMATS:
-        return f"kernels write 16 or 32 bits, contiguous or channels_last, not {dtype} as asked for"
     if sigma.dtype != torch.float32:
         return f"kernels take noise levels in float32, sigma is {sigma.dtype}"
     return backends.obstacle(x, sigma)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ncsn_fast import noise, reference
 from ncsn_fast.device import backends
-from ncsn_fast.device.backends import MEMORY_FORMATS, NATIVE_TYPES, NETWORK_TYPES, plain_call
-from ncsn_fast.device.memory_format import is_dense, overlap
+from ncsn_fast.device.backends import NATIVE_TYPES, NETWORK_TYPES, plain_call
+from ncsn_fast.device.memory_format import overlap
 from ncsn_fast.noise import Word
 from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
 from ncsn_fast.reference import ROW, StepResult
@@ -23,7 +23,6 @@ from ncsn_fast.reference import ROW, StepResult
 LIBRARY.define(
     "sampler_update(Tensor x, Tensor n, Tensor row, Tensor seed, Tensor step, Tensor sample_ids, "
     "Tensor? z, Tensor? history, Tensor? guidance, Tensor? mask, Tensor? known, bool add_noise, "
-    "bool scale_input, float? clamp_low, float? clamp_high, "
     "Tensor(a!) x_out, Tensor(b!)? history_out, Tensor(c!)? input_out, str backend) -> ()"
 )
 
@@ -48,9 +47,6 @@ def _launch(
     mask: Tensor | None,
     known: Tensor | None,
     add_noise: bool,
-    scale_input: bool,
-    clamp_low: float | None,
-    clamp_high: float | None,
     x_out: Tensor,
     history_out: Tensor | None,
     input_out: Tensor | None,
@@ -65,10 +61,9 @@ def _launch(
     out = x_out, history_out, input_out
     if backend == "cpp":
         kernel = native_kernel("sampler_update")
-        kernel(*given, add_noise, scale_input, clamp_low, clamp_high, *out)
+        kernel(*given, add_noise, *out)
         return
-    clamp = None if clamp_low is None else (clamp_low, clamp_high)
-    _kernel()(*given, *out, add_noise=add_noise, scale_input=scale_input, clamp=clamp)
+    _kernel()(*given, *out, add_noise=add_noise)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -98,9 +93,6 @@ def sampler_update(
     mask: Tensor | None = None,
     known: Tensor | None = None,
     scale_input: bool = False,
-    clamp: tuple[float, float] | None = None,
-    input_dtype: torch.dtype | None = None,
-    input_format: torch.memory_format = torch.contiguous_format,
     out: StepResult | None = None,
     backend: str = "auto",
 ) -> StepResult:
@@ -117,12 +109,9 @@ def sampler_update(
         history: (N, *shape), for methods with memory.
         guidance: (N, *shape), an extra drift.
         mask, known: (N, *shape) bool and float32, the region imposed after the step.
-        scale_input: whether the network's next input is c_in·x rather than x.
-        clamp: (low, high), limits of the new state.
-        input_dtype, input_format: of the network's next input; torch.channels_last needs four
-            dimensions. By default it is the state itself, where it is not scaled.
-        out: the tensors to write; they may be x and history themselves. Contiguous, the network's
-            input in its own type and either memory format. Default: new ones.
+        scale_input: whether the network's next input is c_in·x rather than the state itself.
+        out: the contiguous tensors to write, of x's dtype; they may be x and history themselves.
+            The network's input is out.x unless it is scaled. Default: new ones.
         backend: see :func:`ncsn_fast.use_backend`.
 
     Raises:
@@ -130,22 +119,16 @@ def sampler_update(
     """
     given = (n, z, history, guidance, mask, known)
     _check(x, given, row, sample_ids)
-    low, high = (None, None) if clamp is None else _limits(clamp)
     if out is not None:
         _check_out(out, x, given, scale_input)
-    obstacle = _obstacle(x, (row, *given), input_dtype, input_format)
-    half = input_dtype == torch.float16
-    if out is not None:
-        half = out.network_input.dtype == torch.float16
-    chosen = backends.choose(backend, x.device, obstacle, half=half)
+    chosen = backends.choose(backend, x.device, backends.obstacle(x, row, *given))
     if chosen != "torch":
-        result = out or _outputs(x, history is not None, scale_input, input_dtype, input_format)
+        result = out or _outputs(x, history is not None, scale_input)
         seed, step = noise.seed_tensor(seed, x.device), noise.step_tensor(step, x.device)
         run = _launch if plain_call(x) else _op
         run(
             x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
-            add_noise, scale_input, low, high, result.x, result.history,
-            None if result.network_input is result.x else result.network_input,
+            add_noise, result.x, result.history, result.network_input if scale_input else None,
             chosen,
         )  # fmt: skip
         if out is not None and run is _launch:
@@ -170,11 +153,8 @@ def sampler_update(
         known=known,
         known_z=known_z,
         scale_input=scale_input,
-        clamp=None if low is None or high is None else (low, high),
     )
-    wanted = x.dtype if input_dtype is None else input_dtype
-    network_input = result.network_input.to(wanted, memory_format=input_format)
-    return _into(out, StepResult(result.x, result.history, network_input))
+    return _into(out, result._replace(network_input=result.network_input.contiguous()))
 
 
 def _check(x: Tensor, given: tuple[Tensor | None, ...], row: Tensor, sample_ids: Tensor) -> None:
@@ -203,13 +183,6 @@ def _check(x: Tensor, given: tuple[Tensor | None, ...], row: Tensor, sample_ids:
         raise ValueError(f"mask is {given[4].dtype}: it has to be bool")
 
 
-def _limits(clamp: tuple[float, float]) -> tuple[float, float]:
-    low, high = clamp
-    if low is None or high is None or not low <= high:
-        raise ValueError(f"clamp = {clamp}: give (low, high) with low ≤ high, infinite if need be")
-    return float(low), float(high)
-
-
 def _check_out(
     out: StepResult, x: Tensor, given: tuple[Tensor | None, ...], scale_input: bool
 ) -> None:
@@ -219,18 +192,14 @@ def _check_out(
     for name, tensor in zip(StepResult._fields, out, strict=True):
         if tensor is None:
             continue
-        state = name != "network_input"
         if tensor.shape != x.shape or tensor.device != x.device:
             raise ValueError(
                 f"out.{name} is {tuple(tensor.shape)} on {tensor.device}: it has to be "
                 f"{tuple(x.shape)} on {x.device}"
             )
-        if not (tensor.is_contiguous() if state else is_dense(tensor)):
-            raise ValueError(
-                f"out.{name} has strides {tensor.stride()}: it has to be contiguous"
-                + ("" if state else ", or channels_last")
-            )
-        if tensor.dtype != x.dtype if state else tensor.dtype not in (x.dtype, *NETWORK_TYPES):
+        if not tensor.is_contiguous():
+            raise ValueError(f"out.{name} has strides {tensor.stride()}: it has to be contiguous")
+        if tensor.dtype != x.dtype:
             raise ValueError(f"out.{name} is {tensor.dtype}, x is {x.dtype}")
         if any(other is not None and overlap(tensor, other) for other in (x, *given)):
             raise ValueError(
@@ -238,36 +207,17 @@ def _check_out(
             )
     if scale_input and out.network_input is out.x:
         raise ValueError("out.network_input is out.x, but the input is to be scaled: give another")
+    if not scale_input and out.network_input is not out.x:
+        raise ValueError(
+            "out.network_input is not out.x, though the input is not scaled: give out.x"
+        )
 
 
-def _obstacle(
-    x: Tensor,
-    given: tuple[Tensor | None, ...],
-    input_dtype: torch.dtype | None,
-    input_format: torch.memory_format,
-) -> str | None:
-    """Why the kernel cannot take this."""
-    if input_dtype is not None and input_dtype not in NETWORK_TYPES:
-        return f"kernels write 16 or 32 bits, not {input_dtype}"
-    if input_format not in MEMORY_FORMATS:
-        return f"kernels write contiguous or channels_last tensors, not {input_format}"
-    return backends.obstacle(x, *given)
-
-
-def _outputs(
-    x: Tensor,
-    keeps_history: bool,
-    scale_input: bool,
-    input_dtype: torch.dtype | None,
-    input_format: torch.memory_format,
-) -> StepResult:
+def _outputs(x: Tensor, keeps_history: bool, scale_input: bool) -> StepResult:
     """New tensors for the kernel to write."""
     new = torch.empty_like(x, memory_format=torch.contiguous_format)
     history = torch.empty_like(new) if keeps_history else None
-    dtype = input_dtype or x.dtype
-    if not scale_input and dtype == x.dtype and input_format == torch.contiguous_format:
-        return StepResult(new, history, new)
-    return StepResult(new, history, torch.empty_like(new, dtype=dtype, memory_format=input_format))
+    return StepResult(new, history, torch.empty_like(new) if scale_input else new)
 
 
 def _into(out: StepResult | None, result: StepResult) -> StepResult:

@@ -10,12 +10,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
+import ncsn_fast as nf
 from ncsn_fast.benchmarks.static import compiled as static
-from ncsn_fast.benchmarks.static import sass
+from ncsn_fast.benchmarks.static import sass, steps
 from ncsn_fast.benchmarks.static.sass import Access
+from ncsn_fast.benchmarks.suites import operations
+from ncsn_fast.training.log import LossSums
+from ncsn_fast.training.step import TrainingStep
 
 KERNELS = Path(__file__).parents[2] / "kernels" / "triton"
 QUADS = ("sampler_update", "perturb", "dsm_loss")
@@ -91,7 +96,7 @@ def test_each_tensor_is_moved_once(rows):
             continue
         assert row.bytes_per_element == row.min_bytes_per_element, row
     update = {r.variant: r.bytes_per_element for r in measured if r.kernel == "sampler_update"}
-    assert (update["plain"], update["history"], update["everything"]) == (12, 20, 29)
+    assert (update["plain"], update["history"], update["everything"]) == (10, 18, 33)
 
 
 @pytest.mark.slow
@@ -137,6 +142,77 @@ def test_the_tables_have_a_line_for_each_row(rows):
     assert len(lines) == 2 + len(static.VARIANTS)
     assert any(line.startswith("| `sampler_update` | plain | ") for line in lines)
     assert len({line.count("|") for line in lines}) == 1
+
+
+SIGMAS = (1.0, 0.5, 0.2)
+LANGEVIN = {"method": "annealed_langevin", "step_size": 1e-3, "steps_per_level": 1}
+
+
+def half(kind="normalized", condition="label", **more):
+    """A network that answers in float16, as they do on a GPU."""
+    return nf.Score(lambda x, told: x.half(), kind, condition, sigmas=SIGMAS, **more)
+
+
+def sample(score, shape=(3, 32, 32), call=None, **settings):
+    sampler = nf.Sampler(score, shape, **{"graph": False, **LANGEVIN, **settings})
+    sampler(2, seed=0, **(call or {}))
+
+
+def train(**settings):
+    config, net = nf.TrainConfig(batch_size=2, **settings), network()
+    TrainingStep(net, net, LossSums(len(SIGMAS), torch.device("cpu")), config)()
+
+
+def network():
+    return nf.NCSNv2(channels=3, image_size=32, ngf=4, sigmas=SIGMAS)
+
+
+INPAINTING = {"mask": torch.ones(32, 32), "known": torch.zeros(3, 32, 32)}
+STEPS = {
+    "a chain": lambda: sample(half()),
+    "fp32": lambda: sample(network(), precision="fp32"),
+    "bf16": lambda: sample(network(), precision="bf16"),
+    "Euler": lambda: sample(half(), method="euler", step_size=None, steps_per_level=None),
+    "history": lambda: sample(half(), method="dpmpp_2m", step_size=None, steps_per_level=None),
+    "scaled": lambda: sample(half("denoiser", "c_noise", sigma_data=0.5)),
+    "guidance": lambda: sample(half(), call={"guidance": lambda x, n, sigma, row: x}),
+    "clip": lambda: sample(half(), call={"clip": 1.0}),
+    "inpainting": lambda: sample(half(), call=INPAINTING),
+    "given noise": lambda: sample(half(), call={"noise": lambda row: torch.zeros(2, 3, 32, 32)}),
+    "training": lambda: train(),
+    "training, fp16, weighted": lambda: train(precision="fp16", anneal_power=1.0),
+    "training, bf16": lambda: train(precision="bf16"),
+}
+
+
+def of_the_engine(call):
+    """The launches of sampling and training that a call makes."""
+    with steps.as_on_a_gpu():
+        return [one for one in static.launches(call) if one.name in QUADS]
+
+
+@pytest.fixture(scope="module")
+def compiled_for():
+    """What the kernels of sampling and training are compiled for."""
+    variants = [variant for variant in static.VARIANTS.values() if variant.kernel in QUADS]
+    return {static.record(variant.call, variant.kernel).signature for variant in variants}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_the_engine_launches_is_compiled(name, compiled_for):
+    found = of_the_engine(STEPS[name])
+    assert found
+    for launch in found:
+        assert launch.signature in compiled_for
+
+
+@pytest.mark.parametrize("case", operations.CASES[:4], ids=lambda case: case.name)
+def test_what_is_benchmarked_is_what_the_engine_launches(case, compiled_for):
+    tensors = case.make(2 * 3 * 32 * 32, torch.float16, torch.device("cpu"))
+    with torch.no_grad():
+        found = of_the_engine(lambda: case.ours(tensors, "triton"))
+    assert {launch.signature for launch in found} <= compiled_for
+    assert sum(launch.bytes_per_element for launch in found) == case.bytes_per_element
 
 
 def plain(**changes):

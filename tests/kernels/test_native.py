@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from cases.common import (
-    CLAMP,
     NATIVE_DTYPES,
     SEED,
     STEP,
@@ -31,10 +30,10 @@ import ncsn_fast as nf
 from ncsn_fast import noise, reference
 from ncsn_fast.device import native
 
-EVERYTHING = "noise history guidance mask clamp scale input"
+EVERYTHING = "noise history guidance mask scale"
 VARIANTS = (
-    *("", "input", "noise input", "noise history", "noise guidance input", "noise mask input"),
-    *("mask input", "noise clamp input", "noise scale input", "z input", EVERYTHING),
+    *("", "noise", "history", "noise history", "noise guidance", "noise mask"),
+    *("mask", "noise scale", "z", EVERYTHING),
 )
 # Shapes of batches, and whether what belongs to a network is channels_last.
 LAYOUTS = (
@@ -88,30 +87,30 @@ def test_normals_are_those_of_their_samples(shape):
         assert torch.equal(alone[0], found[i])
 
 
-def check_update(shape, last, uses, n_type, input_type):
+def check_update(shape, last, uses, n_type):
     inputs = update_inputs(shape, uses, n_type)
     kept = poisoned(shape) if "history" in uses else None
-    network_input = poisoned(shape, input_type, last) if "input" in uses else None
+    network_input = poisoned(shape) if "scale" in uses else None
     laid_out = {**inputs, "n": laid(inputs["n"], last)}
     found = run_update(laid_out, uses, (poisoned(shape), kept, network_input))
     exact = specified_update(inputs, uses, torch.float64)
     plain = specified_update(inputs, uses, torch.float32)
     for result, e, p in zip(found, exact, plain, strict=True):
         if result is not None:
-            assert_close(result, e, p.to(result.dtype))
+            assert_close(result, e, p)
 
 
 @pytest.mark.parametrize("uses", VARIANTS)
 def test_every_variant_of_sampler_update_is_its_specification(uses):
-    for n_type, input_type in itertools.product(NATIVE_DTYPES, NATIVE_DTYPES):
-        check_update((2, 3, 16, 18), True, uses, n_type, input_type)
-        check_update((2, 1100), False, uses, n_type, input_type)
+    for n_type in NATIVE_DTYPES:
+        check_update((2, 3, 16, 18), True, uses, n_type)
+        check_update((2, 1100), False, uses, n_type)
 
 
 @pytest.mark.parametrize(("shape", "last"), LAYOUTS)
 def test_sampler_update_takes_any_layout(shape, last):
-    check_update(shape, last, EVERYTHING, torch.bfloat16, torch.bfloat16)
-    check_update(shape, last, EVERYTHING, torch.float32, torch.float32)
+    check_update(shape, last, EVERYTHING, torch.bfloat16)
+    check_update(shape, last, EVERYTHING, torch.float32)
 
 
 def test_sampler_update_may_write_where_it_reads():
@@ -138,24 +137,23 @@ def test_sampler_update_takes_any_view_of_the_output_of_a_network():
         assert torch.equal(found[0], expected[0])
 
 
-def test_clamping_hides_no_nan():
-    inputs = update_inputs((1, 8), "noise mask clamp", torch.float32)
+def test_only_the_known_region_replaces_a_nan():
+    inputs = update_inputs((1, 8), "noise mask", torch.float32)
     inputs["x"][0, :4] = torch.tensor([math.nan, math.nan, math.inf, -math.inf])
     inputs["mask"][0, :4] = torch.tensor([False, True, False, False])
-    found, _, _ = run_update(inputs, "noise mask clamp", (poisoned((1, 8)), None, None))
+    found, _, _ = run_update(inputs, "noise mask", (poisoned((1, 8)), None, None))
     assert found.isnan().tolist() == [[True] + [False] * 7]
-    assert torch.equal(found[0, 2:4], torch.tensor(CLAMP[::-1]))
+    assert found[0, 2:4].tolist() == [math.inf, -math.inf]
 
 
-@pytest.mark.parametrize(("shape", "last"), LAYOUTS)
-@pytest.mark.parametrize("dtype", NATIVE_DTYPES)
-def test_perturb_is_its_specification(shape, last, dtype):
+@pytest.mark.parametrize("shape", sorted({shape for shape, _ in LAYOUTS}))
+def test_perturb_is_its_specification(shape):
     x, sigma = draw(shape), torch.rand(shape[0]) + 0.1
-    found = poisoned(shape, dtype, last)
+    found = poisoned(shape)
     CPP.perturb(x, sigma, *which_noise(shape[0]), found)
     z = normal(shape, noise.PERTURB, STEP, torch.float64)
     exact = reference.perturb(x.double(), sigma.double(), z)
-    assert_close(found, exact, reference.perturb(x, sigma, z.float()).to(dtype))
+    assert_close(found, exact, reference.perturb(x, sigma, z.float()))
 
 
 @pytest.mark.parametrize(("shape", "last"), LAYOUTS)
@@ -188,17 +186,18 @@ def test_a_sample_has_the_same_loss_in_any_batch():
 
 
 def test_bfloat16_is_rounded_as_pytorch_rounds():
+    """In the gradient of the loss, 1.5·(n + z): every odd n of [128, 170]·2ᵏ is a tie."""
     bits = torch.randint(
-        -(1 << 31), 1 << 31, (1, 100_000), generator=torch.Generator().manual_seed(5)
+        -(1 << 15), 1 << 15, (1, 1 << 17), generator=torch.Generator().manual_seed(5)
     )
-    bits[:, ::2] = bits[:, ::2] & ~0xFFFF | 0x8000  # half way between two
-    x = bits.to(torch.int32).view(torch.float32)
-    x[0, :4] = torch.tensor([math.nan, math.inf, -math.inf, 3.4e38])
-    finite = x.isfinite()
-    found = poisoned(x.shape, torch.bfloat16)
-    CPP.perturb(x, torch.zeros(1), *which_noise(1), found)
-    assert torch.equal(found[finite], x[finite].to(torch.bfloat16))
-    torch.testing.assert_close(found, x.to(torch.bfloat16), rtol=0, atol=0, equal_nan=True)
+    n = bits.to(torch.int16).view(torch.bfloat16)
+    n[0, :4] = torch.tensor([math.nan, math.inf, -math.inf, 3.38e38])
+    exact, found = poisoned(n.shape), poisoned(n.shape, torch.bfloat16)
+    for of, gradient in ((n.float(), exact), (n, found)):
+        CPP.dsm_loss(of, None, *which_noise(1), torch.tensor([1.5]), None, gradient)
+    ties = exact.isfinite() & (exact.view(torch.int32) & 0xFFFF == 0x8000)
+    assert ties.sum() > 1000
+    torch.testing.assert_close(found, exact.to(torch.bfloat16), rtol=0, atol=0, equal_nan=True)
 
 
 def everything(shape, dtype, last):
@@ -207,12 +206,12 @@ def everything(shape, dtype, last):
     which, ones, uses = (
         which_noise(shape[0]),
         torch.ones(shape[0]),
-        "noise history mask clamp input",
+        "noise history mask scale",
     )
     inputs = update_inputs(shape, uses, dtype)
-    update = (poisoned(shape), poisoned(shape), poisoned(shape, dtype, last))
+    update = (poisoned(shape), poisoned(shape), poisoned(shape))
     run_update({**inputs, "n": laid(inputs["n"], last)}, uses, update)
-    found, loss, gradient = poisoned(shape, dtype, last), ones.clone(), poisoned(shape, dtype, last)
+    found, loss, gradient = poisoned(shape), ones.clone(), poisoned(shape, dtype, last)
     CPP.perturb(inputs["x"], ones, *which, found)
     CPP.dsm_loss(x, None, *which, ones, loss, gradient)
     parameters = norm_parameters(shape, False)

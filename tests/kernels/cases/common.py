@@ -30,7 +30,6 @@ FAST_MATH_LIMIT = 2e-5
 SEED = (1 << 64) - 0x123456789  # beyond int64: its tensor holds a negative number
 STEP = (1 << 31) + 5  # beyond int32
 COEFFICIENTS = (0.9, 0.3, -0.2, 0.7, 0.1, 0.4, 0.25, 0.5, 0.6)  # in the order of reference.ROW
-CLAMP = (-0.8, 0.9)
 GUARD = 64  # elements; a multiple of 16 bytes, so that what lies behind it is aligned
 UNALIGNED = 65
 
