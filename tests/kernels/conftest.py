@@ -16,3 +16,13 @@ def way(request):
     native.ops().capability(found.capability)
     yield found
     native.ops().capability("")
+
+
+@pytest.fixture
+def small_launches(monkeypatch):
+    """Launches of Triton's kernels that take a few samples at most."""
+    rows = pytest.importorskip("ncsn_fast.kernels.triton.common.rows")
+    monkeypatch.setattr(rows, "_MOST_VECTORS", 20)
+    rows.rows.cache_clear()
+    yield
+    rows.rows.cache_clear()

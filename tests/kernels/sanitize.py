@@ -1,6 +1,6 @@
 """The native kernels' tests under the address and undefined-behaviour sanitizers.
 
-    python tests/sanitize.py [options of pytest]
+    python tests/kernels/sanitize.py [options of pytest]
 
 Needs g++, whose run-time libraries have to be in the process before Python's own.
 """
@@ -19,7 +19,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 from ncsn_fast.device import native
 
 _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-_TESTS = [Path(__file__).with_name(f"test_native{part}.py") for part in ("", "_images")]
+_TESTS = Path(__file__).parent
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "pytest", "-x", *map(str, _TESTS), *sys.argv[1:]]
+        command = [sys.executable, "-m", "pytest", "-x", "-m", "native", str(_TESTS), *sys.argv[1:]]
         return subprocess.run(command, env=environment, check=False).returncode
 
 

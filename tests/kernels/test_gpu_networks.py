@@ -1,63 +1,112 @@
-"""InstanceNorm++ on a GPU: python -m pytest -m gpu tests/test_gpu_networks.py."""
+"""The operations on images as networks run them on a GPU: sizes, captures, torch.compile, and what
+lies beyond 32 bits."""
 
 import pytest
 import torch
-from cases.common import UNALIGNED, Buffers
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from cases.norm import (
-    SMALL,
-    SPLIT,
-    Norm,
-    check_norm,
-    check_statistics,
-    draw,
-    inputs,
-    norm_cases,
-    run,
-)
+from cases.common import Way, draw
+from cases.images import HALF, LAST, both_formats
+from cases.norm import SMALL, SPLIT, Norm, check_norm, check_statistics
 
 from ncsn_fast import ops, reference
+from ncsn_fast.kernels.triton.max_pool5 import max_pool5
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
-HALF, LAST = torch.float16, torch.channels_last
-both_mathematics = pytest.mark.parametrize("fast_math", [True, False], ids=["fast", "exact"])
-both_formats = pytest.mark.parametrize("last", [True, False], ids=["last", "first"])
+FAST = Way("triton", DEVICE, fast_math=True)
+NETWORK = (16, 128, 32, 32)  # as NCSNv2 has them on CIFAR-10
 # As networks have them, for whole samples and for samples that are split.
 REAL = ((256, 128, 16, 16), (3, 256, 16, 16), (64, 512, 4, 4), (2, 128, 96, 96))
-
-
-@both_mathematics
-@pytest.mark.parametrize("case", norm_cases(), ids=str)
-def test_norm_and_gradients_are_their_specification(case, fast_math):
-    check_norm(case, DEVICE, fast_math)
+ACTIVATIONS = ("elu", "relu", "lrelu", "swish", None)
 
 
 @both_formats
 @pytest.mark.parametrize("shape", REAL, ids=str)
-def test_shapes_of_networks(shape, last):
-    check_norm(Norm(shape, last, HALF), DEVICE, True)
+def test_norms_of_networks_are_their_specification(shape, last):
+    check_norm(Norm(shape, last, HALF), FAST)
 
 
 @both_formats
-def test_the_kernels_take_tensors_that_are_not_aligned(last):
-    check_norm(Norm(SMALL[1], last, HALF, rows=True), DEVICE, True, guard=UNALIGNED)
-
-
-@both_formats
-@pytest.mark.parametrize("shape", [*SMALL, *SPLIT, *REAL], ids=str)
+@pytest.mark.parametrize("shape", [SMALL[1], SPLIT[1], *REAL], ids=str)
 def test_statistics_of_a_sum_are_those_of_its_total(shape, last):
     check_statistics(shape, last, DEVICE)
 
 
-@both_formats
-@pytest.mark.parametrize("shape", [SMALL[0], SPLIT[0]], ids=str)
-def test_two_runs_are_equal_bit_for_bit(shape, last):
-    case = Norm(shape, last, HALF)
-    runs = [run(case, *inputs(case), Buffers(DEVICE), True) for _ in range(2)]
-    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+def test_more_samples_than_a_grid_has_rows():
+    check_norm(Norm((70_000, 4, 2, 2), True, HALF), FAST)
+
+
+def images(*sizes):
+    """Leaves with few different values."""
+    drawn = [((2 * draw(size, HALF)).round() / 2).to(DEVICE) for size in sizes]
+    return [image.contiguous(memory_format=LAST).requires_grad_() for image in drawn]
+
+
+def operations():
+    """Functions of one or two images, with the number of them."""
+    given = {
+        f"max_pool5 {activation}": (lambda x, a=activation: ops.max_pool5(x, activation=a), 1)
+        for activation in ACTIVATIONS
+    }
+    given["residual_add"] = (lambda x, y: ops.residual_add(x, y, activation="elu")[:2], 2)
+    given["resize_add"] = (lambda x: [ops.resize_add(x[..., :16, :16], x)], 1)
+    given["resize_add down"] = (lambda x: [ops.resize_add(x, x[..., :16, :16])], 1)
+    return given
+
+
+@pytest.mark.parametrize("name", operations())
+def test_results_are_bit_for_bit_the_same_whenever_they_are_computed(name):
+    operation, count = operations()[name]
+    inputs = [image.detach() for image in images(*[NETWORK] * count)]
+    first = operation(*inputs)
+    for one, other in zip(first, operation(*inputs), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_gradient_of_max_pool5_is_deterministic(activation):
+    (x,) = images(NETWORK)
+    gradients = []
+    for _ in range(2):
+        pooled = ops.max_pool5(x, activation=activation)[1]
+        gradients += torch.autograd.grad(pooled.float().sum(), x)
+    assert torch.equal(*gradients)
+
+
+def captured(step):
+    """A step as a graph, with what it returned in the capture."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step()
+    return graph, results
+
+
+@pytest.mark.parametrize("name", operations())
+def test_a_captured_pass_replays_what_it_computes_eagerly(name):
+    operation, count = operations()[name]
+    inputs = [image.detach() for image in images(*[NETWORK] * count)]
+    graph, results = captured(lambda: operation(*inputs))
+    for image in inputs:
+        image.neg_()
+    graph.replay()
+    for one, other in zip(results, operation(*inputs), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", operations())
+def test_a_compiled_pass_gives_the_same_results(name):
+    operation, count = operations()[name]
+    inputs = images(*[NETWORK] * count)
+    compiled = torch.compile(operation, fullgraph=True)
+    for one, other in zip(compiled(*inputs), operation(*inputs), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 class Unit:
@@ -67,11 +116,11 @@ class Unit:
         self.x, self.residual, self.y = (
             torch.empty(shape, dtype=HALF, device=DEVICE, memory_format=LAST) for _ in range(3)
         )
-        self.parameters = [draw((shape[1],), seed).to(DEVICE) for seed in (1, 2, 3)]
+        self.parameters = [draw((shape[1],), seed=seed).to(DEVICE) for seed in (1, 2, 3)]
 
     def draw(self, seed):
-        self.x.copy_(draw(self.x.shape, seed))
-        self.residual.copy_(draw(self.x.shape, seed + 1))
+        self.x.copy_(draw(self.x.shape, seed=seed))
+        self.residual.copy_(draw(self.x.shape, seed=seed + 1))
 
     def step(self):
         with torch.no_grad():
@@ -88,24 +137,13 @@ class Unit:
 def test_replays_of_a_graph_are_the_eager_steps_bit_for_bit(shape):
     unit = Unit(shape)
     unit.draw(0)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        unit.step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        unit.step()
+    graph, _ = captured(unit.step)
     for seed in (10, 20, 30):
         unit.draw(seed)
         graph.replay()
         replayed = unit.y.clone()
         unit.step()
         assert torch.equal(replayed, unit.y)
-
-
-def test_more_samples_than_a_grid_has_rows():
-    check_norm(Norm((70_000, 4, 2, 2), True, HALF), DEVICE, True)
 
 
 def need_memory(gigabytes):
@@ -122,7 +160,7 @@ def test_norm_beyond_32_bits(shape, last):
     need_memory(40)
     layout = LAST if last else torch.contiguous_format
     x = torch.empty(shape, dtype=HALF, device=DEVICE, memory_format=layout).normal_()
-    gamma, alpha, beta = (draw((shape[1],), seed).to(DEVICE) for seed in (1, 2, 3))
+    gamma, alpha, beta = (draw((shape[1],), seed=seed).to(DEVICE) for seed in (1, 2, 3))
     y = ops.instance_norm_plus(x, gamma, alpha, beta, backend="triton")
     moments = [torch.var_mean(channel.float(), correction=0) for channel in x[-1]]
     variance, mean = (torch.stack(parts) for parts in zip(*moments, strict=True))
@@ -140,7 +178,7 @@ def test_gradient_beyond_32_bits(last):
     layout = LAST if last else torch.contiguous_format
     shape = ((1 << 31) // 4096 + 3, 256, 4, 4)
     x = torch.empty(shape, dtype=HALF, device=DEVICE, memory_format=layout).normal_()
-    three = [draw((shape[1],), seed).to(DEVICE) for seed in (1, 2, 3)]
+    three = [draw((shape[1],), seed=seed).to(DEVICE) for seed in (1, 2, 3)]
     x.requires_grad_()
     y = ops.instance_norm_plus(x, *three, activation="elu", backend="triton")
     (found,) = torch.autograd.grad(y, x, torch.ones_like(y))
@@ -148,3 +186,16 @@ def test_gradient_beyond_32_bits(last):
     expected = reference.instance_norm_plus(alone, *three, 1e-5, "elu")
     (expected,) = torch.autograd.grad(expected, alone, torch.ones_like(expected))
     assert (found[-1:] - expected).abs().max() <= 1e-2
+
+
+@both_formats
+def test_a_batch_of_more_than_4_gibi_elements_is_pooled_to_its_end(last):
+    shape = (34, 128, 1024, 1024)
+    needed = 2 * 2 * torch.Size(shape).numel() + (4 << 30)
+    if torch.cuda.mem_get_info()[0] < needed:
+        pytest.skip(f"needs {needed >> 30} GiB of free GPU memory")
+    layout = LAST if last else torch.contiguous_format
+    x = torch.empty(shape, dtype=HALF, device=DEVICE, memory_format=layout).normal_()
+    pooled = torch.empty_like(x)
+    max_pool5(x, None, pooled, None)
+    assert torch.equal(pooled[-1:], torch.nn.functional.max_pool2d(x[-1:], 5, 1, 2))

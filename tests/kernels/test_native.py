@@ -30,6 +30,7 @@ import ncsn_fast as nf
 from ncsn_fast import noise, reference
 from ncsn_fast.device import native
 
+pytestmark = pytest.mark.native
 EVERYTHING = "noise history guidance mask scale"
 VARIANTS = (
     *("", "noise", "history", "noise history", "noise guidance", "noise mask"),
