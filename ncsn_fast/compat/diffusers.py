@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise, ops
-from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, METHODS, make_table
-from ncsn_fast.methods.levels import best_step_size, check_sigmas, geometric_sigmas
-from ncsn_fast.methods.spacings import noise_levels
+from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, METHODS, make_table, table_for
+from ncsn_fast.methods.levels import check_sigmas, geometric_sigmas
 from ncsn_fast.models.score import Score
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
@@ -197,7 +196,16 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         """
         if num_inference_steps is not None:
             checks.count("num_inference_steps", num_inference_steps)
-        self._use(self._make_table(num_inference_steps), "cpu" if device is None else device)
+        config = self.config
+        table = table_for(
+            config["method"],
+            self._ladder,
+            num_inference_steps,
+            **{name: config[name] for name in ("step_size", "steps_per_level", "denoise")},
+            **{name: config[name] for name in ("spacing", "rho", "settings")},
+            name="num_inference_steps",
+        )
+        self._use(table, "cpu" if device is None else device)
         self.num_inference_steps = len(self._table)
         self.seed = noise.chosen_seed(self.config["seed"])
 
@@ -348,50 +356,6 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         if self.config["scaled_state"]:
             self._folded = _scaled(self._folded)
         self._rows = self._folded.rows(device)
-
-    def _make_table(self, steps: int | None) -> Table:
-        config = self.config
-        takes = inspect.signature(METHODS[config["method"]].table).parameters
-        settings: dict[str, Any] = dict(config["settings"] or {})
-        ladder, levels = config["spacing"] == "ladder", self._ladder
-        if "steps" in takes:
-            settings.update(spacing=config["spacing"], rho=config["rho"])
-            if "step_size" in takes and "snr" not in settings:
-                settings["step_size"] = config["step_size"]
-            whole = make_table(config["method"], levels, settings, {})
-            if steps is None or (ladder and steps >= len(whole)):
-                return whole
-            return make_table(config["method"], levels, {**settings, "steps": steps}, {})
-        if steps is not None:
-            each, denoise = config["steps_per_level"], int(config["denoise"])
-            number = (steps - denoise) // each
-            if number < 1:
-                raise ValueError(
-                    f"num_inference_steps = {steps}: one noise level takes {each} network "
-                    f"evaluations here, and denoising {denoise}"
-                )
-            number = min(number, len(levels)) if ladder else number
-            visited = noise_levels(levels, number, config["spacing"], config["rho"])
-            levels = torch.from_numpy(visited)
-        settings.update(
-            step_size=self._step_size(levels),
-            steps_per_level=config["steps_per_level"],
-            denoise=config["denoise"],
-        )
-        return make_table(config["method"], levels, settings, {})
-
-    def _step_size(self, levels: Tensor) -> float | None:
-        """ε as given, or by the rule that is made for annealed Langevin dynamics."""
-        config = self.config
-        if config["step_size"] is not None or config["method"] != ANNEALED_LANGEVIN:
-            return config["step_size"]
-        if len(levels) < 2:
-            raise ValueError(
-                "step_size is computed from the ratio of noise levels, of which there is one: give "
-                "it, 0 < ε < 2σ_L², or more steps"
-            )
-        last = float(levels[-1])
-        return best_step_size(float(levels[-2]) / last, last, config["steps_per_level"])
 
 
 def _scaled(table: Table) -> Table:

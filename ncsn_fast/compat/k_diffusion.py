@@ -78,43 +78,33 @@ def sample_annealed_langevin(
     return _run(model, x, table, extra_args, callback, disable, seed, noise)
 
 
-@torch.no_grad()
-def sample_euler(
-    model: Model,
-    x: Tensor,
-    sigmas: Sigmas,
-    extra_args: dict[str, Any] | None = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-) -> Tensor:
-    """Euler's method on the probability flow ODE; arguments as above."""
-    return _run(model, x, samplers.euler(_to_zero(sigmas)), extra_args, callback, disable)
+def _without_noise(
+    name: str, method: Callable[[Tensor], Table], about: str
+) -> Callable[..., Tensor]:
+    """The function of a method that adds no noise."""
+
+    def sample(
+        model: Model,
+        x: Tensor,
+        sigmas: Sigmas,
+        extra_args: dict[str, Any] | None = None,
+        callback: Callback = None,
+        disable: bool | None = None,
+    ) -> Tensor:
+        return _run(model, x, method(_to_zero(sigmas)), extra_args, callback, disable)
+
+    sample.__name__ = sample.__qualname__ = name
+    sample.__doc__ = f"{about}; arguments as above."
+    return torch.no_grad()(sample)
 
 
-@torch.no_grad()
-def sample_heun(
-    model: Model,
-    x: Tensor,
-    sigmas: Sigmas,
-    extra_args: dict[str, Any] | None = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-) -> Tensor:
-    """Heun's method, two evaluations a step but the last; arguments as above."""
-    return _run(model, x, samplers.heun(_to_zero(sigmas)), extra_args, callback, disable)
-
-
-@torch.no_grad()
-def sample_dpmpp_2m(
-    model: Model,
-    x: Tensor,
-    sigmas: Sigmas,
-    extra_args: dict[str, Any] | None = None,
-    callback: Callback = None,
-    disable: bool | None = None,
-) -> Tensor:
-    """DPM-Solver++(2M); arguments as above."""
-    return _run(model, x, samplers.dpmpp_2m(_to_zero(sigmas)), extra_args, callback, disable)
+sample_euler = _without_noise(
+    "sample_euler", samplers.euler, "Euler's method on the probability flow ODE"
+)
+sample_heun = _without_noise(
+    "sample_heun", samplers.heun, "Heun's method, two evaluations a step but the last"
+)
+sample_dpmpp_2m = _without_noise("sample_dpmpp_2m", samplers.dpmpp_2m, "DPM-Solver++(2M)")
 
 
 @torch.no_grad()

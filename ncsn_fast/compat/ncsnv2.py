@@ -9,7 +9,6 @@ alone. All functions return CPU tensors (N, *shape).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +21,7 @@ from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.models.score import Score
 from ncsn_fast.sampling import inputs
+from ncsn_fast.sampling.editing import turning_noise
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
@@ -158,19 +158,13 @@ def anneal_Langevin_dynamics_interpolation(
     """
     check_noise(noise, seed)
     number = checks.count("n_interpolations", n_interpolations)
-    angles = torch.linspace(0, math.pi / 2, number, device=x_mod.device)
-    angles = angles.view(1, number, *(1,) * (x_mod.ndim - 1))
     if noise == "philox":
         seed = noise_source.chosen_seed(seed)
 
-    def draw(row: int, stream: int) -> Tensor:
+    def draw(stream: int, row: int) -> Tensor:
         return torch.randn_like(x_mod) if seed is None else _philox(x_mod, seed, stream, row)
 
-    def mixed(row: int) -> Tensor:
-        p = draw(row, noise_source.SAMPLER)[:, None]
-        q = draw(row, noise_source.SECOND)[:, None]
-        return (p * angles.cos() + q * angles.sin()).flatten(0, 1)
-
+    mixed = turning_noise(draw, number, x_mod)
     table = annealed_langevin(sigmas, step_lr, n_steps_each, denoise=False)
     initial = x_mod.repeat_interleave(number, 0)
     whole = noise == "torch"

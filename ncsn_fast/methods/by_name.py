@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ncsn_fast.methods import tables as samplers
-from ncsn_fast.methods.levels import check_sigmas
+from ncsn_fast.methods.levels import best_step_size, check_sigmas
+from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.table import Table
 
 ANNEALED_LANGEVIN = "annealed_langevin"
@@ -93,6 +95,73 @@ def make_table(
     return table
 
 
+def table_for(
+    method: str,
+    sigmas: Tensor,
+    evaluations: int | None,
+    *,
+    step_size: float | None = None,
+    steps_per_level: int = 5,
+    denoise: bool = True,
+    spacing: str = "ladder",
+    rho: float = 7.0,
+    settings: Mapping[str, Any] | None = None,
+    name: str = "evaluations",
+) -> Table:
+    """The table of a method for so many network evaluations, at most.
+
+    A method that is not told how many steps it may take visits as many of the levels as they pay
+    for.
+
+    Args:
+        method: a name of ``METHODS``.
+        sigmas: (L,) the model's noise levels, descending.
+        evaluations: how many; None, or more than for all levels of a ladder: all levels.
+        step_size: ε; None: for annealed Langevin dynamics that of Technique 4, for the ratio of
+            the two smallest levels that are visited.
+        steps_per_level, denoise: of the methods that take them.
+        spacing, rho: which levels are visited, see :func:`ncsn_fast.methods.spacings.noise_levels`.
+        settings: others of the method.
+        name: what the caller calls the number of evaluations, for the message.
+
+    Raises:
+        ValueError: for too few evaluations, and for settings that the method refuses.
+    """
+    takes = _parameters(_find(method).table)
+    given = dict(settings or {})
+    if "steps" in takes:
+        given.update(spacing=spacing, rho=rho)
+        if "step_size" in takes and "snr" not in given:
+            given["step_size"] = step_size
+        whole = make_table(method, sigmas, given, {})
+        if evaluations is None or (spacing == "ladder" and evaluations >= len(whole)):
+            return whole
+        return make_table(method, sigmas, {**given, "steps": evaluations}, {})
+    if evaluations is not None:
+        number = (evaluations - int(denoise)) // steps_per_level
+        if number < 1:
+            raise ValueError(
+                f"{name} = {evaluations}: one noise level takes {steps_per_level} network "
+                f"evaluations here, and denoising {int(denoise)}"
+            )
+        number = min(number, len(sigmas)) if spacing == "ladder" else number
+        sigmas = torch.from_numpy(noise_levels(sigmas, number, spacing, rho))
+    if step_size is None and method == ANNEALED_LANGEVIN:
+        step_size = _step_size(sigmas, steps_per_level)
+    given.update(step_size=step_size, steps_per_level=steps_per_level, denoise=denoise)
+    return make_table(method, sigmas, given, {})
+
+
+def _step_size(levels: Tensor, steps_per_level: int) -> float:
+    if len(levels) < 2:
+        raise ValueError(
+            "step_size is computed from the ratio of noise levels, of which there is one: give "
+            "it, 0 < ε < 2σ_L², or more steps"
+        )
+    last = float(levels[-1])
+    return best_step_size(float(levels[-2]) / last, last, steps_per_level)
+
+
 def known_settings(method: object) -> set[str]:
     """The settings of all named methods, and of the given one where it is a function."""
     functions = [known.table for known in METHODS.values()]
@@ -154,4 +223,5 @@ __all__ = [
     "known_settings",
     "make_table",
     "starts_uniform",
+    "table_for",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -67,24 +67,42 @@ def interpolate(
     if initial is None:
         initial = sampler.start.states(seed, ids, sampler.table.start_row(start_level))
     initial = inputs.states("initial", initial, (len(ids), *sampler.shape), sampler.device)
-    weights = _quarter_turn(n_interpolations, initial)
 
-    def turned(row: int) -> Tensor:
-        streams = (noise.SAMPLER, noise.SECOND)
-        key: dict[str, Any] = {"seed": seed, "sample_ids": ids, "step": row}
-        p, q = (noise.normal(sampler.shape, stream=stream, **key) for stream in streams)
-        mixed = weights[0] * p[:, None] + weights[1] * q[:, None]
-        return mixed.flatten(0, 1)
+    def draw(stream: int, row: int) -> Tensor:
+        return noise.normal(sampler.shape, seed=seed, stream=stream, sample_ids=ids, step=row)
 
     x = sampler(
         len(ids) * n_interpolations,
         seed=seed,
         initial=initial.repeat_interleave(n_interpolations, 0),
         start_level=start_level,
-        noise=turned,
+        noise=turning_noise(draw, n_interpolations, initial),
         **call,
     )
     return x.view(len(ids), n_interpolations, *sampler.shape)
+
+
+def turning_noise(
+    draw: Callable[[int, int], Tensor], number: int, like: Tensor
+) -> Callable[[int], Tensor]:
+    """The noise cos θ·p + sin θ·q of chains between two, θ = (π/2)·k/(K - 1).
+
+    Args:
+        draw: (stream, row) → (pairs, *shape), p of the stream SAMPLER and q of SECOND, in this
+            order.
+        number: K, the chains of a pair; a single one has p.
+        like: (pairs, *shape), of the noise's dtype and device.
+
+    Returns:
+        row → (pairs·K, *shape), pair after pair.
+    """
+    weights = _quarter_turn(number, like)
+
+    def turned(row: int) -> Tensor:
+        p, q = (draw(stream, row)[:, None] for stream in (noise.SAMPLER, noise.SECOND))
+        return (weights[0] * p + weights[1] * q).flatten(0, 1)
+
+    return turned
 
 
 def edit(
@@ -141,7 +159,7 @@ def _quarter_turn(number: int, like: Tensor) -> Tensor:
     """(2, 1, number, 1 …) cos θ and sin θ; exactly 1 and 0 at the ends."""
     theta = torch.linspace(0, math.pi / 2, number, dtype=torch.float64, device="cpu")
     weights = torch.stack([theta.cos(), theta.sin()])
-    weights[0, -1] = 0.0
+    weights[0, 1:][-1:] = 0.0
     return weights.to(like).view(2, 1, number, *(1,) * (like.ndim - 1))
 
 
@@ -163,4 +181,4 @@ def _nearest_level(table: Table, sigma: float) -> int:
     return list(sigmas)[int(nearest)]
 
 
-__all__ = ["edit", "interpolate"]
+__all__ = ["edit", "interpolate", "turning_noise"]
