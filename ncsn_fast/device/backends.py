@@ -216,6 +216,13 @@ def plain_call(x: Tensor) -> bool:
     return torch._C._len_torch_dispatch_stack() == 0
 
 
+def unwatched(x: Tensor, *others: Tensor) -> bool:
+    """Whether a kernel may be launched on them outside of PyTorch's dispatcher and of autograd."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others)):
+        return False
+    return plain_call(x)
+
+
 __all__ = [
     "BACKENDS",
     "NATIVE_TYPES",
@@ -226,5 +233,6 @@ __all__ = [
     "obstacle",
     "plain_call",
     "resolve",
+    "unwatched",
     "use_backend",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncsn_fast.ops import common as passes
+from ncsn_fast.device import backends
 
 
 class PackedConv(nn.Conv2d):
@@ -32,7 +32,7 @@ class PackedConv(nn.Conv2d):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None or not passes.unwatched(x):
+        if self.packed is None or not backends.unwatched(x):
             return super().forward(x)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.packed, self.bias, *self._geometry(), "none", [], ""
@@ -44,7 +44,7 @@ class PackedConv(nn.Conv2d):
             self.packed is not None
             and residual.dtype == x.dtype
             and residual.is_contiguous(memory_format=torch.channels_last)
-            and passes.unwatched(x, residual)
+            and backends.unwatched(x, residual)
         )
 
     def plus(self, x: Tensor, residual: Tensor, *, overwrite: bool) -> Tensor:

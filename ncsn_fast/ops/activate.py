@@ -12,10 +12,7 @@ from ncsn_fast.device import backends
 from ncsn_fast.device.backends import NATIVE_TYPES
 from ncsn_fast.device.memory_format import is_dense
 from ncsn_fast.ops import common as passes
-from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
-
-LIBRARY.define("activate(Tensor x, str activation) -> Tensor")
-LIBRARY.define("activate_gradient(Tensor x, Tensor upstream, str activation) -> Tensor")
+from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative
 
 
 def _launch(x: Tensor, activation: str) -> Tensor:
@@ -26,13 +23,8 @@ def _launch_gradient(x: Tensor, upstream: Tensor, activation: str) -> Tensor:
     return native_kernel("activate_backward")(x, upstream, None, activation)
 
 
-for _name, _implementation in (("activate", _launch), ("activate_gradient", _launch_gradient)):
-    LIBRARY.impl(_name, _implementation, KERNEL)
-    torch.library.register_fake(
-        f"ncsn_fast::{_name}", lambda x, *_: torch.empty_like(x), lib=LIBRARY
-    )
-_op = torch.ops.ncsn_fast.activate.default
-_gradient_op = torch.ops.ncsn_fast.activate_gradient.default
+def _empty(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -41,12 +33,18 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradient_op(*ctx.saved_tensors, upstream, ctx.activation), None
+    (x,) = ctx.saved_tensors
+    return _pick_gradient(x, upstream)(x, upstream, ctx.activation), None
 
 
-torch.library.register_autograd("ncsn_fast::activate", _backward, setup_context=_save, lib=LIBRARY)
-torch.library.register_autograd(
-    "ncsn_fast::activate_gradient", passes.refuse_second_backward("activate"), lib=LIBRARY
+_pick = declare(
+    "activate(Tensor x, str activation) -> Tensor", _launch, _empty, backward=_backward, save=_save
+)
+_pick_gradient = declare(
+    "activate_gradient(Tensor x, Tensor upstream, str activation) -> Tensor",
+    _launch_gradient,
+    _empty,
+    backward=no_second_derivative("activate"),
 )
 
 
@@ -67,7 +65,7 @@ def activate(x: Tensor, activation: str, *, backend: str = "auto") -> Tensor:
     chosen = backends.choose(backend, x.device)
     if chosen != "cpp" or not _gains(x, activation):
         return reference.activated(x, activation)
-    return (_launch if passes.unwatched(x) else _op)(x, activation)
+    return _pick(x)(x, activation)
 
 
 def _gains(x: Tensor, activation: str) -> bool:

@@ -6,7 +6,6 @@ counter in device memory. Formula and tensors: :func:`ncsn_fast.reference.begin_
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -14,29 +13,19 @@ from torch import Tensor
 
 from ncsn_fast import reference
 from ncsn_fast.device import backends
-from ncsn_fast.device.backends import plain_call
-from ncsn_fast.ops.library import KERNEL, LIBRARY
+from ncsn_fast.ops.library import declare, triton_kernel
 
-LIBRARY.define(
+_SCHEMA = (
     "begin_step(Tensor(a!) counter, Tensor table, Tensor? conditions, Tensor(b!) row, "
     "Tensor(c!) step, Tensor(d!)? condition) -> ()"
 )
 
 
-@functools.cache
-def _kernel() -> Any:
-    from ncsn_fast.kernels.triton.begin_step import begin_step
-
-    return begin_step
-
-
 def _launch(*arguments: Any) -> None:
-    _kernel()(*arguments)
+    triton_kernel("begin_step")(*arguments)
 
 
-LIBRARY.impl("begin_step", _launch, KERNEL)
-torch.library.register_fake("ncsn_fast::begin_step", lambda *_: None, lib=LIBRARY)
-_op = torch.ops.ncsn_fast.begin_step.default
+_pick = declare(_SCHEMA, _launch, lambda *_: None)
 
 
 def begin_step(
@@ -76,11 +65,11 @@ def begin_step(
         if condition is not None and values[2] is not None:
             condition.copy_(values[2].expand_as(condition))
         counter.copy_(values[3])
-    elif plain_call(counter):
-        _launch(counter, table, conditions, row, step, condition)
+        return
+    run = _pick(counter)
+    run(counter, table, conditions, row, step, condition)
+    if run is _launch:
         torch.autograd.graph.increment_version(list(written.values()))
-    else:
-        _op(counter, table, conditions, row, step, condition)
 
 
 def _check(

@@ -1,14 +1,12 @@
-"""What the memory-bound passes of a network share: checks, layouts, and who is watching."""
+"""What the memory-bound passes of a network share: checks and layouts."""
 
 from __future__ import annotations
-
-from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ncsn_fast.device import backends
-from ncsn_fast.device.backends import NETWORK_TYPES, plain_call
+from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.reference import ACTIVATIONS
 
@@ -50,28 +48,10 @@ def image_obstacle(x: Tensor) -> str | None:
     return obstacle(x)
 
 
-def unwatched(*tensors: Tensor) -> bool:
-    """Whether a kernel may be launched outside of PyTorch's dispatcher and of autograd."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return False
-    return plain_call(tensors[0])
-
-
 def laid_out_like(x: Tensor, tensor: Tensor) -> Tensor:
     """The tensor in the memory format of x, which is dense; a copy only where it needs one."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return tensor.contiguous(memory_format=layout)
-
-
-def refuse_second_backward(operation: str) -> Any:
-    """The derivative of a gradient that a kernel has made: an error that says what has one."""
-
-    def backward(ctx: Any, *upstream: Tensor) -> NoReturn:
-        raise RuntimeError(
-            f"{operation} has no second derivative as a kernel: with nf.use_backend('torch'): ..."
-        )
-
-    return backward
 
 
 __all__ = [
@@ -81,6 +61,4 @@ __all__ = [
     "image_obstacle",
     "laid_out_like",
     "obstacle",
-    "refuse_second_backward",
-    "unwatched",
 ]

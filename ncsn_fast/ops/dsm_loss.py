@@ -8,7 +8,6 @@ pass, which makes the noise a third time; who knows it before takes loss and gra
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -16,27 +15,18 @@ from torch import Tensor
 
 from ncsn_fast import noise, reference
 from ncsn_fast.device import backends
-from ncsn_fast.device.backends import NETWORK_TYPES, plain_call
+from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.device.memory_format import dense
 from ncsn_fast.noise import Word
-from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
+from ncsn_fast.ops.library import (
+    declare,
+    native_kernel,
+    no_second_derivative,
+    triton_kernel,
+)
 from ncsn_fast.ops.perturb import check_batch, perturbation_noise
 
 _ARGUMENTS = "Tensor n, Tensor? weight, Tensor seed, Tensor step, Tensor sample_ids"
-LIBRARY.define(f"dsm_loss({_ARGUMENTS}, str backend) -> Tensor")
-LIBRARY.define(f"dsm_gradient({_ARGUMENTS}, Tensor upstream, str backend) -> Tensor")
-LIBRARY.define(
-    f"dsm_loss_and_gradient({_ARGUMENTS}, Tensor upstream, str backend) -> (Tensor, Tensor)"
-)
-
-
-@functools.cache
-def _kernel(backend: str) -> Any:
-    if backend == "cpp":
-        return native_kernel("dsm_loss")
-    from ncsn_fast.kernels.triton.dsm_loss import dsm_loss
-
-    return dsm_loss
 
 
 def _empty_loss(n: Tensor, *_: Any) -> Tensor:
@@ -68,7 +58,8 @@ def _launch(
         if upstream is not None and backend == "cpp":
             upstream = upstream.contiguous()  # the mean's is one number, expanded
         given = n, weight, seed, step, sample_ids.contiguous(), upstream
-        _kernel(backend)(*given, loss=loss, gradient=gradient)
+        kernel = native_kernel if backend == "cpp" else triton_kernel
+        kernel("dsm_loss")(*given, loss=loss, gradient=gradient)
     elif loss is not None:
         loss.zero_()
 
@@ -95,35 +86,35 @@ def _both(n: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     return loss, gradient
 
 
-for _name, _implementation, _fake in (
-    ("dsm_loss", _loss, _empty_loss),
-    ("dsm_gradient", _gradient, _empty_gradient),
-    ("dsm_loss_and_gradient", _both, _empty_both),
-):
-    LIBRARY.impl(_name, _implementation, KERNEL)
-    torch.library.register_fake(f"ncsn_fast::{_name}", _fake, lib=LIBRARY)
-_op = torch.ops.ncsn_fast.dsm_loss.default
-_gradient_op = torch.ops.ncsn_fast.dsm_gradient.default
-_both_op = torch.ops.ncsn_fast.dsm_loss_and_gradient.default
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:-1])
     ctx.backend = inputs[-1]
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradient_op(*ctx.saved_tensors, upstream, ctx.backend), *(None,) * 5
+    n = ctx.saved_tensors[0]
+    run = _pick_gradient(n, upstream)
+    return run(*ctx.saved_tensors, upstream, ctx.backend), *(None,) * 5
 
 
-def _no_second_backward(ctx: Any, upstream: Tensor) -> None:
-    raise RuntimeError(
-        "dsm_loss has no second derivative as a kernel: with nf.use_backend('torch'): ..."
-    )
-
-
-torch.library.register_autograd("ncsn_fast::dsm_loss", _backward, setup_context=_save, lib=LIBRARY)
-torch.library.register_autograd("ncsn_fast::dsm_gradient", _no_second_backward, lib=LIBRARY)
+_pick = declare(
+    f"dsm_loss({_ARGUMENTS}, str backend) -> Tensor",
+    _loss,
+    _empty_loss,
+    backward=_backward,
+    save=_save,
+)
+_pick_gradient = declare(
+    f"dsm_gradient({_ARGUMENTS}, Tensor upstream, str backend) -> Tensor",
+    _gradient,
+    _empty_gradient,
+    backward=no_second_derivative("dsm_loss"),
+)
+_pick_both = declare(
+    f"dsm_loss_and_gradient({_ARGUMENTS}, Tensor upstream, str backend) -> (Tensor, Tensor)",
+    _both,
+    _empty_both,
+)
 
 
 def dsm_loss(
@@ -159,7 +150,7 @@ def dsm_loss(
             z = perturbation_noise(n, seed, step, sample_ids)
         return reference.dsm_loss(n, z, weight)
     seed, step = noise.seed_tensor(seed, n.device), noise.step_tensor(step, n.device)
-    return _op(n, weight, seed, step, sample_ids, chosen)
+    return _pick(n)(n, weight, seed, step, sample_ids, chosen)
 
 
 def dsm_loss_and_gradient(
@@ -195,8 +186,7 @@ def dsm_loss_and_gradient(
         gradient = reference.dsm_gradient(n, z, weight, upstream)
         return reference.dsm_loss(n, z, weight), gradient
     seed, step = noise.seed_tensor(seed, n.device), noise.step_tensor(step, n.device)
-    run = _both if plain_call(n) else _both_op
-    return run(n, weight, seed, step, sample_ids, upstream.float(), chosen)
+    return _pick_both(n)(n, weight, seed, step, sample_ids, upstream.float(), chosen)
 
 
 def _choose(backend: str, n: Tensor, weight: Tensor | None, z: Tensor | None = None) -> str:

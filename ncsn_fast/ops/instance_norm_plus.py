@@ -9,7 +9,6 @@ they are is the business of each backend's kernels.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -20,25 +19,9 @@ from ncsn_fast.device import backends
 from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.device.memory_format import dense
 from ncsn_fast.ops import common as passes
-from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
+from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
-LIBRARY.define(
-    "instance_norm_plus(Tensor x, Tensor gamma, Tensor alpha, Tensor beta, Tensor? statistics, "
-    "float eps, str? activation, str backend) -> (Tensor, Tensor)"
-)
-LIBRARY.define(
-    "instance_norm_plus_gradient(Tensor upstream, Tensor x, Tensor gamma, Tensor alpha, "
-    "Tensor beta, Tensor statistics, float eps, str? activation, str backend) -> (Tensor, Tensor)"
-)
-
-
-@functools.cache
-def _kernels() -> tuple[Any, Any, Any]:
-    from ncsn_fast.kernels.triton.instance_norm import apply
-    from ncsn_fast.kernels.triton.instance_norm_gradient import gradient
-    from ncsn_fast.kernels.triton.instance_norm_statistics import statistics
-
-    return statistics, apply, gradient
+_FILE = "instance_norm"  # of Triton's kernels
 
 
 def empty_statistics(x: Tensor) -> Tensor:
@@ -81,10 +64,10 @@ def _launch(
     x = dense(x)
     y, found = _empty(x, gamma, alpha, beta, statistics, eps, activation, backend)
     if x.numel():
-        measure, apply, _ = _kernels()
         if statistics is None:
-            measure(x, found)
+            triton_kernel("statistics", f"{_FILE}_statistics")(x, found)
             statistics = found
+        apply = triton_kernel("apply", _FILE)
         apply(x, *_rows(gamma, alpha, beta), statistics, y, eps=eps, activation=activation)
     return y, found
 
@@ -127,21 +110,11 @@ def _launch_gradient(
     gradient, rows = _empty_gradient(upstream, x)
     if not x.numel():
         return gradient, rows.zero_()
-    _kernels()[2](
+    triton_kernel("gradient", f"{_FILE}_gradient")(
         x, passes.laid_out_like(x, upstream), *_rows(gamma, alpha, beta), statistics,
         gradient, rows, eps=eps, activation=activation,
     )  # fmt: skip
     return gradient, rows
-
-
-for _name, _implementation, _fake in (
-    ("instance_norm_plus", _launch, _empty),
-    ("instance_norm_plus_gradient", _launch_gradient, _empty_gradient),
-):
-    LIBRARY.impl(_name, _implementation, KERNEL)
-    torch.library.register_fake(f"ncsn_fast::{_name}", _fake, lib=LIBRARY)
-_op = torch.ops.ncsn_fast.instance_norm_plus.default
-_gradient_op = torch.ops.ncsn_fast.instance_norm_plus_gradient.default
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -153,7 +126,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
-    gradient, rows = _gradient_op(upstream, *saved, *ctx.how)
+    gradient, rows = _pick_gradient(upstream, *saved)(upstream, *saved, *ctx.how)
     of_parameters = (
         (row if parameter.ndim == 2 else row.sum(0)).to(parameter.dtype)
         for row, parameter in zip(rows.unbind(1), saved[1:4], strict=True)
@@ -161,13 +134,20 @@ def _backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | No
     return gradient, *of_parameters, None, None, None, None
 
 
-torch.library.register_autograd(
-    "ncsn_fast::instance_norm_plus", _backward, setup_context=_save, lib=LIBRARY
+_pick = declare(
+    "instance_norm_plus(Tensor x, Tensor gamma, Tensor alpha, Tensor beta, Tensor? statistics, "
+    "float eps, str? activation, str backend) -> (Tensor, Tensor)",
+    _launch,
+    _empty,
+    backward=_backward,
+    save=_save,
 )
-torch.library.register_autograd(
-    "ncsn_fast::instance_norm_plus_gradient",
-    passes.refuse_second_backward("instance_norm_plus"),
-    lib=LIBRARY,
+_pick_gradient = declare(
+    "instance_norm_plus_gradient(Tensor upstream, Tensor x, Tensor gamma, Tensor alpha, "
+    "Tensor beta, Tensor statistics, float eps, str? activation, str backend) -> (Tensor, Tensor)",
+    _launch_gradient,
+    _empty_gradient,
+    backward=no_second_derivative("instance_norm_plus"),
 )
 
 
@@ -207,7 +187,7 @@ def instance_norm_plus(
         return reference.instance_norm_plus(x, *parameters, eps, activation)
     if chosen == "cpp":
         statistics = None  # it has its own
-    run = _launch if passes.unwatched(x, *parameters) else _op
+    run = _pick(x, *parameters)
     return run(x, *parameters, statistics, eps, activation, chosen)[0]
 
 

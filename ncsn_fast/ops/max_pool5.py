@@ -6,7 +6,6 @@ finds the maxima again.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -16,21 +15,7 @@ from ncsn_fast import reference
 from ncsn_fast.device import backends
 from ncsn_fast.device.memory_format import dense
 from ncsn_fast.ops import common as passes
-from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
-
-LIBRARY.define("max_pool5(Tensor x, str backend) -> Tensor")
-LIBRARY.define("max_pool5_active(Tensor x, str activation, str backend) -> (Tensor, Tensor)")
-LIBRARY.define(
-    "max_pool5_gradient(Tensor x, Tensor active, Tensor? active_upstream, Tensor upstream, "
-    "str? activation, str backend) -> Tensor"
-)
-
-
-@functools.cache
-def _kernels() -> Any:
-    from ncsn_fast.kernels.triton import max_pool5
-
-    return max_pool5
+from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
 
 def _empty(x: Tensor, *_: Any) -> Tensor:
@@ -51,7 +36,7 @@ def _launch(x: Tensor, backend: str) -> Tensor:
     x = dense(x)
     pooled = torch.empty_like(x)
     if x.numel():
-        _kernels().max_pool5(x, None, pooled, None)
+        triton_kernel("max_pool5")(x, None, pooled, None)
     return pooled
 
 
@@ -61,7 +46,7 @@ def _launch_active(x: Tensor, activation: str, backend: str) -> tuple[Tensor, Te
     x = dense(x)
     active, pooled = torch.empty_like(x), torch.empty_like(x)
     if x.numel():
-        _kernels().max_pool5(x, active, pooled, activation)
+        triton_kernel("max_pool5")(x, active, pooled, activation)
     return active, pooled
 
 
@@ -81,20 +66,9 @@ def _launch_gradient(
         x, upstream = passes.laid_out_like(active, x), passes.laid_out_like(active, upstream)
         if active_upstream is not None:
             active_upstream = passes.laid_out_like(active, active_upstream)
-        _kernels().max_pool5_gradient(x, active, active_upstream, upstream, gradient, activation)
+        kernel = triton_kernel("max_pool5_gradient", "max_pool5")
+        kernel(x, active, active_upstream, upstream, gradient, activation)
     return gradient
-
-
-for _name, _implementation, _fake in (
-    ("max_pool5", _launch, _empty),
-    ("max_pool5_active", _launch_active, _empty_both),
-    ("max_pool5_gradient", _launch_gradient, _empty_gradient),
-):
-    LIBRARY.impl(_name, _implementation, KERNEL)
-    torch.library.register_fake(f"ncsn_fast::{_name}", _fake, lib=LIBRARY)
-_op = torch.ops.ncsn_fast.max_pool5.default
-_active_op = torch.ops.ncsn_fast.max_pool5_active.default
-_gradient_op = torch.ops.ncsn_fast.max_pool5_gradient.default
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -104,7 +78,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     (x,) = ctx.saved_tensors
-    return _gradient_op(x, x, None, upstream, None, ctx.backend), None
+    return _pick_gradient(x, upstream)(x, x, None, upstream, None, ctx.backend), None
 
 
 def _save_active(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -115,18 +89,27 @@ def _save_active(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 def _backward_active(
     ctx: Any, active_upstream: Tensor, upstream: Tensor
 ) -> tuple[Tensor | None, ...]:
-    return _gradient_op(*ctx.saved_tensors, active_upstream, upstream, *ctx.how), None, None
+    given = *ctx.saved_tensors, active_upstream, upstream
+    return _pick_gradient(*given)(*given, *ctx.how), None, None
 
 
-_refuse = passes.refuse_second_backward("max_pool5")
-for _name, _derivative, _saved in (
-    ("max_pool5", _backward, _save),
-    ("max_pool5_active", _backward_active, _save_active),
-    ("max_pool5_gradient", _refuse, None),
-):
-    torch.library.register_autograd(
-        f"ncsn_fast::{_name}", _derivative, setup_context=_saved, lib=LIBRARY
-    )
+_pick = declare(
+    "max_pool5(Tensor x, str backend) -> Tensor", _launch, _empty, backward=_backward, save=_save
+)
+_pick_active = declare(
+    "max_pool5_active(Tensor x, str activation, str backend) -> (Tensor, Tensor)",
+    _launch_active,
+    _empty_both,
+    backward=_backward_active,
+    save=_save_active,
+)
+_pick_gradient = declare(
+    "max_pool5_gradient(Tensor x, Tensor active, Tensor? active_upstream, Tensor upstream, "
+    "str? activation, str backend) -> Tensor",
+    _launch_gradient,
+    _empty_gradient,
+    backward=no_second_derivative("max_pool5"),
+)
 
 
 def max_pool5(
@@ -152,10 +135,9 @@ def max_pool5(
     if activation == "swish" and chosen == "triton":
         # It falls and rises: a maximum of swish is not swish of a maximum, as the kernel takes it.
         x, activation = reference.activated(x, activation), None
-    direct = passes.unwatched(x)
     if activation is None:
-        return x, (_launch if direct else _op)(x, chosen)
-    return (_launch_active if direct else _active_op)(x, activation, chosen)
+        return x, _pick(x)(x, chosen)
+    return _pick_active(x)(x, activation, chosen)
 
 
 __all__ = ["max_pool5"]

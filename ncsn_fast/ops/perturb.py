@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -10,23 +9,13 @@ from torch import Tensor
 
 from ncsn_fast import noise, reference
 from ncsn_fast.device import backends
-from ncsn_fast.device.backends import plain_call
 from ncsn_fast.noise import Word
-from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
+from ncsn_fast.ops.library import declare, native_kernel, triton_kernel
 
-LIBRARY.define(
+_SCHEMA = (
     "perturb(Tensor x, Tensor sigma, Tensor seed, Tensor step, Tensor sample_ids, str backend) "
     "-> Tensor"
 )
-
-
-@functools.cache
-def _kernel(backend: str) -> Any:
-    if backend == "cpp":
-        return native_kernel("perturb")
-    from ncsn_fast.kernels.triton.perturb import perturb
-
-    return perturb
 
 
 def _empty(x: Tensor, *_: Any) -> Tensor:
@@ -39,13 +28,12 @@ def _launch(
     out = _empty(x)
     if x.numel():
         given = x.contiguous(), sigma.contiguous(), seed, step, sample_ids.contiguous()
-        _kernel(backend)(*given, out)
+        kernel = native_kernel if backend == "cpp" else triton_kernel
+        kernel("perturb")(*given, out)
     return out
 
 
-LIBRARY.impl("perturb", _launch, KERNEL)
-torch.library.register_fake("ncsn_fast::perturb", _empty, lib=LIBRARY)
-_op = torch.ops.ncsn_fast.perturb.default
+_pick = declare(_SCHEMA, _launch, _empty)
 
 
 def perturb(
@@ -81,8 +69,7 @@ def perturb(
         perturbed = reference.perturb(x, sigma, z)
         return perturbed.to(x.dtype, memory_format=torch.contiguous_format)
     seed, step = noise.seed_tensor(seed, x.device), noise.step_tensor(step, x.device)
-    run = _launch if plain_call(x) else _op
-    return run(x, sigma, seed, step, sample_ids, chosen)
+    return _pick(x)(x, sigma, seed, step, sample_ids, chosen)
 
 
 def _obstacle(x: Tensor, sigma: Tensor, z: Tensor | None) -> str | None:

@@ -6,7 +6,6 @@ the statistics of the sum where InstanceNorm++ does.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -17,16 +16,7 @@ from ncsn_fast.device import backends
 from ncsn_fast.device.memory_format import dense
 from ncsn_fast.ops import common as passes
 from ncsn_fast.ops.instance_norm_plus import empty_statistics
-from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
-
-LIBRARY.define(
-    "residual_add(Tensor x, Tensor residual, str activation, str backend) -> (Tensor, Tensor)"
-)
-LIBRARY.define("residual_add_statistics(Tensor x, Tensor residual) -> (Tensor, Tensor)")
-LIBRARY.define(
-    "residual_add_gradient(Tensor total, Tensor upstream, Tensor active_upstream, "
-    "str activation, str backend) -> Tensor"
-)
+from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
 
 class Sum(NamedTuple):
@@ -35,20 +25,6 @@ class Sum(NamedTuple):
     total: Tensor  # (N, C, H, W), x + residual
     active: Tensor | None  # (N, C, H, W), act(total), where an activation was asked for
     statistics: Tensor | None  # for instance_norm_plus of the total, where a kernel made them
-
-
-@functools.cache
-def _kernels() -> Any:
-    from ncsn_fast.kernels.triton import residual_add
-
-    return residual_add
-
-
-@functools.cache
-def _statistics_kernel() -> Any:
-    from ncsn_fast.kernels.triton.instance_norm_statistics import statistics
-
-    return statistics
 
 
 def _empty(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -63,7 +39,7 @@ def _launch(x: Tensor, residual: Tensor, activation: str, backend: str) -> tuple
     total, active = torch.empty_like(x), torch.empty_like(x)
     if x.numel():
         residual = passes.laid_out_like(x, residual)
-        _kernels().residual_add(x, residual, total, active, activation)
+        triton_kernel("residual_add")(x, residual, total, active, activation)
     return total, active
 
 
@@ -75,7 +51,8 @@ def _launch_statistics(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
     x = dense(x)
     total, statistics = _empty_total(x, residual)
     if x.numel():
-        _statistics_kernel()(x, statistics, passes.laid_out_like(x, residual), total)
+        measure = triton_kernel("statistics", "instance_norm_statistics")
+        measure(x, statistics, passes.laid_out_like(x, residual), total)
     return total, statistics
 
 
@@ -92,20 +69,9 @@ def _launch_gradient(
     if total.numel():
         upstream = passes.laid_out_like(total, upstream)
         active_upstream = passes.laid_out_like(total, active_upstream)
-        _kernels().residual_add_gradient(total, upstream, active_upstream, gradient, activation)
+        kernel = triton_kernel("residual_add_gradient", "residual_add")
+        kernel(total, upstream, active_upstream, gradient, activation)
     return gradient
-
-
-for _name, _implementation, _fake in (
-    ("residual_add", _launch, _empty),
-    ("residual_add_statistics", _launch_statistics, _empty_total),
-    ("residual_add_gradient", _launch_gradient, _empty_gradient),
-):
-    LIBRARY.impl(_name, _implementation, KERNEL)
-    torch.library.register_fake(f"ncsn_fast::{_name}", _fake, lib=LIBRARY)
-_op = torch.ops.ncsn_fast.residual_add.default
-_statistics_op = torch.ops.ncsn_fast.residual_add_statistics.default
-_gradient_op = torch.ops.ncsn_fast.residual_add_gradient.default
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -114,17 +80,29 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, upstream: Tensor, active_upstream: Tensor) -> tuple[Tensor | None, ...]:
-    gradient = _gradient_op(*ctx.saved_tensors, upstream, active_upstream, *ctx.how)
+    given = *ctx.saved_tensors, upstream, active_upstream
+    gradient = _pick_gradient(*given)(*given, *ctx.how)
     return gradient, gradient, None, None
 
 
-torch.library.register_autograd(
-    "ncsn_fast::residual_add", _backward, setup_context=_save, lib=LIBRARY
+_pick = declare(
+    "residual_add(Tensor x, Tensor residual, str activation, str backend) -> (Tensor, Tensor)",
+    _launch,
+    _empty,
+    backward=_backward,
+    save=_save,
 )
-torch.library.register_autograd(
-    "ncsn_fast::residual_add_gradient",
-    passes.refuse_second_backward("residual_add"),
-    lib=LIBRARY,
+_pick_statistics = declare(
+    "residual_add_statistics(Tensor x, Tensor residual) -> (Tensor, Tensor)",
+    _launch_statistics,
+    _empty_total,
+)
+_pick_gradient = declare(
+    "residual_add_gradient(Tensor total, Tensor upstream, Tensor active_upstream, "
+    "str activation, str backend) -> Tensor",
+    _launch_gradient,
+    _empty_gradient,
+    backward=no_second_derivative("residual_add"),
 )
 
 
@@ -163,14 +141,12 @@ def residual_add(
         needs_gradient = x.requires_grad or residual.requires_grad
         if chosen != "triton" or not statistics or (torch.is_grad_enabled() and needs_gradient):
             return Sum(x + residual, None, None)  # PyTorch's addition is one pass already
-        sum_up = _launch_statistics if passes.unwatched(x, residual) else _statistics_op
-        total, found = sum_up(x, residual)
+        total, found = _pick_statistics(x, residual)(x, residual)
         return Sum(total, None, found)
     if chosen == "torch":
         total, active = reference.residual_add(x, residual, activation)
     else:
-        run = _launch if passes.unwatched(x, residual) else _op
-        total, active = run(x, residual, activation, chosen)
+        total, active = _pick(x, residual)(x, residual, activation, chosen)
     return Sum(total, active, None)
 
 

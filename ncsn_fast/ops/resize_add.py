@@ -5,7 +5,6 @@ Formula and tensors: :func:`ncsn_fast.reference.resize_add`.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -15,19 +14,7 @@ from ncsn_fast import reference
 from ncsn_fast.device import backends
 from ncsn_fast.device.memory_format import dense, is_channels_last
 from ncsn_fast.ops import common as passes
-from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
-
-LIBRARY.define("resize_add(Tensor x, Tensor base, str backend) -> Tensor")
-LIBRARY.define(
-    "resize_gradient(Tensor upstream, SymInt height, SymInt width, str backend) -> Tensor"
-)
-
-
-@functools.cache
-def _kernel() -> Any:
-    from ncsn_fast.kernels.triton.resize_add import resize_add
-
-    return resize_add
+from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
 
 def _empty(x: Tensor, base: Tensor, backend: str) -> Tensor:
@@ -40,7 +27,7 @@ def _launch(x: Tensor, base: Tensor, backend: str) -> Tensor:
     base = dense(base)
     out = torch.empty_like(base)
     if base.numel():
-        _kernel()(passes.laid_out_like(base, x), base, out)
+        triton_kernel("resize_add")(passes.laid_out_like(base, x), base, out)
     return out
 
 
@@ -62,31 +49,29 @@ def _gradient(upstream: Tensor, height: int, width: int, backend: str) -> Tensor
     return gradient
 
 
-for _name, _implementation, _fake in (
-    ("resize_add", _launch, _empty),
-    ("resize_gradient", _gradient, _empty_gradient),
-):
-    LIBRARY.impl(_name, _implementation, KERNEL)
-    torch.library.register_fake(f"ncsn_fast::{_name}", _fake, lib=LIBRARY)
-_op = torch.ops.ncsn_fast.resize_add.default
-_gradient_op = torch.ops.ncsn_fast.resize_gradient.default
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.size, ctx.backend = inputs[0].shape[2:], inputs[2]
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = ctx.needs_input_grad[0]
-    gradient = _gradient_op(upstream, *ctx.size, ctx.backend) if wanted else None
+    gradient = None
+    if ctx.needs_input_grad[0]:
+        gradient = _pick_gradient(upstream)(upstream, *ctx.size, ctx.backend)
     return gradient, upstream, None
 
 
-torch.library.register_autograd(
-    "ncsn_fast::resize_add", _backward, setup_context=_save, lib=LIBRARY
+_pick = declare(
+    "resize_add(Tensor x, Tensor base, str backend) -> Tensor",
+    _launch,
+    _empty,
+    backward=_backward,
+    save=_save,
 )
-torch.library.register_autograd(
-    "ncsn_fast::resize_gradient", passes.refuse_second_backward("resize_add"), lib=LIBRARY
+_pick_gradient = declare(
+    "resize_gradient(Tensor upstream, SymInt height, SymInt width, str backend) -> Tensor",
+    _gradient,
+    _empty_gradient,
+    backward=no_second_derivative("resize_add"),
 )
 
 
@@ -112,7 +97,7 @@ def resize_add(x: Tensor, base: Tensor, *, backend: str = "auto") -> Tensor:
         return base + x
     if chosen == "torch":
         return reference.resize_add(x, base)
-    return (_launch if passes.unwatched(x, base) else _op)(x, base, chosen)
+    return _pick(x, base)(x, base, chosen)
 
 
 def _check(x: Tensor, base: Tensor) -> None:

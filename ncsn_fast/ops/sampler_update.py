@@ -6,7 +6,6 @@ Formula and tensors: :func:`ncsn_fast.reference.sampler_update`. Here the noise 
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -14,24 +13,17 @@ from torch import Tensor
 
 from ncsn_fast import noise, reference
 from ncsn_fast.device import backends
-from ncsn_fast.device.backends import NATIVE_TYPES, NETWORK_TYPES, plain_call
+from ncsn_fast.device.backends import NATIVE_TYPES, NETWORK_TYPES
 from ncsn_fast.device.memory_format import overlap
 from ncsn_fast.noise import Word
-from ncsn_fast.ops.library import KERNEL, LIBRARY, native_kernel
+from ncsn_fast.ops.library import declare, native_kernel, triton_kernel
 from ncsn_fast.reference import ROW, StepResult
 
-LIBRARY.define(
+_SCHEMA = (
     "sampler_update(Tensor x, Tensor n, Tensor row, Tensor seed, Tensor step, Tensor sample_ids, "
     "Tensor? z, Tensor? history, Tensor? guidance, Tensor? mask, Tensor? known, bool add_noise, "
     "Tensor(a!) x_out, Tensor(b!)? history_out, Tensor(c!)? input_out, str backend) -> ()"
 )
-
-
-@functools.cache
-def _kernel() -> Any:
-    from ncsn_fast.kernels.triton.sampler_update import sampler_update
-
-    return sampler_update
 
 
 def _launch(
@@ -60,10 +52,9 @@ def _launch(
     given = x.contiguous(), n, _plain(row), seed, step, sample_ids.contiguous(), *extra
     out = x_out, history_out, input_out
     if backend == "cpp":
-        kernel = native_kernel("sampler_update")
-        kernel(*given, add_noise, *out)
-        return
-    _kernel()(*given, *out, add_noise=add_noise)
+        native_kernel("sampler_update")(*given, add_noise, *out)
+    else:
+        triton_kernel("sampler_update")(*given, *out, add_noise=add_noise)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -73,9 +64,7 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
-LIBRARY.impl("sampler_update", _launch, KERNEL)
-torch.library.register_fake("ncsn_fast::sampler_update", lambda *_: None, lib=LIBRARY)
-_op = torch.ops.ncsn_fast.sampler_update.default
+_pick = declare(_SCHEMA, _launch, lambda *_: None)
 
 
 def sampler_update(
@@ -125,7 +114,7 @@ def sampler_update(
     if chosen != "torch":
         result = out or _outputs(x, history is not None, scale_input)
         seed, step = noise.seed_tensor(seed, x.device), noise.step_tensor(step, x.device)
-        run = _launch if plain_call(x) else _op
+        run = _pick(x)
         run(
             x, n, row, seed, step, sample_ids, z, history, guidance, mask, known,
             add_noise, result.x, result.history, result.network_input if scale_input else None,

@@ -358,7 +358,7 @@ def test_sixteen_bits_that_the_cpu_has_no_kernels_for_run_on_the_specification()
 @pytest.mark.parametrize("backend", ["cpp"], indirect=True)
 def test_on_a_cpu_a_step_begins_without_triton(backend, monkeypatch):
     module = sys.modules["ncsn_fast.ops.begin_step"]
-    monkeypatch.setattr(module, "_kernel", lambda: pytest.fail("Triton's kernel"))
+    monkeypatch.setattr(module, "triton_kernel", lambda name: pytest.fail("Triton's kernel"))
     counter, step = torch.zeros(2, dtype=torch.int64), torch.tensor(0)
     ops.begin_step(counter, draw(4, 9), None, row(), step, backend=backend)
     assert counter.tolist() == [1, 1]
