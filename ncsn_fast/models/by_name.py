@@ -16,6 +16,8 @@ from ncsn_fast.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 NETWORKS: dict[str, type[ScoreNetwork]] = {
     network.__name__: network for network in (NCSN, NCSNv2, NCSNv2Deeper, NCSNv2Deepest, MLPScore)
 }
+# Those that a training run of images can take.
+IMAGE_NETWORKS = tuple(name for name in NETWORKS if name != "MLPScore")
 
 
 def build(config: dict[str, Any], sigmas: Tensor | np.ndarray | Sequence[float]) -> ScoreNetwork:
@@ -38,4 +40,4 @@ def build(config: dict[str, Any], sigmas: Tensor | np.ndarray | Sequence[float])
         raise ValueError(f"{name} cannot be built from {arguments}: {error}") from error
 
 
-__all__ = ["NETWORKS", "build"]
+__all__ = ["IMAGE_NETWORKS", "NETWORKS", "build"]

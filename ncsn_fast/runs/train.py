@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from ncsn_fast.data.digits import digits
 from ncsn_fast.data.load import load_pixels
 from ncsn_fast.methods.levels import (
     best_step_size,
-    check_step_size,
     geometric_sigmas,
     level_ratio,
     num_levels_for,
@@ -26,7 +25,8 @@ from ncsn_fast.methods.levels import (
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
 from ncsn_fast.support.files import atomic_write
-from ncsn_fast.training.config import TrainConfig
+from ncsn_fast.support.settings import settings_of
+from ncsn_fast.training.config import TrainConfig, TrainRun
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.trainer import Trainer
 
@@ -43,53 +43,19 @@ _ALWAYS_TOLD = {
 }
 
 
-@dataclass(frozen=True)
-class TrainRun:
-    """A training run as run.json keeps it, so that resuming needs no more than the folder.
-
-    Attributes:
-        preset: the preset that the settings started from.
-        data: "digits", or what ``load_pixels`` reads.
-        image_size, crop, damaged: as in ``load_pixels``.
-        channels: refuse images of another number; None takes any.
-        network, ngf, activation, rescaled, logit_transform: of the network.
-        sigma_max: largest noise level; None: the largest distance between two images.
-        sigma_min: smallest noise level.
-        num_levels: their number; None: what ``overlap`` asks for.
-        overlap: C of the rule for the number of levels; lower gives fewer.
-        step_size: ε of the sampler; None: the best for these levels.
-        steps_per_level: T of the sampler.
-        denoise: whether sampling ends with a step without noise.
-    """
-
-    preset: str | None = None
-    data: str = "digits"
-    image_size: int | None = None
-    crop: int | None = None
-    damaged: str = "refuse"
-    channels: int | None = None
-    network: str = "NCSNv2"
-    ngf: int = 32
-    activation: str = "elu"
-    rescaled: bool = False
-    logit_transform: bool = False
-    sigma_max: float | None = None
-    sigma_min: float = 0.01
-    num_levels: int | None = None
-    overlap: float = 0.5
-    step_size: float | None = None
-    steps_per_level: int = 5
-    denoise: bool = True
-
-    def __post_init__(self) -> None:
-        if self.sigma_max is not None:
-            geometric_sigmas(self.sigma_max, self.sigma_min, 2)
-        if self.step_size is not None:
-            check_step_size(self.step_size, self.sigma_min)
+# Every setting of a run that users are asked for, by name.
+SETTINGS = {
+    name: setting
+    for kind in (TrainRun, TrainConfig)
+    for name, setting in settings_of(kind).items()
+    if setting.group
+}
 
 
 def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, TrainConfig]:
     """A run and its training from one dict of settings; what belongs to neither is passed over.
+
+    What is None is left to the defaults.
 
     Raises:
         ValueError: for settings out of range.
@@ -99,7 +65,7 @@ def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, Tra
         values["data"] = str(Path(values["data"]).resolve())
 
     def of(kind: type[TrainRun] | type[TrainConfig]) -> dict[str, Any]:
-        return {field.name: values[field.name] for field in fields(kind) if field.name in values}
+        return {k: values[k] for k in settings_of(kind) if values.get(k) is not None}
 
     return TrainRun(**of(TrainRun)), TrainConfig(**{**of(TrainConfig), "out": out})
 
@@ -270,4 +236,4 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in vars(config).items() if key != "out"}
 
 
-__all__ = ["TrainRun", "from_settings", "read_run", "train"]
+__all__ = ["SETTINGS", "from_settings", "read_run", "train"]

@@ -9,25 +9,49 @@ import torch
 from torch import Tensor
 
 
-def count(name: str, value: int) -> int:
-    """A whole number of at least 1; NumPy's integers are welcome."""
+def count(name: str, value: int, least: int = 1) -> int:
+    """A whole number of at least ``least``; NumPy's integers are welcome.
+
+    Raises:
+        ValueError: for anything else.
+    """
     try:
-        whole = 0 if isinstance(value, bool) else index(value)
+        whole = least - 1 if isinstance(value, bool) else index(value)
     except TypeError:
-        whole = 0
-    if whole < 1:
-        raise ValueError(f"{name} = {value!r}: give a whole number of at least 1")
+        whole = least - 1
+    if whole < least:
+        raise ValueError(f"{name} = {value!r}: give a whole number of at least {least}")
     return whole
 
 
+def number(name: str, value: float) -> float:
+    """A float; NumPy's are welcome, and what ``float`` reads.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} = {value!r}: it has to be a number") from None
+
+
 def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> None:
-    """One of the values that this version knows."""
+    """One of the values that this version knows.
+
+    Raises:
+        ValueError: for another, with ``why`` it cannot be.
+    """
     if value not in allowed:
         raise ValueError(f"{name} = {value!r}: {why}; choose one of {allowed}")
 
 
 def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:
-    """The shape of one sample."""
+    """The shape of one sample, as positive numbers.
+
+    Raises:
+        ValueError: for None, no sizes, or sizes that are no positive whole numbers.
+    """
     if shape is None:
         raise ValueError("shape is not known: give the shape of one sample, such as (3, 32, 32)")
     sizes = tuple(shape)
@@ -54,4 +78,4 @@ def same_shape(name: str, value: Tensor, shape: Iterable[int], like: Tensor) -> 
     return value
 
 
-__all__ = ["choice", "count", "same_shape", "sample_shape"]
+__all__ = ["choice", "count", "number", "same_shape", "sample_shape"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ncsn_fast.training.config import TrainConfig
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -38,11 +40,11 @@ class Preset:
     crop: int | None = None
     sigma_min: float = 0.01
     denoise: bool = True
-    learning_rate: float = 1e-4
-    eps: float = 1e-8
-    batch_size: int = 128
-    ema: float = 0.999
-    ema_warmup: bool = False
+    learning_rate: float = TrainConfig.learning_rate
+    eps: float = TrainConfig.eps
+    batch_size: int = TrainConfig.batch_size
+    ema: float = TrainConfig.ema
+    ema_warmup: bool = TrainConfig.ema_warmup
     dequantize: str | None = None
     flip: bool = True
     checkpoint_every: int = 5000
