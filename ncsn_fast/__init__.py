@@ -19,7 +19,8 @@ from ncsn_fast.models.score import Score
 from ncsn_fast.sampling.chunks import SamplingInterrupted
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.editing import edit, interpolate
-from ncsn_fast.sampling.sampler import Sampler, langevin, sample
+from ncsn_fast.sampling.loop import langevin
+from ncsn_fast.sampling.sampler import Sampler, sample
 from ncsn_fast.table import Table
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.schedule import Schedule, auto_schedule

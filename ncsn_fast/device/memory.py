@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+
+from ncsn_fast.support import checks
 
 _log = logging.getLogger("ncsn_fast")
 
@@ -49,6 +51,27 @@ def in_chunks(
         warned = True
 
 
+def chunk_size(
+    batch_size: int | str, values: int, budget: Mapping[str, int], device: torch.device
+) -> int:
+    """How many samples are computed at once.
+
+    Args:
+        batch_size: as the caller wishes; "auto": as many as hold so many values.
+        values: of one sample.
+        budget: values of a chunk, on "cpu" and "cuda"; other devices are taken for the latter.
+        device: where they are computed.
+
+    Raises:
+        ValueError: for anything but "auto" and a whole number of at least 1.
+    """
+    if batch_size == "auto":
+        return max(1, budget["cpu" if device.type == "cpu" else "cuda"] // values)
+    if isinstance(batch_size, str):
+        raise ValueError(f"batch_size = {batch_size!r}: give 'auto' or a number of at least 1")
+    return checks.count("batch_size", batch_size)
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether this is how PyTorch says that memory was not enough."""
     words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -67,4 +90,4 @@ def _fits(work: Callable[[slice], None], part: slice) -> bool:
     return True
 
 
-__all__ = ["in_chunks", "out_of_memory"]
+__all__ = ["chunk_size", "in_chunks", "out_of_memory"]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
-from ncsn_fast.device.memory import in_chunks
+from ncsn_fast.device.memory import chunk_size, in_chunks
 from ncsn_fast.evaluation.probability_flow import METHODS, Flow, integrate, make_flow, wide
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.score import Score, as_score
@@ -131,7 +131,8 @@ def log_likelihood(
     mean = torch.as_tensor((0.5 if unit else 0.0) if prior_mean is None else prior_mean)
     std = math.exp(float(flow.grid[-1])) if prior_std is None else prior_std
     _check_prior(mean, std, x)
-    state, change = _in_chunks(flow, x, seed, ids, extra or {}, _chunk(batch_size, x), progress)
+    size = chunk_size(batch_size, math.prod(x.shape[1:]), _AUTO_ELEMENTS, x.device)
+    state, change = _in_chunks(flow, x, seed, ids, extra or {}, size, progress)
     found = change.mean(0) + _log_normal(state, mean, std)
     error = change.std(0) / math.sqrt(len(change)) if len(change) > 1 else None
     return Likelihood(
@@ -199,15 +200,6 @@ def _log_normal(x: Tensor, mean: Tensor, std: float) -> Tensor:
     apart = (x.to(dtype) - mean.to(x.device, dtype)).flatten(1)
     constant = apart.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
     return -0.5 * (apart / std).square().sum(1) - constant
-
-
-def _chunk(batch_size: int | str, x: Tensor) -> int:
-    if batch_size == "auto":
-        most = _AUTO_ELEMENTS.get(x.device.type, _AUTO_ELEMENTS["cpu"])
-        return max(1, most // math.prod(x.shape[1:]))
-    if isinstance(batch_size, str):
-        raise ValueError(f"batch_size = {batch_size!r}: give a whole number, or 'auto'")
-    return checks.count("batch_size", batch_size)
 
 
 def _check(score: object, x: Tensor, grey_levels: int | None) -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections import OrderedDict
-from typing import TypeVar
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.blocks import PooledConv, ResidualBlock
 from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.models.refinenet import RefineNet
+from ncsn_fast.models.score import Score
 
 _log = logging.getLogger("ncsn_fast")
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
@@ -122,6 +124,67 @@ class PreparedNetwork:
                 module.pack()
 
 
+class Running(NamedTuple):
+    """What is run: a score, the precision it computes in, whether it makes its own 16 bits."""
+
+    score: Score
+    precision: str
+    prepared: bool
+
+
+class Runner:
+    """What stands for a score while it is sampled from, kept from call to call.
+
+    A network of this package runs as a prepared copy; one that cannot be copied (it has hooks,
+    say) runs itself where float32 will do, and so does any other score.
+
+    Args:
+        score: as it is told.
+        network: where it is one of ours.
+        precision: a name, or "auto"; for a network of others that is "fp32".
+
+    Raises:
+        ValueError: where our network cannot be prepared in this precision.
+    """
+
+    def __init__(self, score: Score, network: ScoreNetwork | None, precision: str) -> None:
+        if network is not None and precision not in ("auto", "fp32"):
+            reason = obstacle(network, precision)
+            if reason is not None:
+                raise ValueError(f"precision = {precision!r}: {reason}")
+        self._score, self._network, self._precision = score, network, precision
+        self._sigmas = None if network is None else network.sigmas.cpu().clone()
+        self._copy: PreparedNetwork | None = None
+        self._place: torch.device | None = None
+
+    def now(self, device: torch.device) -> Running:
+        """What is to be run on a device, with the weights that the network has now.
+
+        Raises:
+            ValueError: where weights with other noise levels have been loaded since.
+        """
+        net = self._network
+        if net is None or self._sigmas is None:
+            own = "fp32" if self._precision == "auto" else self._precision
+            return Running(self._score, own, prepared=False)
+        if not torch.equal(net.sigmas.cpu(), self._sigmas):
+            raise ValueError(
+                "the network's noise levels have changed since this sampler was made: make another"
+            )
+        if self._precision in ("auto", "fp32") and obstacle(net) is not None:
+            return Running(self._score, "fp32", prepared=False)
+        if self._copy is not None and self._place == device:
+            self._copy.refresh()
+        else:  # on another device "auto" may be another precision
+            self._copy, self._place = prepare_for_inference(net, self._precision), device
+        score = replace(self._score, fn=self._copy.normalized)
+        return Running(score, self._copy.precision, prepared=True)
+
+    def release(self) -> None:
+        """Let go of the copy; the next call makes another."""
+        self._copy = None
+
+
 class _FirstConv(PackedConv):
     """The convolution that sees the image: in float32, with what it sees in the type ``result``."""
 
@@ -138,11 +201,10 @@ def prepare_for_inference(net: ScoreNetwork, precision: str = "auto") -> Prepare
         net: a network of this package, with weights of at most 32 bits on one device. Hooks,
             parametrisations and compiled submodules are not copied, and so refused.
         precision: "fp32", "tf32", "fp16" or "bf16"; "auto" takes what
-            :func:`ncsn_fast.precision.resolve` names for the network's device, and "bf16" for
-            "fp16" where the network, tried at twice its largest noise level, leaves the range of
-            float16. Networks without convolutions compute in "fp32", their "auto", or "tf32". On a
-            GPU the mode of float32 products is :func:`ncsn_fast.precision.float32_mode`'s, which a
-            ``Sampler`` enters.
+            ``device/precision.py`` resolves for the network's device, and "bf16" for "fp16" where
+            the network, tried at twice its largest noise level, leaves the range of float16.
+            Networks without convolutions compute in "fp32", their "auto", or "tf32". On a GPU the
+            mode of float32 products is that of ``float32_mode`` there, which a ``Sampler`` enters.
 
     Raises:
         ValueError: for anything else, with what stands in the way.
@@ -260,4 +322,11 @@ def _layout(net: ScoreNetwork, tensors: dict[str, Tensor]) -> object:
     return net.config, {name: (tensor.shape, tensor.device) for name, tensor in tensors.items()}
 
 
-__all__ = ["PreparedNetwork", "obstacle", "pooled_kernel", "prepare_for_inference"]
+__all__ = [
+    "PreparedNetwork",
+    "Runner",
+    "Running",
+    "obstacle",
+    "pooled_kernel",
+    "prepare_for_inference",
+]

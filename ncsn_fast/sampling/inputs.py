@@ -1,9 +1,34 @@
-"""Bad input is refused before work begins: the checks of what a sampler is called with."""
+"""What a sampler is called with, and its checks: bad input is refused before work begins."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import TypedDict
+
 import torch
 from torch import Tensor
+
+from ncsn_fast.sampling.chain import Callback, Drift, Noise
+from ncsn_fast.support.progress import ProgressWish
+
+
+class Call(TypedDict, total=False):
+    """The keywords of ``Sampler.__call__`` but ``every``, by which its result differs."""
+
+    seed: int | None
+    sample_ids: Iterable[int] | None
+    initial: Tensor | None
+    start_level: int
+    noise: Noise | None
+    mask: Tensor | None
+    known: Tensor | None
+    guidance: Drift | None
+    clip: float | None
+    temperature: float
+    callback: Callback | None
+    extra: Mapping[str, object] | None
+    batch_size: int | str
+    progress: ProgressWish
 
 
 def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -57,4 +82,4 @@ def _broadcast(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         ) from None
 
 
-__all__ = ["clip", "mask_and_known", "states"]
+__all__ = ["Call", "clip", "mask_and_known", "states"]

@@ -1,14 +1,24 @@
-"""The loop: one chunk of samples taken down the table, row by row or by replays of a graph."""
+"""The loop: one chunk of samples taken down the table, row by row or by replays of a graph.
+
+``langevin`` is plain Langevin dynamics, the chain that needs no more than that.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ncsn_fast.device import precision, profiling
+from ncsn_fast import noise
+from ncsn_fast.device import backends, precision, profiling
+from ncsn_fast.methods.tables import langevin as langevin_rows
+from ncsn_fast.models.base import evaluating
+from ncsn_fast.models.score import Score
 from ncsn_fast.reference import StepResult
+from ncsn_fast.sampling import inputs
 from ncsn_fast.sampling.captured import CapturedLoop
 from ncsn_fast.sampling.chain import Chain, Chunk
 from ncsn_fast.sampling.divergence import Finite, explanation
@@ -16,6 +26,8 @@ from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.sampling.start import first_state
 from ncsn_fast.sampling.step import EagerStep
 from ncsn_fast.support.progress import Progress
+
+_log = logging.getLogger("ncsn_fast")
 
 # A state is looked at for NaN once in so many rows. Where one is found the rows since the last good
 # look are run again to find the culprit, which is exact because noise is a function of the row.
@@ -105,4 +117,46 @@ def _down(
     raise explanation(chain, chunk, chain.state(x, history, row), row, last)
 
 
-__all__ = ["EagerLoop", "run"]
+def langevin(
+    score: Callable[[Tensor], Tensor],
+    x: Tensor,
+    step_size: float,
+    steps: int,
+    *,
+    seed: int | None = None,
+    first_step: int = 0,
+) -> Tensor:
+    """Plain Langevin dynamics x ← x + α·score(x) + √(2α)·z, ``steps`` times.
+
+    Args:
+        score: x (N, *shape) → ∇ log p(x), the same shape.
+        x: (N, *shape) float32, where the N chains start.
+        step_size: α > 0.
+        steps: how many.
+        seed: in [0, 2⁶⁴); None draws one from torch's default generator.
+        first_step: number of steps made before, so that two calls equal one long one.
+
+    Returns:
+        (N, *shape) float32.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}: give (N, *shape), N chains")
+    x = inputs.states("x", x, tuple(x.shape), x.device)
+    if not 0 <= first_step < 1 << 31:
+        raise ValueError(f"first_step = {first_step}: steps count from 0 to 2³¹ - 1")
+    chain = Chain(
+        score=Score(score, "score", "none"),
+        table=langevin_rows(step_size, steps),
+        shape=tuple(x.shape[1:]),
+        device=x.device,
+        seed=noise.chosen_seed(seed),
+        n=len(x),
+        first_step=first_step,
+        backend=backends.choose("auto", x.device),
+    )
+    _log.info("Langevin dynamics of %d chains with seed %d", len(x), chain.seed)
+    with evaluating(chain.score.module):
+        return run(chain, x, torch.arange(len(x), device=x.device))
+
+
+__all__ = ["EagerLoop", "langevin", "run"]

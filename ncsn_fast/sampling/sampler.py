@@ -1,17 +1,15 @@
 """The engine: runs a sampler's table on a score network.
 
 ``Sampler`` is built once for a network and a method and called for samples; ``sample`` is the same
-for one of our networks in one line; ``langevin`` is plain Langevin dynamics. Sample i of a seed
-sees the same noise whatever it is computed together with, so the batch is cut into chunks freely.
+for one of our networks in one line. Sample i of a seed sees the same noise whatever it is computed
+together with, so the batch is cut into chunks freely.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -19,16 +17,16 @@ from torch import Tensor
 from ncsn_fast import noise as noise_source
 from ncsn_fast.device import backends, capture, profiling
 from ncsn_fast.device import precision as precisions
+from ncsn_fast.device.memory import chunk_size
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.methods.levels import check_sigmas
-from ncsn_fast.methods.tables import langevin as langevin_table
-from ncsn_fast.models import prepare
-from ncsn_fast.models.base import ScoreNetwork, evaluating
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.prepare import Runner
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
-from ncsn_fast.sampling import inputs, loop
-from ncsn_fast.sampling.chain import Chain
+from ncsn_fast.sampling import inputs
+from ncsn_fast.sampling.chain import Callback, Chain, Drift, Noise
 from ncsn_fast.sampling.chunks import SamplingInterrupted, run_chunks
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
@@ -37,8 +35,10 @@ from ncsn_fast.support import checks
 from ncsn_fast.support.progress import ProgressWish
 from ncsn_fast.table import Table
 
-_log = logging.getLogger("ncsn_fast")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+_log = logging.getLogger("ncsn_fast")
 
 # Values of the state in one chunk when the batch size is left to the engine: on a CPU more images
 # at once only wear out the caches, on a GPU fewer leave it idle.
@@ -67,7 +67,8 @@ class Sampler:
             far as that is of the same method, then from the method's function in
             ``methods/tables.py``, which describes it.
         precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
-            float32 throughout. "auto" is fp16 for networks of this package on a GPU, else fp32.
+            float32 throughout. "auto" is fp32 for networks of others; for those of this package
+            fp16 on a GPU, bf16 on a CPU that multiplies it, else fp32.
         backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.
         graph: "auto" captures a step as a CUDA graph and replays it, where there is a GPU and the
             score function can be captured; True refuses where it cannot; False runs eagerly. The
@@ -100,7 +101,7 @@ class Sampler:
         backend: str = "auto",
         graph: str | bool = "auto",
         device: torch.device | str | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> None:
         self.network = score if isinstance(score, ScoreNetwork) else None
         self.score = as_score(score, sigmas)
@@ -116,20 +117,14 @@ class Sampler:
             steps=steps,
             spacing=spacing,
         )
-        self._network_sigmas = None if self.network is None else self.network.sigmas.cpu().clone()
-        self.table = make_table(method, self._ladder(sigmas), settings, defaults)
+        ladder = self.score.sigmas if sigmas is None else check_sigmas(sigmas)
+        self.table = make_table(method, ladder, settings, defaults)
         self.start = Start(self.table, self.shape, self.network, starts_uniform(method))
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
         self._device = device
         precisions.resolve(precision, self.device)
-        if self.network is not None and precision not in ("auto", "fp32"):
-            reason = prepare.obstacle(self.network, precision)
-            if reason is not None:
-                raise ValueError(f"precision = {precision!r}: {reason}")
-        self._precision = precision
-        self._prepared_on: torch.device | None = None
-        self._prepared: prepare.PreparedNetwork | None = None
+        self._runner = Runner(self.score, self.network, precision)
         checks.choice(
             "graph", graph, ("auto", True, False), "capture where possible, always, never"
         )
@@ -142,6 +137,14 @@ class Sampler:
         self.score.conditions(self.table, "cpu")
         self.seed: int | None = None
 
+    @overload
+    def __call__(self, n: int, *, every: None = None, **call: Unpack[inputs.Call]) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self, n: int, *, every: int, **call: Unpack[inputs.Call]
+    ) -> tuple[Tensor, Tensor]: ...
+
     def __call__(
         self,
         n: int,
@@ -150,18 +153,18 @@ class Sampler:
         sample_ids: Iterable[int] | None = None,
         initial: Tensor | None = None,
         start_level: int = 0,
-        noise: Callable[[int], Tensor] | None = None,
+        noise: Noise | None = None,
         mask: Tensor | None = None,
         known: Tensor | None = None,
-        guidance: Callable[..., Tensor] | None = None,
+        guidance: Drift | None = None,
         clip: float | None = None,
         temperature: float = 1.0,
         every: int | None = None,
-        callback: Callable[[int, Tensor, Tensor], None] | None = None,
-        extra: dict[str, Any] | None = None,
+        callback: Callback | None = None,
+        extra: Mapping[str, object] | None = None,
         batch_size: int | str = "auto",
         progress: ProgressWish = None,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Draw n samples.
 
         Args:
@@ -204,27 +207,25 @@ class Sampler:
             SamplingError: where the network returns NaN or infinity.
             SamplingInterrupted: on Ctrl-C, with what is done.
         """
-        self._check_network()
-        device = self.device
+        device, first_row = self.device, self.table.start_row(start_level)
         ids = noise_source.sample_ids(n, sample_ids)
-        n = len(ids)
-        full = (n, *self.shape)
+        full = (len(ids), *self.shape)
         mask, known = inputs.mask_and_known(mask, known, full, device)
         if initial is not None:
             initial = inputs.states("initial", initial, full, device)
         if isinstance(guidance, Guidance):
-            guidance.check(self.table[self.table.start_row(start_level) :], n, self.shape)
-        score, precision, prepared = self._runs()
+            guidance.check(self.table[first_row:], len(ids), self.shape)
+        size = self.chunk_size(len(ids), batch_size)
+        running = self._runner.now(device)
         chain = Chain(
-            score=score,
-            precision=precision,
-            prepared=prepared,
+            score=running.score,
+            precision=running.precision,
+            prepared=running.prepared,
             table=self.table.with_temperature(temperature),
             shape=self.shape,
             device=device,
-            seed=0 if seed is None else noise_source.check_seed(seed),
-            n=n,
-            first_row=self.table.start_row(start_level),
+            n=len(ids),
+            first_row=first_row,
             noise=noise,
             mask=mask,
             known=known,
@@ -232,37 +233,35 @@ class Sampler:
             clip=inputs.clip(clip),
             every=None if every is None else checks.count("every", every),
             callback=callback,
-            extra=extra or {},
+            extra={} if extra is None else extra,
             backend=backends.choose(self._backend, device),
+            # Last: a call that is refused leaves torch's generator alone.
+            seed=noise_source.chosen_seed(seed),
         )
-        chunk = self.chunk_size(n, batch_size)
-        # Drawn when nothing can be refused any more: a refused call leaves torch's generator alone.
-        if seed is None:
-            chain = replace(chain, seed=noise_source.random_seed())
         self.seed = chain.seed
-        _log.info("sampling %d samples with seed %d", n, self.seed)
+        _log.info("sampling %d samples with seed %d", len(ids), chain.seed)
 
-        def start(part: slice, part_ids: Tensor) -> Tensor:
+        def begin(part: slice, part_ids: Tensor) -> Tensor:
             if initial is not None:
                 return initial[part]
-            return self.start.states(chain.seed, part_ids, chain.first_row)
+            return self.start.states(chain.seed, part_ids, first_row)
 
         with profiling.mark("sample"):
-            x, trajectory = run_chunks(chain, ids, start, chunk, progress, self._graphs)
+            x, trajectory = run_chunks(chain, ids, begin, size, progress, self._graphs)
         return x if trajectory is None else (x, trajectory)
 
     def release(self) -> None:
         """Free what is kept between calls: captured graphs and the prepared copy of the network.
 
-        The next call makes them again. Wanted also where the behaviour of a module has changed by
-        anything but its tensors and numbers (its parameters, buffers and attributes).
+        The next call makes them again. What is kept follows a module's parameters, buffers and
+        attributes; where anything else changes what a module computes, call this.
 
         Raises:
             RuntimeError: while it is sampling.
         """
         if self._graphs is not None:
             self._graphs.release()
-        self._prepared = None
+        self._runner.release()
 
     @property
     def device(self) -> torch.device:
@@ -276,13 +275,8 @@ class Sampler:
 
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
         """How many of n samples are computed at once; no result depends on it."""
-        if batch_size == "auto":
-            values = torch.Size(self.shape).numel()
-            budget = _AUTO_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
-            return min(n, max(1, budget // values))
-        if isinstance(batch_size, str):
-            raise ValueError(f"batch_size = {batch_size!r}: give 'auto' or a number of at least 1")
-        return min(n, checks.count("batch_size", batch_size))
+        values = torch.Size(self.shape).numel()
+        return min(n, chunk_size(batch_size, values, _AUTO_ELEMENTS, self.device))
 
     def kept_sigmas(self, every: int) -> list[float]:
         """The noise level of each state in a whole trajectory; 0 after a last noiseless row."""
@@ -290,119 +284,151 @@ class Sampler:
         sigma = (*self.table.sigma, self.table.sigma[-1] if self.table.d[-1] else 0.0)
         return [sigma[row] for row in [*range(0, len(self.table), every), len(self.table)]]
 
-    def _ladder(self, sigmas: Sequence[float] | Tensor | None) -> Tensor | None:
-        """The noise levels that a method is laid over."""
-        if sigmas is not None:
-            return check_sigmas(sigmas)
-        if self.score.sigmas is None and self.network is not None:
-            return self.network.sigmas
-        return self.score.sigmas
 
-    def _runs(self) -> tuple[Score, str, bool]:
-        """What is run, in which precision, and whether it is a prepared network.
+@overload
+def sample(
+    net: ScoreNetwork,
+    n: int,
+    *,
+    shape: Sequence[int] | None = None,
+    sigmas: Sequence[float] | Tensor | None = None,
+    method: str | Table | Callable[..., Table] | None = None,
+    step_size: float | None = None,
+    steps_per_level: int | None = None,
+    denoise: bool | None = None,
+    steps: int | None = None,
+    spacing: str | None = None,
+    precision: str = "auto",
+    backend: str = "auto",
+    graph: str | bool = "auto",
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    sample_ids: Iterable[int] | None = None,
+    initial: Tensor | None = None,
+    start_level: int = 0,
+    noise: Noise | None = None,
+    mask: Tensor | None = None,
+    known: Tensor | None = None,
+    guidance: Drift | None = None,
+    clip: float | None = None,
+    temperature: float = 1.0,
+    every: None = None,
+    callback: Callback | None = None,
+    extra: Mapping[str, object] | None = None,
+    batch_size: int | str = "auto",
+    progress: ProgressWish = None,
+    **settings: object,
+) -> Tensor: ...
 
-        A network of this package runs as a prepared copy with the weights it has now; one that
-        cannot be copied (it has hooks, say) runs itself where float32 will do.
-        """
-        net = self.network
-        if net is None:
-            return self.score, "fp32" if self._precision == "auto" else self._precision, False
-        if self._precision in ("auto", "fp32") and prepare.obstacle(net) is not None:
-            return self.score, "fp32", False
-        if self._prepared is not None and self._prepared_on == self.device:
-            self._prepared.refresh()
-        else:  # on another device "auto" may be another precision
-            self._prepared = prepare.prepare_for_inference(net, self._precision)
-            self._prepared_on = self.device
-        score = replace(self.score, fn=self._prepared.normalized)
-        return score, self._prepared.precision, True
 
-    def _check_network(self) -> None:
-        """A sampler is for the noise levels it was made for, not those of weights loaded since."""
-        if self.network is None or self._network_sigmas is None:
-            return
-        if not torch.equal(self.network.sigmas.cpu(), self._network_sigmas):
-            raise ValueError(
-                "the network's noise levels have changed since this sampler was made: make another"
-            )
+@overload
+def sample(net: ScoreNetwork, n: int, *, every: int, **keywords: Any) -> tuple[Tensor, Tensor]: ...
 
 
-def sample(net: ScoreNetwork, n: int, **keywords: Any) -> Any:
+def sample(
+    net: ScoreNetwork,
+    n: int,
+    *,
+    shape: Sequence[int] | None = None,
+    sigmas: Sequence[float] | Tensor | None = None,
+    method: str | Table | Callable[..., Table] | None = None,
+    step_size: float | None = None,
+    steps_per_level: int | None = None,
+    denoise: bool | None = None,
+    steps: int | None = None,
+    spacing: str | None = None,
+    precision: str = "auto",
+    backend: str = "auto",
+    graph: str | bool = "auto",
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    sample_ids: Iterable[int] | None = None,
+    initial: Tensor | None = None,
+    start_level: int = 0,
+    noise: Noise | None = None,
+    mask: Tensor | None = None,
+    known: Tensor | None = None,
+    guidance: Drift | None = None,
+    clip: float | None = None,
+    temperature: float = 1.0,
+    every: int | None = None,
+    callback: Callback | None = None,
+    extra: Mapping[str, object] | None = None,
+    batch_size: int | str = "auto",
+    progress: ProgressWish = None,
+    **settings: object,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Draw n images from a network of this package.
 
     Args:
         net: a network as nf.load_checkpoint returns it.
-        n: how many images.
-        keywords: those of :class:`Sampler` and of its call.
+        n: how many images, at least 1.
+        shape … device: as for :class:`Sampler`; what is not given comes from the network.
+        seed … progress: as for the call of a :class:`Sampler`. What they take and give themselves
+            (``initial``, ``known``, ``guidance``, ``callback``) is in model space.
+        settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
+            your own).
 
     Returns:
-        (n, C, H, W) float32 in [0, 1] on the network's device; with ``every`` also the trajectory,
-        (K, n, C, H, W) on the CPU.
+        (n, C, H, W) float32 in [0, 1] on the network's device. With ``every`` a pair: these and
+        the trajectory, (K, n, C, H, W) float32 in [0, 1] on the CPU. Of a network of points in
+        the plane the states themselves, (n, 2).
+
+    Raises:
+        ValueError: for a network of others, and for settings that are missing or out of range.
+        TypeError: for a setting that no method knows; the message says which there are.
+        CaptureError, SamplingError, SamplingInterrupted: as the call of a :class:`Sampler`; the
+            ``samples`` of the latter two are images.
     """
     if not isinstance(net, ScoreNetwork):
         raise ValueError(
             f"sample() takes a network of ncsn_fast, got {type(net).__name__}: for others there is "
             "nf.Sampler(score, shape, sigmas, ...)"
         )
-    known = set(inspect.signature(Sampler.__init__).parameters) - {"self", "score", "settings"}
-    known |= known_settings(keywords.get("method"))
-    runtime = set(inspect.signature(Sampler.__call__).parameters) - {"self", "n"}
-    unknown = sorted(set(keywords) - known - runtime)
-    if unknown:
-        raise TypeError(
-            f"sample() got unknown settings {unknown}; known: {sorted(known | runtime)}"
-        )
-    sampler = Sampler(net, **{k: v for k, v in keywords.items() if k not in runtime})
+    methods = known_settings(method)
+    if unknown := sorted(settings.keys() - methods):
+        known_ones = sorted(methods.union(sample.__kwdefaults__ or ()))
+        raise TypeError(f"sample() got unknown settings {unknown}; known: {known_ones}")
+    sampler = Sampler(
+        net,
+        shape,
+        sigmas,
+        method,
+        step_size=step_size,
+        steps_per_level=steps_per_level,
+        denoise=denoise,
+        steps=steps,
+        spacing=spacing,
+        precision=precision,
+        backend=backend,
+        graph=graph,
+        device=device,
+        **settings,
+    )
+    call: inputs.Call = {
+        "seed": seed,
+        "sample_ids": sample_ids,
+        "initial": initial,
+        "start_level": start_level,
+        "noise": noise,
+        "mask": mask,
+        "known": known,
+        "guidance": guidance,
+        "clip": clip,
+        "temperature": temperature,
+        "callback": callback,
+        "extra": extra,
+        "batch_size": batch_size,
+        "progress": progress,
+    }
     try:
-        result = sampler(n, **{k: v for k, v in keywords.items() if k in runtime})
+        result = sampler(n, every=every, **call)
     except (SamplingError, SamplingInterrupted) as stop:
         stop.samples = to_images(net, stop.samples)
         raise
     if isinstance(result, tuple):
-        return tuple(to_images(net, states) for states in result)
+        return to_images(net, result[0]), to_images(net, result[1])
     return to_images(net, result)
 
 
-def langevin(
-    score: Callable[[Tensor], Tensor],
-    x: Tensor,
-    step_size: float,
-    steps: int,
-    *,
-    seed: int | None = None,
-    first_step: int = 0,
-) -> Tensor:
-    """Plain Langevin dynamics x ← x + α·score(x) + √(2α)·z, ``steps`` times.
-
-    Args:
-        score: x (N, *shape) → ∇ log p(x), the same shape.
-        x: (N, *shape) float32, where the N chains start.
-        step_size: α > 0.
-        steps: how many.
-        seed: in [0, 2⁶⁴); None draws one from torch's default generator.
-        first_step: number of steps made before, so that two calls equal one long one.
-
-    Returns:
-        (N, *shape) float32.
-    """
-    if x.ndim < 2:
-        raise ValueError(f"x has shape {tuple(x.shape)}: give (N, *shape), N chains")
-    x = inputs.states("x", x, tuple(x.shape), x.device)
-    if not 0 <= first_step < 1 << 31:
-        raise ValueError(f"first_step = {first_step}: steps count from 0 to 2³¹ - 1")
-    chain = Chain(
-        score=Score(score, "score", "none"),
-        table=langevin_table(step_size, steps),
-        shape=tuple(x.shape[1:]),
-        device=x.device,
-        seed=noise_source.chosen_seed(seed),
-        n=len(x),
-        first_step=first_step,
-        backend=backends.choose("auto", x.device),
-    )
-    _log.info("Langevin dynamics of %d chains with seed %d", len(x), chain.seed)
-    with evaluating(chain.score.module):
-        return loop.run(chain, x, torch.arange(len(x), device=x.device))
-
-
-__all__ = ["Sampler", "langevin", "sample"]
+__all__ = ["Sampler", "sample"]
