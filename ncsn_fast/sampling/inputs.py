@@ -32,7 +32,20 @@ class Call(TypedDict, total=False):
 
 
 def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """States of exactly this shape as float32."""
+    """States of the caller's, detached, as float32.
+
+    Args:
+        name: what the messages call them.
+        state: (n, *shape), floating point, on the device.
+        shape: n and the shape of one sample.
+        device: where the chain runs.
+
+    Returns:
+        (n, *shape) float32 on the device.
+
+    Raises:
+        ValueError: for another shape, dtype or device, and for values that are not finite.
+    """
     if not isinstance(state, Tensor) or not state.is_floating_point():
         raise ValueError(f"{name} has to be a floating-point tensor of shape {shape}")
     if tuple(state.shape) != shape:
@@ -46,7 +59,21 @@ def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torc
 def mask_and_known(
     mask: Tensor | None, known: Tensor | None, shape: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The imposed region: a bool mask and float32 states, both broadcast to the batch."""
+    """The imposed region, broadcast to the batch.
+
+    Args:
+        mask: 0 and 1, of any dtype, and a shape that broadcasts to (n, *shape); on the device.
+        known: states, floating point, likewise.
+        shape: n and the shape of one sample.
+        device: where the chain runs.
+
+    Returns:
+        The mask (n, *shape) bool, and the states (n, *shape) float32; None and None for neither.
+
+    Raises:
+        ValueError: for one without the other, other values in the mask, a shape that does not
+            broadcast, another device or dtype, and states that are not finite.
+    """
     if mask is None and known is None:
         return None, None
     if mask is None or known is None:
@@ -59,7 +86,11 @@ def mask_and_known(
 
 
 def clip(value: float | None) -> float | None:
-    """The largest norm of the score."""
+    """The largest norm of the score, as it is.
+
+    Raises:
+        ValueError: unless it is positive, or None.
+    """
     if value is not None and not value > 0:
         raise ValueError(f"clip = {value}: the largest norm of the score is positive")
     return value
