@@ -35,20 +35,20 @@ class ScoreNetwork(nn.Module, ABC):
             ``step_size``, ``steps_per_level`` and ``denoise``.
         source: where the weights were loaded from, in words, or None.
         sees_sigma: True where the body depends on the noise level.
+        keeps_sigmas: whether the state_dict of such a network holds its noise levels.
     """
 
     sees_sigma: bool = False
+    keeps_sigmas: bool = True
     sigmas: Tensor
     sampling: dict[str, Any] | None
     source: str | None
 
-    def __init__(
-        self, sigmas: Tensor | np.ndarray | Sequence[float], *, persistent: bool = True
-    ) -> None:
+    def __init__(self, sigmas: Tensor | np.ndarray | Sequence[float]) -> None:
         super().__init__()
         with torch.device("cpu"):  # real values even while the network is built on "meta"
             levels = check_sigmas(sigmas).clone()
-        self.register_buffer("sigmas", levels, persistent=persistent)
+        self.register_buffer("sigmas", levels, persistent=self.keeps_sigmas)
         self.sampling = None
         self.source = None
 

@@ -26,14 +26,12 @@ def conv3x3(inputs: int, outputs: int, *, dilation: int = 1, bias: bool = True) 
     return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
 
 
-class InstanceNormPlus(nn.Module):
-    """InstanceNorm++ with one α, γ, β per channel (NCSNv2); it ignores the labels."""
+class _InstanceNormPlus(nn.Module):
+    """InstanceNorm++ of x (N, C, H, W) with the γ, α, β of each sample's noise level."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
-        self.gamma = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
-        self.beta = nn.Parameter(torch.zeros(channels))
+    def affine(self, labels: Tensor | None) -> tuple[Tensor, ...]:
+        """γ, α, β: (C,) for all samples, or (N, C)."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -42,12 +40,26 @@ class InstanceNormPlus(nn.Module):
         activation: str | None = None,
         statistics: Tensor | None = None,
     ) -> Tensor:
+        gamma, alpha, beta = self.affine(labels)
         return ops.instance_norm_plus(
-            x, self.gamma, self.alpha, self.beta, activation=activation, statistics=statistics
+            x, gamma, alpha, beta, activation=activation, statistics=statistics
         )
 
 
-class ConditionalInstanceNormPlus(nn.Module):
+class InstanceNormPlus(_InstanceNormPlus):
+    """InstanceNorm++ with one α, γ, β per channel (NCSNv2); it ignores the labels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
+        self.gamma = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def affine(self, labels: Tensor | None) -> tuple[Tensor, ...]:
+        return self.gamma, self.alpha, self.beta
+
+
+class ConditionalInstanceNormPlus(_InstanceNormPlus):
     """InstanceNorm++ whose γ, α, β are a row of a table per noise level (NCSN v1)."""
 
     def __init__(self, channels: int, num_levels: int) -> None:
@@ -57,17 +69,8 @@ class ConditionalInstanceNormPlus(nn.Module):
             self.embed.weight[:, : 2 * channels].normal_(1, 0.02)
             self.embed.weight[:, 2 * channels :].zero_()
 
-    def forward(
-        self,
-        x: Tensor,
-        labels: Tensor | None,
-        activation: str | None = None,
-        statistics: Tensor | None = None,
-    ) -> Tensor:
-        gamma, alpha, beta = self.embed(labels).chunk(3, dim=1)
-        return ops.instance_norm_plus(
-            x, gamma, alpha, beta, activation=activation, statistics=statistics
-        )
+    def affine(self, labels: Tensor | None) -> tuple[Tensor, ...]:
+        return self.embed(labels).chunk(3, dim=1)
 
 
 class PooledConv(nn.Module):
@@ -107,19 +110,17 @@ class ResidualBlock(nn.Module):
         shortcut: bool = False,
     ) -> None:
         super().__init__()
+
+        def out(kernel_size: int) -> nn.Module:
+            if pool:
+                return PooledConv(inputs, outputs, kernel_size)
+            return conv3x3(inputs, outputs, dilation=dilation)
+
         self.activation = activation
         self.conv1 = conv3x3(inputs, inputs, dilation=dilation)
         self.normalize2 = norm(inputs)
-        self.conv2: nn.Module = (
-            PooledConv(inputs, outputs, 3) if pool else conv3x3(inputs, outputs, dilation=dilation)
-        )
-        self.shortcut: nn.Module | None = None
-        if shortcut:
-            self.shortcut = (
-                PooledConv(inputs, outputs, 1)
-                if pool
-                else conv3x3(inputs, outputs, dilation=dilation)
-            )
+        self.conv2 = out(3)
+        self.shortcut = out(1) if shortcut else None
         self.normalize1 = norm(inputs)
 
     def forward(self, x: Tensor, labels: Tensor | None, statistics: Tensor | None = None) -> Sum:
@@ -212,9 +213,7 @@ class CRP(nn.Module):
         self.convs = nn.ModuleList(
             conv3x3(channels, channels, bias=False) for _ in range(self.LINKS)
         )
-        self.norms: nn.ModuleList | None = None
-        if norm is not None:
-            self.norms = nn.ModuleList(norm(channels) for _ in range(self.LINKS))
+        self.norms = _norms(norm, [channels] * self.LINKS)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Sum:
         if self.norms is None:
@@ -234,6 +233,11 @@ class CRP(nn.Module):
         return _add(self.convs[-1], path, x, then, own=True)
 
 
+def _norms(norm: Norm | None, widths: Sequence[int]) -> nn.ModuleList | None:
+    """A norm for each of these numbers of channels, in NCSN v1."""
+    return None if norm is None else nn.ModuleList(norm(width) for width in widths)
+
+
 def _mean_pool5(x: Tensor) -> Tensor:
     """The mean of each 5×5 neighbourhood, zeros outside of the image counted; v1's pooling."""
     return F.avg_pool2d(x, 5, stride=1, padding=2)
@@ -245,9 +249,7 @@ class MSF(nn.Module):
     def __init__(self, inputs: Sequence[int], outputs: int, norm: Norm | None) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv3x3(width, outputs) for width in inputs)
-        self.norms: nn.ModuleList | None = None
-        if norm is not None:
-            self.norms = nn.ModuleList(norm(width) for width in inputs)
+        self.norms = _norms(norm, inputs)
 
     def forward(self, xs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         total: Tensor | None = None
@@ -280,9 +282,7 @@ class RefineBlock(nn.Module):
         super().__init__()
         self.adapt_convs = nn.ModuleList(RCU(width, 2, norm, activation) for width in inputs)
         self.output_convs = RCU(outputs, 3 if last else 1, norm, activation)
-        self.msf: nn.Module | None = None
-        if len(inputs) > 1:
-            self.msf = MSF(inputs, outputs, norm)
+        self.msf = MSF(inputs, outputs, norm) if len(inputs) > 1 else None
         self.crp = CRP(outputs, norm, activation)
 
     def forward(self, xs: Sequence[Sum], labels: Tensor | None, then: str | None = None) -> Sum:

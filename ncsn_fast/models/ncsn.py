@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 from torch import Tensor
 
 from ncsn_fast.models.base import check_labels
 from ncsn_fast.models.blocks import ConditionalInstanceNormPlus, Norm
-from ncsn_fast.models.refinenet import ImageSize, RefineNet, Stage
+from ncsn_fast.models.refinenet import RefineNet, Stage
 
 SMALL = (
     Stage("res1", "refine4", width=1, refined=1),
@@ -28,28 +26,7 @@ class NCSN(RefineNet):
 
     STAGES = SMALL
     sees_sigma = True
-
-    def __init__(
-        self,
-        *,
-        channels: int,
-        image_size: ImageSize,
-        ngf: int,
-        sigmas: Tensor | np.ndarray | Sequence[float],
-        activation: str = "elu",
-        rescaled: bool = False,
-        logit_transform: bool = False,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            image_size=image_size,
-            ngf=ngf,
-            sigmas=sigmas,
-            activation=activation,
-            rescaled=rescaled,
-            logit_transform=logit_transform,
-            persistent_sigmas=False,
-        )
+    keeps_sigmas = False
 
     def _norm(self) -> Norm:
         return partial(ConditionalInstanceNormPlus, num_levels=len(self.sigmas))

@@ -49,9 +49,10 @@ class NCSNv2(RefineNet):
             activation=activation,
             rescaled=rescaled,
             logit_transform=logit_transform,
-            persistent_sigmas=divided,
         )
         self.divided = bool(divided)
+        if not divided:
+            self.register_buffer("sigmas", self.sigmas, persistent=False)
 
     def _norm(self) -> Norm:
         return InstanceNormPlus

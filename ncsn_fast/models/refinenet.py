@@ -72,9 +72,8 @@ class RefineNet(ScoreNetwork):
         activation: str = "elu",
         rescaled: bool = False,
         logit_transform: bool = False,
-        persistent_sigmas: bool = True,
     ) -> None:
-        super().__init__(sigmas, persistent=persistent_sigmas)
+        super().__init__(sigmas)
         _check_width("channels", channels, 1, "an image has at least one channel")
         _check_width("ngf", ngf, 2, "InstanceNorm++ compares channels with one another")
         self.channels = channels

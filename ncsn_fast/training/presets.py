@@ -56,111 +56,51 @@ class Preset:
         return {name: value for name, value in values.items() if value is not None}
 
 
-_MNIST_V1 = Preset(
-    about="MNIST 28×28 as in the paper of 2019",
-    network="NCSN",
-    ngf=64,
-    channels=1,
-    image_size=28,
-    sigma_max=1.0,
-    num_levels=10,
-    steps_per_level=100,
-    step_size=2e-5,
-    denoise=False,
-    learning_rate=1e-3,
-    steps=200_000,
-    ema=0.0,
-    dequantize="uniform",
-    flip=False,
-)
-_CIFAR10_V1 = replace(
-    _MNIST_V1,
-    about="CIFAR-10 32×32 as in the paper of 2019",
-    ngf=128,
-    channels=3,
-    image_size=32,
-    flip=True,
-)
-_CIFAR10 = Preset(
-    about="CIFAR-10 32×32",
+_DIGITS = Preset(
+    about="the bundled digits 8×8, in minutes",
     network="NCSNv2",
-    ngf=128,
-    channels=3,
-    image_size=32,
-    sigma_max=50.0,
-    num_levels=232,
-    steps_per_level=5,
-    step_size=6.2e-6,
-    steps=300_000,
+    ngf=32,
+    channels=1,
+    image_size=8,
+    sigma_max=None,
+    num_levels=None,
+    steps_per_level=10,
+    step_size=None,
+    steps=10_000,
+    learning_rate=1e-3,
+    batch_size=64,
+    ema_warmup=True,
+    flip=False,
+    checkpoint_every=500,
 )
-_BEDROOM = replace(
-    _CIFAR10,
-    about="LSUN bedroom 128×128",
-    network="NCSNv2Deeper",
-    image_size=128,
-    sigma_max=190.0,
-    num_levels=1086,
-    steps_per_level=3,
-    step_size=1.8e-6,
-    steps=150_000,
-)
-
-PRESETS: dict[str, Preset] = {
-    "digits": Preset(
-        about="the bundled digits 8×8, in minutes",
-        network="NCSNv2",
-        ngf=32,
-        channels=1,
-        image_size=8,
-        sigma_max=None,
-        num_levels=None,
-        steps_per_level=10,
-        step_size=None,
-        steps=10_000,
-        learning_rate=1e-3,
-        batch_size=64,
-        ema_warmup=True,
-        flip=False,
-        checkpoint_every=500,
-    ),
-    "mnist-v1": _MNIST_V1,
-    "cifar10-v1": _CIFAR10_V1,
-    "celeba-v1": replace(_CIFAR10_V1, about="CelebA 32×32 as in the paper of 2019", crop=140),
-    "cifar10": _CIFAR10,
-    "celeba": replace(
-        _CIFAR10,
-        about="CelebA 64×64",
-        image_size=64,
-        crop=140,
-        sigma_max=90.0,
-        num_levels=500,
-        step_size=3.3e-6,
-        steps=210_000,
-    ),
-    "church": replace(
-        _BEDROOM,
-        about="LSUN church 96×96",
-        image_size=96,
-        sigma_max=140.0,
-        num_levels=788,
-        steps_per_level=4,
-        step_size=4.9e-6,
-        steps=200_000,
-    ),
-    "bedroom": _BEDROOM,
-    "tower": replace(_BEDROOM, about="LSUN tower 128×128"),
-    "ffhq": replace(
-        _BEDROOM,
-        about="FFHQ 256×256",
-        network="NCSNv2Deepest",
-        image_size=256,
-        sigma_max=348.0,
-        num_levels=2311,
-        step_size=9e-7,
-        eps=1e-3,
-        batch_size=32,
-        steps=80_000,
-    ),
+# Data, network, image size, σ₁, L, T, ε, steps; of F = 128 and three channels, but for MNIST.
+_PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "mnist-v1": ("MNIST 28×28", "NCSN", 28, 1.0, 10, 100, 2e-5, 200_000),
+    "cifar10-v1": ("CIFAR-10 32×32", "NCSN", 32, 1.0, 10, 100, 2e-5, 200_000),
+    "celeba-v1": ("CelebA 32×32", "NCSN", 32, 1.0, 10, 100, 2e-5, 200_000),
+    "cifar10": ("CIFAR-10 32×32", "NCSNv2", 32, 50.0, 232, 5, 6.2e-6, 300_000),
+    "celeba": ("CelebA 64×64", "NCSNv2", 64, 90.0, 500, 5, 3.3e-6, 210_000),
+    "church": ("LSUN church 96×96", "NCSNv2Deeper", 96, 140.0, 788, 4, 4.9e-6, 200_000),
+    "bedroom": ("LSUN bedroom 128×128", "NCSNv2Deeper", 128, 190.0, 1086, 3, 1.8e-6, 150_000),
+    "tower": ("LSUN tower 128×128", "NCSNv2Deeper", 128, 190.0, 1086, 3, 1.8e-6, 150_000),
+    "ffhq": ("FFHQ 256×256", "NCSNv2Deepest", 256, 348.0, 2311, 3, 9e-7, 80_000),
 }
+_OF_2019 = {"denoise": False, "learning_rate": 1e-3, "ema": 0.0, "dequantize": "uniform"}
+_UNUSUAL: dict[str, dict[str, Any]] = {
+    "mnist-v1": {"ngf": 64, "channels": 1, "flip": False},
+    "celeba-v1": {"crop": 140},
+    "celeba": {"crop": 140},
+    "ffhq": {"eps": 1e-3, "batch_size": 32},
+}
+
+
+def _published(name: str, about: str, network: str, *numbers: Any) -> Preset:
+    other = _UNUSUAL.get(name, {})
+    if network == "NCSN":
+        about, other = f"{about} as in the paper of 2019", {**_OF_2019, **other}
+    return replace(Preset(about, network, 128, 3, *numbers), **other)
+
+
+PRESETS = {"digits": _DIGITS} | {name: _published(name, *row) for name, row in _PUBLISHED.items()}
 
 __all__ = ["PRESETS", "Preset"]
