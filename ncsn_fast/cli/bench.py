@@ -33,6 +33,7 @@ def bench(out: Path | None, device: str | None) -> None:
       ncsn-fast bench
       ncsn-fast bench --out benchmark
     """
+    # Here, because they bring Triton, which is slow to import.
     from ncsn_fast.benchmarks import runner as front
     from ncsn_fast.benchmarks.contest.plans import PLANS
     from ncsn_fast.benchmarks.report import tables

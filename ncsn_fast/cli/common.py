@@ -9,6 +9,9 @@ from types import FrameType
 from typing import Any
 
 import click
+import torch
+
+import ncsn_fast as nf
 
 SEED = click.IntRange(0, 2**64 - 1)
 COUNT = click.IntRange(min=1)
@@ -24,10 +27,7 @@ class Command(click.Command):
         except (ValueError, OSError) as error:
             raise click.ClickException(self._in_flags(str(error))) from error
         except RuntimeError as error:
-            from ncsn_fast.sampling.divergence import SamplingError
-            from ncsn_fast.training.trainer import TrainingError
-
-            if isinstance(error, SamplingError | TrainingError):
+            if isinstance(error, nf.SamplingError | nf.TrainingError):
                 raise click.ClickException(str(error)) from error
             raise
         except KeyboardInterrupt as stop:
@@ -53,8 +53,6 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def device_of(wish: str | None) -> str:
     """The device asked for, or a GPU if there is one; refused where it cannot compute."""
-    import torch
-
     if wish is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ncsn_fast.cli.common import COUNT, Command
+from ncsn_fast.runs import convert as work
 
 
 @click.command(cls=Command)
@@ -55,9 +56,7 @@ def convert(
       ncsn-fast convert runs/photos/checkpoint.safetensors photos.pth
       ncsn-fast convert runs/photos/model.safetensors small.safetensors --dtype float16
     """
-    from ncsn_fast.runs.convert import convert as work
-
-    net, files = work(
+    net, files = work.convert(
         source,
         target,
         config=config,

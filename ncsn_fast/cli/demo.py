@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ncsn_fast.cli.common import SEED, Command, device_of, device_option
+from ncsn_fast.runs import demo as work
 
 
 @click.command(cls=Command)
@@ -42,8 +43,6 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
       ncsn-fast demo
       ncsn-fast demo --seconds 300 --out better
     """
-    from ncsn_fast.runs import demo as work
-
     result = work.run(
         out,
         seconds=seconds,

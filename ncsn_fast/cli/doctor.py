@@ -8,6 +8,8 @@ import time
 import click
 
 from ncsn_fast.cli.common import Command
+from ncsn_fast.device import native
+from ncsn_fast.runs import doctor as work
 
 _MARKS = {True: "ok ", False: "BAD", None: "-- "}
 
@@ -29,9 +31,6 @@ def doctor(build: bool) -> None:
       ncsn-fast doctor --build
       NCSN_FAST_BACKEND=torch ncsn-fast doctor
     """
-    from ncsn_fast.device import native
-    from ncsn_fast.runs import doctor as work
-
     if build:
         start = time.perf_counter()
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ncsn_fast.cli.common import COUNT, Command, device_of, device_option
+from ncsn_fast.runs import profile as work
 from ncsn_fast.training.presets import PRESETS
 
 
@@ -69,17 +70,15 @@ def profile(out: Path, tool: str, device: str | None, **settings: Any) -> None:
       ncsn-fast profile train --preset cifar10 --tool torch
       ncsn-fast profile sample runs/photos/model.safetensors --tool ncu
     """
-    from ncsn_fast.runs import profile as profile_run
-
     if settings["preset"] is not None and settings["model"] != "digits":
         raise click.UsageError("give a MODEL or a --preset, not both")
-    work = profile_run.Workload(device=device_of(device), **settings)
+    load = work.Workload(device=device_of(device), **settings)
     if tool != "mark":
         click.echo("To profile this with NVIDIA's tools, on a machine that has them:\n")
-        for command in profile_run.commands(work, out).values():
+        for command in work.commands(load, out).values():
             click.echo(shlex.join(command) + "\n")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler tells when it starts
-    files = profile_run.profile(work, out, tool, click.echo)
+    files = work.profile(load, out, tool, click.echo)
     for path in files.values():
         click.echo(f"  {path}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option
+from ncsn_fast.runs import sample as work
 
 _MOST_SAMPLES = 10_000_000
 
@@ -119,8 +120,6 @@ def sample(
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """
-    from ncsn_fast.runs import sample as work
-
     files = work.sample(
         checkpoint,
         out,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option
+from ncsn_fast.runs import schedule as work
 
 
 @click.command(cls=Command)
@@ -87,8 +88,6 @@ def schedule(
       ncsn-fast schedule images.npy --steps-per-level 10 --out levels
       ncsn-fast schedule cifar-10-batches-bin --max-points 50000
     """
-    from ncsn_fast.runs import schedule as work
-
     files = work.schedule(
         data,
         out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -188,8 +189,6 @@ def _metrics(images: Tensor, train: Tensor, held_out: Tensor, seed: int) -> dict
 
 def _clock(seconds: float) -> Callable[[int, int], None]:
     """A progress function that shows the time of a training that is limited by time."""
-    import time
-
     from tqdm import tqdm
 
     whole = round(seconds)

@@ -24,6 +24,7 @@ from ncsn_fast.methods.levels import (
 )
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
+from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.support.files import atomic_write
 from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun
@@ -109,8 +110,10 @@ def train(
     try:
         trainer.fit(progress=progress)
     finally:
-        if picture := trainer.log.plot():
-            say(f"The loss so far: {picture}")
+        if trainer.history:
+            steps, losses = zip(*trainer.history, strict=True)
+            save_loss_plot(out / "loss.png", steps, losses)
+            say(f"The loss so far: {out / 'loss.png'}")
     return out / "model.safetensors"
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.support.files import atomic_write
 
 _log = logging.getLogger("ncsn_fast")
@@ -104,14 +103,6 @@ class TrainingLog:
             atomic_write(self._out / "levels.json") as temporary,
         ):
             temporary.write_text(json.dumps(report) + "\n", encoding="utf-8")
-
-    def plot(self) -> Path | None:
-        """Draw loss.png; return its path."""
-        if self._out is None or not self.losses:
-            return None
-        steps, losses = zip(*self.losses, strict=True)
-        save_loss_plot(self._out / "loss.png", steps, losses)
-        return self._out / "loss.png"
 
     def read(self, step: int) -> None:
         """Take over the log of a run up to a step, without what it logged after its checkpoint."""
