@@ -28,13 +28,11 @@ class Batches:
         seed: of order, flips and dequantisation.
         flip: mirror every image with probability one half.
         dequantize: None, "uniform" or "gaussian"; see :meth:`Space.enter`.
-        preload: hold the data on the device: True, False or "auto", if they fit; see
-            :func:`ncsn_fast.placement.place`. The batches are the same.
 
     Attributes:
         data: the data where they are kept: a float32 or uint8 tensor (N, *shape), or the array or
             Dataset.
-        placement: where that is, and why.
+        placement: where that is, and why; see :func:`ncsn_fast.data.samples.place`.
         sha256: fingerprint of the data, the same wherever they are kept. Of a Dataset of more
             than 4 GiB only of its length, shape, data type and 64 samples evenly spread over it.
 
@@ -51,13 +49,12 @@ class Batches:
         seed: int,
         flip: bool = False,
         dequantize: str | None = None,
-        preload: bool | str = "auto",
     ) -> None:
         self._space = Space.of(net)
         _check_settings(net, self._space, flip, dequantize)
         self.device = net.sigmas.device
         given = open_samples(dataset, net.shape)
-        self._samples, self.placement = place(given, self.device, preload)
+        self._samples, self.placement = place(given, self.device)
         self.sha256 = fingerprint(self._samples, whole=given.hashed_whole)
         self.data = self._samples.data
         self.batch_size, self.seed = batch_size, seed

@@ -150,24 +150,20 @@ def open_samples(data: Data, shape: tuple[int, ...]) -> Samples:
     return _TensorSamples(data) if isinstance(data, Tensor) else _ArraySamples(data)
 
 
-def place(samples: Samples, device: torch.device, preload: bool | str) -> tuple[Samples, str]:
+def place(samples: Samples, device: torch.device) -> tuple[Samples, str]:
     """Bring samples to where they are best taken from.
+
+    A GPU holds what fits into half of its free memory. On the CPU tensors and arrays, mapped or
+    not, stay as they are. A Dataset of at most 4 GiB that does not go to a GPU is held on the CPU.
 
     Args:
         samples: of :func:`open_samples`.
         device: the network's.
-        preload: True holds all of them on the device, False leaves them where they are, "auto"
-            holds what fits: on a GPU into half of its free memory; on the CPU tensors and arrays,
-            mapped or not, stay as they are. A Dataset of at most 4 GiB that does not go to a GPU is
-            held on the CPU.
 
     Returns:
         The samples and, in words, where they lie and why.
-
-    Raises:
-        ValueError: for an unknown ``preload``, or True without the memory.
     """
-    target, why = _decide(samples, device, preload)
+    target, why = _decide(samples, device)
     if target is not None:
         samples = _TensorSamples(_load(samples, target))
     return samples, f"{samples.where} ({_size(samples.nbytes)}): {why}"
@@ -193,22 +189,10 @@ def fingerprint(samples: Samples, *, whole: bool) -> str:
     return digest.hexdigest()
 
 
-def _decide(
-    samples: Samples, device: torch.device, preload: bool | str
-) -> tuple[torch.device | None, str]:
+def _decide(samples: Samples, device: torch.device) -> tuple[torch.device | None, str]:
     """The device to copy the samples to, None to leave them, and why."""
-    if preload not in ("auto", True, False):
-        raise ValueError(f"preload = {preload!r}: choose 'auto', True or False")
     if isinstance(samples.data, Tensor) and samples.data.device == device:
         return None, "where the network is"
-    if preload != "auto":
-        free = _free_bytes(device)
-        if preload and samples.nbytes > free:
-            raise ValueError(
-                f"preload=True needs {_size(samples.nbytes)} on {device}, where {_size(free)} are "
-                "free: leave preload to 'auto', or give 8-bit data as uint8"
-            )
-        return device if preload else None, f"preload={preload}"
     why = "used from there"
     if device.type != "cpu":
         budget = _free_bytes(device) / 2

@@ -197,7 +197,7 @@ class TrainConfig:
     dequantize: str | None = setting(
         None,
         "Noise below the step of 8-bit values.",
-        "None, uniform or gaussian; see :func:`ncsn_fast.models.space.data_transform`.",
+        "None, uniform or gaussian; see :func:`ncsn_fast.models.space.Space.enter`.",
         group=_DATA,
         choices=("uniform", "gaussian"),
         none="none",

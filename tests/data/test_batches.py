@@ -70,30 +70,40 @@ HOLDERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("preload", ["auto", True, False])
+def place(monkeypatch: pytest.MonkeyPatch, held: bool | None) -> None:
+    """Have the data held on the device, or stay where they are; None: as they would be."""
+    if held is not None:
+        monkeypatch.setattr(
+            placement, "_decide", lambda _, device: (device if held else None, "by the test")
+        )
+
+
+@pytest.mark.parametrize("held", [None, True, False])
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_batches_are_the_same_wherever_the_data_lie(
-    holder: str, preload: bool | str, tmp_path: Path
+    holder: str, held: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"flip": True, "dequantize": "uniform"}
     expected = batches(torch.from_numpy(FLOATS), **settings)
-    found = batches(HOLDERS[holder](tmp_path), preload=preload, **settings)
+    place(monkeypatch, held)
+    found = batches(HOLDERS[holder](tmp_path), **settings)
     for step in (0, 5, 6, 7, 100):  # step 6 crosses into the second epoch
         assert torch.equal(found.at(step)[0], expected.at(step)[0])
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("preload", ["auto", True, False])
+@pytest.mark.parametrize("held", [None, True, False])
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_batches_on_a_gpu_are_the_same_wherever_the_data_lie(
-    holder: str, preload: bool | str, tmp_path: Path
+    holder: str, held: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = network().cuda()
     on_host = batches(torch.from_numpy(FLOATS), flip=True)
     data = HOLDERS[holder](tmp_path)
-    found = Batches(data, net, batch_size=8, seed=3, flip=True, preload=preload)
-    held = isinstance(found.data, Tensor) and found.data.is_cuda
-    assert held == (preload is not False)
+    place(monkeypatch, held)
+    found = Batches(data, net, batch_size=8, seed=3, flip=True)
+    on_gpu = isinstance(found.data, Tensor) and found.data.is_cuda
+    assert on_gpu == (held is not False)
     for step in (0, 6):
         x, ids = found.at(step)
         assert x.is_cuda
@@ -107,11 +117,14 @@ def test_the_order_of_a_seed_is_the_one_it_always_was() -> None:
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_the_fingerprint_is_the_hash_of_the_values_in_order(holder: str, tmp_path: Path) -> None:
+def test_the_fingerprint_is_the_hash_of_the_values_in_order(
+    holder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     eight_bit = "uint8" in holder or "pixels" in holder or "pairs" in holder
     expected = hashlib.sha256((PIXELS if eight_bit else FLOATS).tobytes()).hexdigest()
-    for preload in (True, False):
-        assert batches(HOLDERS[holder](tmp_path), preload=preload).sha256 == expected
+    for held in (True, False):
+        place(monkeypatch, held)
+        assert batches(HOLDERS[holder](tmp_path)).sha256 == expected
 
 
 def test_images_of_a_folder_give_the_same_batches_as_floats_and_as_pixels(tmp_path: Path) -> None:
@@ -122,12 +135,15 @@ def test_images_of_a_folder_give_the_same_batches_as_floats_and_as_pixels(tmp_pa
     assert torch.equal(floats.at(3)[0], pixels.at(3)[0])
 
 
-def test_on_the_cpu_tensors_are_not_copied_and_files_stay_mapped(tmp_path: Path) -> None:
+def test_on_the_cpu_tensors_are_not_copied_and_files_stay_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensor = torch.from_numpy(FLOATS)
     assert batches(tensor).data.data_ptr() == tensor.data_ptr()
     mapped = map_file(PIXELS, tmp_path)
     assert batches(mapped).data is mapped
-    assert isinstance(batches(mapped, preload=True).data, Tensor)
+    place(monkeypatch, held=True)
+    assert isinstance(batches(mapped).data, Tensor)
 
 
 def test_a_small_dataset_is_read_once_and_held() -> None:
@@ -140,9 +156,12 @@ def test_a_small_dataset_is_read_once_and_held() -> None:
     assert torch.equal(found.data, torch.from_numpy(FLOATS))
 
 
-def test_a_dataset_is_read_batch_by_batch_when_it_is_not_to_be_held() -> None:
+def test_a_dataset_is_read_batch_by_batch_when_it_is_not_to_be_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place(monkeypatch, held=False)
     files = Files(torch.from_numpy(FLOATS))
-    found = batches(files, preload=False)
+    found = batches(files)
     assert found.data is files
     reads = files.reads
     found.at(0)
@@ -162,7 +181,10 @@ def test_the_fingerprint_of_a_large_dataset_does_not_depend_on_where_it_lies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(placement, "HELD_BYTES", 1000)
-    fingerprints = {batches(Files(FLOATS), preload=p).sha256 for p in ("auto", True, False)}
+    fingerprints = set()
+    for held in (None, True, False):
+        place(monkeypatch, held)
+        fingerprints.add(batches(Files(FLOATS)).sha256)
     assert len(fingerprints) == 1
     assert batches(Files(FLOATS[:-1])).sha256 not in fingerprints
     assert batches(Files(PIXELS)).sha256 not in fingerprints
@@ -173,7 +195,6 @@ def test_the_placement_is_told(tmp_path: Path) -> None:
     assert batches(FLOATS).placement == "held on cpu as a NumPy array (0.0122 MiB): used from there"
     mapped = batches(map_file(PIXELS, tmp_path)).placement
     assert mapped.startswith(f"memory-mapped from {tmp_path / 'mapped.npy'} (")
-    assert "preload=False" in batches(Files(FLOATS), preload=False).placement
     assert batches(Files(FLOATS)).placement.endswith("a Dataset of at most 4 GiB")
 
 

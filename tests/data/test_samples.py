@@ -28,7 +28,7 @@ class Stream(IterableDataset[Any]):
 
 def check(data: Any, shape: tuple[int, ...] = SHAPE) -> None:
     """Everything that happens to data before the first batch."""
-    samples, _ = place(open_samples(data, shape), CPU, "auto")
+    samples, _ = place(open_samples(data, shape), CPU)
     fingerprint(samples, whole=True)
 
 
@@ -104,7 +104,7 @@ def test_a_fingerprint_from_some_samples_sees_all_parts_and_the_length() -> None
 def test_loading_in_blocks_gives_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "_BLOCK_BYTES", 3 * 16)
     data = np.random.default_rng(0).integers(0, 256, (7, *SHAPE), dtype=np.uint8)
-    samples, _ = place(open_samples(data, SHAPE), CPU, True)
+    samples, _ = place(open_samples(list(data), SHAPE), CPU)
     assert torch.equal(samples.data, torch.from_numpy(data))
 
 
@@ -139,37 +139,17 @@ def test_random_samples_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tensor", "array", "Dataset"])
-@pytest.mark.parametrize(
-    ("free", "preload", "on_gpu"),
-    [
-        (384, "auto", True),
-        (383, "auto", False),
-        (192, True, True),
-        (10**9, False, False),
-    ],
-)
+@pytest.mark.parametrize(("free", "on_gpu"), [(384, True), (383, False)])
 def test_a_gpu_holds_what_fits_into_half_of_its_free_memory(
-    kind: str, free: int, preload: bool | str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, free: int, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "_free_bytes", lambda device: free)
     tensor = torch.zeros(3, *SHAPE)  # 192 bytes
     data = {"tensor": tensor, "array": tensor.numpy(), "Dataset": list(tensor)}[kind]
-    target, _ = placement._decide(open_samples(data, SHAPE), GPU, preload)
+    target, _ = placement._decide(open_samples(data, SHAPE), GPU)
     if on_gpu:
         assert target == GPU
-    elif kind == "Dataset" and preload == "auto":
+    elif kind == "Dataset":
         assert target == CPU
     else:
         assert target is None
-
-
-def test_preloading_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "_free_bytes", lambda device: 1 << 20)
-    data = np.zeros((1 << 17, *SHAPE), dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"needs 2 MiB on cuda:0, where 1 MiB are free.*'auto'"):
-        place(open_samples(data, SHAPE), GPU, True)
-
-
-def test_an_unknown_preload_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"preload = 'always': choose 'auto', True or False"):
-        place(open_samples(torch.zeros(3, *SHAPE), SHAPE), CPU, "always")
