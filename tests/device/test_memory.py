@@ -36,9 +36,14 @@ def test_memory_that_ends_elsewhere_is_known_by_its_words(said):
     assert done == [0, 1]
 
 
-def test_other_errors_pass_through():
+@pytest.mark.parametrize(
+    ("error", "n"),
+    [(torch.OutOfMemoryError("one does not fit"), 1), (RuntimeError("a bug"), 4)],
+    ids=["one", "bug"],
+)
+def test_one_sample_that_does_not_fit_and_other_errors_pass_through(error, n):
     def work(part):
-        raise RuntimeError("a bug")
+        raise error
 
-    with pytest.raises(RuntimeError, match="a bug"):
-        in_chunks(2, 2, work, lambda done: None)
+    with pytest.raises(type(error), match=str(error)):
+        in_chunks(n, n, work, lambda done: None)

@@ -269,14 +269,6 @@ def test_a_batch_that_does_not_fit_is_halved(caplog):
     assert len(caplog.messages) == 1
 
 
-def test_one_sample_that_does_not_fit_is_told():
-    def too_large(x, sigma):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        log_likelihood(nf.Score(too_large, "score", "sigma", [9.0, 0.1]), X)
-
-
 def test_a_network_that_breaks_is_told_with_its_level():
     def breaks(x, sigma):
         return gaussian_score(x, sigma) + (math.nan if sigma[0] > 10 else 0.0)

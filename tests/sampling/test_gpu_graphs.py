@@ -1,4 +1,4 @@
-"""Captured sampling on a GPU: python -m pytest -m gpu tests/test_gpu_graphs.py."""
+"""Captured sampling on a GPU: python -m pytest -m gpu tests/sampling/test_gpu_graphs.py."""
 
 from __future__ import annotations
 

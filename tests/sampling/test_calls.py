@@ -1,41 +1,17 @@
-"""The engine: every column of a table, every argument of a call, every refusal."""
+"""What the engine computes: every column of a table, every argument of a call."""
 
-import logging
+import copy
 import math
 from itertools import pairwise
 
 import pytest
 import torch
+from engine_cases import SIGMAS, TABLE, gaussian, sampler
 
 import ncsn_fast as nf
 from ncsn_fast import noise as noise_source
 from ncsn_fast.methods.tables import annealed_langevin, langevin
 from ncsn_fast.table import Table
-
-SIGMAS = nf.geometric_sigmas(5, 0.01, 10)
-TABLE = annealed_langevin(SIGMAS, 2e-5, 3)
-
-
-def gaussian(x, labels):
-    """The score of N(0, I) blurred by the level's σ."""
-    return -x / (1 + SIGMAS[labels].view(-1, *[1] * (x.ndim - 1)) ** 2)
-
-
-def sampler(score=gaussian, shape=(3,), table=TABLE):
-    return nf.Sampler(score, shape, SIGMAS, method=table)
-
-
-@pytest.fixture(scope="module")
-def net():
-    torch.manual_seed(0)
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=8, sigmas=SIGMAS).eval()
-    net.sampling = {
-        "method": "annealed_langevin",
-        "step_size": 2e-5,
-        "steps_per_level": 3,
-        "denoise": True,
-    }
-    return net
 
 
 def chain_by_hand(x, seed, sample_ids, table=TABLE, score=gaussian):
@@ -57,25 +33,6 @@ def test_annealed_langevin_equals_the_official_loop_written_out():
     x = torch.rand(4, 3)
     result = sampler()(4, seed=7, initial=x)
     assert torch.allclose(result, chain_by_hand(x, 7, range(4)), atol=1e-5)
-
-
-def test_annealed_langevin_starts_uniform_as_published():
-    states = []
-    named = nf.Sampler(gaussian, (3,), SIGMAS, step_size=2e-5, steps_per_level=3)
-    named(100, seed=1, callback=lambda row, x, n: states.append(x))
-    expected = noise_source.uniform(
-        (3,), seed=1, stream=noise_source.INITIAL, sample_ids=range(100)
-    )
-    assert torch.equal(states[0], expected)
-
-
-def test_a_network_of_rescaled_images_starts_from_rescaled_noise():
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS, rescaled=True)
-    states = []
-    sampler = nf.Sampler(net, step_size=2e-5, steps_per_level=3)
-    sampler(4, seed=1, callback=lambda row, x, n: states.append(x))
-    u = noise_source.uniform((1, 8, 8), seed=1, stream=noise_source.INITIAL, sample_ids=range(4))
-    assert torch.allclose(states[0], 2 * u - 1)
 
 
 def test_samples_are_the_same_however_the_batch_is_cut(net):
@@ -113,23 +70,6 @@ def test_numpys_integers_are_integers():
     assert torch.equal(given[1], plain[1])
 
 
-def test_without_a_seed_torch_governs_and_the_seed_is_reported():
-    first = sampler()
-    torch.manual_seed(1)
-    a, b = first(4), first(4)
-    assert not torch.equal(a, b)
-    torch.manual_seed(1)
-    assert torch.equal(first(4), a)
-    reported = first.seed
-    assert torch.equal(first(4, seed=reported), a)
-
-
-def test_settings_come_from_the_checkpoint_unless_given(net):
-    assert nf.Sampler(net).table == TABLE
-    assert nf.Sampler(net, denoise=False).table == TABLE[:-1]
-    assert nf.Sampler(net, steps_per_level=2).table == annealed_langevin(SIGMAS, 2e-5, 2)
-
-
 def heun(ladder):
     """The probability flow ODE dx = -n dσ by Heun's method, in rows of one evaluation each.
 
@@ -161,16 +101,6 @@ def test_a_heun_table_with_its_history_equals_heuns_method():
         euler = x + (high - low) * n
         x = x + (high - low) / 2 * (n + low * s(euler, low))
     assert torch.allclose(result, x, atol=1e-6)
-
-
-def test_other_tables_start_from_the_noise_of_their_first_level():
-    states = []
-    table = Table.of([2.0], b=0.0)
-    nf.Sampler(nf.Score(lambda x: x, "score", "none"), (3,), method=table)(
-        2000, seed=1, callback=lambda row, x, n: states.append(x)
-    )
-    assert float(states[0].mean()) == pytest.approx(0.5, abs=0.1)
-    assert float(states[0].var()) == pytest.approx(4 + 1 / 12, rel=0.05)
 
 
 def test_the_network_sees_the_scaled_state():
@@ -255,20 +185,6 @@ def test_temperature_zero_walks_without_noise():
     assert torch.equal(cold, sampler()(2, seed=2, initial=x, temperature=0))
 
 
-def test_a_chain_may_start_at_a_later_level_with_the_same_noise():
-    late = []
-    x = torch.rand(2, 3)
-    result = sampler()(
-        2, seed=1, initial=x, start_level=4, callback=lambda row, x, n: late.append(row)
-    )
-    assert late == list(range(12, 31))
-    # The rest of a whole chain, continued from its state at that level, is the same.
-    _, states = sampler()(2, seed=1, initial=x, every=12)
-    again = sampler()(2, seed=1, initial=states[1], start_level=4)
-    assert torch.equal(again, sampler()(2, seed=1, initial=x))
-    assert not torch.equal(result, again)
-
-
 def test_given_noise_replaces_the_engines():
     torch.manual_seed(3)
     noises = torch.randn(len(TABLE), 4, 3)
@@ -340,50 +256,6 @@ def test_the_known_region_is_the_same_however_the_batch_is_cut():
     assert torch.equal(run(batch_size=2)[held], known[held])
 
 
-@pytest.mark.parametrize("first", [0, 12])
-def test_the_known_region_is_noised_by_its_own_stream_and_step(first):
-    states = {}
-    sampler()(
-        3,
-        seed=1,
-        initial=torch.zeros(3, 3),
-        start_level=first // 3,
-        mask=torch.ones(3),
-        known=torch.full((3,), 2.0),
-        callback=lambda row, x, n: states.update({row: x}),
-    )
-    for row in (first, first + 1, 30):
-        z = noise_source.normal(
-            (3,), seed=1, stream=noise_source.KNOWN, sample_ids=range(3), step=row
-        )
-        assert torch.allclose(states[row], 2 + TABLE.sigma[row] * z, atol=1e-6)
-
-
-def test_a_later_start_scales_and_noises_by_its_own_row():
-    table = Table.of([5.0, 0.1], b=0.0, c_in=[0.2, 0.5], level=[0, 1])
-    seen, states = [], []
-
-    def fn(x):
-        seen.append(x)
-        return torch.zeros_like(x)
-
-    nf.Sampler(nf.Score(fn, "score", "none"), (3,), method=table)(
-        1000, seed=1, start_level=1, callback=lambda row, x, n: states.append(x)
-    )
-    assert torch.equal(seen[0], 0.5 * states[0])
-    assert float(states[0].std()) == pytest.approx(math.sqrt(1 / 12 + 0.01), rel=0.1)
-
-
-def test_off_ladder_rows_are_no_level_to_start_at():
-    table = Table.of([1.0, 0.5], level=[0, -1])
-    with pytest.raises(
-        ValueError, match="start_level = -1: this method can begin at the levels 0 to 0"
-    ):
-        nf.Sampler(nf.Score(torch.zeros_like, "score", "none"), (3,), method=table)(
-            1, seed=0, start_level=-1
-        )
-
-
 def test_callbacks_and_guidance_may_be_empty_containers():
     class Recorder(list):
         def __call__(self, row, x, n):
@@ -411,25 +283,6 @@ def test_guidance_in_double_precision_leaves_the_state_single():
     assert dtypes == {torch.float32}
 
 
-def test_a_network_that_writes_into_its_input_is_refused():
-    def fn(x, labels):
-        return x.mul_(-1.0)
-
-    with pytest.raises(ValueError, match="the network writes into its input"):
-        sampler(fn)(2, seed=1)
-
-
-@pytest.mark.parametrize("target", [0, 1])
-def test_guidance_that_writes_into_its_input_is_refused(target):
-    with pytest.raises(ValueError, match=r"guidance\(\) writes into its input"):
-        sampler()(2, seed=1, guidance=lambda *arguments: arguments[target].mul_(0.5))
-
-
-def test_a_callback_that_writes_into_the_state_is_refused():
-    with pytest.raises(ValueError, match=r"callback\(\) writes into its input"):
-        sampler()(2, seed=1, callback=lambda row, x, n: x.zero_())
-
-
 def test_sampling_works_inside_inference_mode(net):
     from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
 
@@ -442,12 +295,6 @@ def test_sampling_works_inside_inference_mode(net):
     assert len(states) == 11
 
 
-@pytest.mark.parametrize("answer", [None, (torch.zeros(2, 3),)])
-def test_a_network_that_returns_no_tensor_is_refused(answer):
-    with pytest.raises(ValueError, match=f"the network returned {type(answer).__name__}"):
-        sampler(lambda x, labels: answer)(2, seed=1)
-
-
 def test_results_are_single_precision_whatever_the_default():
     torch.set_default_dtype(torch.float64)
     try:
@@ -458,19 +305,7 @@ def test_results_are_single_precision_whatever_the_default():
     assert torch.equal(x, sampler()(2, seed=1))
 
 
-def test_a_sampler_does_not_outlive_the_noise_levels_of_its_network(net):
-    import copy
-
-    other = copy.deepcopy(net)
-    old = nf.Sampler(other)
-    other.sigmas.mul_(2)
-    with pytest.raises(ValueError, match="noise levels have changed since this sampler was made"):
-        old(1, seed=0)
-
-
 def test_new_weights_are_followed(net):
-    import copy
-
     other = copy.deepcopy(net)
     one = nf.Sampler(other)
     before = one(1, seed=0)
@@ -478,16 +313,6 @@ def test_new_weights_are_followed(net):
         other.end_conv.bias += 1
     assert not torch.allclose(one(1, seed=0), before, atol=0.1)
     assert torch.equal(one(1, seed=0), nf.Sampler(other)(1, seed=0))
-
-
-def test_a_refused_call_leaves_torchs_generator_alone():
-    one = sampler()
-    torch.manual_seed(1)
-    expected = one(2)
-    torch.manual_seed(1)
-    with pytest.raises(ValueError, match="n = 0"):
-        one(0)
-    assert torch.equal(one(2), expected)
 
 
 def test_noise_made_ahead_is_the_noise_of_each_row(monkeypatch):
@@ -522,35 +347,6 @@ def test_sample_converts_the_trajectory_and_what_an_interruption_leaves():
     assert stop.value.seed == 0
 
 
-def test_errors_keep_finished_samples_and_survive_pickling():
-    import pickle
-
-    def fn(x, labels):
-        return torch.full_like(x, torch.nan) if len(x) == 1 else gaussian(x, labels)
-
-    with pytest.raises(nf.SamplingError) as error:
-        sampler(fn)(5, seed=1, batch_size=2)
-    assert error.value.sample_ids == [0, 1, 2, 3]
-    assert torch.allclose(error.value.samples, sampler()(4, seed=1), atol=1e-6)
-    again = pickle.loads(pickle.dumps(error.value))
-    assert str(again) == str(error.value)
-    assert torch.equal(again.state, error.value.state)
-    stop = pickle.loads(pickle.dumps(nf.SamplingInterrupted(torch.zeros(1), [3], 7)))
-    assert (stop.sample_ids, stop.seed) == ([3], 7)
-
-
-def test_a_failure_that_does_not_repeat_is_reported_as_such():
-    calls = []
-
-    def fn(x, labels):
-        calls.append(1)
-        return torch.full_like(x, torch.nan) if len(calls) == 9 else gaussian(x, labels)
-
-    with pytest.raises(nf.SamplingError, match="a second run went well") as error:
-        sampler(fn)(2, seed=1)
-    assert torch.isfinite(error.value.state).all()
-
-
 def test_kept_sigmas_belong_to_the_kept_states(net):
     one = nf.Sampler(net)
     _, states = one(1, seed=0, every=7)
@@ -566,11 +362,6 @@ def test_the_automatic_chunk_shrinks_with_the_size_of_a_sample():
 
     assert chunk((2,)) > 10 * chunk((3, 32, 32)) > 100
     assert chunk((3, 1024, 1024)) == 1
-
-
-def test_only_networks_of_ours_are_sampled_in_one_line():
-    with pytest.raises(ValueError, match=r"sample\(\) takes a network of ncsn_fast, got function"):
-        nf.sample(gaussian, 2)
 
 
 def test_extra_inputs_reach_the_network_chunked_with_the_batch():
@@ -602,76 +393,6 @@ def test_a_progress_bar_is_drawn_on_stderr(capsys):
     assert captured.out == ""
 
 
-def test_ctrl_c_keeps_what_is_done():
-    def impatient(row, x, n):
-        if row == 5 and len(x) == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(nf.SamplingInterrupted, match="interrupted after 4 samples") as stop:
-        sampler()(5, seed=1, sample_ids=range(10, 15), batch_size=2, callback=impatient)
-    assert stop.value.sample_ids == [10, 11, 12, 13]
-    done = sampler()(4, seed=1, sample_ids=range(10, 14))
-    assert torch.allclose(stop.value.samples, done, atol=1e-6)
-    assert isinstance(stop.value, KeyboardInterrupt)
-
-
-@pytest.mark.parametrize("broken_level", [0, 5, 9])
-def test_a_network_that_returns_nan_is_found_with_the_last_good_state(broken_level):
-    def fn(x, labels):
-        s = gaussian(x, labels)
-        s[1] = torch.where(labels[1] == broken_level, torch.nan, s[1])
-        return s
-
-    row = 3 * broken_level  # the first of the level's three
-    x = torch.rand(3, 3)
-    with pytest.raises(
-        nf.SamplingError, match=rf"after row {row} of 31 .*in sample \[6\]"
-    ) as error:
-        sampler(fn)(3, seed=1, initial=x, sample_ids=[5, 6, 7])
-    assert f"noise level {broken_level}, σ = {TABLE.sigma[row]:g}" in str(error.value)
-    assert (error.value.row, error.value.sigma) == (row, TABLE.sigma[row])
-    assert error.value.state_ids == [5, 6, 7]
-    assert error.value.sample_ids == []
-    _, states = sampler()(3, seed=1, initial=x, sample_ids=[5, 6, 7], every=1)
-    assert torch.equal(error.value.state, states[row])
-
-
-def test_a_chain_that_overflows_is_found():
-    table = Table.of([1.0] * 40, a=1e3)
-    with pytest.raises(nf.SamplingError, match=r"after row 12 of 40 .*the chain diverged"):
-        sampler(table=table, score=nf.Score(torch.zeros_like, "score", "none"))(
-            2, seed=0, initial=torch.ones(2, 3)
-        )
-
-
-def test_a_chunk_that_does_not_fit_is_halved_and_said_once(caplog):
-    def small(x, labels):
-        if len(x) > 2:
-            raise torch.OutOfMemoryError("does not fit")
-        return gaussian(x, labels)
-
-    with caplog.at_level(logging.WARNING, "ncsn_fast"):
-        result = sampler(small)(8, seed=1, batch_size=8)
-    assert torch.allclose(result, sampler()(8, seed=1), atol=1e-6)
-    assert [r.message for r in caplog.records] == [
-        "8 samples at once do not fit in memory: going on with 4, or fewer if need be "
-        "(batch_size= avoids this)"
-    ]
-
-
-def test_one_sample_that_does_not_fit_and_other_errors_pass_through():
-    def none_fits(x, labels):
-        raise torch.OutOfMemoryError("does not fit")
-
-    def broken(x, labels):
-        raise RuntimeError("a bug of the network's")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        sampler(none_fits)(2, seed=1)
-    with pytest.raises(RuntimeError, match="a bug of the network's"):
-        sampler(broken)(2, seed=1)
-
-
 def test_the_network_samples_in_evaluation_mode_and_is_put_back():
     class Moody(torch.nn.Module):
         def __init__(self):
@@ -701,127 +422,6 @@ def test_langevin_reaches_the_law_of_its_score():
     assert result.mean(0).tolist() == pytest.approx([3, 3], abs=0.04)
     # The discretised chain has the variance 0.25 / (1 - α/(2·0.25)).
     assert result.var(0).tolist() == pytest.approx([0.255, 0.255], rel=0.06)
-
-
-def test_langevin_continues_where_it_stopped():
-    x = torch.rand(5, 2)
-
-    def score(x):
-        return -x
-
-    whole = nf.langevin(score, x, 0.1, 10, seed=4)
-    half = nf.langevin(score, x, 0.1, 4, seed=4)
-    assert torch.equal(nf.langevin(score, half, 0.1, 6, seed=4, first_step=4), whole)
-
-
-@pytest.mark.parametrize(
-    ("x", "keywords", "message"),
-    [
-        (torch.zeros(3), {}, r"x has shape \(3,\): give \(N, \*shape\)"),
-        (torch.zeros(3, 2, dtype=torch.int64), {}, "floating-point"),
-        (torch.full((3, 2), torch.nan), {}, "not finite"),
-        (torch.zeros(3, 2), {"first_step": -1}, "first_step = -1"),
-        (torch.zeros(3, 2), {"seed": -1}, "seed = -1"),
-    ],
-)
-def test_langevin_refuses_what_makes_no_sense(x, keywords, message):
-    with pytest.raises(ValueError, match=message):
-        nf.langevin(lambda x: -x, x, 0.1, 3, **keywords)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda s: s(0), "n = 0: give a whole number of at least 1"),
-        (lambda s: s(2.0), "n = 2.0"),
-        (lambda s: s(2, seed=-1), "seed = -1"),
-        (lambda s: s(2, sample_ids=[1]), "1 sample_ids for n = 2"),
-        (lambda s: s(2, sample_ids=[1, 1]), "sample_ids repeat"),
-        (lambda s: s(2, sample_ids=[-1, 1]), "sample ids from -1 to 1"),
-        (
-            lambda s: s(2, initial=torch.rand(2, 4)),
-            r"initial has shape \(2, 4\); needed is \(2, 3\)",
-        ),
-        (lambda s: s(2, initial=torch.zeros(2, 3, dtype=torch.int64)), "floating-point"),
-        (lambda s: s(2, initial=torch.full((2, 3), torch.nan)), "not finite"),
-        (
-            lambda s: s(2, initial=torch.rand(2, 3, device="meta")),
-            "initial is on meta, the sampler on cpu",
-        ),
-        (lambda s: s(2, start_level=10), "can begin at the levels 0 to 9"),
-        (lambda s: s(2, start_level=-1), "start_level = -1"),
-        (lambda s: s(2, mask=torch.ones(3)), "mask and known belong together"),
-        (lambda s: s(2, mask=torch.full((3,), 0.5), known=torch.zeros(3)), "other than 0 and 1"),
-        (lambda s: s(2, mask=torch.ones(4), known=torch.zeros(3)), "mask has shape .* broadcast"),
-        (lambda s: s(2, mask=torch.ones(3), known=torch.zeros(5)), "known has shape .* broadcast"),
-        (
-            lambda s: s(2, mask=torch.ones(3, device="meta"), known=torch.zeros(3)),
-            "mask is on meta",
-        ),
-        (lambda s: s(2, clip=0.0), "clip = 0.0"),
-        (lambda s: s(2, temperature=-1.0), "temperature = -1"),
-        (lambda s: s(2, every=0), "every = 0"),
-        (lambda s: s(2, batch_size=0), "batch_size = 0"),
-        (lambda s: s(2, batch_size="big"), "batch_size = 'big'"),
-        (lambda s: s(2, noise=lambda row: torch.zeros(3)), r"noise\(\) returned \(3,\)"),
-        (lambda s: s(2, guidance=lambda *a: torch.zeros(3)), r"guidance\(\) returned \(3,\)"),
-    ],
-)
-def test_a_call_that_makes_no_sense_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(sampler())
-
-
-def test_input_is_refused_before_the_network_is_run():
-    def never(x, labels):
-        raise AssertionError("the network was run")
-
-    with pytest.raises(ValueError, match="clip"):
-        sampler(never)(2, clip=-1.0)
-
-
-KEYS = {"step_size": 1e-5, "steps_per_level": 2}
-
-
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"method": "magic", **KEYS}, "method = 'magic' is unknown; choose one of"),
-        ({"step_size": 2e-4, "steps_per_level": 2}, "every chain diverges"),
-        ({"step_size": -1.0, "steps_per_level": 2}, "step_size = -1"),
-        ({"steps_per_level": 2}, r"step_size not given for .*nf.auto_schedule\(data\)"),
-        ({}, "step_size and steps_per_level not given"),
-        ({**KEYS, "shape": None}, "shape is not known"),
-        ({**KEYS, "shape": (3, 0)}, "shape = 0"),
-        ({**KEYS, "sigmas": None}, "sigmas are not known"),
-        ({**KEYS, "sigmas": [1.0, 2.0]}, "noise levels descend"),
-        ({"method": TABLE, "step_size": 1e-5}, "given beside a table"),
-        ({**KEYS, "precision": "fp8"}, "precision = 'fp8' is unknown; choose one of"),
-        ({**KEYS, "graph": True}, "graph=True: graphs are captured on CUDA devices"),
-        ({**KEYS, "graph": "yes"}, "graph = 'yes': "),
-    ],
-)
-def test_a_sampler_that_makes_no_sense_is_refused(keywords, message):
-    settings = {"shape": (3,), "sigmas": SIGMAS, **keywords}
-    with pytest.raises(ValueError, match=message):
-        nf.Sampler(gaussian, **settings)
-
-
-def test_an_unknown_setting_of_sample_is_refused(net):
-    with pytest.raises(TypeError, match=r"unknown settings \['step_sise'\]; known: .*'step_size'"):
-        nf.sample(net, 2, step_sise=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda x: x[:, :2], r"returned \(2, 2\) on cpu; needed is \(2, 3\)"),
-        (lambda x: x.to("meta"), "on meta; needed is .* on cpu"),
-    ],
-)
-def test_a_network_of_another_shape_or_device_is_refused(answer, message):
-    with pytest.raises(ValueError, match=message):
-        sampler(lambda x, labels: answer(x))(2, seed=0)
 
 
 def test_plain_tables_run_on_the_engine_unchanged():
