@@ -25,7 +25,7 @@ from ncsn_fast.benchmarks.contestants import networks, official
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import OfficialNetwork
 from ncsn_fast.device.precision import autocast, float32_mode
-from ncsn_fast.losses.denoising import draw_labels
+from ncsn_fast.losses.common import draw_labels
 
 # Losses of this many steps are compared; on a GPU they outlast the warm-up of a captured step.
 _CHECKED = {"cuda": 6, "cpu": 3}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast import reference
-from ncsn_fast.losses.denoising import check_batch, noise_key, place, reduce
+from ncsn_fast.losses.common import check_batch, noise_key, place, reduce
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.score import Score
 from ncsn_fast.support import checks
@@ -55,7 +55,7 @@ def sliced_score_matching(
             "score" and condition "none".
         x: (N, *shape) floating-point data in model space; float64 is computed in float64.
         sigmas: (L,) noise levels, descending; None for the data as they are.
-        labels: (N,) int64 levels; default: those of ``losses.draw_labels``.
+        labels: (N,) int64 levels; default: those of :func:`common.draw_labels`.
         projections: directions v per sample, ≥ 1.
         directions: their law, "rademacher" (±1, less variance) or "gaussian".
         seed, step, sample_ids, reduction: as for dsm_loss.

@@ -14,7 +14,8 @@ from torch import Tensor
 from ncsn_fast import noise, ops
 from ncsn_fast.device import profiling
 from ncsn_fast.device.precision import autocast
-from ncsn_fast.losses.denoising import NoiseKey, draw_levels, loss_weight
+from ncsn_fast.losses.common import NoiseKey, draw_levels
+from ncsn_fast.losses.denoising import loss_weight
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.score import as_score
 from ncsn_fast.training.config import TrainConfig

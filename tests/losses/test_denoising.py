@@ -8,7 +8,7 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast import noise as noise_source
-from ncsn_fast.losses.denoising import draw_labels
+from ncsn_fast.losses.common import draw_labels
 
 SIGMAS = nf.geometric_sigmas(5, 0.01, 10)
 

@@ -16,7 +16,7 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
-from ncsn_fast.losses import denoising as losses
+from ncsn_fast.losses.common import draw_labels
 from ncsn_fast.training import state as training_state
 from ncsn_fast.training.log import LossSums, by_level
 
@@ -474,7 +474,7 @@ def test_a_trainer_that_only_looks_changes_nothing(tmp_path):
 
 def test_labels_of_the_statistics_are_those_of_the_loss():
     ids = torch.arange(64)
-    labels = losses.draw_labels(8, seed=3, step=5, sample_ids=ids)
+    labels = draw_labels(8, seed=3, step=5, sample_ids=ids)
     net, x = network(), images(40).repeat(2, 1, 1, 1)[:64]
     key = {"seed": 3, "step": 5, "sample_ids": ids, "reduction": "none"}
     drawn = nf.dsm_loss(net, x, SIGMAS, **key)
