@@ -25,7 +25,7 @@ from ncsn_fast.checkpoints.official_yaml import (
     read_official_yaml,
     sampling_settings,
 )
-from ncsn_fast.checkpoints.tensor_file import CheckpointError, read_tensors, write_tensors
+from ncsn_fast.checkpoints.tensor_file import CheckpointError, write_tensors
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
 from ncsn_fast.support.files import atomic_write, check_writable
@@ -327,10 +327,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 __all__ = [
-    "CheckpointError",
     "checkpoint_file",
     "load_checkpoint",
-    "read_tensors",
     "save_checkpoint",
-    "write_tensors",
 ]

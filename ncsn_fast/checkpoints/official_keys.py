@@ -173,4 +173,4 @@ def _kind_name(kind: type) -> str:
     return names.get(kind, "word")
 
 
-__all__ = ["KEYS", "Key", "number_of", "section_of", "settings_of", "value_of", "written"]
+__all__ = ["number_of", "section_of", "settings_of", "value_of", "written"]

@@ -224,7 +224,6 @@ def unwatched(x: Tensor, *others: Tensor) -> bool:
 
 
 __all__ = [
-    "BACKENDS",
     "NATIVE_TYPES",
     "NETWORK_TYPES",
     "choose",

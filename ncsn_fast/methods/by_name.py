@@ -219,7 +219,6 @@ def _silence(method: object, defaults: Mapping[str, Any]) -> str:
 __all__ = [
     "ANNEALED_LANGEVIN",
     "METHODS",
-    "Method",
     "known_settings",
     "make_table",
     "starts_uniform",

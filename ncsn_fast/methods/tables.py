@@ -290,7 +290,6 @@ def _corrector_ratio(own: Tensor, snr: float | None, step_size: float | None) ->
 
 
 __all__ = [
-    "PREDICTORS",
     "ancestral",
     "annealed_langevin",
     "consistent_annealed",

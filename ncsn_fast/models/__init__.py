@@ -6,10 +6,8 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.mlp import MLPScore
 from ncsn_fast.models.ncsn import NCSN
 from ncsn_fast.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
-from ncsn_fast.reference import ACTIVATIONS
 
 __all__ = [
-    "ACTIVATIONS",
     "NCSN",
     "MLPScore",
     "NCSNv2",

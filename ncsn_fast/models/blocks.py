@@ -294,7 +294,6 @@ class RefineBlock(nn.Module):
 
 __all__ = [
     "CRP",
-    "MSF",
     "RCU",
     "ConditionalInstanceNormPlus",
     "InstanceNormPlus",
@@ -302,5 +301,4 @@ __all__ = [
     "PooledConv",
     "RefineBlock",
     "ResidualBlock",
-    "conv3x3",
 ]

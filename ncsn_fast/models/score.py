@@ -363,4 +363,4 @@ def _column(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
-__all__ = ["CONDITIONS", "KINDS", "Score", "as_score"]
+__all__ = ["Score", "as_score"]
