@@ -6,11 +6,11 @@ import json
 import platform
 import time
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ncsn_fast.data.digits import digits
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.losses.denoising import dsm_loss
+from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
@@ -28,10 +29,11 @@ from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.files import atomic_write, check_writable
 from ncsn_fast.training.config import TrainConfig
-from ncsn_fast.training.schedule import auto_schedule
+from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.trainer import Trainer
 
 MAX_SAMPLES = 400
+Say = Callable[[str], None]
 # Chosen for the quality that one minute on two cores buys: a narrow network that sees many batches.
 _NGF, _BATCH_SIZE, _LEARNING_RATE, _EMA = 16, 64, 2e-3, 0.99
 _STEPS_PER_LEVEL = 10
@@ -52,7 +54,7 @@ def run(
     samples: int = MAX_SAMPLES,
     seed: int = 0,
     device: str = "cpu",
-    say: Callable[[str], None],
+    say: Say,
     progress: bool = True,
 ) -> DemoResult:
     """Train, sample, compare; write pictures and figures into a folder.
@@ -76,43 +78,70 @@ def run(
     schedule = auto_schedule(train, steps_per_level=_STEPS_PER_LEVEL)
     say(f"{len(train)} handwritten digits of 8×8 pixels. Chosen from them: {schedule}.")
 
-    torch.manual_seed(seed)  # for the initial weights; noise has its own seed
-    net = NCSNv2(channels=1, image_size=8, ngf=_NGF, sigmas=schedule.sigmas)
-    layout: dict[str, Any] = {"memory_format": torch.channels_last}  # unknown to torch's type hints
-    net.to(device, **layout)
-    net.sampling = schedule.sampling
-    say(f"Training NCSNv2 ({_count(net)} parameters) for {seconds:g} seconds.")
-    trainer = Trainer(net, train, _settings(seconds, seed, device))
-    with _best_threads(net, train[:_BATCH_SIZE]):
-        average = trainer.fit(progress=_clock(seconds) if progress else None)
-    save_checkpoint(average, files["model"])
-
-    sampler = Sampler(average)
-    rows = len(sampler.table)
-    say(f"Sampling {samples} images by annealed Langevin dynamics ({rows} network evaluations).")
-    every = max(1, rows // CHAIN_FRAMES)
-    states, trajectory = sampler(samples, seed=seed, every=every, progress=progress)
-    images = to_images(average, states).cpu()
-
-    metrics = _metrics(images, train, held_out, seed) | {
+    trainer = _trained(schedule, train, seconds, seed, device, say, progress)
+    save_checkpoint(trainer.average, files["model"])
+    drawn = _drawn(trainer.average, samples, seed, say, progress)
+    metrics = _metrics(drawn.images, train, held_out, seed) | {
         "training_steps": trainer.step,
         "training_seconds": seconds,
         "training_precision": trainer.config.precision,
         "final_loss": trainer.history[-1][1],
-        "network_evaluations": rows,
+        "network_evaluations": drawn.evaluations,
         "seed": seed,
         "device": device,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    plots.save_comparison(files["samples"], images, held_out, count=100)
-    frames = to_images(average, trajectory[:, :CHAIN_IMAGES])
-    plots.save_chain_gif(files["chain"], frames, sigmas=sampler.kept_sigmas(every))
+    plots.save_comparison(files["samples"], drawn.images, held_out, count=100)
+    plots.save_chain_gif(files["chain"], drawn.frames, sigmas=drawn.sigmas)
     steps, losses = zip(*trainer.history, strict=True)
     save_loss_plot(files["loss"], steps, losses)
     with atomic_write(files["metrics"]) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return DemoResult(files, metrics)
+
+
+def _trained(
+    schedule: Schedule,
+    train: Tensor,
+    seconds: float,
+    seed: int,
+    device: str,
+    say: Say,
+    progress: bool,
+) -> Trainer:
+    """A trainer that has trained for so long."""
+    torch.manual_seed(seed)  # for the initial weights; noise has its own seed
+    net = NCSNv2(channels=1, image_size=8, ngf=_NGF, sigmas=schedule.sigmas)
+    layout: dict[str, Any] = {"memory_format": torch.channels_last}  # unknown to torch's type hints
+    net.to(device, **layout)
+    net.sampling = schedule.sampling
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    say(f"Training NCSNv2 ({parameters:,} parameters) for {seconds:g} seconds.")
+    trainer = Trainer(net, train, _settings(seconds, seed, device))
+    with _best_threads(net, train[:_BATCH_SIZE]):
+        trainer.fit(progress=_clock(seconds) if progress else None)
+    return trainer
+
+
+class _Drawn(NamedTuple):
+    """Generated images, and how they came about."""
+
+    images: Tensor  # (N, 1, 8, 8) in [0, 1], on the CPU
+    frames: Tensor  # (K, n, 1, 8, 8), the first n chains at K rows
+    sigmas: Sequence[float]  # of those rows
+    evaluations: int  # of the network, for each image
+
+
+def _drawn(net: ScoreNetwork, samples: int, seed: int, say: Say, progress: bool) -> _Drawn:
+    """So many images, and frames of the first chains."""
+    sampler = Sampler(net)
+    rows = len(sampler.table)
+    say(f"Sampling {samples} images by annealed Langevin dynamics ({rows} network evaluations).")
+    every = max(1, rows // CHAIN_FRAMES)
+    states, trajectory = sampler(samples, seed=seed, every=every, progress=progress)
+    frames = to_images(net, trajectory[:, :CHAIN_IMAGES])
+    return _Drawn(to_images(net, states).cpu(), frames, sampler.kept_sigmas(every), rows)
 
 
 def _files(out: Path) -> dict[str, Path]:
@@ -200,10 +229,6 @@ def _clock(seconds: float) -> Callable[[int, int], None]:
         bar.update(min(whole, round(time.monotonic() - started)) - bar.n)
 
     return show
-
-
-def _count(net: torch.nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in net.parameters()):,}"
 
 
 __all__ = ["MAX_SAMPLES", "DemoResult", "run"]

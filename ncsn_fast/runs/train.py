@@ -172,9 +172,10 @@ def _images(run: TrainRun) -> tuple[np.ndarray, Tensor | None]:
 
 
 def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[TrainRun, Schedule]:
-    """The run with all numbers of its noise levels, those not given by the rules; and the levels.
+    """The run with every number of its noise levels filled in, and the levels themselves.
 
-    Kept in run.json, so that a run resumed on another machine has them to the last bit.
+    Numbers that were not given follow from the data by the rules of NCSNv2. run.json keeps all of
+    them: when the run goes on, on another machine, they are the same to the last bit.
     """
     sigma_max, num_levels, step_size = run.sigma_max, run.num_levels, run.step_size
     if sigma_max is None:

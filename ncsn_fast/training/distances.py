@@ -192,48 +192,66 @@ class _Points:
         return float((a - b).norm())
 
 
+class _Pairs:
+    """What is known of the pairs of points that have been looked at.
+
+    Attributes:
+        best: the largest squared distance, and of which two points.
+        core: the largest squared distance of two points that are not among the farthest.
+        counts: int64 (B,), pairs by distance, in bins from 0 to ``upper``.
+        has_core: whether there are such points: two points alone have none.
+    """
+
+    def __init__(self, points: _Points) -> None:
+        self._squares = torch.cat([points.centred(i).square().sum(1) for i in range(len(points))])
+        # Those farthest from the mean; with two points nothing would be left.
+        outer = max(1, points.length // 1000) if points.length > 2 else 0
+        self._inner = torch.ones_like(self._squares, dtype=torch.bool)
+        self._inner[self._squares.topk(outer).indices] = False
+        self.has_core = outer > 0
+        self.upper = 2.001 * math.sqrt(float(self._squares.max())) or 1.0
+        self.counts = torch.zeros(_BINS, dtype=torch.int64, device="cpu")
+        self.core, self.best = 0.0, (-1.0, 0, 0)
+
+    def look(self, first: Tensor, second: Tensor, start: int, other: int) -> None:
+        """At the pairs of two blocks, (rows, D) each, of points from these positions on."""
+        rows, columns = slice(start, start + len(first)), slice(other, other + len(second))
+        found = self._squares[rows, None] + self._squares[None, columns] - 2 * first @ second.T
+        found.clamp_(min=0)
+        value, place = found.flatten().max(0)
+        if float(value) > self.best[0]:
+            row, column = divmod(int(place), len(second))
+            self.best = (float(value), start + row, other + column)
+        both = self._inner[rows, None] & self._inner[None, columns]
+        self.core = max(self.core, float(found.where(both, 0).max()))
+        self.counts += _histogram(found, self.upper, diagonal=start == other)
+
+
 def _compare(points: _Points, indices: Tensor, of: int, shown: Progress) -> Distances:
-    squares = torch.cat([points.centred(i).square().sum(1) for i in range(len(points))])
-    # Those farthest from the mean; with two points nothing would be left.
-    outer = max(1, points.length // 1000) if points.length > 2 else 0
-    inner = torch.ones_like(squares, dtype=torch.bool)
-    inner[squares.topk(outer).indices] = False
-    upper = 2.001 * math.sqrt(float(squares.max())) or 1.0
-    counts = torch.zeros(_BINS, dtype=torch.int64, device="cpu")
-    core, best = 0.0, (-1.0, 0, 0)
+    pairs = _Pairs(points)
     start = 0
     for i in range(len(points)):
-        first = points.centred(i)
-        rows = slice(start, start + len(first))
-        other = start
+        first, other = points.centred(i), start
         for j in range(i, len(points)):
             second = first if i == j else points.centred(j)
-            columns = slice(other, other + len(second))
-            found = squares[rows, None] + squares[None, columns] - 2 * first @ second.T
-            found.clamp_(min=0)
-            value, place = found.flatten().max(0)
-            if float(value) > best[0]:
-                row, column = divmod(int(place), len(second))
-                best = (float(value), start + row, other + column)
-            both = inner[rows, None] & inner[None, columns]
-            core = max(core, float(found.where(both, 0).max()))
-            counts += _histogram(found, upper, diagonal=i == j)
+            pairs.look(first, second, start, other)
             other += len(second)
         start += len(first)
         shown.advance(len(first))
+    _, one, other = pairs.best
     return Distances(
         # Rounding of the products is left behind: the pair that was found is measured again.
-        largest=points.distance(*best[1:]),
-        pair=(int(indices[best[1]]), int(indices[best[2]])),
-        core=math.sqrt(core) if outer else math.nan,
+        largest=points.distance(one, other),
+        pair=(int(indices[one]), int(indices[other])),
+        core=math.sqrt(pairs.core) if pairs.has_core else math.nan,
         points=points.length,
         of=of,
         dimension=points.dimension,
         low=points.low,
         high=points.high,
         copies=points.copies,
-        counts=counts,
-        width=upper / _BINS,
+        counts=pairs.counts,
+        width=pairs.upper / _BINS,
     )
 
 

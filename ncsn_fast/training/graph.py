@@ -17,16 +17,17 @@ _log = logging.getLogger("ncsn_fast")
 class TrainingGraph:
     """Does a step again and again, as a graph where that is wished and possible.
 
-    The first steps are done on the stream on which is captured. The capture itself does nothing,
-    so no step is done twice, and a run is the same with and without a graph.
+    The first three steps are done without a graph, on the stream that is captured later. A capture
+    records a step without doing it. So no step is done twice, and a run is the same with and
+    without a graph.
 
     Args:
         step: the step; what changes from one to the next it reads from tensors.
         device: where it runs.
-        wish: "auto" (captured on a CUDA device if it can be, else with one warning not), True or
-            False.
-        changed: the tensors that a step changes and others read. A replay counts as a change of
-            them, so that who keeps a copy of the weights sees that it is old.
+        wish: True, False, or "auto": a graph on CUDA devices, and where the step cannot be captured
+            none, with one warning.
+        changed: the tensors that a step changes and others read. A replay raises their version, so
+            that a prepared copy of the weights is seen to be old.
 
     Raises:
         ValueError: for ``wish = True`` where nothing can be captured.

@@ -379,7 +379,8 @@ def _check_continuous(net: ScoreNetwork, config: TrainConfig) -> None:
 
 
 class _SignalWatch:
-    """Turns Ctrl-C and SIGTERM into a wish to stop after the step; a second Ctrl-C is at once."""
+    """Ctrl-C and SIGTERM ask the trainer to stop after the step under way; a second one of them
+    interrupts that step too."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer

@@ -11,6 +11,7 @@ from PIL import Image
 
 import ncsn_fast as nf
 from ncsn_fast.checkpoints.tensor_file import read_tensors
+from ncsn_fast.runs import demo
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,12 @@ def test_help_names_every_command():
         assert f"Examples:\n    ncsn-fast {command}" in succeed(command, "--help")
 
 
-def test_demo_makes_pictures_and_figures(tmp_path):
+def test_demo_makes_pictures_and_figures(tmp_path, monkeypatch):
+    # A narrower network and a shorter chain than a user's.
+    monkeypatch.setattr(demo, "_NGF", 4)
+    monkeypatch.setattr(demo, "_STEPS_PER_LEVEL", 2)
     out = tmp_path / "demo"
-    output = succeed("demo", "--seconds", 2, "--samples", 20, "--out", out)
+    output = succeed("demo", "--seconds", 1, "--samples", 20, "--out", out)
     metrics = json.loads((out / "metrics.json").read_text())
     distance = metrics["pixel_frechet_distance_to_held_out"]
     assert set(distance) == {"generated", "training_images", "noise"}
