@@ -1,7 +1,7 @@
 """A sampling run in a folder: what ``ncsn-fast sample`` does.
 
-samples.npz holds the finished samples by id, partial.safetensors the chains under way: both are
-written now and then, and the same command goes on from them.
+samples.npz holds the finished samples by id, partial.safetensors the chains under way. What is new
+is saved now and then, and the same command goes on from it.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def sample(
             say(f"{len(ids) - len(wanted)} of {len(ids)} samples are in {store.path} already.")
         if wanted:
             _fill(store, sampler, net, wanted, seed, batch_size, progress)
+        store.finish()  # also where a killed process had made all of them
         return _draw(store.images(ids), out, sampler, net, ids, seed, gif, say, progress)
 
 
@@ -114,12 +115,11 @@ def _fill(
                 )
             except SamplingInterrupted as stop:
                 store.add(stop.sample_ids, to_images(net, stop.samples))
-                store.write()
+                store.finish()
                 raise
             store.add(part.ids, to_images(net, states))
             store.write_now_and_then()
             finished += rows * len(part.ids)
-    store.write()
 
 
 class _Keeper:

@@ -30,8 +30,12 @@ class Part(NamedTuple):
 class SampleStore:
     """samples.npz, the finished samples by id, and partial.safetensors, the chains under way.
 
+    While a run goes on, what is finished since the last save is a file of its own, part_*.npz: a
+    save takes as long as what is new, however much there is. At the end, or when the run is
+    interrupted, the parts go into samples.npz; those that a killed process left are read.
+
     Args:
-        folder: where both files are.
+        folder: where the files are.
         identity: JSON values that say what the samples are of; files of others are refused.
 
     Raises:
@@ -42,12 +46,14 @@ class SampleStore:
         self.path, self._partial = folder / "samples.npz", folder / "partial.safetensors"
         self._identity = identity
         self._done: dict[int, np.ndarray] = {}
+        self._new: list[int] = []  # finished, and in no file yet
+        self._parts = sorted(folder.glob("part_*.npz"))
         # id -> (noise level that the chain is about to begin, states of its batch, row in them);
         # the states stay where they are until they are written.
         self._chains: dict[int, tuple[int, Tensor, int]] = {}
         self._written = time.monotonic()
-        if self.path.exists():
-            self._read_done()
+        for path in ([self.path] if self.path.exists() else []) + self._parts:
+            self._read_done(path)
         if self._partial.exists():
             self._read_chains()
 
@@ -76,6 +82,7 @@ class SampleStore:
     def add(self, ids: Sequence[int], images: Tensor) -> None:
         """Take in finished samples."""
         self._done.update(zip(ids, images.cpu().numpy(), strict=True))
+        self._new += ids
         for i in ids:
             self._chains.pop(i, None)
 
@@ -89,15 +96,35 @@ class SampleStore:
             self.write()
 
     def write(self) -> None:
-        if self._done:
-            ids = sorted(self._done)
-            with atomic_write(self.path) as temporary:
-                np.savez(
-                    temporary,
-                    images=np.stack([self._done[i] for i in ids]),
-                    sample_ids=np.array(ids, dtype=np.int64),
-                    settings=np.array(json.dumps(self._identity)),
-                )
+        """Save what is new, and where the chains are."""
+        if self._new:
+            number = int(self._parts[-1].stem[5:]) + 1 if self._parts else 0
+            part = self.path.with_name(f"part_{number:06d}.npz")
+            self._write_done(part, self._new)
+            self._parts.append(part)
+            self._new = []
+        self._write_chains()
+        self._written = time.monotonic()
+
+    def finish(self) -> None:
+        """Save everything, the finished samples as one file."""
+        if self._new or self._parts:
+            self._write_done(self.path, sorted(self._done))
+        for part in self._parts:  # only now: a process may be killed at any time
+            part.unlink(missing_ok=True)
+        self._new, self._parts = [], []
+        self._write_chains()
+
+    def _write_done(self, path: Path, ids: Sequence[int]) -> None:
+        with atomic_write(path) as temporary:
+            np.savez(
+                temporary,
+                images=np.stack([self._done[i] for i in ids]),
+                sample_ids=np.array(ids, dtype=np.int64),
+                settings=np.array(json.dumps(self._identity)),
+            )
+
+    def _write_chains(self) -> None:
         if self._chains:
             states = torch.stack([self._state(i) for i in self._chains])
             levels = [level for level, _, _ in self._chains.values()]
@@ -105,21 +132,20 @@ class SampleStore:
             write_tensors(self._partial, {"states": states}, metadata)
         else:
             self._partial.unlink(missing_ok=True)
-        self._written = time.monotonic()
 
     def _state(self, i: int) -> Tensor:
         _, states, row = self._chains[i]
         return states[row].cpu()
 
-    def _read_done(self) -> None:
+    def _read_done(self, path: Path) -> None:
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with np.load(path, allow_pickle=False) as stored:
                 identity = json.loads(str(stored["settings"]))
                 ids, images = stored["sample_ids"].tolist(), stored["images"]
         except READ_ERRORS as error:
-            raise _damaged(self.path, error) from error
-        self._check(self.path, identity)
-        self._done = dict(zip(ids, images, strict=True))
+            raise _damaged(path, error) from error
+        self._check(path, identity)
+        self._done.update(zip(ids, images, strict=True))
 
     def _read_chains(self) -> None:
         try:

@@ -80,6 +80,14 @@ def test_sample_writes_images_and_goes_on_where_it_was(tmp_path, checkpoint):
         assert stored["sample_ids"].tolist() == list(range(8))
 
 
+def test_samples_that_a_killed_process_left_in_parts_are_put_together(tmp_path, checkpoint):
+    succeed("sample", checkpoint, "-n", 2, "--out", tmp_path)
+    whole = (tmp_path / "samples.npz").rename(tmp_path / "part_000000.npz").read_bytes()
+    assert "2 of 2 samples are in" in succeed("sample", checkpoint, "-n", 2, "--out", tmp_path)
+    assert (tmp_path / "samples.npz").read_bytes() == whole
+    assert not (tmp_path / "part_000000.npz").exists()
+
+
 def test_sample_refuses_a_folder_of_other_settings(tmp_path, checkpoint):
     succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
     result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path, "--seed", 1)

@@ -1,0 +1,93 @@
+"""The samples of a run in a folder: saved a part at a time, in one file in the end."""
+
+import numpy as np
+import pytest
+import torch
+
+from ncsn_fast.runs.sample_store import SampleStore
+from ncsn_fast.support import files
+
+IDENTITY = {"seed": 0}
+
+
+def image(i):
+    return torch.full((1, 2, 2), float(i))
+
+
+def add(store, *ids):
+    store.add(ids, torch.stack([image(i) for i in ids]))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def check(store, *ids):
+    assert store.missing(range(10)) == [i for i in range(10) if i not in ids]
+    assert torch.equal(store.images(ids), torch.stack([image(i) for i in ids]))
+
+
+def test_a_save_writes_only_what_is_new(tmp_path):
+    store = SampleStore(tmp_path, IDENTITY)
+    add(store, 3, 1)
+    store.write()
+    before = (tmp_path / "part_000000.npz").read_bytes()
+    add(store, 2)
+    store.write()
+    store.write()
+    assert names(tmp_path) == ["part_000000.npz", "part_000001.npz"]
+    assert (tmp_path / "part_000000.npz").read_bytes() == before
+    with np.load(tmp_path / "part_000001.npz") as part:
+        assert part["sample_ids"].tolist() == [2]
+
+
+def test_the_parts_of_a_killed_process_are_read_and_become_one_file(tmp_path):
+    store = SampleStore(tmp_path, IDENTITY)
+    add(store, 5)
+    store.finish()
+    for ids in ((3, 1), (2,)):
+        add(store, *ids)
+        store.write()
+    again = SampleStore(tmp_path, IDENTITY)  # as after kill -9
+    check(again, 1, 2, 3, 5)
+    add(again, 0)
+    again.write()
+    assert "part_000002.npz" in names(tmp_path)
+    again.finish()
+    assert names(tmp_path) == ["samples.npz"]
+    with np.load(tmp_path / "samples.npz") as whole:
+        assert whole["sample_ids"].tolist() == [0, 1, 2, 3, 5]
+        assert whole["images"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 5]
+    check(SampleStore(tmp_path, IDENTITY), 0, 1, 2, 3, 5)
+
+
+@pytest.mark.parametrize("when", ["replace", "unlink"])
+def test_killed_while_the_parts_become_one_file_nothing_is_lost(tmp_path, monkeypatch, when):
+    store = SampleStore(tmp_path, IDENTITY)
+    for i in (4, 2):
+        add(store, i)
+        store.write()
+
+    def killed(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        owner = files.os if when == "replace" else type(tmp_path)
+        patch.setattr(owner, when, killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.finish()
+    again = SampleStore(tmp_path, IDENTITY)
+    check(again, 2, 4)
+    again.finish()
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["samples.npz"]
+
+
+def test_parts_of_other_settings_are_refused(tmp_path):
+    store = SampleStore(tmp_path, IDENTITY)
+    add(store, 0)
+    store.write()
+    with pytest.raises(ValueError, match=r"part_000000.npz holds samples of other settings"):
+        SampleStore(tmp_path, {"seed": 1})
+    (tmp_path / "part_000000.npz").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"part_000000.npz is damaged"):
+        SampleStore(tmp_path, IDENTITY)
