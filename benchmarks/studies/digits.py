@@ -16,7 +16,11 @@ from torch import Tensor
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
-from ncsn_fast.evaluation.pixel_distance import nearest_distance, pixel_frechet_distance
+from ncsn_fast.evaluation.pixel_distance import (
+    digit_proportions,
+    nearest_distance,
+    pixel_frechet_distance,
+)
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,13 @@ def quality(images: Tensor) -> Quality:
     """The quality of (N, 1, 8, 8) images in [0, 1]."""
     train, held_out = digits("train"), digits("test")
     nearest = nearest_distance(images, train.images)
-    labels = train.labels[torch.cdist(images.flatten(1), train.images.flatten(1)).argmin(1)]
-    found = torch.bincount(labels, minlength=10).double()
+    found = digit_proportions(images, train.images, train.labels)
     expected = torch.bincount(train.labels, minlength=10).double() / len(train.labels)
-    expected = expected * len(images)
     return Quality(
         len(images),
         pixel_frechet_distance(images, held_out.images),
-        (found / len(images)).tolist(),
-        float(((found - expected).square() / expected).sum()),
+        found.tolist(),
+        len(images) * float(((found - expected).square() / expected).sum()),
         float(nearest.mean()),
         float(nearest.std() / len(images) ** 0.5),
     )

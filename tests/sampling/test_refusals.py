@@ -1,6 +1,7 @@
 """What the engine refuses, and what a chain that fails or is stopped says and keeps."""
 
 import copy
+import inspect
 import logging
 import pickle
 
@@ -9,6 +10,7 @@ import torch
 from engine_cases import SIGMAS, TABLE, gaussian, sampler
 
 import ncsn_fast as nf
+from ncsn_fast.sampling import inputs
 from ncsn_fast.table import Table
 
 
@@ -230,6 +232,19 @@ def test_a_sampler_that_makes_no_sense_is_refused(keywords, message):
 def test_an_unknown_setting_of_sample_is_refused(net):
     with pytest.raises(TypeError, match=r"unknown settings \['step_sise'\]; known: .*'step_size'"):
         nf.sample(net, 2, step_sise=1e-5)
+
+
+def test_sample_spells_out_every_keyword_of_a_sampler_and_its_call():
+    def keywords(function):
+        given = inspect.signature(function).parameters.values()
+        return {one.name: one for one in given if one.name not in ("self", "score", "net", "n")}
+
+    made, called, both = map(keywords, (nf.Sampler.__init__, nf.Sampler.__call__, nf.sample))
+    assert made.keys() | called.keys() == both.keys()
+    for name, one in both.items():
+        own = made.get(name, called.get(name))
+        assert (one.default, one.annotation) == (own.default, own.annotation), name
+    assert inputs.Call.__annotations__.keys() == called.keys() - {"every"}
 
 
 @pytest.mark.parametrize(
