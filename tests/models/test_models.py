@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.golden import GOLDEN, geometric, load_golden
+from helpers.networks import IMAGE_NETWORKS, SIGMAS, inputs, network, short
 from torch import Tensor
 
 from ncsn_fast import ops
@@ -18,20 +19,12 @@ from ncsn_fast.models.by_name import NETWORKS, build
 from ncsn_fast.models.mlp import MLPScore
 from ncsn_fast.reference import ACTIVATIONS
 
-IMAGE_NETWORKS = ("NCSN", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest")
 SMALLEST = {"NCSN": 4, "NCSNv2": 4, "NCSNv2Deeper": 8, "NCSNv2Deepest": 16}
-SIGMAS = [3.0, 1.0, 0.3, 0.01]
 
 
 def small(name: str, **changes: object) -> ScoreNetwork:
-    config = {"network": name, "channels": 2, "image_size": SMALLEST[name], "ngf": 4}
-    torch.manual_seed(0)
-    return build({**config, **changes}, SIGMAS).eval()
-
-
-def inputs(net: ScoreNetwork, n: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(n, *net.shape, generator=generator), torch.arange(n) % len(net.sigmas)
+    config = {"channels": 2, "image_size": SMALLEST[name], "ngf": 4}
+    return network(name, **{**config, **changes}).eval()
 
 
 # Golden values.
@@ -324,7 +317,7 @@ def test_there_is_one_label_for_each_image(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["NCSN", "NCSNv2", "MLPScore"])
 def test_network_compiles_as_one_graph(name: str) -> None:
-    net = MLPScore(sigmas=SIGMAS) if name == "MLPScore" else small(name)
+    net = MLPScore(sigmas=SIGMAS) if name == "MLPScore" else short(name).eval()
     x, labels = inputs(net)
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, labels), net(x, labels))

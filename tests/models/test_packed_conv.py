@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from helpers.networks import error, network
 
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.by_name import build
 from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.models.prepare import PreparedNetwork, prepare_for_inference
 
-SIGMAS = [3.0, 1.0, 0.3, 0.01]
 # Of float32 one kernel of oneDNN or another: the order of a sum. Of bfloat16 also its rounding.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
 PACKS = torch.backends.mkldnn.is_available()
 needs_packing = pytest.mark.skipif(not PACKS, reason="this PyTorch has no oneDNN")
 
 
-def network(size: int = 16, **changes: object) -> ScoreNetwork:
-    config = {"network": "NCSNv2", "channels": 3, "image_size": size, "ngf": 16, **changes}
-    torch.manual_seed(0)
-    return build(config, SIGMAS)
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.double(), expected.double()
-    return float((found - expected).norm() / expected.norm())
+def wide(size: int = 16, **changes: object) -> ScoreNetwork:
+    return network(**{"image_size": size, "ngf": 16, **changes})
 
 
 def convolutions(prepared: PreparedNetwork) -> list[PackedConv]:
@@ -98,8 +89,8 @@ def test_autograd_and_the_compiler_see_the_weight() -> None:
 
 @needs_packing
 def test_a_prepared_network_packs_every_convolution_on_a_cpu() -> None:
-    assert all(conv.packed is not None for conv in convolutions(prepare_for_inference(network())))
-    assert not any(isinstance(module, PackedConv) for module in network().modules())
+    assert all(conv.packed is not None for conv in convolutions(prepare_for_inference(wide())))
+    assert not any(isinstance(module, PackedConv) for module in wide().modules())
 
 
 @needs_packing
@@ -109,7 +100,7 @@ def test_a_prepared_network_packs_every_convolution_on_a_cpu() -> None:
 def test_packed_network_computes_what_the_unpacked_one_does(
     precision: str, size: tuple[int, int]
 ) -> None:
-    net = network(image_size=None)
+    net = wide(image_size=None)
     x = torch.rand(3, 3, *size)
     found = prepare_for_inference(net, precision).normalized(x)
     expected = unpacked(prepare_for_inference(net, precision)).normalized(x)
@@ -120,7 +111,7 @@ def test_packed_network_computes_what_the_unpacked_one_does(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.no_grad()
 def test_without_onednn_nothing_is_packed_and_the_result_is_the_same(precision: str) -> None:
-    net = network(size=8, ngf=8)
+    net = wide(size=8, ngf=8)
     x = torch.rand(2, *net.shape)
     expected = prepare_for_inference(net, precision).normalized(x)
     with torch.backends.mkldnn.flags(enabled=False):
@@ -133,7 +124,7 @@ def test_without_onednn_nothing_is_packed_and_the_result_is_the_same(precision: 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.no_grad()
 def test_an_image_does_not_depend_on_those_beside_it(precision: str) -> None:
-    net = network()
+    net = wide()
     prepared = prepare_for_inference(net, precision)
     x = torch.rand(5, *net.shape)
     together = prepared.normalized(x)
@@ -180,7 +171,7 @@ def test_a_residual_is_not_taken_along_where_autograd_watches_or_kinds_differ() 
 def test_sums_within_convolutions_change_no_score(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = prepare_for_inference(network(network=kind), "fp32")
+    prepared = prepare_for_inference(wide(network=kind), "fp32")
     x, labels = torch.rand(3, 3, 16, 16), torch.tensor([0, 3, 1])
     found = prepared.normalized(x, labels)
     monkeypatch.setattr(PackedConv, "takes_along", lambda *_: False)

@@ -1,4 +1,4 @@
-"""Prepared networks: exact rewrites, precisions, and copies that follow their source."""
+"""Prepared networks: exact rewrites, precisions, refusals."""
 
 from __future__ import annotations
 
@@ -8,51 +8,26 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from helpers.networks import (
+    IMAGE_NETWORKS,
+    SIGMAS,
+    assert_same,
+    error,
+    inputs,
+    network,
+    other_weights,
+    points,
+    short,
+)
+from torch import nn
 
 from ncsn_fast.device import backends
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.precision import PRECISIONS, float32_mode, network_dtype
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.by_name import build
-from ncsn_fast.models.mlp import MLPScore
-from ncsn_fast.models.prepare import PreparedNetwork, obstacle, pooled_kernel, prepare_for_inference
+from ncsn_fast.models.prepare import obstacle, pooled_kernel, prepare_for_inference
 
-SIGMAS = [3.0, 1.0, 0.3, 0.01]
-SMALLEST = {"NCSN": 8, "NCSNv2": 8, "NCSNv2Deeper": 8, "NCSNv2Deepest": 16}
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2}
-
-
-def network(name: str = "NCSNv2", **changes: object) -> ScoreNetwork:
-    config = {"network": name, "channels": 3, "image_size": SMALLEST[name], "ngf": 8, **changes}
-    torch.manual_seed(0)
-    return build(config, SIGMAS)
-
-
-def points() -> ScoreNetwork:
-    torch.manual_seed(0)
-    net = MLPScore(hidden=8, layers=2, sigmas=SIGMAS)
-    nn.init.normal_(net.head.weight)
-    return net
-
-
-def inputs(net: ScoreNetwork, n: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(n, *net.shape, generator=generator), torch.arange(n) % len(net.sigmas)
-
-
-@torch.no_grad()
-def error(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact).norm() / exact.norm())
-
-
-@torch.no_grad()
-def assert_same(prepared: PreparedNetwork, net: ScoreNetwork) -> None:
-    """The rewrites are exact: what is left is the rounding that the network itself has."""
-    x, labels = inputs(net)
-    exact = copy.deepcopy(net).double().normalized(x.double(), labels)
-    usual = error(net.normalized(x, labels), exact)
-    assert error(prepared.normalized(x, labels), exact) < 2 * usual + 5e-7 < 5e-6
 
 
 # What it computes.
@@ -65,7 +40,7 @@ def test_pooled_kernel_is_the_convolution_and_the_mean() -> None:
     assert error(found, expected) < 1e-6
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
 def test_halving_blocks_convolve_once_with_stride_2(name: str) -> None:
     net = network(name)
     strided = {
@@ -76,7 +51,7 @@ def test_halving_blocks_convolve_once_with_stride_2(name: str) -> None:
     assert strided == {f"{stage.residual}.0.conv2.conv" for stage in net.STAGES if stage.pool}
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
 def test_float32_copy_computes_the_same(name: str) -> None:
     net = network(name)
     assert_same(prepare_for_inference(net, "fp32"), net)
@@ -94,7 +69,7 @@ def test_any_setting_computes_the_same(changes: dict[str, object]) -> None:
 def test_calling_it_gives_what_the_source_gives() -> None:
     for net in (network(), network("NCSN"), network(divided=False)):
         found = prepare_for_inference(net, "fp32")(*inputs(net))
-        assert error(found, net(*inputs(net)).double()) < 5e-6
+        assert error(found, net(*inputs(net))) < 5e-6
 
 
 def test_network_of_points_computes_the_same() -> None:
@@ -189,142 +164,6 @@ def test_source_is_left_alone() -> None:
     assert all(p.requires_grad for p in net.parameters())
 
 
-# Following the source.
-
-
-def other_weights(net: ScoreNetwork) -> dict[str, Tensor]:
-    torch.manual_seed(7)
-    return {
-        key: value if key == "sigmas" else value + 0.1 * torch.randn_like(value)
-        for key, value in net.state_dict().items()
-    }
-
-
-def load(net: ScoreNetwork) -> None:
-    net.load_state_dict(other_weights(net))
-
-
-def assign(net: ScoreNetwork) -> None:
-    net.load_state_dict(other_weights(net), assign=True)
-
-
-def step(net: ScoreNetwork) -> None:
-    optimiser = torch.optim.Adam(net.parameters(), lr=0.1)
-    net(*inputs(net)).square().sum().backward()
-    optimiser.step()
-
-
-def swap_in_place(net: ScoreNetwork) -> None:
-    """As the official EMAHelper does, through .data, which no version counter sees."""
-    new = other_weights(net)
-    for name, parameter in net.named_parameters():
-        parameter.data.copy_(new[name])
-
-
-def swap_data(net: ScoreNetwork) -> None:
-    new = other_weights(net)
-    for name, parameter in net.named_parameters():
-        parameter.data = new[name]
-
-
-def half(net: ScoreNetwork) -> None:
-    load(net)
-    net.half().float()
-
-
-def new_module(net: ScoreNetwork) -> None:
-    torch.manual_seed(5)
-    if isinstance(net, MLPScore):
-        net.linears[0] = nn.Linear(3, 8)
-    else:
-        net.end_conv = nn.Conv2d(8, 3, 3, padding=1)
-
-
-CHANGES = [load, assign, step, swap_in_place, swap_data, half, new_module]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("make", [network, lambda: network("NCSN"), points])
-def test_refresh_follows_every_change_at_the_same_addresses(
-    make: Callable[[], ScoreNetwork], change: Callable[[ScoreNetwork], None]
-) -> None:
-    net = make()
-    prepared = prepare_for_inference(net, "fp32")
-    addresses = [t.data_ptr() for t in prepared.network.state_dict().values()]
-    before = prepared.normalized(*inputs(net)).detach()
-    change(net)
-    assert error(net.normalized(*inputs(net)), before.double()) > 1e-3
-    prepared.refresh()
-    assert_same(prepared, net)
-    assert [t.data_ptr() for t in prepared.network.state_dict().values()] == addresses
-    assert prepared.generation == 0
-
-
-def test_refresh_follows_inside_inference_mode() -> None:
-    net = network()
-    with torch.inference_mode():
-        prepared = prepare_for_inference(net, "fp32")
-    load(net)
-    prepared.refresh()
-    assert_same(prepared, net)
-    step(net)
-    with torch.inference_mode():
-        prepared.refresh()
-    assert_same(prepared, net)
-
-
-def test_network_made_in_inference_mode_is_followed() -> None:
-    with torch.inference_mode():
-        net = network()
-    prepared = prepare_for_inference(net, "fp32")
-    with torch.inference_mode():
-        swap_in_place(net)
-    prepared.refresh()
-    assert_same(prepared, net)
-
-
-@pytest.mark.parametrize("what", ["another width", "another activation"])
-def test_a_rebuilt_source_is_a_new_generation(what: str) -> None:
-    net = network()
-    prepared = prepare_for_inference(net, "fp32")
-    other = network(**({"ngf": 4} if what == "another width" else {"activation": "relu"}))
-    net.__dict__.update(other.__dict__)
-    prepared.refresh()
-    assert prepared.generation == 1
-    assert_same(prepared, other)
-
-
-def test_another_number_of_noise_levels_is_a_new_generation() -> None:
-    net = network()
-    prepared = prepare_for_inference(net, "fp32")
-    net.sigmas = torch.tensor([5.0, *SIGMAS])
-    prepared.refresh()
-    assert prepared.generation == 1
-    assert torch.equal(prepared.network.sigmas, net.sigmas)
-
-
-def test_16_bit_copy_follows_in_16_bits() -> None:
-    net = network()
-    prepared = prepare_for_inference(net, "bf16")
-    load(net)
-    prepared.refresh()
-    expected = prepare_for_inference(net, "bf16")
-    assert torch.equal(prepared.normalized(*inputs(net)), expected.normalized(*inputs(net)))
-
-
-def test_a_source_that_can_no_longer_be_prepared_is_refused() -> None:
-    net = network()
-    prepared = prepare_for_inference(net)
-    handle = net.end_conv.register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match="'end_conv' has hooks"):
-        prepared.refresh()
-    handle.remove()
-    prepared.refresh()
-    net.double()
-    with pytest.raises(ValueError, match=r"torch\.float64.*net\.float\(\)"):
-        prepared.refresh()
-
-
 # Refusals.
 
 
@@ -384,32 +223,30 @@ def test_tf32_is_refused_on_a_cpu() -> None:
 # torch.compile.
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"),
-    [("NCSNv2", "fp16"), pytest.param("NCSN", "fp32", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize(("make", "precision"), [(network, "fp16"), (short, "fp32")])
 @torch.no_grad()
-def test_compiles_as_one_graph_that_follows_the_weights(name: str, precision: str) -> None:
-    net = network(name)
+def test_compiles_as_one_graph_that_follows_the_weights(
+    make: Callable[[str], ScoreNetwork], precision: str
+) -> None:
+    net = make("NCSNv2" if precision == "fp16" else "NCSN")
     prepared = prepare_for_inference(net, precision)
     compiled = torch.compile(prepared.normalized, fullgraph=True, backend="aot_eager")
     arguments = inputs(net)
     for _ in range(2):
-        expected = prepared.normalized(*arguments).double()
+        expected = prepared.normalized(*arguments)
         assert error(compiled(*arguments), expected) < 2 * TOLERANCE[precision]
-        load(net)
+        net.load_state_dict(other_weights(net))
         prepared.refresh()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(bool(backends.missing("triton")), reason="needs Triton")
 @torch.no_grad()
 def test_compiles_with_the_kernels_to_the_same() -> None:
-    net = network(image_size=4, ngf=4)
+    net = short("NCSNv2", image_size=4, ngf=4)
     prepared = prepare_for_inference(net, "fp16")
     arguments = inputs(net, 1)
     with backends.use_backend("torch"):
-        expected = prepared.normalized(*arguments).double()
+        expected = prepared.normalized(*arguments)
     with backends.use_backend("triton"):
         compiled = torch.compile(prepared.normalized, fullgraph=True, backend="aot_eager")
         assert error(compiled(*arguments), expected) < 2 * TOLERANCE["fp16"]
@@ -430,25 +267,3 @@ def test_every_precision_on_a_gpu(precision: str) -> None:
         found = prepared.normalized(x.cuda(), labels.cuda()).cpu()
     bounds = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2}
     assert error(found, exact.normalized(x.double(), labels)) < bounds[precision]
-
-
-@pytest.mark.gpu
-def test_moving_the_source_is_a_new_generation() -> None:
-    net = network()
-    prepared = prepare_for_inference(net, "fp32")
-    net.cuda()
-    prepared.refresh()
-    assert prepared.generation == 1
-    x, _ = inputs(net)
-    found = prepared.normalized(x.cuda()).cpu()
-    assert error(found, copy.deepcopy(net).cpu().normalized(x).double()) < 1e-4
-
-
-@pytest.mark.gpu
-def test_refresh_does_not_wait_for_the_device() -> None:
-    prepared = prepare_for_inference(network().cuda(), "fp16")
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        prepared.refresh()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
