@@ -7,6 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from ncsn_fast.benchmarks import runner
+from ncsn_fast.benchmarks.contest.plans import PLANS
+from ncsn_fast.benchmarks.contestants import peer
+from ncsn_fast.benchmarks.report import tables
+
 _EPILOG = """\
 examples:
   python -m ncsn_fast.benchmarks --quick           everything that is in the README, in ten minutes
@@ -23,22 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
     if given[:1] == ["--pytest"]:
         return run_pytest(given[1:])
     options = _parser().parse_args(given)
-    import torch
-
-    from ncsn_fast.benchmarks import runner as front
-    from ncsn_fast.benchmarks.contest.plans import PLANS
-    from ncsn_fast.benchmarks.contestants import peer
-    from ncsn_fast.benchmarks.report import tables
-
     device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
     plan = PLANS[device, "full" if options.full else "targets" if options.cpu else "quick"]
     plan = replace(plan, budget=options.budget or plan.budget, peer=options.peer)
-    out = options.out or front.default_folder(device)
+    out = options.out or runner.default_folder(device)
     try:
         if options.peer is not None:
             peer.check(options.peer)
         print(f"results go to {out}")
-        results = front.run(plan, out, options.only or list(front.SUITES), _say)
+        results = runner.run(plan, out, options.only or list(runner.SUITES), _say)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     for table in (tables.targets(results), tables.problems(results)):
         if table.lines:
             print(table.markdown())
-    return 0 if front.passed(results) else 1
+    return 0 if runner.passed(results) else 1
 
 
 def run_pytest(arguments: list[str]) -> int:

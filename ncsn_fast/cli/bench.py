@@ -34,20 +34,20 @@ def bench(out: Path | None, device: str | None) -> None:
       ncsn-fast bench --out benchmark
     """
     # Here, because they bring Triton, which is slow to import.
-    from ncsn_fast.benchmarks import runner as front
+    from ncsn_fast.benchmarks import runner
     from ncsn_fast.benchmarks.contest.plans import PLANS
     from ncsn_fast.benchmarks.report import tables
 
     kind = device_of(device).split(":")[0]
     if (kind, "short") not in PLANS:
         raise click.UsageError(f"--device {device}: there are benchmarks for cpu and cuda")
-    results = front.run(PLANS[kind, "short"], out, ("operations", "chain"), click.echo)
+    results = runner.run(PLANS[kind, "short"], out, ("operations", "chain"), click.echo)
     click.echo("\n" + tables.environment(results))
     click.echo(tables.brief(results))
     problems = tables.problems(results)
     if problems.lines:
         click.echo("\n" + problems.markdown())
-    if not front.passed(results):
+    if not runner.passed(results):
         sys.exit(1)
 
 
