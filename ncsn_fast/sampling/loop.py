@@ -132,12 +132,17 @@ def langevin(
         score: x (N, *shape) → ∇ log p(x), the same shape.
         x: (N, *shape) float32, where the N chains start.
         step_size: α > 0.
-        steps: how many.
+        steps: how many, at least 1.
         seed: in [0, 2⁶⁴); None draws one from torch's default generator.
-        first_step: number of steps made before, so that two calls equal one long one.
+        first_step: number of steps made before, in [0, 2³¹), so that two calls equal one long one.
 
     Returns:
         (N, *shape) float32.
+
+    Raises:
+        ValueError: for x of another kind or with values that are not finite, and for numbers out of
+            range.
+        SamplingError: where the chains leave the finite numbers.
     """
     if x.ndim < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}: give (N, *shape), N chains")

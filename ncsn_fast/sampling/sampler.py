@@ -168,7 +168,7 @@ class Sampler:
         """Draw n samples.
 
         Args:
-            n: how many.
+            n: how many, at least 1.
             seed: in [0, 2⁶⁴); None draws one from torch's default generator (see ``self.seed``).
             sample_ids: n distinct ids in [0, 2⁴⁸); default 0 … n-1. Sample i of a seed is the same
                 in every batch.
@@ -186,20 +186,20 @@ class Sampler:
                 multiplied by the step size, α_i = ε(σ_i/σ_L)² in annealed Langevin dynamics. In a
                 captured chain σ and row are tensors () on the device (float64, int64) and what it
                 computes on the host is frozen; a function that decides by them wants graph=False.
-            clip: largest norm of the score, per sample.
+            clip: largest norm of the score, per sample, > 0.
             temperature: factor on the variance of the noise, at least 0; 1 for methods without.
-            every: keep every k-th state; the trajectory is then returned too.
+            every: keep every k-th state, k ≥ 1; the trajectory is then returned too.
             callback: called as (row, x, n) after every row with the state before the update and
                 the normalised score there. It runs per chunk, and on the host even where the chain
                 is captured.
             extra: further keyword inputs of the network; tensors of length n are chunked (a shared
                 tensor of that very length needs a leading dimension of 1).
-            batch_size: samples per chunk, or "auto".
+            batch_size: samples per chunk, at least 1, or "auto".
             progress: True for a bar, or a function (rows done, rows in all).
 
         Returns:
             (n, *shape) float32 states in model space, not clamped. With ``every`` a pair: these
-            and (K, n, *shape) on the CPU, the initial state, every k-th one and the last.
+            and (K, n, *shape) float32 on the CPU, the initial state, every k-th one and the last.
 
         Raises:
             ValueError: for bad input, before any work.
@@ -363,9 +363,19 @@ def sample(
     Args:
         net: a network as nf.load_checkpoint returns it.
         n: how many images, at least 1.
-        shape … device: as for :class:`Sampler`; what is not given comes from the network.
-        seed … progress: as for the call of a :class:`Sampler`. What they take and give themselves
-            (``initial``, ``known``, ``guidance``, ``callback``) is in model space.
+        shape, sigmas, method, step_size, steps_per_level, denoise, steps, spacing, precision,
+            backend, graph, device: as for :class:`Sampler`; default: the checkpoint's.
+        seed: in [0, 2⁶⁴); None draws one from torch's default generator.
+        sample_ids: n distinct ids in [0, 2⁴⁸); default 0 … n-1.
+        initial, start_level: states (n, C, H, W) to begin in, and the noise level to begin at.
+        noise: row → (n, C, H, W), in the place of the engine's.
+        mask, known: 0 and 1, and the states held where it is 1; both broadcast to (n, C, H, W).
+        guidance: (x, n, σ, row) → drift (B, C, H, W), added to the score.
+        clip, temperature: largest norm of the score, > 0; factor on the noise's variance, ≥ 0.
+        every: keep every k-th state, k ≥ 1.
+        callback: hears (row, x, n) after every row; all states so far are in model space.
+        extra: further inputs of the network, tensors (n, …) where they come one per image.
+        batch_size, progress: images at once, or "auto"; True for a bar, or (done, total) → None.
         settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
             your own).
 
