@@ -102,6 +102,7 @@ class Table:
 
     @property
     def has_history(self) -> bool:
+        """Whether a row reads the history."""
         return any(self.c)
 
     @property
@@ -111,6 +112,7 @@ class Table:
 
     @property
     def adds_noise(self) -> bool:
+        """Whether a row adds noise."""
         return any(self.d)
 
     @cached_property
@@ -149,10 +151,15 @@ class Table:
 
     @property
     def scales_input(self) -> bool:
+        """Whether the network is shown the state scaled."""
         return any(value != 1 for value in self.c_in)
 
     def with_temperature(self, temperature: float) -> Table:
-        """The same method with the variance of its noise multiplied by the temperature."""
+        """The same method with the variance of its noise multiplied by the temperature, ≥ 0.
+
+        Raises:
+            ValueError: for another number, and where the method adds no noise.
+        """
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature = {temperature}: give a number of at least 0")
         if temperature != 1 and not self.adds_noise:

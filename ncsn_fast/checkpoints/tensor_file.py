@@ -86,7 +86,11 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def read_safetensors(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """As :func:`read_tensors`, but a safetensors file of others is read too, metadata None."""
+    """As :func:`read_tensors`, but a safetensors file of others is read too, metadata None.
+
+    Raises:
+        FileNotFoundError, CheckpointError: where there is none, or it is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     check_is_file(path)

@@ -77,8 +77,8 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         steps_per_level: T of annealed Langevin dynamics, k of consistent annealed sampling.
         denoise: whether a last step of theirs removes the noise of the smallest level.
         spacing, rho: which levels are visited where ``num_inference_steps`` is not for all, see
-            :func:`ncsn_fast.spacings.noise_levels`. A level between two trained ones is told as
-            the nearer "timestep" or "label".
+            :func:`ncsn_fast.methods.spacings.noise_levels`. A level between two trained ones is
+            told as the nearer "timestep" or "label".
         settings: others of the method, such as {"snr": 0.16} of predictor-corrector.
         seed: of the noise where ``step`` is given no generator; None draws one from torch's default
             generator at set_timesteps.

@@ -64,6 +64,9 @@ def sample_annealed_langevin(
         steps_per_level: T.
         step_size: ε, 0 < ε < 2σ_L². Default: Technique 4 of Song & Ermon 2020, for the ratio of
             the two smallest levels; it wants L ≥ 2.
+
+    Raises:
+        ValueError: for levels or settings out of range.
     """
     denoise, levels = _split(sigmas)
     if step_size is None:

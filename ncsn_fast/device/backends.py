@@ -122,7 +122,7 @@ vars(choose)["_dynamo_marked_constant"] = True
 
 
 def obstacle(x: Tensor, *others: Tensor | None) -> str | None:
-    """Why the kernels cannot take a state x and what enters with it, or None where they can."""
+    """Why the kernels cannot take a state x (N, *shape) and what enters with it; None: they can."""
     if x.dtype != torch.float32:
         return f"kernels hold the state in float32, x is {x.dtype}"
     if torch.is_grad_enabled():

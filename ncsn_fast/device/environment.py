@@ -34,6 +34,7 @@ def processor() -> str:
 
 
 def version(package: str) -> str:
+    """The version of an installed package, in words where it is not."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

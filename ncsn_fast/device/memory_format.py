@@ -14,7 +14,7 @@ def is_channels_last(tensor: Tensor | None) -> bool:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor is dense in one of the two orders."""
+    """Whether a tensor of any shape is dense in one of the two orders."""
     return tensor.is_contiguous() or is_channels_last(tensor)
 
 
@@ -24,7 +24,7 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two dense tensors share memory without being laid out alike.
+    """Whether two dense tensors, of any shapes, share memory without being laid out alike.
 
     Who writes one of them element by element while reading the other is safe where they do not
     touch, and where each element of one lies exactly on its counterpart in the other.

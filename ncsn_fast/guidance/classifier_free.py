@@ -22,6 +22,7 @@ class Guided(Score):
     unconditional: dict[str, Any] = field(kw_only=True)
 
     def frozen(self) -> tuple[Any, ...]:
+        """As of :class:`Score`, with the scale and the unconditional inputs."""
         unconditional = tuple(
             (name, id(value) if isinstance(value, Tensor) else repr(value))
             for name, value in self.unconditional.items()

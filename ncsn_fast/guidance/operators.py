@@ -55,7 +55,7 @@ class Operator(ABC):
         """A* y: (N, *measured) → (N, *shape)."""
 
     def constant(self, name: str, like: Tensor) -> Tensor:
-        """A tensor of the operator on the device and in the precision of ``like`` (real dtype).
+        """A tensor of the operator on the device and in the real dtype of ``like``, of any shape.
 
         It is moved there once: a copy from the host would end the capture of a chain.
         """

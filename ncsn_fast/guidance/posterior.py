@@ -87,10 +87,11 @@ class LinearGuidance(Guidance):
             return self.drift(x, n.to(x.dtype), sigma, y)
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """A*(A x - y), the gradient of ½‖A x - y‖²."""
+        """A*(A x - y), the gradient of ½‖A x - y‖², of the shape of x (B, *shape)."""
         return self.operator.adjoint(self.operator.forward(x) - y)
 
     def drift(self, x: Tensor, n: Tensor, sigma: Number, y: Tensor) -> Tensor:
+        """g of x and n (B, *shape) for measurements y (B or 1, *measured)."""
         raise NotImplementedError
 
 

@@ -78,7 +78,7 @@ def dsm_loss(
 
 
 def loss_weight(anneal_power: float, sigma: Tensor) -> Tensor | None:
-    """σ^(p-2), the weight of ‖n + z‖² for λ = σ^p, per sample; None for 1."""
+    """σ^(p-2), the weight of ‖n + z‖² for λ = σ^p, of sigma's shape (N,); None for 1."""
     return None if anneal_power == 2 else sigma ** (anneal_power - 2)
 
 

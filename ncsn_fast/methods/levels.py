@@ -66,7 +66,7 @@ def check_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
 
 
 def trusted_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
-    """:func:`check_sigmas`, but levels that are on a GPU stay there: looking would stall it."""
+    """:func:`check_sigmas`, but levels (L,) on a GPU stay there, unseen: looking would stall it."""
     if isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
         return sigmas.detach().float()
     return check_sigmas(sigmas)
@@ -118,7 +118,10 @@ def level_ratio(dimension: int, overlap: float = OVERLAP) -> float:
 
     Args:
         dimension: D, values per data point.
-        overlap: C, in (0, 1).
+        overlap: C, in (0, 0.997).
+
+    Raises:
+        ValueError: for a dimension or an overlap out of range.
     """
     most = 2 * _normal_cdf(3.0) - 1  # at g = 1
     if dimension < 1:

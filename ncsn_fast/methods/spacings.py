@@ -14,7 +14,11 @@ from ncsn_fast.support.checks import count
 
 
 def ladder(levels: np.ndarray, number: int, rho: float) -> np.ndarray:
-    """An even subset of the model's own levels, with the first and the last."""
+    """An even subset of the model's own levels, with the first and the last.
+
+    Raises:
+        ValueError: for more levels than there are.
+    """
     if number > len(levels):
         raise ValueError(
             f"{number} noise levels wanted, but the model's own ladder has {len(levels)}: take "
@@ -81,7 +85,7 @@ def noise_levels(
 def level_indices(
     sigma: np.ndarray, sigmas: Sequence[float] | np.ndarray | Tensor
 ) -> tuple[int, ...]:
-    """The index in the ladder of each noise level, -1 where it is not on it."""
+    """The index in the ladder ``sigmas`` (L,) of each of ``sigma`` (K,), -1 off the ladder."""
     nearest, gap = nearest_level(torch.from_numpy(sigma), check_sigmas(sigmas).double())
     return tuple(torch.where(gap <= SAME_LEVEL, nearest, -1).tolist())
 

@@ -35,6 +35,9 @@ def langevin(step_size: float, steps: int) -> Table:
     Args:
         step_size: α > 0.
         steps: how many.
+
+    Raises:
+        ValueError: for settings out of range.
     """
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size = {step_size}: Langevin dynamics needs a finite α > 0")
@@ -120,7 +123,7 @@ def reverse_diffusion(
     Args:
         sigmas: (L,) the model's noise levels, descending.
         steps: network evaluations; default: one per level.
-        spacing, rho: which levels, see :func:`ncsn_fast.spacings.noise_levels`.
+        spacing, rho: which levels, see :func:`ncsn_fast.methods.spacings.noise_levels`.
     """
     sigma, following = _intervals(sigmas, steps, spacing, rho)
     removed = sigma**2 - following**2
@@ -170,7 +173,7 @@ def predictor_corrector(
         corrector_steps: Langevin steps per level.
         predictor: "reverse_diffusion" or "ancestral".
         steps: network evaluations, of which a level takes corrector_steps + 1; default: all levels.
-        spacing, rho: which levels, see :func:`ncsn_fast.spacings.noise_levels`.
+        spacing, rho: which levels, see :func:`ncsn_fast.methods.spacings.noise_levels`.
 
     Raises:
         ValueError: unless one of snr and step_size is given, in its range.

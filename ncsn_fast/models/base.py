@@ -64,7 +64,15 @@ class ScoreNetwork(nn.Module, ABC):
 
     @abstractmethod
     def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The normalised score σ·s(x, σ)."""
+        """The normalised score σ·s(x, σ), of x's shape.
+
+        Args:
+            x: (N, *shape), in model space.
+            labels: (N,) integers, 0 to L - 1; None where the body does not see the noise level.
+
+        Raises:
+            ValueError: for x or labels of another shape, and where labels are needed.
+        """
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """The score s(x, σ) = ∇ log p_σ(x), of x's shape.
@@ -72,6 +80,9 @@ class ScoreNetwork(nn.Module, ABC):
         Args:
             x: (N, *shape), in model space.
             labels: (N,) integers, 0 to L - 1: the noise level of each sample.
+
+        Raises:
+            ValueError: for x or labels of another shape, or labels out of range.
         """
         n = self.normalized(x, labels)
         return n / self.level(labels, x)
@@ -92,7 +103,7 @@ class ScoreNetwork(nn.Module, ABC):
 
 
 def check_labels(labels: Tensor, batch: int, num_levels: int) -> None:
-    """Refuse labels that are not ``batch`` integers from 0 to L - 1.
+    """Refuse labels that are not (batch,) integers from 0 to L - 1.
 
     Raises:
         ValueError: naming what was given. The values are checked on the CPU only: reading those on

@@ -40,6 +40,10 @@ class _InstanceNormPlus(nn.Module):
         activation: str | None = None,
         statistics: Tensor | None = None,
     ) -> Tensor:
+        """x (N, C, H, W) normalised, at the levels ``labels`` (N,), and activated.
+
+        ``statistics`` of x, (2NC + 2N,) float32, spare reading it once more.
+        """
         gamma, alpha, beta = self.affine(labels)
         return ops.instance_norm_plus(
             x, gamma, alpha, beta, activation=activation, statistics=statistics
@@ -124,6 +128,7 @@ class ResidualBlock(nn.Module):
         self.normalize1 = norm(inputs)
 
     def forward(self, x: Tensor, labels: Tensor | None, statistics: Tensor | None = None) -> Sum:
+        """x (N, inputs, H, W) → a total (N, outputs, H, W), halved by ``pool``, for a norm."""
         h = self.conv1(self.normalize1(x, labels, self.activation, statistics))
         h = self.normalize2(h, labels, self.activation)
         if self.shortcut is None:
@@ -154,7 +159,7 @@ class RCU(nn.Module):
     def forward(
         self, x: Sum, labels: Tensor | None, then: str | None = None, *, own: bool = False
     ) -> Sum:
-        """``then`` is what follows the last unit: an activation, a norm ("norm"), or neither.
+        """Totals (N, C, H, W) → the same; ``then`` follows: an activation, "norm", or neither.
 
         ``own`` says that nobody else reads x.total, which may then be overwritten.
         """
@@ -216,6 +221,7 @@ class CRP(nn.Module):
         self.norms = _norms(norm, [channels] * self.LINKS)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Sum:
+        """x (N, C, H, W) → a total of its shape, and what the units that follow need of it."""
         if self.norms is None:
             x, path = ops.max_pool5(x, activation=self.activation)
         else:
@@ -252,6 +258,7 @@ class MSF(nn.Module):
         self.norms = _norms(norm, inputs)
 
     def forward(self, xs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        """Inputs (N, C_i, H_i, W_i) → (N, outputs, H, W) of the first one's size."""
         total: Tensor | None = None
         for i, x in enumerate(xs):
             h = self.convs[i](x if self.norms is None else self.norms[i](x, labels))
@@ -286,7 +293,8 @@ class RefineBlock(nn.Module):
         self.crp = CRP(outputs, norm, activation)
 
     def forward(self, xs: Sequence[Sum], labels: Tensor | None, then: str | None = None) -> Sum:
-        """``then`` is what follows: an activation, a norm ("norm"), or neither."""
+        """Totals (N, C_i, H_i, W_i) → (N, outputs, H, W); ``then`` follows: an activation, "norm",
+        or neither."""
         hs = [rcu(x, labels).total for rcu, x in zip(self.adapt_convs, xs, strict=True)]
         h = hs[0] if self.msf is None else self.msf(hs, labels)
         return self.output_convs(self.crp(h, labels), labels, then, own=True)

@@ -56,7 +56,11 @@ class MLPScore(ScoreNetwork):
         nn.init.zeros_(self.head.bias)
 
     def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The normalised score σ·s of the points x (N, dim) at the levels ``labels`` (N,)."""
+        """The normalised score σ·s (N, dim) of the points x (N, dim) at the levels ``labels`` (N,).
+
+        Raises:
+            ValueError: for points of another dimension, and without labels.
+        """
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"MLPScore takes points (N, {self.dim}), got {tuple(x.shape)}")
         if labels is None:
@@ -77,6 +81,7 @@ class MLPScore(ScoreNetwork):
 
     @property
     def config(self) -> dict[str, Any]:
+        """Plain JSON values that rebuild the network."""
         return {
             "network": "MLPScore",
             "dim": self.dim,

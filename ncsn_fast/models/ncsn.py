@@ -40,7 +40,11 @@ class NCSN(RefineNet):
         return self.body(x, labels)
 
     def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The normalised score σ·s; this network needs ``labels`` to make it."""
+        """The normalised score σ·s (N, C, H, W), for which this network needs ``labels`` (N,).
+
+        Raises:
+            ValueError: without labels.
+        """
         if labels is None:
             raise ValueError("NCSN sees the noise level: give labels (N,), integers")
         sigma = self.level(labels, x)

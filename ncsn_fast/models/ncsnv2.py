@@ -64,6 +64,9 @@ class NCSNv2(RefineNet):
         """The score (N, C, H, W) of the images x at the noise levels ``labels`` (N,).
 
         Where the network is not ``divided``: the normalised score.
+
+        Raises:
+            ValueError: without labels, where it is.
         """
         n = self.body(x, labels)
         if not self.divided:
@@ -73,11 +76,12 @@ class NCSNv2(RefineNet):
         return n / self.level(labels, x)
 
     def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The normalised score σ·s, the body's output. The labels are not read."""
+        """The normalised score σ·s (N, C, H, W), the body's output. The labels are not read."""
         return self.body(x, labels)
 
     @property
     def config(self) -> dict[str, Any]:
+        """Plain JSON values that rebuild the network."""
         return {**super().config, "divided": self.divided}
 
 

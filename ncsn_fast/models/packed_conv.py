@@ -32,6 +32,7 @@ class PackedConv(nn.Conv2d):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The convolution of x (N, C, H, W)."""
         if self.packed is None or not backends.unwatched(x):
             return super().forward(x)
         return torch.ops.mkldnn._convolution_pointwise(

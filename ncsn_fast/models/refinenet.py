@@ -155,6 +155,7 @@ class RefineNet(ScoreNetwork):
 
     @property
     def config(self) -> dict[str, Any]:
+        """Plain JSON values that rebuild the network."""
         size = self.image_size
         return {
             "network": type(self).__name__,

@@ -167,6 +167,9 @@ class Score:
             fn: (B, *shape), 999·t (B,) → (B, *shape).
             kind: "epsilon": divided by -√(1-ᾱ) it is the score of the VP state there.
             beta_min, beta_max: 0 < β_min ≤ β_max.
+
+        Raises:
+            ValueError: for betas that are none such.
         """
         if not (math.isfinite(beta_max) and 0 < beta_min <= beta_max):
             raise ValueError(
