@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -105,6 +105,30 @@ def turning_noise(
     return turned
 
 
+@overload
+def edit(
+    sampler: Sampler,
+    images: Tensor,
+    start_level: int | None = None,
+    *,
+    sigma: float | None = None,
+    every: None = None,
+    **call: Any,
+) -> Tensor: ...
+
+
+@overload
+def edit(
+    sampler: Sampler,
+    images: Tensor,
+    start_level: int | None = None,
+    *,
+    sigma: float | None = None,
+    every: int,
+    **call: Any,
+) -> tuple[Tensor, Tensor]: ...
+
+
 def edit(
     sampler: Sampler,
     images: Tensor,
@@ -114,7 +138,7 @@ def edit(
     seed: int | None = None,
     sample_ids: Iterable[int] | None = None,
     **call: Any,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Chains that begin at noised images, x = image + σz (SDEdit, Meng et al. 2022).
 
     The larger σ, the less of the image is kept; at the smallest level it comes back. The z is
@@ -128,7 +152,8 @@ def edit(
         seed, sample_ids, call: as for the sampler's call.
 
     Returns:
-        What the sampler returns for n samples.
+        What the sampler returns for n samples: (n, *shape) float32 in model space; with ``every``
+        a pair, these and the trajectory.
 
     Raises:
         ValueError: for both or none of start_level and sigma, or a level out of range.
