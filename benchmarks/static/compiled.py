@@ -26,6 +26,7 @@ What does not apply, or is not in a target's listings, is null.
 import argparse
 import json
 import multiprocessing
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -185,9 +186,28 @@ def _type(argument: Tensor | float) -> str:
     return "i32" if -(1 << 31) <= argument < 1 << 31 else "i64"
 
 
-def compile_row(variant: Variant, target: str) -> Row:
-    """Compile a variant for a target and read the listings."""
-    hip = TARGETS[target].backend == "hip"
+class Compiled(NamedTuple):
+    """A compiled variant, before its machine code is read.
+
+    Attributes:
+        facts: what is known of its row.
+        cubin, ptx: NVIDIA's; None on AMD.
+        types: of its parameters that have the shape of the state, by their positions.
+        elements: of the state that a thread takes; None where that says nothing.
+    """
+
+    variant: Variant
+    target: str
+    facts: dict[str, Any]
+    cubin: bytes | None
+    ptx: str | None
+    types: dict[int, str]
+    elements: float | None
+
+
+def compile_variant(key: tuple[str, str], target: str) -> Compiled:
+    """Compile a variant of that kernel and name for a target."""
+    variant = VARIANTS[key]
     recorded = record(variant.call, variant.kernel)
     source = specialise(recorded, TARGETS[target])
     options = {"num_warps": recorded.settings["num_warps"]}
@@ -197,17 +217,22 @@ def compile_row(variant: Variant, target: str) -> Row:
     facts |= {"shared": compiled.metadata.shared}
     if variant.elements and not variant.loop:
         facts |= {"min_bytes_per_element": recorded.bytes_per_element}
-    try:
-        facts |= _amd(compiled.asm) if hip else _nvidia(compiled.asm)
-        if variant.elements and not hip:
-            facts |= _elementwise(compiled.asm, source, recorded, variant)
-    except ValueError as error:
-        raise ValueError(f"{variant.kernel}, {variant.name}, {target}: {error}") from error
-    return Row(**facts)
+    if TARGETS[target].backend == "hip":
+        facts |= _amd(compiled.asm["amdgcn"])
+        return Compiled(variant, target, facts, None, None, {}, None)
+    cubin, ptx, states = compiled.asm["cubin"], compiled.asm["ptx"], recorded.states
+    used = sass.usage(cubin, triton.knobs.nvidia.cuobjdump.path)
+    facts |= {"registers": used["REG"], "stack": used["STACK"], "local": used["LOCAL"]}
+    parameters = [name for name, kind in source.signature.items() if kind != "constexpr"]
+    types = {i: _TYPES[states[name].dtype] for i, name in enumerate(parameters) if name in states}
+    elements = None
+    if variant.elements:
+        elements = variant.elements(recorded.settings) / (32 * recorded.settings["num_warps"])
+    return Compiled(variant, target, facts, cubin, ptx, types, elements)
 
 
-def _amd(asm: dict[str, Any]) -> dict[str, Any]:
-    found = sass.amd_resources(asm["amdgcn"])
+def _amd(assembly: str) -> dict[str, Any]:
+    found = sass.amd_resources(assembly)
     return {
         "registers": found["vgpr_count"],
         "stack": found["private_segment_fixed_size"],
@@ -216,39 +241,32 @@ def _amd(asm: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _nvidia(asm: dict[str, Any]) -> dict[str, Any]:
-    code, used = _code(asm)
-    return {
-        "registers": used["REG"],
-        "stack": used["STACK"],
-        "local": used["LOCAL"],
-        "spills": sass.count(code, "LDL", "STL"),
-        "barriers": sass.count(code, "BAR"),
-    }
-
-
-def _code(asm: dict[str, Any]) -> tuple[list[sass.Instruction], dict[str, int]]:
-    """A kernel's instructions and resources."""
-    listing = sass.disassemble(asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
-    return sass.instructions(listing), sass.resources(listing)
+def read(compiled: Compiled, code: list[sass.Instruction]) -> Row:
+    """The row of a variant for a target of NVIDIA's, from its machine code."""
+    variant, facts = compiled.variant, compiled.facts
+    facts |= {"spills": sass.count(code, "LDL", "STL"), "barriers": sass.count(code, "BAR")}
+    try:
+        if compiled.elements is not None and compiled.ptx is not None:
+            facts |= _elementwise(variant, code, compiled.ptx, compiled.types, compiled.elements)
+    except ValueError as error:
+        where = f"{variant.kernel}, {variant.name}, {compiled.target}"
+        raise ValueError(f"{where}: {error}") from error
+    return Row(**facts)
 
 
 def _elementwise(
-    asm: dict[str, Any], source: ASTSource, recorded: Launch, variant: Variant
+    variant: Variant,
+    code: list[sass.Instruction],
+    ptx: str,
+    types: dict[int, str],
+    elements: float,
 ) -> dict[str, Any]:
     """What is said per element of the state."""
-    assert variant.elements is not None
-    code, _ = _code(asm)
-    threads = 32 * recorded.settings["num_warps"]
-    elements = variant.elements(recorded.settings) / threads
     facts: dict[str, Any] = {}
     if variant.budget.instructions is not None:
         run = sass.loop_body(code) if variant.loop else sass.straight_line(code)
         facts["sass_per_element"] = round(len(run) / elements, 2)
-    parameters = [name for name, kind in source.signature.items() if kind != "constexpr"]
-    states = recorded.states
-    types = {i: _TYPES[states[name].dtype] for i, name in enumerate(parameters) if name in states}
-    facts["ld_width"], facts["st_width"], moved = sass.traffic(asm["ptx"], code, types)
+    facts["ld_width"], facts["st_width"], moved = sass.traffic(ptx, code, types)
     if not variant.loop:
         facts["bytes_per_element"] = round(moved / elements, 2)
     return facts
@@ -284,15 +302,34 @@ def _faults(row: Row, budget: Budget) -> Iterator[str]:
 def compile_all(targets: Sequence[str], quick: bool) -> list[Row]:
     """The rows for some targets; if quick, of most variants for sm_90 only."""
     wanted = [
-        (variant, target)
+        (key, target)
         for target in targets
-        for variant in VARIANTS.values()
+        for key, variant in VARIANTS.items()
         if not quick or target == _PUBLISHED or variant.everywhere
     ]
     # Spawned, not forked: torch may have threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(mp_context=context) as pool:
-        return list(pool.map(compile_row, *zip(*wanted, strict=True)))
+        compiled = list(pool.map(compile_variant, *zip(*wanted, strict=True)))
+    codes = _machine_codes(compiled)
+    return [
+        Row(**one.facts) if one.cubin is None else read(one, codes[id(one)]) for one in compiled
+    ]
+
+
+def _machine_codes(compiled: Iterable[Compiled]) -> dict[int, list[sass.Instruction]]:
+    """The instructions of those for NVIDIA, by their ids."""
+    of: dict[str, list[Compiled]] = {}
+    for one in compiled:
+        if one.ptx is not None:
+            architecture = re.findall(r"^\.target sm_(\w+)", one.ptx, re.MULTILINE)[0]
+            of.setdefault(architecture, []).append(one)
+    found: dict[int, list[sass.Instruction]] = {}
+    for architecture, those in of.items():
+        cubins = [one.cubin for one in those if one.cubin is not None]
+        codes = sass.disassemble(cubins, architecture, triton.knobs.nvidia.nvdisasm.path)
+        found |= {id(one): code for one, code in zip(those, codes, strict=True)}
+    return found
 
 
 def table(rows: Iterable[Row]) -> str:

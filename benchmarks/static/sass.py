@@ -1,12 +1,15 @@
 """What a compiled kernel's listings say: SASS (NVIDIA's machine code), PTX and AMD's assembly.
 
-Text in, facts out; nothing here needs Triton or a GPU.
+Nothing here needs Triton or a GPU.
 """
 
 import re
+import struct
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 # After & and ? some versions of cuobjdump say how the instruction is scheduled.
@@ -39,17 +42,62 @@ class Access(NamedTuple):
     bits: int
 
 
-def disassemble(cubin: bytes, cuobjdump: str) -> str:
-    """The SASS of a kernel and the resources it uses, by the program of that path."""
+def disassemble(
+    cubins: Sequence[bytes], architecture: str, nvdisasm: str
+) -> list[list[Instruction]]:
+    """The instructions of kernels, without NOPs, by the program of that path.
+
+    It takes a third of a second to begin with, so it gets the machine code of all of them as one
+    image: addresses count through it.
+
+    Args:
+        cubins: of one architecture.
+        architecture: its name, such as "90a".
+    """
+    codes = [machine_code(cubin) for cubin in cubins]
+    listed = iter(instructions(_run([nvdisasm, "--binary", f"SM{architecture}"], b"".join(codes))))
+    found: list[list[Instruction]] = [[] for _ in codes]
+    line = next(listed, None)
+    for kernel, (_, end) in zip(
+        found, pairwise(accumulate(map(len, codes), initial=0)), strict=True
+    ):
+        while line is not None and line.address < end:
+            kernel.append(line)
+            line = next(listed, None)
+    return found
+
+
+def machine_code(cubin: bytes) -> bytes:
+    """The only .text section of a cubin, which is an ELF file of 64 bits."""
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, of_names = struct.unpack_from("<HHH", cubin, 0x3A)
+    # Of a section: where its name is, type, flags, address, offset and length.
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
+    names = sections[of_names][4]
+    (code,) = (
+        cubin[offset : offset + length]
+        for name, _, _, _, offset, length in sections
+        if cubin.startswith(b".text.", names + name)
+    )
+    return code
+
+
+def usage(cubin: bytes, cuobjdump: str) -> dict[str, int]:
+    """The resources that a kernel uses, by the program of that path."""
+    return resources(_run([cuobjdump, "-res-usage"], cubin))
+
+
+def _run(command: list[str], content: bytes) -> str:
+    """What a program prints of a file with this content."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(content)
         file.flush()
-        command = [cuobjdump, "-sass", "-res-usage", file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run([*command, file.name], capture_output=True, text=True, check=True)
+        return done.stdout
 
 
 def instructions(listing: str) -> list[Instruction]:
-    """The instructions of a kernel as ``cuobjdump -sass`` lists it, without NOPs."""
+    """The instructions of a listing, without NOPs."""
     found = (_SASS_LINE.match(line) for line in listing.splitlines())
     lines = (Instruction(int(m[1], 16), m[2], m[3], m[4].strip()) for m in found if m)
     return [line for line in lines if line.opcode != "NOP"]
@@ -231,9 +279,11 @@ __all__ = [
     "disassemble",
     "instructions",
     "loop_body",
+    "machine_code",
     "ptx_accesses",
     "resources",
     "sass_accesses",
     "straight_line",
     "traffic",
+    "usage",
 ]

@@ -89,7 +89,7 @@ def sample(
         c_in=0.5 if "scaled input" in used else 1.0,
         level=0,
     )
-    call: dict[str, Any] = {}
+    call: dict[str, Any] = {"initial": torch.zeros(_SAMPLES, *net.shape)}
     if "guidance" in used:
         call["guidance"] = lambda x, n, sigma, row: x
     if "mask" in used:
@@ -123,7 +123,8 @@ def train(
     """A training step; the arguments are those of :func:`sample`, and p of the loss weight."""
     net = _network(dtype, channels, size)
     config = nf.TrainConfig(batch_size=_SAMPLES, anneal_power=anneal_power)
-    with as_on_a_gpu():
+    # Adam launches none of our kernels, and takes a second to import.
+    with as_on_a_gpu(), mock.patch.object(torch.optim, "Adam", mock.MagicMock()):
         TrainingStep(net, net, LossSums(len(_SIGMAS), torch.device("cpu")), config)()
 
 
