@@ -211,12 +211,16 @@ def apply(
     activation: str | None,
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
-    """Launch the kernel.
+    """Launch the kernel. All tensors lie on x's device.
 
     Args:
-        x, y: (N, C, H, W), dense, of one dtype and memory format and not empty.
-        gamma, alpha, beta: (C,) or (N, C), each row without gaps.
-        statistics: (N · (2·C + 2),) float32, of x.
+        x: (N, C, H, W) float32, float16 or bfloat16, contiguous or channels_last, not empty.
+        gamma, alpha, beta: (C,) or (N, C) of any of these dtypes, each row without gaps.
+        statistics: (N · (2·C + 2),) float32, contiguous, those of x.
+        y: (N, C, H, W) of x's dtype and layout, written.
+        eps: added to both variances.
+        activation: a name of ``reference.ACTIVATIONS``, or None for none.
+        fast_math: whether with the hardware's approximate functions.
     """
     last = is_channels_last(x)
     grid = elementwise(x.shape, last, _UNROLL)

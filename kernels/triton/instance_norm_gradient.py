@@ -254,13 +254,15 @@ def gradient(
     activation: str | None,
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
-    """Launch the kernels.
+    """Launch the kernels. All tensors lie on x's device.
 
     Args:
-        x, upstream, out: (N, C, H, W), dense, of one memory format and not empty; ``out`` is to
-            hold ∂x.
-        gamma, alpha, beta, statistics: as for ``instance_norm.apply``.
-        rows: (N, 3, C) float32, to hold the gradients of γ, α and β of each sample.
+        x: (N, C, H, W) float32, float16 or bfloat16, contiguous or channels_last, not empty.
+        upstream: (N, C, H, W) of x's dtype and layout, the gradient of y.
+        gamma, alpha, beta, statistics, eps, activation: as for ``instance_norm.apply``.
+        out: (N, C, H, W) of x's dtype and layout, written: ∂x.
+        rows: (N, 3, C) float32, contiguous, written: the gradients of each sample's γ, α and β.
+        fast_math: whether with the hardware's approximate functions.
     """
     last = is_channels_last(x)
     samples, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]

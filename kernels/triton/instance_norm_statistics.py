@@ -300,12 +300,13 @@ def _instance_norm_combine_kernel(
 def statistics(
     x: Tensor, out: Tensor, residual: Tensor | None = None, total: Tensor | None = None
 ) -> None:
-    """Launch the kernels.
+    """Launch the kernels. All tensors lie on x's device.
 
     Args:
-        x: (N, C, H, W), dense in either memory format and not empty.
-        out: (N · (2·C + 2),) float32, the statistics of x, or of x + residual.
-        residual, total: laid out as x; ``total`` is to hold their sum. Given together.
+        x: (N, C, H, W) float32, float16 or bfloat16, contiguous or channels_last, not empty.
+        out: (N · (2·C + 2),) float32, contiguous, written: the statistics of x, or of x + residual.
+        residual: (N, C, H, W) of x's dtype and layout; None for none.
+        total: (N, C, H, W) of x's dtype and layout, written: x + residual. Given with it.
     """
     last = is_channels_last(x)
     (samples, channels), pixels = x.shape[:2], x.shape[2] * x.shape[3]

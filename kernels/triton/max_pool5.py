@@ -169,11 +169,16 @@ def max_pool5(
     *,
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
-    """Launch the kernel; all tensors are dense and laid out alike.
+    """Launch the kernel.
+
+    All tensors lie on one device and are of one dtype and layout.
 
     Args:
-        active: to be written; None where the activation is None.
-        activation: one that does not decrease, so not "swish".
+        x: (N, C, H, W) float32, float16 or bfloat16, contiguous or channels_last, not empty.
+        active: (N, C, H, W), written: act(x); None where the activation is None.
+        pooled: (N, C, H, W), written: the maxima of act(x).
+        activation: one that does not decrease, so not "swish"; None for none.
+        fast_math: whether with the hardware's approximate functions.
     """
     band = _BAND_OF_VECTORS if activation is not None and is_channels_last(x) else _BAND
     for cut in cuts(_rows(x, band), x.shape[0]):
@@ -194,11 +199,18 @@ def max_pool5_gradient(
     *,
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
-    """Launch the two kernels of the gradient; all tensors are dense and laid out alike.
+    """Launch the two kernels of the gradient.
+
+    All tensors lie on one device and are of one dtype and layout.
 
     Args:
-        active: the act(x) that was pooled; x itself without activation.
-        active_upstream, upstream: the gradients of the two results; the first may be missing.
+        x: (N, C, H, W) float32, float16 or bfloat16, contiguous or channels_last, not empty.
+        active: (N, C, H, W), the act(x) that was pooled; x itself without activation.
+        active_upstream: (N, C, H, W), the gradient of act(x); None for none.
+        upstream: (N, C, H, W), the gradient of the maxima.
+        gradient: (N, C, H, W), written: ∂x.
+        activation: that of the forward pass.
+        fast_math: whether with the hardware's approximate functions.
     """
     for cut in cuts(_rows(x, 1), x.shape[0]):
         part = cut(x)

@@ -69,7 +69,16 @@ def residual_add(
     *,
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
-    """Launch the kernel; all tensors are dense and laid out alike."""
+    """Launch the kernel. All tensors lie on one device and are of one dtype and layout.
+
+    Args:
+        x, residual: (N, C, H, W) float32, float16 or bfloat16, contiguous or channels_last, not
+            empty.
+        total: (N, C, H, W), written: x + residual.
+        active: (N, C, H, W), written: act(total).
+        activation: a name of ``reference.ACTIVATIONS``.
+        fast_math: whether with the hardware's approximate functions.
+    """
     _launch(_residual_add_kernel, (x, residual, total, active), activation, fast_math)
 
 
@@ -82,7 +91,17 @@ def residual_add_gradient(
     *,
     fast_math: bool = launch.FAST_MATH,
 ) -> None:
-    """Launch the kernel for the gradient of either summand; all tensors are laid out alike."""
+    """Launch the kernel for the gradient of either summand, which is the same.
+
+    All tensors lie on one device and are of one dtype and layout.
+
+    Args:
+        total: (N, C, H, W) float32, float16 or bfloat16, contiguous or channels_last, not empty.
+        upstream, active_upstream: (N, C, H, W), the gradients of total and of act(total).
+        gradient: (N, C, H, W), written.
+        activation: that of the forward pass.
+        fast_math: whether with the hardware's approximate functions.
+    """
     tensors = (total, upstream, active_upstream, gradient)
     _launch(_residual_add_gradient_kernel, tensors, activation, fast_math)
 

@@ -62,7 +62,13 @@ def _mix(first_ptr, second_ptr, weight):
 
 
 def resize_add(x: Tensor, base: Tensor, out: Tensor) -> None:
-    """Launch the kernel; all tensors are dense and of one memory format."""
+    """Launch the kernel. All tensors lie on one device and are of one dtype and layout.
+
+    Args:
+        x: (N, C, h, w) float32, float16 or bfloat16, contiguous or channels_last, not empty.
+        base: (N, C, H, W).
+        out: (N, C, H, W), written: base + x resized.
+    """
     last = is_channels_last(base)
     for cut in cuts(rows(base.shape, last, base.element_size()), base.shape[0]):
         part = cut(base)

@@ -23,7 +23,7 @@ from ncsn_fast.device import native
 BACKENDS = ("auto", "torch", "triton", "cpp")
 KERNELS = ("triton", "cpp")
 OLDEST_TRITON = (3, 4)  # the first whose compiler knows tuples as the kernels use them
-_MOST_ELEMENTS = (1 << 33) - (1 << 18)  # of one sample; see kernels/triton/tiles.py
+_MOST_ELEMENTS = (1 << 33) - (1 << 18)  # of one sample; see kernels/triton/common/tiles.py
 _ENVIRONMENT = "NCSN_FAST_BACKEND"
 _chosen: str | None = None  # what use_backend() asked for; None leaves it to the environment
 _log = logging.getLogger("ncsn_fast")

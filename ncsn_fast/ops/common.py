@@ -10,7 +10,7 @@ from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.reference import ACTIVATIONS
 
-_MOST_ELEMENTS = (1 << 31) - (1 << 16)  # of one image; see kernels/triton/rows.py
+_MOST_ELEMENTS = (1 << 31) - (1 << 16)  # of one image; see kernels/triton/common/rows.py
 
 
 def check_activation(activation: str | None) -> None:
