@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.training import SIGMAS, config, weights
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
 from ncsn_fast.device import capture
 
 pytest_plugins = ["helpers.recorded_capture"]
-SIGMAS = nf.geometric_sigmas(5, 0.01, 8)
 STEPS = 8
 
 
@@ -44,24 +44,15 @@ def data(net):
     return images if len(net.shape) == 3 else images[:, 0, 3, 2:6].contiguous()
 
 
-def config(**keywords):
-    settings = {"steps": STEPS, "batch_size": 8, "learning_rate": 1e-3, "log_every": 1}
-    return nf.TrainConfig(**{**settings, **keywords})
-
-
 def trainer_of(cls=nf.MLPScore, resume=False, **keywords):
     net = network(cls)
-    return nf.Trainer(net, data(net), config(**keywords), resume=resume)
+    return nf.Trainer(net, data(net), config(**{"steps": STEPS, **keywords}), resume=resume)
 
 
 def trained(*arguments, **keywords):
     trainer = trainer_of(*arguments, **keywords)
     trainer.fit()
     return trainer
-
-
-def weights(net):
-    return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
 def assert_same_run(a, b):

@@ -1,0 +1,101 @@
+"""Small training runs: in this process, and in one that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ncsn_fast as nf
+from ncsn_fast.data.digits import digits
+
+SIGMAS = nf.geometric_sigmas(5, 0.01, 8)
+SAMPLING = {"method": "annealed_langevin", "step_size": 2e-5, "steps_per_level": 1, "denoise": True}
+# A server that has imported all this and computed nothing forks a process in little time.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["ncsn_fast", "safetensors.torch", "torch._dynamo", "pytest"])
+
+
+def network(cls: Any = nf.NCSNv2, **keywords: Any) -> Any:
+    torch.manual_seed(0)
+    net = cls(channels=1, image_size=8, ngf=4, sigmas=SIGMAS, **keywords)
+    net.sampling = dict(SAMPLING)
+    return net
+
+
+def images(n: int = 40) -> Tensor:
+    return digits("train").images[:n]
+
+
+def config(**keywords: Any) -> nf.TrainConfig:
+    settings = {"steps": 6, "batch_size": 8, "learning_rate": 1e-3, "log_every": 1}
+    return nf.TrainConfig(**{**settings, **keywords})
+
+
+def weights(net: torch.nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def trained(
+    cls: Any = nf.NCSNv2, data: Any = None, held_out: Tensor | None = None, **keywords: Any
+) -> nf.Trainer:
+    data = images() if data is None else data
+    trainer = nf.Trainer(network(cls), data, config(**keywords), held_out=held_out)
+    trainer.fit()
+    return trainer
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+class Run:
+    """A training run in a process of its own that goes on until it is stopped.
+
+    Args:
+        out: its folder; a run that is there is resumed.
+        keywords: settings of ``config``.
+    """
+
+    def __init__(self, out: Path, **keywords: Any) -> None:
+        self.errors = out / "errors.txt"
+        settings = {"steps": 100_000, "out": out, **keywords}
+        self.process: BaseProcess = _SERVER.Process(
+            target=_train, args=(settings, self.errors), daemon=True
+        )
+        self.process.start()
+
+    def wait_for(self, happened: Any) -> None:
+        """Until a function says so, however busy the machine is."""
+        deadline = time.monotonic() + 120
+        while not happened():
+            assert self.process.is_alive(), self.errors.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def stop(self, number: signal.Signals) -> str:
+        """Send it a signal; return what it said in the end."""
+        assert self.process.pid is not None
+        assert self.process.is_alive(), "the run ended by itself"
+        os.kill(self.process.pid, number)
+        self.process.join(60)
+        assert self.process.exitcode not in (None, 0)
+        return self.errors.read_text() if self.errors.exists() else ""
+
+
+def _train(settings: dict[str, Any], errors: Path) -> None:
+    torch.set_num_threads(1)  # as in the run to compare with: sums depend on the number
+    try:
+        resume = (Path(settings["out"]) / "checkpoint.safetensors").exists()
+        nf.Trainer(network(), images(), config(**settings), resume=resume).fit()
+    except BaseException:
+        errors.write_text(traceback.format_exc())
+        raise SystemExit(1) from None

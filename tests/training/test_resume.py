@@ -1,0 +1,326 @@
+"""Stopped, killed or broken, a run goes on as if nothing had happened, or is refused."""
+
+import random
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.training import SIGMAS, Run, config, images, lines, network, trained, weights
+
+import ncsn_fast as nf
+from ncsn_fast.support.files import folder_lock
+from ncsn_fast.training import state as training_state
+
+
+@pytest.mark.parametrize("stop_after", [5, 6])
+def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path, stop_after):
+    settings = config(
+        steps=12,
+        log_every=3,
+        out=tmp_path / "whole",
+        checkpoint_every=4,
+        flip=True,
+        dequantize="uniform",
+    )
+    whole = nf.Trainer(network(), images(), settings)
+    whole.fit()
+
+    halves = replace(settings, out=tmp_path / "halves")
+    first = nf.Trainer(network(), images(), replace(halves, steps=stop_after))
+    first.fit()
+    second = nf.Trainer(network(), images(), halves, resume=True)
+    assert second.step == stop_after
+    second.fit()
+
+    assert torch.equal(weights(second.net), weights(whole.net))
+    assert torch.equal(weights(second.average), weights(whole.average))
+    assert second.history == whole.history
+    assert (tmp_path / "halves" / "log.jsonl").read_text().count("\n") == 4
+
+
+def test_the_scale_of_fp16_is_resumed(tmp_path):
+    settings = {"precision": "fp16", "steps": 6, "checkpoint_every": 3}
+    whole = trained(out=tmp_path / "whole", **settings)
+    trained(out=tmp_path / "halves", **{**settings, "steps": 3})
+    resumed = nf.Trainer(
+        network(), images(), config(out=tmp_path / "halves", **settings), resume=True
+    )
+    resumed.fit()
+    assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+    assert torch.equal(weights(resumed.net), weights(whole.net))
+
+
+def test_a_resumed_report_by_level_counts_nothing_twice(tmp_path):
+    settings = {"checkpoint_every": 3, "batch_size": 32}
+    trained(out=tmp_path / "whole", **settings)
+    trained(out=tmp_path / "halves", **{**settings, "steps": 3})
+    nf.Trainer(network(), images(), config(out=tmp_path / "halves", **settings), resume=True).fit()
+    reports = [(tmp_path / name / "levels.json").read_text() for name in ("whole", "halves")]
+    assert reports[0] == reports[1]
+
+
+def test_frozen_parameters_are_left_alone_and_resumed(tmp_path):
+    def frozen():
+        net = network()
+        net.begin_conv.requires_grad_(False)
+        return net
+
+    before = frozen().begin_conv.weight
+    nf.Trainer(frozen(), images(), config(steps=3, out=tmp_path)).fit()
+    resumed = nf.Trainer(frozen(), images(), config(steps=6, out=tmp_path), resume=True)
+    resumed.fit()
+    assert torch.equal(resumed.net.begin_conv.weight, before)
+    whole = nf.Trainer(frozen(), images(), config(steps=6))
+    whole.fit()
+    assert torch.equal(weights(resumed.net), weights(whole.net))
+
+
+def test_a_run_may_be_saved_before_its_first_step(tmp_path):
+    nf.Trainer(network(), images(), config(out=tmp_path)).save()
+    resumed = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    assert resumed.step == 0
+    assert torch.equal(
+        weights(resumed.fit()), weights(nf.Trainer(network(), images(), config()).fit())
+    )
+
+
+def test_a_killed_run_resumes_as_if_nothing_had_happened(tmp_path):
+    settings = {"checkpoint_every": 3, "out": tmp_path}
+    process = Run(**settings)
+    process.wait_for(lambda: len(lines(tmp_path / "log.jsonl")) >= 10)
+    process.stop(signal.SIGKILL)
+    resumed = nf.Trainer(network(), images(), config(steps=30, **settings), resume=True)
+    assert resumed.step >= 9
+    assert resumed.step % 3 == 0
+    assert len(resumed.history) == resumed.step  # log lines after the checkpoint are gone
+    steps = resumed.step + 3
+    resumed = nf.Trainer(network(), images(), config(steps=steps, **settings), resume=True)
+    resumed.fit()
+    whole = nf.Trainer(network(), images(), config(steps=steps, checkpoint_every=3))
+    whole.fit()
+    assert resumed.history == whole.history
+    assert torch.equal(weights(resumed.net), weights(whole.net))
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
+    """kill -9 at random moments, while computing, logging or writing; every resume is exact."""
+    checkpoint, chance = tmp_path / "checkpoint.safetensors", random.Random(0)
+
+    def saved():
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    for _ in range(20):
+        before = saved()
+        process = Run(tmp_path, checkpoint_every=2)
+        process.wait_for(lambda before=before: saved() != before)
+        time.sleep(chance.uniform(0, 0.4))
+        process.stop(signal.SIGKILL)
+    settings = config(out=tmp_path, steps=1, checkpoint_every=2)
+    resumed = nf.Trainer(network(), images(), settings, resume=True)
+    assert resumed.step > 20
+    whole = nf.Trainer(network(), images(), replace(settings, out=None, steps=resumed.step))
+    whole.fit()
+    assert resumed.history == whole.history
+    assert torch.equal(weights(resumed.net), weights(whole.net))
+    assert torch.equal(weights(resumed.average), weights(whole.average))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
+    process = Run(tmp_path, checkpoint_every=3)
+    process.wait_for(lambda: len(lines(tmp_path / "log.jsonl")) >= 5)
+    error = process.stop(number)
+    last = len(lines(tmp_path / "log.jsonl"))
+    assert f"TrainingInterrupted: {number.name} at step {last}; saved in {tmp_path}" in error
+    assert nf.load_checkpoint(tmp_path / "model.safetensors").sigmas.shape == (8,)
+    resumed = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    assert resumed.step == last
+
+
+def test_signal_handlers_are_put_back_and_other_threads_may_train():
+    before = signal.getsignal(signal.SIGINT)
+    nf.Trainer(network(), images(), config(steps=1)).fit()
+    assert signal.getsignal(signal.SIGINT) is before
+    done = []
+
+    def work():
+        done.append(nf.Trainer(network(), images(), config(steps=1)).fit())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(done) == 1
+
+
+def test_a_finished_run_killed_before_its_model_was_written_is_completed(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_state, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    assert not (tmp_path / "model.safetensors").exists()
+    resumed = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    assert resumed.step == 6
+    average = weights(resumed.fit())
+    assert torch.equal(weights(nf.load_checkpoint(tmp_path / "model.safetensors")), average)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+    trainer = nf.Trainer(network(), images(), config(steps=4, checkpoint_every=2, out=tmp_path))
+    trainer.fit()
+    kept = (tmp_path / "checkpoint.safetensors").read_bytes()
+    trainer.config = replace(trainer.config, steps=100)
+    with torch.no_grad():
+        next(trainer.net.parameters())[:] = torch.nan
+    with pytest.raises(nf.TrainingError, match=r"lower learning_rate \(now 0\.001\).*from before"):
+        trainer.fit()
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept
+
+
+def test_weights_that_became_nan_do_not_replace_good_ones(tmp_path):
+    trainer = nf.Trainer(network(), images(), config(steps=4, checkpoint_every=2, out=tmp_path))
+    trainer.fit()
+    kept = (tmp_path / "model.safetensors").read_bytes()
+    trainer.config = replace(trainer.config, steps=100, checkpoint_every=1)
+    # The loss of the step is finite, its gradient is not.
+    next(trainer.net.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(nf.TrainingError, match="weights are no longer finite at step 5"):
+        trainer.fit()
+    assert (tmp_path / "model.safetensors").read_bytes() == kept
+    # The remedy that the message names works.
+    again = nf.Trainer(network(), images(), config(learning_rate=1e-5, out=tmp_path), resume=True)
+    assert again.step == 4
+    again.fit()
+
+
+def test_without_a_checkpoint_none_is_promised(tmp_path):
+    trainer = nf.Trainer(network(), images(), config(out=tmp_path))
+    with torch.no_grad():
+        next(trainer.net.parameters())[:] = torch.nan
+    with pytest.raises(nf.TrainingError) as error:
+        trainer.fit()
+    assert "checkpoint" not in str(error.value)
+
+
+def test_a_step_that_fails_loses_nothing(tmp_path):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            return images()[i]
+
+    trainer = nf.Trainer(network(), Broken(), config(out=tmp_path))
+    at = trainer.batches.at
+
+    def failing(step):
+        if step == 4:
+            raise OSError("the file of sample 17 is cut")
+        return at(step)
+
+    trainer.batches.at = failing
+    with pytest.raises(OSError, match="sample 17"):
+        trainer.fit()
+    assert nf.Trainer(network(), Broken(), config(out=tmp_path), resume=True).step == 4
+
+
+def test_a_trainer_that_only_looks_changes_nothing(tmp_path):
+    trained(out=tmp_path, steps=4, checkpoint_every=2)
+    before = (tmp_path / "log.jsonl").read_text() + '{"step": 99, "loss": 1.0}\n'
+    (tmp_path / "log.jsonl").write_text(before)
+    looking = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    assert [step for step, _ in looking.history] == [1, 2, 3, 4]
+    assert (tmp_path / "log.jsonl").read_text() == before
+
+
+def test_levels_that_differ_in_the_last_bit_are_those_of_the_checkpoint(tmp_path):
+    """Chosen from the data, they depend on the machine."""
+    first = trained(out=tmp_path, steps=2)
+    other = network()
+    other.sigmas.copy_(torch.nextafter(other.sigmas, torch.tensor(9.0)))
+    resumed = nf.Trainer(other, images(), config(out=tmp_path), resume=True)
+    assert torch.equal(resumed.net.sigmas, first.net.sigmas)
+    assert torch.equal(resumed.average.sigmas, first.net.sigmas)
+
+
+@pytest.mark.parametrize("line", ["{}", "3", "[]", '{"step": 3, "loss": 1.0}', '{"st'])
+def test_a_damaged_log_does_not_stop_a_resume(tmp_path, line):
+    nf.Trainer(network(), images(), config(steps=6, log_every=3, out=tmp_path)).fit()
+    log = tmp_path / "log.jsonl"
+    first, second = log.read_text().splitlines()
+    log.write_text("\n".join((first, line, second)) + "\n")
+    resumed = nf.Trainer(
+        network(), images(), config(steps=9, log_every=3, out=tmp_path), resume=True
+    )
+    resumed.fit()
+    assert [step for step, _ in resumed.history] == [3, 6, 9]
+
+
+def test_a_second_process_is_kept_out_of_the_folder(tmp_path):
+    trainer = nf.Trainer(network(), images(), config(out=tmp_path))
+    with (
+        folder_lock(tmp_path),
+        pytest.raises(ValueError, match="another process is writing to"),
+    ):
+        trainer.fit()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    leftover = tmp_path / ".checkpoint-0123abcd.safetensors"
+    leftover.write_bytes(b"half")
+    mine = tmp_path / ".my-notes.txt"
+    mine.write_text("x")
+    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    assert not leftover.exists()
+    assert mine.exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    with pytest.raises(ValueError, match=r"holds a trained network already .* resume"):
+        nf.Trainer(network(), images(), config(out=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 5}, "seed: 0 there, 5 here"),
+        ({"batch_size": 4}, "batch_size: 8 there, 4 here"),
+        ({"ema": 0.5}, "ema: 0.999 there, 0.5 here"),
+    ],
+)
+def test_a_run_of_other_settings_is_not_resumed(tmp_path, change, message):
+    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    with pytest.raises(ValueError, match=message):
+        nf.Trainer(network(), images(), config(out=tmp_path, **change), resume=True)
+
+
+def test_a_run_on_other_data_or_another_network_is_not_resumed(tmp_path):
+    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    with pytest.raises(ValueError, match=r"belongs to another run \(data: "):
+        nf.Trainer(network(), images() / 2, config(out=tmp_path), resume=True)
+    with pytest.raises(ValueError, match=r"belongs to another run \(network: "):
+        nf.Trainer(network(activation="relu"), images(), config(out=tmp_path), resume=True)
+
+
+def test_a_run_on_other_noise_levels_is_not_resumed(tmp_path):
+    def old(sigmas):
+        torch.manual_seed(0)
+        return nf.NCSN(channels=1, image_size=8, ngf=4, sigmas=sigmas)
+
+    nf.Trainer(old(SIGMAS), images(), config(steps=1, out=tmp_path)).fit()
+    with pytest.raises(ValueError, match=r"belongs to another run .*noise levels: "):
+        nf.Trainer(old(2 * SIGMAS), images(), config(out=tmp_path), resume=True)
+
+
+def test_resume_without_a_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="resume needs the folder of the run"):
+        nf.Trainer(network(), images(), config(), resume=True)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"checkpoint\.safetensors"):
+        nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
