@@ -18,11 +18,11 @@ from ncsn_fast.checkpoints import official_keys
 from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint, save_checkpoint
 from ncsn_fast.checkpoints.official_yaml import levels_told, sampling_told
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.by_name import IMAGE_NETWORKS
 from ncsn_fast.support.files import atomic_write, check_writable
 from ncsn_fast.training.presets import PRESETS
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_NETWORKS = ("NCSN", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest")
 # The data set by which the official code chooses a network, and the preset of its publication: by
 # network and image size, None for all other sizes.
 _ORIGINS: dict[tuple[str, int | None], tuple[str, str]] = {
@@ -79,17 +79,25 @@ def convert(
             f"{source} does not tell for images of which size it is: give image_size=32, or "
             "whatever it is, or the configuration file it was trained with"
         )
-    if not official:
+    if official:
+        averaged = ema and net.config["network"] != "NCSN"
+        trained = load_checkpoint(source, config, ema=False, **overrides) if ema else net
+        _write_official(files, net, trained, averaged)
+    else:
         save_checkpoint(net, target, dtype=None if dtype is None else _DTYPES[dtype])
-        return net, files
-    told = official_config(net, averaged=ema and net.config["network"] != "NCSN")
-    trained = load_checkpoint(source, config, ema=False, **overrides) if ema else net
+    return net, files
+
+
+def _write_official(
+    files: list[Path], net: ScoreNetwork, trained: ScoreNetwork, averaged: bool
+) -> None:
+    """The weights and the configuration, as the official code reads them."""
+    told = official_config(net, averaged=averaged)
     states = _states(net, trained, told)
     with atomic_write(files[0]) as temporary:
         torch.save(states, temporary)
     with atomic_write(files[1]) as temporary:
         temporary.write_text(_HEADER + _yaml(told, net), encoding="utf-8")
-    return net, files
 
 
 def _is_official(target: Path, dtype: str | None) -> bool:
@@ -117,8 +125,8 @@ def official_config(net: ScoreNetwork, *, averaged: bool = True) -> dict[str, An
             ELU, or rescaled data.
     """
     name = net.config["network"]
-    if name not in _NETWORKS:
-        raise ValueError(f"the official code has no {name}: it has {', '.join(_NETWORKS)}")
+    if name not in IMAGE_NETWORKS:
+        raise ValueError(f"the official code has no {name}: it has {', '.join(IMAGE_NETWORKS)}")
     _, height, width = net.shape
     rescaled = net.config["rescaled"]
     plain = not rescaled and net.config["activation"] == "elu"
