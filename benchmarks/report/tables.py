@@ -52,15 +52,13 @@ def brief(results: Results) -> str:
     """Operations and steps for a terminal: times, and how ours compares."""
     lines = []
     for row in (*results.timed(suite="chain"), *results.timed(suite="operations")):
-        rivals = results.timed(suite=row.suite, case=row.case, size=row.size, contestant="ours")
-        best = min(rivals, key=lambda one: one.median_s or float("inf"), default=None)
         what = f"{row.case}, batch {row.size}" if row.suite == "chain" else row.case
         who = f"{row.contestant} ({row.precision})"
         if row.suite == "chain":
             speed = f"{_number(row.figures.get('images_per_s'))} images/s"
         else:
             speed = f"{_number(row.figures.get('bandwidth'))} GB/s"
-        compared = _times_slower(row, best)
+        compared = _times_slower(results, row)
         faster = f"ours is {compared}" if compared else ""
         lines.append(f"{what:46} {who:26} {_time(row).split(' [')[0]:>10} {speed:>16}  {faster}")
     return "\n".join(line.rstrip() for line in lines)
@@ -96,17 +94,11 @@ def operations(results: Results) -> Table:
     """The operations; how many times faster ours is than each of the others."""
     lines: list[tuple[str, ...]] = []
     for row in results.timed(suite="operations"):
-        ours = results.one(suite=row.suite, case=row.case, size=row.size, contestant="ours")
         figures = row.figures
         lines.append(
             (
-                row.case,
-                str(row.size),
-                f"{row.contestant} ({row.precision})",
-                _time(row),
-                f"{figures['bandwidth']:.4g}",
-                _percent(figures.get("share_of_copy")),
-                _times_slower(row, ours),
+                *(*_which(row), _time(row), f"{figures['bandwidth']:.4g}"),
+                *(_percent(figures.get("share_of_copy")), _times_slower(results, row)),
                 _bytes(figures.get("peak_memory_bytes")),
             )
         )
@@ -118,24 +110,14 @@ def steps(results: Results, suite: str) -> Table:
     """Steps or forward passes of one suite."""
     lines: list[tuple[str, ...]] = []
     for row in results.timed(suite=suite):
-        ours = results.timed(suite=suite, case=row.case, size=row.size, contestant="ours")
-        best = min(ours, key=lambda one: one.median_s or float("inf"), default=None)
         figures = row.figures
         lines.append(
             (
-                row.case,
-                str(row.size),
-                f"{row.contestant} ({row.precision})",
-                _time(row),
-                _number(figures.get("images_per_s")),
-                _times_slower(row, best),
-                _number(figures.get("over_convolutions"), "×"),
-                _percent(figures.get("share_of_peak")),
-                _number(figures.get("kernels")),
-                _number(figures.get("launches")),
-                _percent(figures.get("idle")),
-                _bytes(figures.get("peak_memory_bytes")),
-                _number(row.warm_up_s, " s"),
+                *(*_which(row), _time(row), _number(figures.get("images_per_s"))),
+                *(_times_slower(results, row), _number(figures.get("over_convolutions"), "×")),
+                *(_percent(figures.get("share_of_peak")), _number(figures.get("kernels"))),
+                *(_number(figures.get("launches")), _percent(figures.get("idle"))),
+                *(_bytes(figures.get("peak_memory_bytes")), _number(row.warm_up_s, " s")),
             )
         )
     head = (
@@ -148,11 +130,8 @@ def steps(results: Results, suite: str) -> Table:
 def problems(results: Results) -> Table:
     """What has no figure, and why."""
     lines: list[tuple[str, ...]] = [
-        (row.suite, row.case, str(row.size), f"{row.contestant} ({row.precision})", row.status,
-         row.message)
-        for row in results
-        if row.status != OK
-    ]  # fmt: skip
+        (row.suite, *_which(row), row.status, row.message) for row in results if row.status != OK
+    ]
     return Table("Without a figure", ("suite", "case", "size", "contestant", "", "why"), lines)
 
 
@@ -173,7 +152,14 @@ def _time(row: Row) -> str:
     return f"{median:.4g} {unit} [{low:.3g}, {high:.3g}]"
 
 
-def _times_slower(row: Row, ours: Row | None) -> str:
+def _which(row: Row) -> tuple[str, str, str]:
+    return row.case, str(row.size), f"{row.contestant} ({row.precision})"
+
+
+def _times_slower(results: Results, row: Row) -> str:
+    """Beside the fastest of ours at the same work."""
+    same = results.timed(suite=row.suite, case=row.case, size=row.size, contestant="ours")
+    ours = min(same, key=lambda one: one.median_s or float("inf"), default=None)
     if ours is None or ours == row or not ours.median_s or not row.median_s:
         return ""
     return f"{row.median_s / ours.median_s:.2f}× as fast"

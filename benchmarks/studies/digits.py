@@ -7,7 +7,6 @@ that image, which is small where a model has learned its training images by hear
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, dataclass
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 import ncsn_fast as nf
+from ncsn_fast.benchmarks.studies.common import parser
 from ncsn_fast.data.digits import digits
 from ncsn_fast.evaluation.pixel_distance import (
     digit_proportions,
@@ -52,12 +52,12 @@ def quality(images: Tensor) -> Quality:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("checkpoint", nargs="?", default="digits")
-    parser.add_argument("-n", "--number", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("checkpoint", nargs="?", default="digits")
+    command.add_argument("-n", "--number", type=int, default=1000)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--json", action="store_true")
+    options = command.parse_args()
     net = nf.load_checkpoint(options.checkpoint)
     sets = {
         "generated": nf.sample(net, options.number, seed=options.seed, progress=True),

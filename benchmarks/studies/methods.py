@@ -8,15 +8,13 @@ comparison. A second table is of the noise-level spacings of the best method at 
 
 from __future__ import annotations
 
-import argparse
 import datetime
-import json
 import statistics
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ncsn_fast as nf
+from ncsn_fast.benchmarks.studies.common import add_output, deliver, parser
 from ncsn_fast.data.digits import digits
 from ncsn_fast.device.environment import environment
 from ncsn_fast.device.precision import resolve
@@ -181,21 +179,15 @@ def picture(report: Report) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("-n", "--number", type=int, default=400, help="images per seed")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for methods.json, .md and .png")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("-n", "--number", type=int, default=400, help="images per seed")
+    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--precision", default="auto")
+    add_output(command, "methods.json, .md and .png")
+    options = command.parse_args()
     report = measure(options.number, options.seeds, options.precision)
-    as_json, table = json.dumps(asdict(report), indent=1), as_markdown(report)
-    print(as_json if options.json else table)
+    deliver(options, "methods", asdict(report), as_markdown(report))
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for name, text in (("methods.json", as_json), ("methods.md", table)):
-            with atomic_write(options.out / name) as path:
-                path.write_text(text + "\n", encoding="utf-8")
         with atomic_write(options.out / "methods.png") as path:
             picture(report).savefig(path, format="png")
 

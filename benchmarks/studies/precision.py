@@ -11,12 +11,9 @@ are then made too).
 
 from __future__ import annotations
 
-import argparse
 import copy
 import datetime
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ncsn_fast as nf
+from ncsn_fast.benchmarks.studies.common import add_output, deliver, parser
 from ncsn_fast.data.digits import digits
 from ncsn_fast.device.environment import environment
 from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode, network_dtype
@@ -31,7 +29,6 @@ from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.prepare import PreparedNetwork, prepare_for_inference
 from ncsn_fast.models.space import Space
-from ncsn_fast.support.files import atomic_write
 
 _LEVELS = 12
 Normalized = Callable[[Tensor, Tensor], Tensor]
@@ -220,26 +217,19 @@ def _row(title: str, cells: list[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default="digits", help='a checkpoint, or "digits"')
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--images", type=int, help="per noise level (default 256)")
-    parser.add_argument("-n", "--samples", type=int, help="of the whole chain (default 1000)")
-    parser.add_argument("--quick", action="store_true", help="16 images and 64 samples")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for precision.json and precision.md")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--model", default="digits", help='a checkpoint, or "digits"')
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    command.add_argument("--images", type=int, help="per noise level (default 256)")
+    command.add_argument("-n", "--samples", type=int, help="of the whole chain (default 1000)")
+    command.add_argument("--quick", action="store_true", help="16 images and 64 samples")
+    add_output(command, "precision.json and precision.md")
+    options = command.parse_args()
     images, number = (16, 64) if options.quick else (256, 1000)
     report = measure(
         options.model, options.device, options.images or images, options.samples or number
     )
-    as_json, table = json.dumps(report, indent=1), as_markdown(report)
-    print(as_json if options.json else table)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for name, text in (("precision.json", as_json), ("precision.md", table)):
-            with atomic_write(options.out / name) as path:
-                path.write_text(text + "\n", encoding="utf-8")
+    deliver(options, "precision", report, as_markdown(report))
 
 
 if __name__ == "__main__":

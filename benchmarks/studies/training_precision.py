@@ -7,12 +7,12 @@ are what a difference between precisions has to be compared with.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
 
 import ncsn_fast as nf
+from ncsn_fast.benchmarks.studies.common import parser
 from ncsn_fast.data.digits import digits
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 
@@ -44,12 +44,12 @@ def distance(precision: str, seed: int, steps: int, device: str) -> tuple[float,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--steps", type=int, default=400)
+    command.add_argument("--seeds", type=int, default=2)
+    command.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = command.parse_args()
     print("precision  seed  Fréchet    loss  steps/s")
     for precision in options.precision:
         for seed in range(options.seeds):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,12 +18,13 @@ from torch import Tensor
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.contest import contest
 from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
-from ncsn_fast.benchmarks.contest.plans import Plan, Subject, tf32_is_there
+from ncsn_fast.benchmarks.contest.plans import Plan, Subject
 from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.contest.timing import Call
 from ncsn_fast.benchmarks.contestants import networks, official, peer
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import Noise
+from ncsn_fast.benchmarks.suites.common import network_contest, published, rows_of, with_share
 from ncsn_fast.device import capture
 from ncsn_fast.device.precision import float32_mode
 from ncsn_fast.models.prepare import prepare_for_inference
@@ -37,40 +38,33 @@ Making = Callable[[], Tensor]
 
 def chains(plan: Plan) -> Iterator[Row]:
     """Rows of steps of chains, the plan's networks and batches one after the other."""
-    yield from _chains(plan, "chain", plan.sampled)
+    yield from rows_of(plan, plan.sampled, functools.partial(chain_contest, plan, "chain"))
 
 
 def compiled(plan: Plan) -> Iterator[Row]:
     """The same against torch.compile with CUDA graphs (on a CPU: with frozen weights)."""
-    yield from _chains(plan, "chain-compiled", plan.compiled)
+    made = functools.partial(chain_contest, plan, "chain-compiled")
+    yield from rows_of(plan, plan.compiled, made)
 
 
 def autotuned(plan: Plan) -> Iterator[Row]:
     """The same against torch.compile that tunes everything."""
-    yield from _chains(plan, "chain-autotuned", plan.autotuned)
-
-
-def _chains(plan: Plan, suite: str, subjects: Sequence[Subject]) -> Iterator[Row]:
-    device = torch.device(plan.device)
-    for subject in subjects:
-        work = networks.make(subject, device)
-        for batch in subject.batches:
-            yield from contest.run(chain_contest(plan, suite, subject, work, batch), device)
+    made = functools.partial(chain_contest, plan, "chain-autotuned")
+    yield from rows_of(plan, plan.autotuned, made)
 
 
 def forwards(plan: Plan) -> Iterator[Row]:
     """Rows of forward passes."""
-    device = torch.device(plan.device)
-    for subject in plan.passed:
-        work = networks.make(subject, device)
-        for batch in subject.batches:
-            yield from contest.run(forward_contest(plan, subject, work, batch), device)
+    yield from rows_of(plan, plan.passed, functools.partial(forward_contest, plan))
 
 
 def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
     """The contestants of a step of a chain; torch.compile meets those that it is compared with."""
     run = Chains(work, batch, plan.rows_for(batch))
-    entries = [] if subject.compiled else _published(plan, run)
+    entries = [] if subject.compiled else published(plan, run.official)
+    if not subject.compiled and plan.peer is not None and peer.takes(work.net):
+        prepare = functools.partial(run.peer, plan.peer)
+        entries.append(Contestant("official checkout", "fp32", prepare))
     entries.append(Contestant("eager channels_last", plan.half, lambda: run.plain(plan.half)))
     for way, precision in itertools.product(subject.compiled, plan.compiled_in):
         entries.append(Contestant(way, precision, functools.partial(run.plain, precision, way)))
@@ -80,29 +74,17 @@ def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: i
     for precision in plan.compiled_in if subject.compiled else plan.ours:
         prepare = functools.partial(run.ours, precision, on_gpu or "auto")
         entries.append(Contestant("ours", precision, prepare))
-    return Contest(
-        suite=suite,
-        case=subject.name,
-        size=batch,
+    return network_contest(
+        plan,
+        suite,
+        subject,
+        batch,
         contestants=entries,
         expected=run.expected,
         tolerance=contest.NETWORK_TOLERANCE,
         units=run.rows,
-        seconds=plan.seconds,
-        profiled=True,
         figures=lambda row: step_figures(row, work, plan),
     )
-
-
-def _published(plan: Plan, run: Chains) -> list[Contestant]:
-    """The published code, written anew, and a checkout of it where there is one."""
-    entries = [Contestant("official", "fp32", lambda: run.official("fp32"))]
-    if tf32_is_there(plan.device):
-        entries.append(Contestant("official", "tf32", lambda: run.official("tf32")))
-    if plan.peer is not None and peer.takes(run.work.net):
-        path = plan.peer
-        entries.append(Contestant("official checkout", "fp32", lambda: run.peer(path)))
-    return entries
 
 
 def step_figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
@@ -111,10 +93,7 @@ def step_figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
     found = {"images_per_s": row.size / (seconds * work.rows), "rows_of_chain": work.rows}
     found["flops"] = work.cost.flops * row.size / seconds
     found["intensity"] = work.cost.intensity(row.size, row.precision)
-    peak = plan.facts.get(f"peak_{row.precision}")
-    if peak:
-        found["share_of_peak"] = found["flops"] / peak
-    return found
+    return with_share(found, row, plan)
 
 
 class Chains:
@@ -224,9 +203,7 @@ def forward_contest(plan: Plan, subject: Subject, work: Work, batch: int) -> Con
     """The contestants of a forward pass, at noise levels from first to last."""
     run = Forwards(work, batch)
     half = plan.half
-    entries = [Contestant("official", "fp32", lambda: run.official("fp32"))]
-    if tf32_is_there(plan.device):
-        entries.append(Contestant("official", "tf32", lambda: run.official("tf32")))
+    entries = published(plan, run.official)
     entries.append(Contestant("eager channels_last", half, lambda: run.plain(half)))
     for way in subject.compiled:
         entries.append(Contestant(way, half, functools.partial(run.plain, half, way)))
@@ -236,15 +213,14 @@ def forward_contest(plan: Plan, subject: Subject, work: Work, batch: int) -> Con
     else:
         for precision in plan.ours:
             entries.append(Contestant("ours", precision, functools.partial(run.ours, precision)))
-    return Contest(
-        suite="forward",
-        case=subject.name,
-        size=batch,
+    return network_contest(
+        plan,
+        "forward",
+        subject,
+        batch,
         contestants=entries,
         expected=lambda: run.official("fp32").result(),
         tolerance=contest.NETWORK_TOLERANCE,
-        seconds=plan.seconds,
-        profiled=True,
         figures=lambda row: forward_figures(row, work, plan),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,13 +17,13 @@ from torch import Tensor
 
 import ncsn_fast as nf
 from ncsn_fast import noise
-from ncsn_fast.benchmarks.contest import contest
 from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
-from ncsn_fast.benchmarks.contest.plans import REDUCED, Plan, Subject, tf32_is_there
+from ncsn_fast.benchmarks.contest.plans import REDUCED, Plan, Subject
 from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.contestants import networks, official
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import OfficialNetwork
+from ncsn_fast.benchmarks.suites.common import network_contest, published, rows_of, with_share
 from ncsn_fast.device.precision import autocast, float32_mode
 from ncsn_fast.losses.common import draw_labels
 
@@ -36,31 +36,19 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def training(plan: Plan) -> Iterator[Row]:
     """Rows of training steps."""
-    yield from _steps(plan, "training", plan.trained)
+    yield from rows_of(plan, plan.trained, functools.partial(training_contest, plan, "training"))
 
 
 def compiled(plan: Plan) -> Iterator[Row]:
     """The same against torch.compile."""
-    yield from _steps(plan, "training-compiled", plan.trained_compiled)
-
-
-def _steps(plan: Plan, suite: str, subjects: Sequence[Subject]) -> Iterator[Row]:
-    device = torch.device(plan.device)
-    for subject in subjects:
-        work = networks.make(subject, device)
-        for batch in subject.batches:
-            yield from contest.run(training_contest(plan, suite, subject, work, batch), device)
+    made = functools.partial(training_contest, plan, "training-compiled")
+    yield from rows_of(plan, plan.trained_compiled, made)
 
 
 def training_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
     """The contestants of a training step; torch.compile meets those that it is compared with."""
     run = Steps(work, batch)
-    entries: list[Contestant] = []
-    if not subject.compiled:
-        published = ["fp32", "tf32"] if tf32_is_there(plan.device) else ["fp32"]
-        for precision in published:
-            prepare = functools.partial(run.official, precision)
-            entries.append(Contestant("official", precision, prepare))
+    entries = [] if subject.compiled else published(plan, run.official)
     on_gpu = plan.device == "cuda"
     for precision in plan.trained_in:
         prepare = functools.partial(run.plain, precision, "")
@@ -72,15 +60,14 @@ def training_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch
             entries.append(Contestant("ours, no graph", precision, prepare))
         prepare = functools.partial(run.ours, precision, on_gpu or "auto")
         entries.append(Contestant("ours", precision, prepare))
-    return Contest(
-        suite=suite,
-        case=subject.name,
-        size=batch,
+    return network_contest(
+        plan,
+        suite,
+        subject,
+        batch,
         contestants=entries,
         expected=lambda: run.official("fp32").result(),
         tolerance=_TOLERANCE,
-        seconds=plan.seconds,
-        profiled=True,
         figures=lambda row: figures(row, work, plan),
     )
 
@@ -89,10 +76,7 @@ def figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
     """Images per second; the backward pass counts as twice the forward pass."""
     seconds = row.median_s or float("nan")
     found = {"images_per_s": row.size / seconds, "flops": 3 * work.cost.flops * row.size / seconds}
-    peak = plan.facts.get(f"peak_{row.precision}")
-    if peak:
-        found["share_of_peak"] = found["flops"] / peak
-    return found
+    return with_share(found, row, plan)
 
 
 class Steps:

@@ -1,0 +1,36 @@
+"""What the studies share as commands: their options, and what becomes of a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ncsn_fast.support.files import atomic_write
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A command that the first line of a docstring describes."""
+    return argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+
+
+def add_output(command: argparse.ArgumentParser, files: str) -> None:
+    """The options that :func:`deliver` goes by; ``files`` says what the folder is for."""
+    command.add_argument("--json", action="store_true")
+    command.add_argument("--out", type=Path, help=f"folder for {files}")
+
+
+def deliver(options: argparse.Namespace, name: str, report: Any, table: str) -> None:
+    """Print a report, as JSON or as its table, and write both where there is a folder."""
+    as_json = json.dumps(report, indent=1)
+    print(as_json if options.json else table)
+    if options.out is None:
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    for file, text in ((f"{name}.json", as_json), (f"{name}.md", table)):
+        with atomic_write(options.out / file) as path:
+            path.write_text(text + "\n", encoding="utf-8")
+
+
+__all__ = ["add_output", "deliver", "parser"]

@@ -1,0 +1,49 @@
+"""What the suites of networks share: who takes part, over which networks, and shares of peaks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ncsn_fast.benchmarks.contest import contest
+from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
+from ncsn_fast.benchmarks.contest.plans import Plan, Subject, tf32_is_there
+from ncsn_fast.benchmarks.contest.rows import Row
+from ncsn_fast.benchmarks.contestants import networks
+from ncsn_fast.benchmarks.contestants.networks import Work
+
+
+def rows_of(
+    plan: Plan, subjects: Sequence[Subject], contest_of: Callable[[Subject, Work, int], Contest]
+) -> Iterator[Row]:
+    """The rows of a contest for each network and batch size, one after the other."""
+    device = torch.device(plan.device)
+    for subject in subjects:
+        work = networks.make(subject, device)
+        for batch in subject.batches:
+            yield from contest.run(contest_of(subject, work, batch), device)
+
+
+def network_contest(plan: Plan, suite: str, subject: Subject, batch: int, **rest: Any) -> Contest:
+    """A contest with a network; ``rest`` are the fields of :class:`Contest` that are its own."""
+    return Contest(
+        suite=suite, case=subject.name, size=batch, seconds=plan.seconds, profiled=True, **rest
+    )
+
+
+def published(plan: Plan, prepare: Callable[[str], Ready]) -> list[Contestant]:
+    """The published code, written anew, in float32 and where there is TF32 also in that."""
+    precisions = ("fp32", "tf32") if tf32_is_there(plan.device) else ("fp32",)
+    return [Contestant("official", one, functools.partial(prepare, one)) for one in precisions]
+
+
+def with_share(figures: dict[str, float], row: Row, plan: Plan) -> dict[str, float]:
+    """The figures, and which share of the measured matrix peak their ``flops`` are."""
+    peak = plan.facts.get(f"peak_{row.precision}")
+    return {**figures, "share_of_peak": figures["flops"] / peak} if peak else figures
+
+
+__all__ = ["network_contest", "published", "rows_of", "with_share"]

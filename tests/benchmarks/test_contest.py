@@ -1,0 +1,107 @@
+"""A contest: who disagrees or fails gets no figure, times are taken in turns, rows are kept."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.benchmarks import CPU
+
+from ncsn_fast.benchmarks.contest import contest, timing
+from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
+from ncsn_fast.benchmarks.contest.rows import Row, read_rows, write_rows
+
+
+def contest_of(**results):
+    """A contest of contestants that return these values; the reference is 1."""
+
+    def contestant(name, value):
+        def prepare():
+            if isinstance(value, Exception):
+                raise value
+            return Ready([lambda: None], lambda: [torch.tensor([value])])
+
+        return Contestant(name, "fp32", prepare)
+
+    entries = [contestant(name, value) for name, value in results.items()]
+    return Contest(
+        "suite", "case", 1, entries, lambda: [torch.ones(1)], {"fp32": 1e-4}, seconds=0.001
+    )
+
+
+@pytest.mark.parametrize("wrong", [1.001, float("nan"), float("inf")])
+def test_a_contestant_that_disagrees_gets_no_figure(wrong):
+    good, bad = contest.run(contest_of(good=1.0, bad=wrong), CPU)
+    assert (good.status, bad.status) == ("ok", "disagrees")
+    assert good.median_s is not None
+    assert bad.median_s is None
+    assert "differs from the reference" in bad.message
+
+
+def test_a_contestant_that_fails_is_a_row_and_the_others_go_on():
+    bad, good = contest.run(contest_of(bad=RuntimeError("no compiler"), good=1.0), CPU)
+    assert (bad.status, bad.message) == ("failed", "RuntimeError: no compiler")
+    assert good.status == "ok"
+
+
+def test_a_reference_that_fails_leaves_nobody_with_a_figure():
+    def expected():
+        raise RuntimeError("no reference")
+
+    rows = list(contest.run(replace(contest_of(one=1.0, two=1.0), expected=expected), CPU))
+    assert [row.status for row in rows] == ["failed", "failed"]
+
+
+def test_who_fails_while_being_timed_takes_no_further_turns():
+    calls = []
+
+    def fails():
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("later")
+
+    found = timing.in_turns({"bad": [fails], "good": [lambda: None]}, CPU, 0.001)
+    assert isinstance(found["bad"], RuntimeError)
+    assert len(calls) == 3
+    assert found["good"].low <= found["good"].median <= found["good"].high
+
+
+def test_times_are_of_one_unit_of_work(monkeypatch):
+    times = timing.Times(median=8.0, low=4.0, high=12.0, rounds=5)
+    monkeypatch.setattr(contest, "in_turns", lambda calls, *_: dict.fromkeys(calls, times))
+    (row,) = contest.run(replace(contest_of(one=1.0), units=4), CPU)
+    assert (row.median_s, row.low_s, row.high_s, row.rounds) == (2.0, 1.0, 3.0, 5)
+
+
+def test_buffers_are_rotated():
+    seen = []
+    calls = [lambda i=i: seen.append(i) for i in range(3)]
+    list(timing.in_turns({"one": calls}, CPU, 0.0).values())
+    assert seen[:7] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_what_torch_compile_made_is_forgotten_after_a_contest(monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(True))
+    monkeypatch.setitem(sys.modules, "torch._dynamo", torch)
+    list(contest.run(contest_of(), CPU))
+    assert forgotten == [True]
+
+
+def test_rows_can_be_read_back(tmp_path):
+    rows = [Row("a", "b", "ours", 1, "fp32", median_s=0.5, figures={"x": 1.0})]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+
+
+def test_a_line_that_was_cut_off_is_no_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [Row("a", "b", "ours", 1, "fp32")] * 2)
+    path.write_text(path.read_text()[:-20])
+    assert len(read_rows(path)) == 1
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"what": 1}\n')
+    with pytest.raises(ValueError, match="holds no rows of a benchmark"):
+        read_rows(tmp_path / "rows.jsonl")

@@ -1,0 +1,91 @@
+"""A run as a whole and its command: suites apart, files, exit codes, refusals."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers.benchmarks import PLAN
+
+from ncsn_fast.benchmarks import __main__ as command
+from ncsn_fast.benchmarks import runner as front
+from ncsn_fast.benchmarks.contest.plans import CIFAR, PLANS
+from ncsn_fast.benchmarks.contest.rows import Results, Row, read_rows, write_rows
+from ncsn_fast.cli.bench import bench
+
+
+@pytest.mark.slow
+def test_the_command_writes_all_files_and_keeps_the_rows_of_other_suites(tmp_path, monkeypatch):
+    short = {"operations": ("normal numbers",), "ours": ("fp32",), "rows": 1, "budget": 300.0}
+    monkeypatch.setitem(PLANS, ("cpu", "short"), replace(PLAN, **short))
+    write_rows(tmp_path / "rows.jsonl", [Row("training", "kept", "ours", 1, "fp32")])
+    arguments = ["--device", "cpu", "--out", str(tmp_path)]
+    result = CliRunner().invoke(bench, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "tiny, batch 2" in result.output
+    results = Results(read_rows(tmp_path / "rows.jsonl"))
+    suites = dict.fromkeys(row.suite for row in results)
+    assert list(suites) == ["training", "hardware", "operations", "chain"]
+    assert results.one(suite="chain", contestant="official").environment["torch"]
+    assert results.one(suite="chain", contestant="ours").figures["share_of_peak"] > 0
+    assert "| tiny | 2 | official (fp32) |" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_suite_that_crashes_is_a_row(tmp_path):
+    plan = replace(PLAN, device="nonsense")
+    (row,) = front.isolated("hardware", plan, tmp_path, tmp_path / "log.txt", 100.0)
+    assert row.status == "failed"
+    assert "exit code 1" in row.message
+    assert "nonsense" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_suite_whose_time_is_over_is_ended(tmp_path):
+    (row,) = front.isolated("hardware", PLAN, tmp_path, tmp_path / "log.txt", 0.01)
+    assert (row.status, row.suite) == ("left out", "hardware")
+
+
+@pytest.mark.parametrize(
+    ("status", "contestant", "code"),
+    [
+        ("ok", "ours", 0),
+        ("disagrees", "eager", 1),
+        ("failed", "ours, no graph", 1),
+        ("failed", "eager", 0),
+    ],
+)
+def test_the_exit_code_says_whether_the_gate_held(
+    status, contestant, code, tmp_path, monkeypatch, capsys
+):
+    row = Row("chain", "tiny", contestant, 1, "fp32", status=status, median_s=1.0)
+    monkeypatch.setattr(front, "run", lambda *arguments: Results([row]))
+    assert command.main(["--out", str(tmp_path)]) == code
+    assert "not yet measured" in capsys.readouterr().out
+
+
+def test_the_targets_of_a_cpu_have_a_plan_of_their_own(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(front, "run", lambda plan, *rest: asked.append(plan) or Results([]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert command.main(["--cpu", "--out", str(tmp_path)]) == 0
+    (plan,) = asked
+    assert plan == PLANS["cpu", "targets"]
+    assert [(s.preset, s.batches) for s in plan.sampled] == [("cifar10", (16,))]
+    assert {s.name for s in (*plan.sampled, *plan.compiled)} == {CIFAR.name}  # targets look for it
+
+
+def test_an_unknown_suite_is_refused(tmp_path, capsys):
+    assert command.main(["--only", "nothing", "--out", str(tmp_path)]) == 2
+    assert "there is no suite ['nothing']" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path, capsys):
+    assert command.main(["--peer", str(tmp_path)]) == 2
+    assert "models/__init__.py is missing there" in capsys.readouterr().err
+
+
+def test_without_git_the_results_go_beside_the_user(monkeypatch, tmp_path):
+    monkeypatch.setattr(front, "__file__", str(tmp_path / "benchmarks" / "front.py"))
+    assert front.default_folder("cpu") == Path("ncsn_fast_benchmarks")
