@@ -13,6 +13,10 @@ from ncsn_fast.data.digits import digits
 MOST_BYTES = 4_000_000
 # χ² of nine degrees of freedom exceeds this once in a hundred times.
 CHI_SQUARE = 21.67
+# What the bounds below let pass is what they let pass of a thousand samples, which take a minute.
+SAMPLES, BOUNDS_ARE_FOR = 400, 1000
+# The distance of n samples lies above that of many by 30/n (measured, n from 200 to 1,000).
+FEWNESS = 30
 
 
 def test_it_is_loaded_by_its_name():
@@ -28,26 +32,28 @@ def test_it_is_small():
 
 
 @pytest.fixture(scope="module")
-def thousand():
+def sampled():
     # Seeds differ by 0.01 or so in the distance; docs/training.md has the figures of two.
-    return judge.quality(nf.sample(nf.load_checkpoint("digits"), 1000, seed=1))
+    return judge.quality(nf.sample(nf.load_checkpoint("digits"), SAMPLES, seed=1))
 
 
 @pytest.mark.slow
-def test_its_samples_are_near_the_held_out_images(thousand):
-    assert thousand.frechet <= 0.17
+def test_its_samples_are_near_the_held_out_images(sampled):
+    assert sampled.frechet <= 0.17 + FEWNESS * (1 / SAMPLES - 1 / BOUNDS_ARE_FOR)
 
 
 @pytest.mark.slow
-def test_all_ten_digits_come_as_often_as_in_the_data(thousand):
-    assert thousand.chi_square < CHI_SQUARE
+def test_all_ten_digits_come_as_often_as_in_the_data(sampled):
+    # What is wrong with the proportions adds to χ² in proportion to the number of samples.
+    assert sampled.chi_square < 9 + (CHI_SQUARE - 9) * SAMPLES / BOUNDS_ARE_FOR
 
 
 @pytest.mark.slow
-def test_it_has_not_learned_the_training_images_by_heart(thousand):
+def test_it_has_not_learned_the_training_images_by_heart(sampled):
     held_out = judge.quality(digits("test").images)
-    error = math.hypot(thousand.nearest_error, held_out.nearest_error)
-    assert thousand.nearest > held_out.nearest - 2 * error
+    error_of_a_thousand = sampled.nearest_error * math.sqrt(SAMPLES / BOUNDS_ARE_FOR)
+    error = math.hypot(error_of_a_thousand, held_out.nearest_error)
+    assert sampled.nearest > held_out.nearest - 2 * error
 
 
 def test_the_judge_notices_copies_and_missing_digits():
