@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import ncsn_fast as nf
+from ncsn_fast.methods import levels
 from ncsn_fast.models.space import Space
 from ncsn_fast.training import distances
 from ncsn_fast.training.distances import measure_distances
@@ -123,3 +124,31 @@ def test_what_a_user_should_know_is_said_and_kept(data, settings, message, caplo
 def test_data_that_cannot_be_used_are_refused(data, settings, message):
     with pytest.raises(ValueError, match=message):
         measure_distances(data, **settings)
+
+
+@pytest.mark.parametrize("size", [2, 700, 3000])
+def test_largest_distance_is_that_of_the_farthest_pair(size):
+    points = torch.randn(size, 3, generator=torch.Generator().manual_seed(size)) + 100
+    expected = float(torch.pdist(points.double()).max())
+    assert measure_distances(points).largest == pytest.approx(expected, rel=1e-6)
+
+
+def test_largest_distance_takes_random_points_of_a_large_set():
+    points = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0))
+    exact = measure_distances(points).largest
+    some = measure_distances(points, max_points=1000, seed=1).largest
+    assert 0.7 * exact < some <= exact
+    assert some == measure_distances(points, max_points=1000, seed=1).largest
+
+
+def test_auto_schedule_puts_the_rules_together():
+    data = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    schedule = nf.auto_schedule(data, steps_per_level=3)
+    top = measure_distances(data).largest
+    assert float(schedule.sigmas[0]) == pytest.approx(top)
+    assert float(schedule.sigmas[-1]) == pytest.approx(0.01)
+    expected = levels.num_levels_for(top, 0.01, levels.level_ratio(64))
+    assert len(schedule.sigmas) == round(expected)
+    assert 0 < schedule.step_size < 2e-4
+    assert schedule.steps_per_level == 3
+    assert "3 steps per level" in str(schedule)
