@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ncsn_fast.benchmarks.contest.rows import Results
 from ncsn_fast.benchmarks.report.tables import Table, environment, tables
+from ncsn_fast.pictures.curves import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,9 +104,7 @@ def errors(results: Results) -> Figure:
 
 
 def _figure() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained", facecolor="white")
+    figure = new_figure(8, 5, dpi=110)
     return figure, figure.add_subplot()
 
 

@@ -21,7 +21,7 @@ from ncsn_fast.device.precision import resolve
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.methods.spacings import SPACINGS
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.pictures.curves import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,10 +142,9 @@ def as_markdown(report: Report) -> str:
 
 def picture(report: Report) -> Figure:
     """Evaluations against Fréchet distance, a line per method."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    figure = Figure(figsize=(8.5, 5), dpi=120, layout="constrained", facecolor="white")
+    figure = new_figure(8.5, 5, dpi=120)
     axes = figure.add_subplot()
     full = report.points[0]
     axes.axhline(full.mean, color="black", linewidth=1, linestyle="--")
@@ -188,8 +187,7 @@ def main() -> None:
     report = measure(options.number, options.seeds, options.precision)
     deliver(options, "methods", asdict(report), as_markdown(report))
     if options.out is not None:
-        with atomic_write(options.out / "methods.png") as path:
-            picture(report).savefig(path, format="png")
+        save_figure(options.out / "methods.png", picture(report))
 
 
 if __name__ == "__main__":

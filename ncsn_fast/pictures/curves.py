@@ -1,4 +1,4 @@
-"""Curves: the loss of a training run.
+"""Curves: the loss of a training run, and the page that every figure is drawn on.
 
 Files are complete or absent. matplotlib's global state is never touched.
 """
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.support.files import atomic_write, check_suffix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from ncsn_fast.support.files import check_suffix
+    from matplotlib.figure import Figure
 
-FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def save_loss_plot(
@@ -46,24 +46,43 @@ def save_loss_plot(
         ValueError: for no values, lengths that differ, steps that do not ascend, values that are
             not finite, another type of file, or a folder that does not exist.
     """
-    from matplotlib.figure import Figure
-
-    check_suffix(path, FIGURE_SUFFIXES)
+    check_figure_path(path)
     x, y = _curve(steps, losses)
     smooth = _running_mean(y, len(y) // 25)
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained", facecolor="white")
+    figure = new_figure(8, 4.5, dpi=120)
     axes = figure.add_subplot()
     marker = "o" if len(x) == 1 else ""  # a line through one point is invisible
     axes.plot(x, y, color="tab:blue", alpha=0.25, linewidth=1, label="each value")
     axes.plot(x, smooth, color="tab:blue", linewidth=2, marker=marker, label="running mean")
     if y.min() > 0 and smooth.max() > 5 * smooth.min():
-        log_axis(axes)
+        _log_axis(axes)
     axes.margins(x=0.01)
     axes.set_title(title, fontsize=14)
     axes.set_xlabel(xlabel, fontsize=12)
     axes.set_ylabel(ylabel, fontsize=12)
     axes.grid(True, which="major", alpha=0.3)
     axes.legend(frameon=False, fontsize=11)
+    save_figure(path, figure)
+
+
+def check_figure_path(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that no figure can be written to, before anything is drawn.
+
+    Raises:
+        ValueError: for another type of file than ``.png``, ``.svg`` and ``.pdf``.
+    """
+    check_suffix(path, _SUFFIXES)
+
+
+def new_figure(width: float, height: float, dpi: int) -> Figure:
+    """A white page without panels, width × height inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+
+
+def save_figure(path: str | os.PathLike[str], figure: Figure) -> None:
+    """Write a figure in the format that the file's name ends on."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary)
 
@@ -99,7 +118,7 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (total[stop] - total[start]) / (stop - start)
 
 
-def log_axis(axes: Axes) -> None:
+def _log_axis(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_yscale("log")
@@ -108,4 +127,4 @@ def log_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-__all__ = ["FIGURE_SUFFIXES", "log_axis", "save_loss_plot"]
+__all__ = ["check_figure_path", "new_figure", "save_figure", "save_loss_plot"]

@@ -1,4 +1,4 @@
-"""Pictures: grids of images, comparisons, the chain as an animation; and the figures.
+"""Pictures of images: grids, comparisons, the chain as an animation.
 
 Images are floating-point tensors (N, C, H, W), C = 1 or 3, in [0, 1]. Values outside [0, 1] are
 clamped for display only, as early states of a chain lie far outside; values that are not finite

@@ -1,7 +1,4 @@
-"""Figures: the loss curve, and what a schedule was chosen from.
-
-Files are complete or absent. matplotlib's global state is never touched.
-"""
+"""The figure of what a schedule was chosen from: its levels, distances, overlaps and step size."""
 
 from __future__ import annotations
 
@@ -11,13 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ncsn_fast.methods.levels import level_overlap, relative_variance
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.pictures.curves import check_figure_path, new_figure, save_figure
 from ncsn_fast.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from ncsn_fast.pictures.curves import FIGURE_SUFFIXES
-from ncsn_fast.support.files import check_suffix
 
 
 def save_schedule(path: str | os.PathLike[str], schedule: Schedule) -> None:
@@ -35,22 +30,19 @@ def save_schedule(path: str | os.PathLike[str], schedule: Schedule) -> None:
         ValueError: for a schedule that knows no data, another type of file, or a folder that does
             not exist.
     """
-    from matplotlib.figure import Figure
-
-    check_suffix(path, FIGURE_SUFFIXES)
+    check_figure_path(path)
     if schedule.distances is None:
         raise ValueError(
             "this schedule was not chosen from data, so there are no distances to show: plot one "
             "that nf.auto_schedule returned"
         )
-    figure = Figure(figsize=(11, 7.5), dpi=110, layout="constrained", facecolor="white")
+    figure = new_figure(11, 7.5, dpi=110)
     panels = figure.subplots(2, 2).flatten()
     for draw, axes in zip((_levels, _distances, _overlaps, _variances), panels, strict=True):
         draw(axes, schedule)
         axes.grid(True, which="major", alpha=0.3)
         axes.legend(framealpha=0.8, edgecolor="none", fontsize=10)  # curves may pass behind it
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(path, figure)
 
 
 def _levels(axes: Axes, schedule: Schedule) -> None:
