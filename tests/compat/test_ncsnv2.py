@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from helpers import networks
 
 import ncsn_fast as nf
 from ncsn_fast.compat.ncsnv2 import (
@@ -22,16 +23,15 @@ def scorenet(x, labels):
     return -x / (1 + torch.from_numpy(SIGMAS)[labels].view(-1, 1, 1, 1) ** 2)
 
 
-def own(cls):
-    torch.manual_seed(7)
-    return cls(channels=2, image_size=8, ngf=8, sigmas=torch.from_numpy(SIGMAS)).eval()
+def own(name):
+    return networks.network(name, seed=7, sigmas=SIGMAS, channels=2).eval()
 
 
 # A foreign network and both generations of this package's, all of which see 2 × 8 × 8.
 NETWORKS = {
     "foreign": lambda: scorenet,
-    "NCSNv2": lambda: own(nf.NCSNv2),
-    "NCSN": lambda: own(nf.NCSN),
+    "NCSNv2": lambda: own("NCSNv2"),
+    "NCSN": lambda: own("NCSN"),
 }
 
 

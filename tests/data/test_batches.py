@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.networks import network, points
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-import ncsn_fast as nf
 from ncsn_fast.data import samples as placement
 from ncsn_fast.data.batches import Batches
 from ncsn_fast.data.load import load_images, load_pixels
@@ -20,14 +20,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8), dtype=np.uint8
 FLOATS = PIXELS.astype(np.float32) / 255
 
 
-def network(**keywords: Any) -> nf.NCSNv2:
-    torch.manual_seed(0)
-    sigmas = nf.geometric_sigmas(1, 0.01, 3)
-    return nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=sigmas, **keywords)
-
-
 def batches(data: Any, **keywords: Any) -> Batches:
-    return Batches(data, network(), **{"batch_size": 8, "seed": 3, **keywords})
+    return Batches(data, network(channels=1), **{"batch_size": 8, "seed": 3, **keywords})
 
 
 class Files(Dataset[Any]):
@@ -97,7 +91,7 @@ def test_batches_are_the_same_wherever_the_data_lie(
 def test_batches_on_a_gpu_are_the_same_wherever_the_data_lie(
     holder: str, held: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = network().cuda()
+    net = network(channels=1).cuda()
     on_host = batches(torch.from_numpy(FLOATS), flip=True)
     data = HOLDERS[holder](tmp_path)
     place(monkeypatch, held)
@@ -204,11 +198,11 @@ def test_a_tensor_that_requires_a_gradient_is_taken_for_its_values() -> None:
 
 
 def test_settings_that_do_not_fit_the_network_are_refused() -> None:
-    points = nf.MLPScore(dim=2, sigmas=nf.geometric_sigmas(1, 0.01, 3))
+    plane = points()
     with pytest.raises(ValueError, match=r"points have no left and right"):
-        Batches(torch.zeros(4, 2), points, batch_size=2, seed=0, flip=True)
+        Batches(torch.zeros(4, 2), plane, batch_size=2, seed=0, flip=True)
     with pytest.raises(ValueError, match=r"dequantize = 'laplace': choose 'uniform'"):
         batches(FLOATS, dequantize="laplace")
-    logit = network(logit_transform=True)
+    logit = network(channels=1, logit_transform=True)
     with pytest.raises(ValueError, match=r"the logit is undefined: use 'uniform'"):
         Batches(FLOATS, logit, batch_size=2, seed=0, dequantize="gaussian")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import networks
 
 import ncsn_fast as nf
 from ncsn_fast.evaluation.likelihood import log_likelihood
@@ -197,10 +198,10 @@ LADDER = nf.geometric_sigmas(5, 0.05, 20)
 
 
 def network(name):
-    torch.manual_seed(0)
     if name == "MLPScore":
+        torch.manual_seed(0)
         return nf.MLPScore(2, 16, 1, sigmas=LADDER)
-    return getattr(nf, name)(channels=2, image_size=8, ngf=2, sigmas=LADDER)
+    return networks.network(name, sigmas=LADDER, channels=2, ngf=2)
 
 
 @pytest.mark.parametrize("name", ["NCSN", "NCSNv2", "MLPScore"])

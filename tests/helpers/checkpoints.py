@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from helpers import networks
 from helpers.golden import geometric
 from torch import Tensor
 
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.by_name import build
 
 LEVELS = geometric(20.0, 0.01, 7)
 SAMPLING = {
@@ -35,9 +35,8 @@ CONFIG: dict[str, Any] = {
 
 
 def network(name: str = "NCSNv2", seed: int = 0, **changes: Any) -> ScoreNetwork:
-    torch.manual_seed(seed)
-    config = {"network": name, "channels": 2, "image_size": 8, "ngf": 4, **changes}
-    return build(config, LEVELS).eval()
+    settings = {"channels": 2, "ngf": 4, **changes}
+    return networks.network(name, seed=seed, sigmas=LEVELS, **settings).eval()
 
 
 def weights_of(net: ScoreNetwork, prefix: str = "module.") -> OrderedDict[str, Tensor]:

@@ -17,11 +17,13 @@ SIGMAS = [3.0, 1.0, 0.3, 0.01]
 IMAGE_NETWORKS = ("NCSN", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest")
 
 
-def network(name: str = "NCSNv2", **changes: Any) -> ScoreNetwork:
+def network(
+    name: str = "NCSNv2", *, seed: int = 0, sigmas: Any = SIGMAS, **changes: Any
+) -> ScoreNetwork:
     size = 16 if name == "NCSNv2Deepest" else 8
     config = {"network": name, "channels": 3, "image_size": size, "ngf": 8, **changes}
-    torch.manual_seed(0)
-    return build(config, SIGMAS)
+    torch.manual_seed(seed)
+    return build(config, sigmas)
 
 
 def short(name: str, **changes: Any) -> ScoreNetwork:

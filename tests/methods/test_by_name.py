@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.networks import network
 from method_cases import NOISELESS, SIGMAS, curved, run, start, table_of
 
 import ncsn_fast as nf
@@ -53,8 +54,7 @@ CHECKPOINT = {
 
 @pytest.fixture
 def net():
-    torch.manual_seed(0)
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS).eval()
+    net = network(sigmas=SIGMAS, channels=1, ngf=4).eval()
     net.sampling = dict(CHECKPOINT)
     return net
 
