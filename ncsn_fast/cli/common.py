@@ -12,6 +12,7 @@ import click
 import torch
 
 import ncsn_fast as nf
+from ncsn_fast.support.settings import Setting
 
 SEED = click.IntRange(0, 2**64 - 1)
 COUNT = click.IntRange(min=1)
@@ -69,4 +70,27 @@ def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-__all__ = ["COUNT", "SEED", "Command", "device_of", "device_option"]
+def setting_option(
+    name: str, setting: Setting
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option of a setting: its flag, type, bounds, default and help."""
+    flag, default = "--" + name.replace("_", "-"), setting.command_default
+    kind: Any = setting.kind
+    if kind is bool:
+        default = default if isinstance(default, bool) else None
+        return click.option(
+            f"{flag}/--no-{flag[2:]}",
+            default=default,
+            show_default=default is True,
+            help=setting.help,
+        )
+    if setting.choices is not None:
+        kind = click.Choice([*([setting.none] if setting.none else []), *setting.choices])
+    elif setting.least is not None:
+        kind = click.IntRange(setting.least, setting.most)
+    return click.option(
+        flag, type=kind, default=default, show_default=default is not None, help=setting.help
+    )
+
+
+__all__ = ["COUNT", "SEED", "Command", "device_of", "device_option", "setting_option"]

@@ -15,7 +15,7 @@ from ncsn_fast.training.presets import PRESETS
 
 
 @click.command(cls=Command)
-@click.argument("what", type=click.Choice(["sample", "train"]), metavar="sample|train")
+@click.argument("what", type=click.Choice(work.WORK), metavar="sample|train")
 @click.argument("model", default="digits", metavar="[MODEL]")
 @click.option(
     "--preset",
@@ -37,7 +37,7 @@ from ncsn_fast.training.presets import PRESETS
 )
 @click.option(
     "--tool",
-    type=click.Choice(["auto", "nsys", "ncu", "torch", "mark"]),
+    type=click.Choice(work.TOOLS),
     default="auto",
     show_default=True,
     help="Which profiler to run; mark: none, one that you started is told which steps to record.",

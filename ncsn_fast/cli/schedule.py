@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option
+from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option, setting_option
 from ncsn_fast.runs import schedule as work
+from ncsn_fast.runs.train import SETTINGS
 
 
 @click.command(cls=Command)
@@ -21,26 +22,16 @@ from ncsn_fast.runs import schedule as work
     show_default=True,
     help="Folder for schedule.json and schedule.png.",
 )
-@click.option(
-    "--image-size", type=COUNT, default=None, help="Cut and shrink the files of a folder to this."
-)
+@setting_option("image_size", SETTINGS["image_size"])
 @click.option(
     "--crop", type=COUNT, default=None, help="Cut a square of this side from their middle first."
 )
-@click.option(
-    "--damaged",
-    type=click.Choice(["refuse", "skip"]),
-    default="refuse",
-    show_default=True,
-    help="What to do with files that cannot be used.",
-)
+@setting_option("damaged", SETTINGS["damaged"])
 @click.option("--rescaled/--no-rescaled", default=False, help="For a network that sees 2x - 1.")
 @click.option(
     "--logit-transform/--no-logit-transform", default=False, help="For one that sees the logit."
 )
-@click.option(
-    "--sigma-min", type=float, default=0.01, show_default=True, help="The smallest noise level."
-)
+@setting_option("sigma_min", SETTINGS["sigma_min"])
 @click.option(
     "--overlap",
     type=float,
@@ -48,9 +39,7 @@ from ncsn_fast.runs import schedule as work
     show_default=True,
     help="Of neighbouring levels; less gives fewer.",
 )
-@click.option(
-    "--steps-per-level", type=COUNT, default=5, show_default=True, help="T of the sampler."
-)
+@setting_option("steps_per_level", SETTINGS["steps_per_level"])
 @click.option(
     "--max-points",
     type=click.IntRange(min=2),

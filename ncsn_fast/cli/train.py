@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 import click
 
 from ncsn_fast.checkpoints.official_yaml import is_official, read_official_yaml, run_settings
-from ncsn_fast.cli.common import Command, device_of, device_option
+from ncsn_fast.cli.common import Command, device_of, device_option, setting_option
 from ncsn_fast.runs import train as work
 from ncsn_fast.runs.train import SETTINGS
-from ncsn_fast.support.settings import Setting
 from ncsn_fast.training.presets import PRESETS
 
 _NOT_IN_FILES = {"config", "device", "help", "out", "resume"}
@@ -50,31 +49,15 @@ def _group(name: str) -> str:
     return str(setting.group) if setting else "Other"
 
 
-def _option(name: str, setting: Setting) -> click.Option:
-    """The option of a setting."""
-    flag, default = "--" + name.replace("_", "-"), setting.command_default
-    kind: Any = setting.kind
-    if kind is bool:
-        default = default if isinstance(default, bool) else None
-        return click.Option(
-            [f"{flag}/--no-{flag[2:]}"],
-            default=default,
-            show_default=default is True,
-            help=setting.help,
-        )
-    if setting.choices is not None:
-        kind = click.Choice([*([setting.none] if setting.none else []), *setting.choices])
-    elif setting.least is not None:
-        kind = click.IntRange(setting.least, setting.most)
-    return click.Option(
-        [flag], type=kind, default=default, show_default=default is not None, help=setting.help
-    )
+def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for every setting of a run."""
+    for name in reversed(SETTINGS):
+        command = setting_option(name, SETTINGS[name])(command)
+    return command
 
 
-@click.command(
-    cls=_TrainCommand,
-    params=[_option(name, setting) for name, setting in SETTINGS.items()],
-)
+@click.command(cls=_TrainCommand)
+@_setting_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option(
     "--resume",

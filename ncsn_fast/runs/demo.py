@@ -27,7 +27,7 @@ from ncsn_fast.pictures import images as plots
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
 from ncsn_fast.sampling.sampler import Sampler
-from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.support.files import atomic_write, check_writable, make_folder
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.trainer import Trainer
@@ -148,11 +148,8 @@ def _files(out: Path) -> dict[str, Path]:
     for name in ("run.json", "checkpoint.safetensors"):
         if (out / name).exists():
             raise ValueError(f"{out} holds a training run ({name}): choose another with --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        check_writable(out / "metrics.json")
-    except OSError as error:
-        raise ValueError(f"cannot write into {out}: {error}; choose another with --out") from error
+    make_folder(out, "choose another with --out")
+    check_writable(out / "metrics.json")
     names = {
         "samples": "samples.png",
         "chain": "chain.gif",
