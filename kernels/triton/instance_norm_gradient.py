@@ -29,9 +29,8 @@ from ncsn_fast.kernels.triton.instance_norm import (
     row_stride,
 )
 from ncsn_fast.kernels.triton.instance_norm_statistics import (
-    WARPS,
     inside,
-    offsets,
+    of_parts,
     place,
     reduction,
 )
@@ -69,13 +68,9 @@ def _instance_norm_sums_kernel(
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    sample, split, channel, first, held = place(
-        splits, per_split, pixels, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
+    sample, split, row, channel, where, step, held = place(
+        splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
     )
-    row = tl.arange(0, BLOCK_PIXELS)
-    step = channels if LAST else 1
-    base = sample.to(tl.int64) * channels * pixels + first * step
-    where = base + offsets(row, channel, channels, pixels, LAST)
     mean, rstd, gamma, alpha, beta, t, _ = coefficients(
         gamma_ptr, alpha_ptr, beta_ptr, statistics_ptr,
         (gamma_stride, alpha_stride, beta_stride),
@@ -277,29 +272,17 @@ def gradient(
         _instance_norm_sums_kernel[(samples * sums.splits * sums.blocks,)](
             x, upstream, *per_sample, partial, *strides,
             eps, samples, channels, pixels, sums.splits, sums.per_split,
-            FULL=sums.full,
-            EVEN=sums.even,
-            BLOCKS=sums.blocks,
-            BLOCK_PIXELS=sums.block_pixels,
-            BLOCK_CHANNELS=sums.block_channels,
-            UNROLL=sums.unroll,
-            num_warps=WARPS,
-            **elements,
+            **elements, **sums.settings,
         )  # fmt: skip
-        block = min(triton.next_power_of_2(channels), _MERGED // 4)
         _instance_norm_coefficients_kernel[(samples,)](
             partial, *per_sample, rows, terms, *strides,
             eps, samples, channels, pixels, sums.splits,
-            BLOCK_SPLITS=min(triton.next_power_of_2(sums.splits), _MERGED // block),
-            BLOCK_CHANNELS=block,
-            num_warps=4,
-            **shared,
+            **shared, **of_parts(channels, sums.splits, _MERGED),
         )  # fmt: skip
         _instance_norm_gradient_kernel[(samples * every.programs,)](
             x, upstream, *per_sample, terms, out, *strides,
             eps, samples, channels, pixels, every.programs, every.magic, every.shift,
-            **elements,
-            **every.settings,
+            **elements, **every.settings,
         )  # fmt: skip
 
 

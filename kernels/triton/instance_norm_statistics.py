@@ -14,7 +14,7 @@ count on the same one.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -24,9 +24,9 @@ from torch import Tensor
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.kernels.triton.common import launch
 
-WARPS = 8
+_WARPS = 8
 _UNROLL = 4
-_THREADS = 32 * WARPS
+_THREADS = 32 * _WARPS
 LANES = 8  # elements that a thread takes at once: 128 bits of a 16-bit type
 _ENOUGH = 256  # programs keep a GPU busy: samples are split until there are as many
 _MOST_PIXELS = 256  # that a lane sums up before its rounding errors are merged
@@ -49,6 +49,19 @@ class Reduction(NamedTuple):
     def whole(self) -> bool:
         """Whether a program has a sample for itself."""
         return self.splits == self.blocks == 1
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a kernel is compiled for."""
+        return {
+            "FULL": self.full,
+            "EVEN": self.even,
+            "BLOCKS": self.blocks,
+            "BLOCK_PIXELS": self.block_pixels,
+            "BLOCK_CHANNELS": self.block_channels,
+            "UNROLL": self.unroll,
+            "num_warps": _WARPS,
+        }
 
 
 @functools.lru_cache(maxsize=1024)
@@ -74,6 +87,13 @@ def reduction(shape: torch.Size, last: bool, unroll: int) -> Reduction:
     splits = triton.cdiv(pixels, per_split)
     full, even = channels % block_channels == 0, pixels % turn == 0
     return Reduction(splits, per_split, blocks, full, even, block_pixels, block_channels, unroll)
+
+
+def of_parts(channels: int, splits: int, most: int) -> dict[str, int]:
+    """What a kernel is compiled for that takes ``most`` partial results of a sample at once."""
+    block = min(triton.next_power_of_2(channels), most // 4)
+    some = min(triton.next_power_of_2(splits), most // block)
+    return {"BLOCK_SPLITS": some, "BLOCK_CHANNELS": block, "num_warps": 4}
 
 
 @triton.jit
@@ -155,19 +175,27 @@ def merge(count, mean, squares, more, more_mean, more_squares):
 def place(
     splits,
     per_split,
+    channels,
     pixels,
+    LAST: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """(sample, split, channels, first pixel, number of pixels) of a program of a reduction."""
+    """(sample, split, rows, channels, offsets of the first tile, between pixels, number of pixels)
+    of a program of a reduction."""
     program = tl.program_id(0)
     sample = program // (splits * BLOCKS)
     rest = program % (splits * BLOCKS)
     split = rest // BLOCKS
     channel = rest % BLOCKS * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     first = tl.multiple_of(split.to(tl.int64) * per_split, BLOCK_PIXELS)
-    return sample, split, channel, first, tl.minimum(pixels - first, per_split)
+    held = tl.minimum(pixels - first, per_split)
+    row = tl.arange(0, BLOCK_PIXELS)
+    step = channels if LAST else 1
+    base = sample.to(tl.int64) * channels * pixels + first * step
+    where = base + offsets(row, channel, channels, pixels, LAST)
+    return sample, split, row, channel, where, step, held
 
 
 @triton.jit(do_not_specialize=["samples", "splits", "per_split"])
@@ -190,13 +218,9 @@ def _instance_norm_statistics_kernel(
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    sample, split, channel, first, held = place(
-        splits, per_split, pixels, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
+    sample, split, row, channel, where, step, held = place(
+        splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
     )
-    row = tl.arange(0, BLOCK_PIXELS)
-    step = channels if LAST else 1
-    base = sample.to(tl.int64) * channels * pixels + first * step
-    where = base + offsets(row, channel, channels, pixels, LAST)
     # Sums of differences from a value among those summed: of n of them, Σd² is at most n times
     # Σ(x - mean)², so that the subtraction at the end costs few digits, whatever the mean.
     pivot = _value(x_ptr, residual_ptr, where, inside(row, channel, held, channels, 0, FULL, EVEN))
@@ -316,32 +340,21 @@ def statistics(
     with launch.on_device_of(x):
         _instance_norm_statistics_kernel[(samples * splits * blocks,)](
             x, residual, total, partial, samples, channels, pixels, splits, grid.per_split,
-            LAST=last,
-            FULL=grid.full,
-            EVEN=grid.even,
-            WHOLE=grid.whole,
-            BLOCKS=blocks,
-            BLOCK_PIXELS=grid.block_pixels,
-            BLOCK_CHANNELS=grid.block_channels,
-            UNROLL=grid.unroll,
-            num_warps=WARPS,
+            LAST=last, WHOLE=grid.whole, **grid.settings,
         )  # fmt: skip
         if not grid.whole:
-            block = min(triton.next_power_of_2(channels), _MERGED // 4)
             _instance_norm_combine_kernel[(samples,)](
                 partial, out, samples, channels, pixels, splits, grid.per_split,
-                BLOCK_SPLITS=min(triton.next_power_of_2(splits), _MERGED // block),
-                BLOCK_CHANNELS=block,
-                num_warps=4,
+                **of_parts(channels, splits, _MERGED),
             )  # fmt: skip
 
 
 __all__ = [
     "LANES",
-    "WARPS",
     "Reduction",
     "inside",
     "merge",
+    "of_parts",
     "offsets",
     "place",
     "reduction",
