@@ -30,16 +30,8 @@ def empty_statistics(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[0] * (2 * x.shape[1] + 2), dtype=torch.float32)
 
 
-def _empty(
-    x: Tensor,
-    gamma: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    statistics: Tensor | None,
-    eps: float,
-    activation: str | None,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _empty(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *_, statistics, _eps, _activation, backend = rest
     if backend == "cpp":
         found = x.new_empty((4, *x.shape[:2]), dtype=torch.float32)
     else:
