@@ -101,9 +101,7 @@ class TrainRun:
         None, "L.", "None: as many as ``overlap`` asks for.", group=_LEVELS, least=2
     )
     overlap: float = setting(
-        OVERLAP,
-        "Of neighbouring levels, where L follows from it; less gives fewer.",
-        group=_LEVELS,
+        OVERLAP, "Of neighbouring levels, where L follows from it; less gives fewer.", group=_LEVELS
     )
     step_size: float | None = setting(
         None, "ε of the sampler.", "None: the best for these levels.", group=_LEVELS
@@ -204,13 +202,7 @@ class TrainConfig:
     )
     flip: bool = setting(False, "Mirror half of the images.", "At random.", group=_DATA)
     seed: int = setting(
-        0,
-        "",
-        "Of noise, levels and order.",
-        group="Run",
-        check=_seed,
-        least=0,
-        most=2**64 - 1,
+        0, "", "Of noise, levels and order.", group="Run", check=_seed, least=0, most=2**64 - 1
     )
     out: str | Path | None = setting(
         None,
@@ -251,10 +243,7 @@ class TrainConfig:
         False, "Log for TensorBoard too.", "Into ``out``/tensorboard.", group=_WRITTEN, free=True
     )
     max_seconds: float | None = setting(
-        None,
-        "Stop after this time, whatever the number of steps.",
-        check=_positive,
-        free=True,
+        None, "Stop after this time, whatever the number of steps.", check=_positive, free=True
     )
     graph: bool | str = setting(
         "auto",

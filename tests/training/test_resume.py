@@ -264,10 +264,7 @@ def test_a_damaged_log_does_not_stop_a_resume(tmp_path, line):
 
 def test_a_second_process_is_kept_out_of_the_folder(tmp_path):
     trainer = nf.Trainer(network(), images(), config(out=tmp_path))
-    with (
-        folder_lock(tmp_path),
-        pytest.raises(ValueError, match="another process is writing to"),
-    ):
+    with folder_lock(tmp_path), pytest.raises(ValueError, match="another process is writing to"):
         trainer.fit()
 
 
