@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
@@ -51,22 +51,19 @@ def in_chunks(
         warned = True
 
 
-def chunk_size(
-    batch_size: int | str, values: int, budget: Mapping[str, int], device: torch.device
-) -> int:
+def chunk_size(batch_size: int | str, values: int, budget: int) -> int:
     """How many samples are computed at once.
 
     Args:
         batch_size: as the caller wishes; "auto": as many as hold so many values.
         values: of one sample.
-        budget: values of a chunk, on "cpu" and "cuda"; other devices are taken for the latter.
-        device: where they are computed.
+        budget: values of a chunk of one's own choice.
 
     Raises:
         ValueError: for anything but "auto" and a whole number of at least 1.
     """
     if batch_size == "auto":
-        return max(1, budget["cpu" if device.type == "cpu" else "cuda"] // values)
+        return max(1, budget // values)
     if isinstance(batch_size, str):
         raise ValueError(f"batch_size = {batch_size!r}: give 'auto' or a number of at least 1")
     return checks.count("batch_size", batch_size)

@@ -131,7 +131,8 @@ def log_likelihood(
     mean = torch.as_tensor((0.5 if unit else 0.0) if prior_mean is None else prior_mean)
     std = math.exp(float(flow.grid[-1])) if prior_std is None else prior_std
     _check_prior(mean, std, x)
-    size = chunk_size(batch_size, math.prod(x.shape[1:]), _AUTO_ELEMENTS, x.device)
+    budget = _AUTO_ELEMENTS["cuda" if x.is_cuda else "cpu"]
+    size = chunk_size(batch_size, math.prod(x.shape[1:]), budget)
     state, change = _in_chunks(flow, x, seed, ids, extra or {}, size, progress)
     found = change.mean(0) + _log_normal(state, mean, std)
     error = change.std(0) / math.sqrt(len(change)) if len(change) > 1 else None

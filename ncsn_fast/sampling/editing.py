@@ -65,7 +65,7 @@ def interpolate(
     seed = noise.chosen_seed(seed)
     ids = ids.to(sampler.device)
     if initial is None:
-        initial = sampler.start.states(seed, ids, sampler.table.start_row(start_level))
+        initial = sampler.first_states(seed, ids, sampler.table.start_row(start_level))
     initial = inputs.states("initial", initial, (len(ids), *sampler.shape), sampler.device)
 
     def draw(stream: int, row: int) -> Tensor:
@@ -169,7 +169,7 @@ def edit(
     ids = noise.sample_ids(len(images), sample_ids)
     images = inputs.states("images", images, (len(ids), *sampler.shape), sampler.device)
     seed = noise.chosen_seed(seed)
-    z = sampler.start.noise(seed, ids.to(sampler.device))
+    z = sampler.first_noise(seed, ids.to(sampler.device))
     return sampler(
         len(ids),
         seed=seed,
@@ -184,7 +184,8 @@ def _quarter_turn(number: int, like: Tensor) -> Tensor:
     """(2, 1, number, 1 …) cos θ and sin θ; exactly 1 and 0 at the ends."""
     theta = torch.linspace(0, math.pi / 2, number, dtype=torch.float64, device="cpu")
     weights = torch.stack([theta.cos(), theta.sin()])
-    weights[0, 1:][-1:] = 0.0
+    if number > 1:
+        weights[0, -1] = 0.0
     return weights.to(like).view(2, 1, number, *(1,) * (like.ndim - 1))
 
 

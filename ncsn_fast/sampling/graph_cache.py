@@ -18,6 +18,7 @@ from ncsn_fast.models.prepare import PreparedNetwork
 from ncsn_fast.reference import StepResult
 from ncsn_fast.sampling.captured import CapturedLoop, capacity
 from ncsn_fast.sampling.chain import Chain, Chunk
+from ncsn_fast.support import checks
 
 _log = logging.getLogger("ncsn_fast")
 
@@ -49,6 +50,20 @@ class Graphs:
         self._refused: dict[Hashable, bool] = {}  # and whether that lasts
         self._warned = False
         self._lock = threading.Lock()
+
+    @staticmethod
+    def wished(wish: str | bool, device: torch.device) -> Graphs | None:
+        """Those of a new sampler; None where it runs eagerly.
+
+        Raises:
+            ValueError: for another wish than "auto", True and False, and for one that the device
+                cannot grant.
+        """
+        choices = ("auto", True, False)
+        checks.choice("graph", wish, choices, "capture where possible, always, never")
+        if wish is True and (reason := capture.obstacle(device)) is not None:
+            raise ValueError(f"graph=True: {reason}. graph='auto' captures where that is possible")
+        return Graphs(wish) if wish else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Graphs, (self._wish,)  # a copy of a sampler captures for itself

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
-from ncsn_fast.device import backends, capture, profiling
+from ncsn_fast.device import backends, profiling
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.memory import chunk_size
 from ncsn_fast.guidance.base import Guidance
@@ -78,7 +78,6 @@ class Sampler:
 
     Attributes:
         table: the rows that will be run.
-        start: where chains begin by default.
         seed: the seed of the last call.
 
     Raises:
@@ -119,18 +118,13 @@ class Sampler:
         )
         ladder = self.score.sigmas if sigmas is None else check_sigmas(sigmas)
         self.table = make_table(method, ladder, settings, defaults)
-        self.start = Start(self.table, self.shape, self.network, starts_uniform(method))
+        self._start = Start(self.table, self.shape, self.network, starts_uniform(method))
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
         self._device = device
         precisions.resolve(precision, self.device)
         self._runner = Runner(self.score, self.network, precision)
-        checks.choice(
-            "graph", graph, ("auto", True, False), "capture where possible, always, never"
-        )
-        if graph is True and (reason := capture.obstacle(self.device)) is not None:
-            raise ValueError(f"graph=True: {reason}. graph='auto' captures where that is possible")
-        self._graphs = Graphs(graph) if graph else None
+        self._graphs = Graphs.wished(graph, self.device)
         self._backend = backend
         backends.resolve(backend, self.device)
         # Refuse a network that cannot be told the levels of this table now, not in the loop.
@@ -173,7 +167,7 @@ class Sampler:
             sample_ids: n distinct ids in [0, 2⁴⁸); default 0 … n-1. Sample i of a seed is the same
                 in every batch.
             initial: (n, *shape) states at the first row, used as given. Default: U[0, 1) for
-                annealed Langevin dynamics, U[0, 1) + σ₁z for other tables.
+                annealed Langevin dynamics, U[0, 1) + σ₁z for other tables (:meth:`first_noise`).
             start_level: first noise level to run, as an index into the ladder; the default
                 initial state is then that of this level. A method begins only at levels that its
                 table visits without a history (not so "dpmpp_2m").
@@ -244,11 +238,22 @@ class Sampler:
         def begin(part: slice, part_ids: Tensor) -> Tensor:
             if initial is not None:
                 return initial[part]
-            return self.start.states(chain.seed, part_ids, first_row)
+            return self.first_states(chain.seed, part_ids, first_row)
 
         with profiling.mark("sample"):
             x, trajectory = run_chunks(chain, ids, begin, size, progress, self._graphs)
         return x if trajectory is None else (x, trajectory)
+
+    def first_states(self, seed: int, ids: Tensor, row: int = 0) -> Tensor:
+        """Where samples of a seed begin by default, before a row of the table.
+
+        They are (B, *shape) float32 in model space, on the device of their ``ids`` (B,) int64.
+        """
+        return self._start.states(seed, ids, row)
+
+    def first_noise(self, seed: int, ids: Tensor) -> Tensor:
+        """The z of the states x + σz that chains begin in: (B, *shape) float32 for ids (B,)."""
+        return self._start.noise(seed, ids)
 
     def release(self) -> None:
         """Free what is kept between calls: captured graphs and the prepared copy of the network.
@@ -275,8 +280,8 @@ class Sampler:
 
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
         """How many of n samples are computed at once; no result depends on it."""
-        values = torch.Size(self.shape).numel()
-        return min(n, chunk_size(batch_size, values, _AUTO_ELEMENTS, self.device))
+        budget = _AUTO_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
+        return min(n, chunk_size(batch_size, torch.Size(self.shape).numel(), budget))
 
     def kept_sigmas(self, every: int) -> list[float]:
         """The noise level of each state in a whole trajectory; 0 after a last noiseless row."""

@@ -312,8 +312,8 @@ def test_a_network_blind_to_sigma_begins_at_noise_of_the_length_it_removes():
         (1, 8, 8), seed=3, stream=noise_source.INITIAL, sample_ids=ids, step=1
     )
     ode, chain = (nf.Sampler(net, method=name) for name in ("dpmpp_2m", "ancestral"))
-    assert torch.equal(chain.start.noise(3, ids), plain)
-    z = ode.start.noise(3, ids)
+    assert torch.equal(chain.first_noise(3, ids), plain)
+    z = ode.first_noise(3, ids)
     torch.testing.assert_close(z.flatten(1).norm(dim=1), torch.full((64,), 8.0))
     torch.testing.assert_close(
         z / z.abs().amax((1, 2, 3), True), plain / plain.abs().amax((1, 2, 3), True)

@@ -48,6 +48,17 @@ def test_settings_come_from_the_checkpoint_unless_given(net):
     assert nf.Sampler(net, steps_per_level=2).table == annealed_langevin(SIGMAS, 2e-5, 2)
 
 
+def test_a_sampler_says_where_the_samples_of_a_seed_begin():
+    states = []
+    table = Table.of([2.0, 1.0], level=[0, 1], b=0.0)
+    chains = nf.Sampler(nf.Score(lambda x: x, "score", "none"), (3,), method=table)
+    chains(5, seed=1, start_level=1, callback=lambda row, x, n: states.append(x))
+    ids = torch.arange(5)
+    u = noise_source.uniform((3,), seed=1, stream=noise_source.INITIAL, sample_ids=ids)
+    assert torch.equal(chains.first_states(1, ids, row=1), states[0])
+    assert torch.equal(chains.first_states(1, ids), u + 2 * chains.first_noise(1, ids))
+
+
 def test_other_tables_start_from_the_noise_of_their_first_level():
     states = []
     table = Table.of([2.0], b=0.0)
