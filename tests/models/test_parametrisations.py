@@ -314,11 +314,9 @@ def test_a_raw_edm_network_is_its_preconditioned_self():
 
 
 def network(name):
+    settings = {} if name == "MLPScore" else {"channels": 1, "image_size": 8, "ngf": 4}
     torch.manual_seed(0)
-    settings = {"sigmas": SIGMAS}
-    if name != "MLPScore":
-        settings |= {"channels": 1, "image_size": 8, "ngf": 4}
-    net = getattr(nf, name)(**settings).eval()
+    net = getattr(nf, name)(**settings, sigmas=SIGMAS).eval()
     if name == "MLPScore":
         nn.init.normal_(net.head.weight, std=0.1)
     return net
@@ -361,19 +359,14 @@ def test_the_body_of_the_second_kind_takes_any_level():
     assert torch.allclose(image_states(net, net, OFF_LADDER), expected, atol=1e-5)
 
 
-def of_the_first_kind():
-    net = network("NCSN")
-    return net, net.shape
+def foreign(x, labels):
+    return -x / LADDER[labels].float()[:, None] ** 2
 
 
-def foreign():
-    return lambda x, labels: -x / LADDER[labels].float()[:, None] ** 2, (2,)
-
-
-@pytest.mark.parametrize("given", [of_the_first_kind, foreign])
-def test_networks_told_labels_refuse_other_levels_and_say_what_to_do(given):
-    score, shape = given()
-    with pytest.raises(ValueError, match=r"row 0 .* only its 12 levels .* quantize=True"):
+@pytest.mark.parametrize(("score", "shape"), [(network("NCSN"), None), (foreign, (2,))])
+def test_networks_told_labels_refuse_other_levels_and_say_what_to_do(score, shape):
+    message = r"row 0 .* σ = 9, .* only its 12 levels from 10 to 0.02.* quantize=True"
+    with pytest.raises(ValueError, match=message):
         nf.Sampler(score, shape, SIGMAS, OFF_LADDER)
 
 

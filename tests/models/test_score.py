@@ -44,17 +44,6 @@ def test_every_sample_is_told_its_level():
     assert [(s.shape, s.unique().tolist()) for s in seen] == [((3,), [10.0])]
 
 
-def test_a_network_that_knows_labels_only_refuses_other_levels():
-    with pytest.raises(ValueError, match=r"row 1 .* σ = 0.3, .* only its 6 levels from 10 to 0.01"):
-        nf.Sampler(lambda x, y: x, (2,), SIGMAS, method=Table.of([10.0, 0.3]))
-
-
-def test_a_network_of_the_second_kind_takes_any_level():
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS)
-    states = nf.Sampler(net, method=Table.of([9.0, 0.3], b=0.1))(2, seed=0)
-    assert states.shape == (2, 1, 8, 8)
-
-
 def test_a_bare_callable_is_a_score_by_label():
     score = as_score(lambda x, labels: x, SIGMAS)
     assert (score.kind, score.condition) == ("score", "label")
