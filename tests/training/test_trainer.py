@@ -7,7 +7,6 @@ import torch
 from helpers.training import SIGMAS, config, images, lines, network, trained, weights
 
 import ncsn_fast as nf
-from ncsn_fast.losses.common import draw_labels
 from ncsn_fast.training.log import LossSums, by_level
 
 
@@ -117,11 +116,6 @@ def test_time_may_end_a_run():
     assert 0 < trainer.step < 10**6
 
 
-def test_a_dataset_of_pairs_is_read():
-    pairs = torch.utils.data.TensorDataset(images(), torch.zeros(40))
-    assert torch.equal(nf.Trainer(network(), pairs, config()).batches.data, images())
-
-
 def test_the_log_has_one_json_object_a_line(tmp_path):
     nf.Trainer(network(), images(), config(steps=12, log_every=3, out=tmp_path)).fit()
     entries = [json.loads(line) for line in lines(tmp_path / "log.jsonl")]
@@ -172,25 +166,11 @@ def test_the_loss_of_each_level_is_in_the_folder(tmp_path):
     assert all(loss is None or 1 < loss < 60 for loss in report["loss"])
 
 
-def test_labels_of_the_statistics_are_those_of_the_loss():
-    ids = torch.arange(64)
-    labels = draw_labels(8, seed=3, step=5, sample_ids=ids)
-    net, x = network(), images(40).repeat(2, 1, 1, 1)[:64]
-    key = {"seed": 3, "step": 5, "sample_ids": ids, "reduction": "none"}
-    drawn = nf.dsm_loss(net, x, SIGMAS, **key)
-    assert torch.equal(drawn, nf.dsm_loss(net, x, SIGMAS, labels, **key))
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (torch.rand(4, 1, 9, 9), r"the network takes .* of shape \(1, 8, 8\)"),
-        (torch.zeros(4, 1, 8, 8, dtype=torch.int64), "the data are torch.int64"),
-        (torch.rand(0, 1, 8, 8), "the data set is empty"),
         (255 * torch.rand(4, 1, 8, 8), "divide 8-bit images by 255"),
-        (torch.full((4, 1, 8, 8), torch.nan), "not finite"),
-        (iter([]), "has no length"),
-        ([object()], "the data set gives object, needed are tensors"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(data, message):
@@ -202,20 +182,10 @@ def test_data_that_do_not_fit_are_refused(data, message):
     ("net", "keywords", "message"),
     [
         (network, {"dequantize": "both"}, "dequantize = 'both': choose"),
-        (
-            lambda: network(logit_transform=True),
-            {"dequantize": "gaussian"},
-            "where the logit is undefined",
-        ),
+        (lambda: nf.MLPScore(sigmas=SIGMAS), {"flip": True}, "points have no left and right"),
         (lambda: torch.nn.Linear(2, 2), {}, "a Trainer takes a network of ncsn_fast, got Linear"),
     ],
 )
 def test_settings_that_do_not_fit_the_network_are_refused_at_once(net, keywords, message):
     with pytest.raises(ValueError, match=message):
         nf.Trainer(net(), images(), config(**keywords))
-
-
-def test_points_have_no_mirror_image():
-    net = nf.MLPScore(dim=2, sigmas=SIGMAS)
-    with pytest.raises(ValueError, match="points have no left and right"):
-        nf.Trainer(net, torch.rand(5, 2), config(flip=True))
