@@ -49,17 +49,6 @@ def run(score, table=TABLE, *, n=4, graph=False, **call):
     return nf.Sampler(score, (2,), SIGMAS, table, graph=graph)(n, **{**CALL, **call})
 
 
-def test_scale_one_is_the_conditional_network():
-    score = conditional()
-    assert torch.equal(run(guided(score, 1, unconditional={"y": NOBODY})), run(score))
-
-
-def test_scale_zero_is_the_unconditional_network():
-    score = conditional()
-    expected = run(score, extra={"y": torch.full((4,), NOBODY)})
-    assert torch.equal(run(guided(score, 0, unconditional={"y": NOBODY})), expected)
-
-
 def test_the_ends_of_the_scale_are_exact():
     values = torch.tensor([1e8, -3.0, 0.1, 7.7])
     score = nf.Score(lambda x, sigma, y: x + values[y].view(-1, 1), "denoiser", "sigma")

@@ -48,24 +48,6 @@ def test_noise_and_levels_are_those_of_the_seed_step_and_samples():
     assert torch.allclose(losses, by_hand(x, labels, z), rtol=1e-5)
 
 
-def test_a_batch_may_be_accumulated_in_parts():
-    x = data()
-    whole = nf.dsm_loss(wrong_score, x, SIGMAS, seed=1, step=2, reduction="none")
-    parts = [
-        nf.dsm_loss(
-            wrong_score,
-            x[i : i + 2],
-            SIGMAS,
-            seed=1,
-            step=2,
-            sample_ids=range(i, i + 2),
-            reduction="none",
-        )
-        for i in (0, 2, 4)
-    ]
-    assert torch.allclose(torch.cat(parts), whole, rtol=1e-6)
-
-
 def test_without_a_seed_torch_governs():
     torch.manual_seed(0)
     a, b = (float(nf.dsm_loss(wrong_score, data(), SIGMAS)) for _ in range(2))
