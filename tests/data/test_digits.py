@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,24 +58,19 @@ def test_digits_refuses_one_altered_pixel(tmp_path: Path, monkeypatch: pytest.Mo
         data.digits()
 
 
-@pytest.mark.parametrize("keep", [0, 100, 20_000, -10])
-def test_digits_refuses_a_truncated_file(
-    keep: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cut = tmp_path / "digits.npz"
-    cut.write_bytes(data._DIGITS_FILE.read_bytes()[:keep])
-    monkeypatch.setattr(data, "_DIGITS_FILE", cut)
-    with pytest.raises(ValueError, match=r"bundled digits .* reinstall"):
-        data.digits()
+def flipped(whole: bytes) -> bytes:
+    return whole[:5000] + bytes(255 - byte for byte in whole[5000:5004]) + whole[5004:]
 
 
-def test_digits_refuses_flipped_bytes_in_the_compressed_stream(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "damage", [*(lambda whole, keep=keep: whole[:keep] for keep in (0, 100, 20_000, -10)), flipped]
+)
+def test_digits_refuses_a_damaged_file(
+    damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damaged = bytearray(data._DIGITS_FILE.read_bytes())
-    damaged[5000:5004] = bytes(255 - byte for byte in damaged[5000:5004])
-    (tmp_path / "digits.npz").write_bytes(damaged)
-    monkeypatch.setattr(data, "_DIGITS_FILE", tmp_path / "digits.npz")
+    damaged = tmp_path / "digits.npz"
+    damaged.write_bytes(damage(data._DIGITS_FILE.read_bytes()))
+    monkeypatch.setattr(data, "_DIGITS_FILE", damaged)
     with pytest.raises(ValueError, match=r"bundled digits .* reinstall"):
         data.digits()
 

@@ -77,13 +77,6 @@ def test_file_and_renaming_are_put_on_the_disk(
     assert events == ["file", "rename", "folder"]
 
 
-def test_new_file_may_be_read_by_others(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "a") as temporary:
-        temporary.write_text("new")
-    (tmp_path / "b").write_text("plain")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
-
-
 def test_checking_a_folder_leaves_it_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("old")
