@@ -86,16 +86,6 @@ def assert_lands_on(optimum: Tensor, found: tuple[Tensor, Tensor]) -> None:
     assert bool(((estimate - optimum).abs() < 4 * error + 1e-9).all()), (estimate, optimum, error)
 
 
-def test_denoising_at_one_level_finds_the_score_of_the_perturbed_data():
-    def loss(parameters):
-        return nf.dsm_loss(
-            affine_score(parameters), gaussian(), [SIGMA], seed=SEED, reduction="none"
-        )
-
-    start = torch.zeros(2, 3, dtype=torch.float64)
-    assert_lands_on(affine_optimum(SIGMA), minimise(loss, start))
-
-
 def test_vincents_scaling_of_one_level_is_anneal_power_zero():
     score = affine_score(torch.ones(2, 3, dtype=torch.float64))
     x = gaussian(50)
@@ -106,12 +96,13 @@ def test_vincents_scaling_of_one_level_is_anneal_power_zero():
     assert torch.allclose(loss, published, rtol=1e-9)
 
 
-def test_denoising_over_a_ladder_finds_the_score_of_every_level():
+@pytest.mark.parametrize("loss_function", [nf.dsm_loss, sliced_score_matching])
+def test_a_loss_over_a_ladder_finds_the_score_of_every_level(loss_function):
     def loss(parameters):
         def score(x, labels):
             return affine(parameters[labels], x)
 
-        return nf.dsm_loss(score, gaussian(), LADDER, seed=SEED, reduction="none")
+        return loss_function(score, gaussian(), LADDER, seed=SEED, reduction="none")
 
     optimum = torch.stack([affine_optimum(float(s)) for s in torch.tensor(LADDER)])
     estimate, error = minimise(loss, torch.zeros(3, 2, 3, dtype=torch.float64))
@@ -166,34 +157,23 @@ def test_explicit_score_matching_on_the_perturbed_data_finds_the_same():
     assert torch.allclose(estimate, affine_optimum(SIGMA), rtol=1e-9)
 
 
-@pytest.mark.parametrize("directions", ["rademacher", "gaussian"])
-@pytest.mark.parametrize("sigmas", [None, [SIGMA]], ids=["data", "one level"])
-def test_sliced_score_matching_finds_the_same(sigmas, directions):
+@pytest.mark.parametrize(
+    ("loss_function", "sigmas", "how"),
+    [
+        (nf.dsm_loss, [SIGMA], {}),
+        (sliced_score_matching, None, {"directions": "rademacher"}),
+        (sliced_score_matching, [SIGMA], {"directions": "rademacher"}),
+        (sliced_score_matching, None, {"directions": "gaussian"}),
+        (sliced_score_matching, [SIGMA], {"directions": "gaussian"}),
+    ],
+)
+def test_a_loss_finds_the_score_of_the_data_or_of_the_perturbed_data(loss_function, sigmas, how):
     def loss(parameters):
-        return sliced_score_matching(
-            affine_score(parameters),
-            gaussian(),
-            sigmas,
-            directions=directions,
-            seed=SEED,
-            reduction="none",
-        )
+        score = affine_score(parameters)
+        return loss_function(score, gaussian(), sigmas, seed=SEED, reduction="none", **how)
 
     optimum = affine_optimum(SIGMA if sigmas else 0.0)
     assert_lands_on(optimum, minimise(loss, torch.zeros(2, 3, dtype=torch.float64)))
-
-
-def test_sliced_score_matching_over_a_ladder_finds_the_score_of_every_level():
-    def loss(parameters):
-        def score(x, labels):
-            return affine(parameters[labels], x)
-
-        return sliced_score_matching(score, gaussian(), LADDER, seed=SEED, reduction="none")
-
-    optimum = torch.stack([affine_optimum(float(s)) for s in torch.tensor(LADDER)])
-    estimate, error = minimise(loss, torch.zeros(3, 2, 3, dtype=torch.float64))
-    for level in range(3):
-        assert_lands_on(optimum[level], (estimate[level], error[level]))
 
 
 def network() -> nf.MLPScore:
