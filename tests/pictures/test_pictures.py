@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from ncsn_fast.pictures import curves
 from ncsn_fast.pictures import images as plots
@@ -21,13 +21,17 @@ def chain(states: int, images: int = 4) -> torch.Tensor:
     return torch.randn(states, images, 1, 8, 8, generator=torch.Generator().manual_seed(2))
 
 
-def durations(path: Path) -> list[int]:
+def frames(path: Path) -> list[tuple[int, np.ndarray]]:
+    """The duration in milliseconds and the grey pixels of each frame."""
     with Image.open(path) as image:
-        found = []
-        for frame in range(image.n_frames):
-            image.seek(frame)
-            found.append(image.info["duration"])
-        return found
+        return [
+            (frame.info["duration"], np.asarray(frame.convert("L")))
+            for frame in ImageSequence.Iterator(image)
+        ]
+
+
+def durations(path: Path) -> list[int]:
+    return [duration for duration, _ in frames(path)]
 
 
 def height_of(path: Path) -> int:
@@ -184,24 +188,16 @@ def test_long_chains_are_thinned_and_keep_both_ends(tmp_path: Path) -> None:
     trajectory = torch.zeros(301, 1, 1, 8, 8)
     trajectory[0] = trajectory[-1] = 1
     plots.save_chain_gif(tmp_path / "c.gif", trajectory, max_frames=20, scale=8)
-    assert len(durations(tmp_path / "c.gif")) == 20
-    with Image.open(tmp_path / "c.gif") as image:
-        white = []
-        for frame in (0, 1, 18, 19):
-            image.seek(frame)
-            pixels = np.asarray(image.convert("L"))
-            white.append(bool(pixels[48, pixels.shape[1] // 2] > 250))
-        assert white == [True, False, False, True]
+    pixels = [pixels for _, pixels in frames(tmp_path / "c.gif")]
+    assert len(pixels) == 20
+    white = [bool(pixels[i][48, pixels[i].shape[1] // 2] > 250) for i in (0, 1, 18, 19)]
+    assert white == [True, False, False, True]
 
 
 def test_the_caption_names_the_noise_level(tmp_path: Path) -> None:
     same = torch.zeros(3, 1, 1, 8, 8)
     plots.save_chain_gif(tmp_path / "c.gif", same, torch.tensor([1.0, 0.5, 0.0]))
-    with Image.open(tmp_path / "c.gif") as image:
-        captions = []
-        for frame in range(image.n_frames):
-            image.seek(frame)
-            captions.append(np.asarray(image.convert("L"))[64:])
+    captions = [pixels[64:] for _, pixels in frames(tmp_path / "c.gif")]
     assert len(captions) == 3
     assert not np.array_equal(captions[0], captions[1])
     for caption in captions:
