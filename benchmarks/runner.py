@@ -32,29 +32,47 @@ from ncsn_fast.benchmarks.contest.rows import (
     write_rows,
 )
 from ncsn_fast.benchmarks.report import page, tables
-from ncsn_fast.benchmarks.suites import hardware, sampling, training
+from ncsn_fast.benchmarks.suites import hardware
+from ncsn_fast.benchmarks.suites.common import ContestOf, rows_of
 from ncsn_fast.benchmarks.suites.host_memory import host_memory
 from ncsn_fast.benchmarks.suites.operations import operations
 from ncsn_fast.benchmarks.suites.overhead import overhead
+from ncsn_fast.benchmarks.suites.sampling import chain_contest, forward_contest
 from ncsn_fast.benchmarks.suites.score_error import score_error
+from ncsn_fast.benchmarks.suites.training import training_contest
 from ncsn_fast.device import backends
 from ncsn_fast.device.environment import environment
 from ncsn_fast.support.files import atomic_write, check_writable
 
-Suite = Callable[[Plan], Iterator[Row]]
 # In the order in which they run, and their shares of the time; one may take half as much again.
-SUITES: dict[str, tuple[Suite, float]] = {
-    "hardware": (hardware.hardware, 1),
-    "operations": (operations, 3),
-    "chain": (sampling.chains, 4),
-    "host-memory": (host_memory, 0.5),
-    "overhead": (overhead, 0.3),
-    "precision": (score_error, 0.5),
-    "training": (training.training, 3),
-    "chain-compiled": (sampling.compiled, 3),
-    "training-compiled": (training.compiled, 3),
-    "chain-autotuned": (sampling.autotuned, 6),
-    "forward": (sampling.forwards, 1),
+SUITES = {
+    "hardware": 1.0,
+    "operations": 3.0,
+    "chain": 4.0,
+    "host-memory": 0.5,
+    "overhead": 0.3,
+    "precision": 0.5,
+    "training": 3.0,
+    "chain-compiled": 3.0,
+    "training-compiled": 3.0,
+    "chain-autotuned": 6.0,
+    "forward": 1.0,
+}
+# Over networks: the contest, and what the plan calls its networks; a suite without any is idle.
+_CONTESTS: dict[str, tuple[ContestOf, str]] = {
+    "chain": (chain_contest, "sampled"),
+    "training": (training_contest, "trained"),
+    "chain-compiled": (chain_contest, "compiled"),
+    "training-compiled": (training_contest, "trained_compiled"),
+    "chain-autotuned": (chain_contest, "autotuned"),
+    "forward": (forward_contest, "passed"),
+}
+_OTHERS: dict[str, Callable[[Plan], Iterator[Row]]] = {
+    "hardware": hardware.hardware,
+    "operations": operations,
+    "host-memory": host_memory,
+    "overhead": overhead,
+    "precision": score_error,
 }
 ROWS, TABLES, PAGE = "rows.jsonl", "results.md", "report.html"
 _LEAST = 15.0  # s, for a suite; on the last ones of a full budget
@@ -87,7 +105,7 @@ def run(plan: Plan, out: Path | None, suites: Sequence[str], say: Say) -> Result
     ends = time.monotonic() + plan.budget
     with tempfile.TemporaryDirectory() as scratch:
         for i, name in enumerate(wanted):
-            share = SUITES[name][1] / sum(SUITES[later][1] for later in wanted[i:])
+            share = SUITES[name] / sum(SUITES[later] for later in wanted[i:])
             limit = max(_LEAST, (ends - time.monotonic()) * min(1.0, 1.5 * share))
             log = Path(scratch if out is None else out) / "log.txt"
             started = time.monotonic()
@@ -158,21 +176,18 @@ def suite_rows(suite: str, plan: Plan) -> Iterator[Row]:
     where = {**environment(device), "kind": device.type}
     where["operations"] = backends.resolve("auto", device)[0]
     where["date"] = time.strftime("%Y-%m-%d")
-    for row in SUITES[suite][0](plan):
+    if suite in _CONTESTS:
+        contest_of, subjects = _CONTESTS[suite]
+        rows = rows_of(plan, suite, contest_of, getattr(plan, subjects))
+    else:
+        rows = _OTHERS[suite](plan)
+    for row in rows:
         yield replace(row, environment=where)
 
 
 def idle(suite: str, plan: Plan) -> bool:
     """Whether a suite has nothing to do in a plan."""
-    subjects = {
-        "chain": plan.sampled,
-        "training": plan.trained,
-        "forward": plan.passed,
-        "chain-compiled": plan.compiled,
-        "training-compiled": plan.trained_compiled,
-        "chain-autotuned": plan.autotuned,
-    }
-    return not subjects.get(suite, (True,))
+    return suite in _CONTESTS and not getattr(plan, _CONTESTS[suite][1])
 
 
 def passed(results: Results) -> bool:

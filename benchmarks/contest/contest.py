@@ -42,14 +42,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to do the work; ``prepare`` is part of its warm-up."""
+    """One way to do the work; ``prepare``, of a precision, is part of its warm-up."""
 
     name: str
     precision: str
-    prepare: Callable[[], Ready]
+    prepare: Callable[[str], Ready]
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         return self.name, self.precision
 
 
@@ -152,7 +152,7 @@ def admitted(
     made: list[Ready] = []
 
     def first() -> None:
-        made.append(one.prepare())
+        made.append(one.prepare(one.precision))
         made[0].calls[0]()
 
     warm_up = wall_seconds(first, device)
@@ -179,22 +179,14 @@ def _timed(
     """The row with its times and figures."""
     if isinstance(times, Exception):
         return row.failed(times)
-    row = replace(
-        row,
-        median_s=times.median / contest.units,
-        low_s=times.low / contest.units,
-        high_s=times.high / contest.units,
-        rounds=times.rounds,
-    )
-    figures = dict(row.figures)
+    row = row.timed(times, contest.units)
     if contest.profiled:
         try:
             call, units = ready.sample or (ready.calls[0], contest.units)
-            figures |= kernel_figures(profile(call, units, device), row)
+            row = row.more(kernel_figures(profile(call, units, device), row))
         except Exception as error:  # a profiler that fails costs its figures, not the time
             row = replace(row, message=f"not profiled: {type(error).__name__}: {error}"[:200])
-    row = replace(row, figures=figures)
-    return replace(row, figures={**figures, **contest.figures(row)})
+    return row.more(contest.figures(row))
 
 
 def profile(call: Call, units: int, device: torch.device) -> Profile:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ncsn_fast.benchmarks.contest.timing import Times
 from ncsn_fast.support.files import atomic_write
 
 OK, DISAGREES, FAILED, LEFT_OUT = "ok", "disagrees", "failed", "left out"
@@ -49,6 +50,20 @@ class Row:
     error: float | None = None
     figures: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+
+    def timed(self, times: Times, units: int = 1) -> Row:
+        """This row with its times: a call does so many units of work."""
+        return replace(
+            self,
+            median_s=times.median / units,
+            low_s=times.low / units,
+            high_s=times.high / units,
+            rounds=times.rounds,
+        )
+
+    def more(self, figures: Mapping[str, float]) -> Row:
+        """This row with further figures."""
+        return replace(self, figures={**self.figures, **figures})
 
     def failed(self, error: BaseException | str, status: str = FAILED) -> Row:
         """This row without figures, and why."""

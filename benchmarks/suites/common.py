@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,16 +14,18 @@ from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.contestants import networks
 from ncsn_fast.benchmarks.contestants.networks import Work
 
+ContestOf = Callable[[Plan, str, Subject, Work, int], Contest]
+
 
 def rows_of(
-    plan: Plan, subjects: Sequence[Subject], contest_of: Callable[[Subject, Work, int], Contest]
+    plan: Plan, suite: str, contest_of: ContestOf, subjects: Sequence[Subject]
 ) -> Iterator[Row]:
     """The rows of a contest for each network and batch size, one after the other."""
     device = torch.device(plan.device)
     for subject in subjects:
         work = networks.make(subject, device)
         for batch in subject.batches:
-            yield from contest.run(contest_of(subject, work, batch), device)
+            yield from contest.run(contest_of(plan, suite, subject, work, batch), device)
 
 
 def network_contest(plan: Plan, suite: str, subject: Subject, batch: int, **rest: Any) -> Contest:
@@ -37,7 +38,7 @@ def network_contest(plan: Plan, suite: str, subject: Subject, batch: int, **rest
 def published(plan: Plan, prepare: Callable[[str], Ready]) -> list[Contestant]:
     """The published code, written anew, in float32 and where there is TF32 also in that."""
     precisions = ("fp32", "tf32") if tf32_is_there(plan.device) else ("fp32",)
-    return [Contestant("official", one, functools.partial(prepare, one)) for one in precisions]
+    return [Contestant("official", one, prepare) for one in precisions]
 
 
 def with_share(figures: dict[str, float], row: Row, plan: Plan) -> dict[str, float]:
@@ -46,4 +47,4 @@ def with_share(figures: dict[str, float], row: Row, plan: Plan) -> dict[str, flo
     return {**figures, "share_of_peak": figures["flops"] / peak} if peak else figures
 
 
-__all__ = ["network_contest", "published", "rows_of", "with_share"]
+__all__ = ["ContestOf", "network_contest", "published", "rows_of", "with_share"]

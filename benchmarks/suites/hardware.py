@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -18,25 +19,16 @@ _SIDE = {"cuda": 8192, "cpu": 1024}
 
 def hardware(plan: Plan) -> Iterator[Row]:
     """A row for the copy (``bandwidth``, GB/s) and one per precision (``flops``, FLOP/s)."""
-    device = torch.device(plan.device)
     row = Row("hardware", "copy", "torch", CACHE, "bytes")
-    try:
-        times = copy_times(device, plan.seconds)
-        figures = {"bandwidth": 2 * CACHE / times.median / 1e9}
-        yield _timed(row, times, figures)
-    except Exception as error:  # of whatever kind: the row says which
-        yield row.failed(error)
-    side = _SIDE[device.type]
+    yield _measured(row, copy_times, "bandwidth", 2e-9 * CACHE, plan)
+    side = _SIDE[plan.device]
     precisions = ["fp32", "fp16", "bf16"] if plan.device == "cuda" else ["fp32", plan.half]
     if tf32_is_there(plan.device):
         precisions.append("tf32")
     for precision in precisions:
         row = Row("hardware", "matrix product", "torch", side, precision)
-        try:
-            times = product_times(side, precision, device, plan.seconds)
-            yield _timed(row, times, {"flops": 2 * side**3 / times.median})
-        except Exception as error:
-            yield row.failed(error)
+        product = functools.partial(product_times, side, precision)
+        yield _measured(row, product, "flops", 2 * side**3, plan)
 
 
 def facts(rows: list[Row]) -> dict[str, float]:
@@ -76,19 +68,19 @@ def product_times(side: int, precision: str, device: torch.device, seconds: floa
         return measure([call], device, seconds)
 
 
-def _timed(row: Row, times: Times, figures: dict[str, float]) -> Row:
-    return Row(
-        row.suite,
-        row.case,
-        row.contestant,
-        row.size,
-        row.precision,
-        median_s=times.median,
-        low_s=times.low,
-        high_s=times.high,
-        rounds=times.rounds,
-        figures=figures,
-    )
+def _measured(
+    row: Row,
+    times_on: Callable[[torch.device, float], Times],
+    figure: str,
+    work: float,
+    plan: Plan,
+) -> Row:
+    """The row; its figure is how much of the work a second does."""
+    try:
+        times = times_on(torch.device(plan.device), plan.seconds)
+    except Exception as error:  # of whatever kind: the row says which
+        return row.failed(error)
+    return row.timed(times).more({figure: work / times.median})
 
 
 __all__ = ["CACHE", "facts", "hardware"]

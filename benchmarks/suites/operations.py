@@ -212,19 +212,18 @@ def operation_contest(plan: Plan, case: Case, elements: int) -> Contest:
     sets = max(1, min(_MOST_SETS, int(CACHE // (elements * case.bytes_per_element))))
     given = [case.make(elements, TYPES[plan.half], device) for _ in range(sets)]
 
-    def ours() -> Ready:
+    def ours(precision: str) -> Ready:
         return _ready(lambda t, z: case.ours(t, backend), given, None)
 
-    def plain(compiled: bool) -> Ready:
-        function = torch.compile(case.plain, dynamic=False) if compiled else case.plain
-        return _ready(function, given, case.noise)
+    def plain(precision: str) -> Ready:
+        return _ready(case.plain, given, case.noise)
 
-    entries = [
-        Contestant("ours", plan.half, ours),
-        Contestant("eager", plan.half, lambda: plain(False)),
-    ]
+    def compiled(precision: str) -> Ready:
+        return _ready(torch.compile(case.plain, dynamic=False), given, case.noise)
+
+    entries = [Contestant("ours", plan.half, ours), Contestant("eager", plan.half, plain)]
     if plan.compile_operations:
-        entries.append(Contestant("compile", plan.half, lambda: plain(True)))
+        entries.append(Contestant("compile", plan.half, compiled))
     return Contest(
         suite="operations",
         case=case.name,

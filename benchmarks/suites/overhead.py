@@ -43,20 +43,7 @@ def overhead(plan: Plan) -> Iterator[Row]:
         call()
     for name, times in in_turns(contestants, device, max(1.0, plan.seconds)).items():
         row = Row(SUITE, CASE, name, _POINTS, prepared.precision)
-        if isinstance(times, Exception):
-            yield row.failed(times)
-            continue
-        yield Row(
-            SUITE,
-            CASE,
-            name,
-            _POINTS,
-            prepared.precision,
-            median_s=times.median / steps,
-            low_s=times.low / steps,
-            high_s=times.high / steps,
-            rounds=times.rounds,
-        )
+        yield row.failed(times) if isinstance(times, Exception) else row.timed(times, steps)
 
 
 __all__ = ["CALLS", "CASE", "SUITE", "overhead"]

@@ -8,9 +8,9 @@ cost, and images per second are scaled to the whole chain.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from ncsn_fast.benchmarks.contest.timing import Call
 from ncsn_fast.benchmarks.contestants import networks, official, peer
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import Noise
-from ncsn_fast.benchmarks.suites.common import network_contest, published, rows_of, with_share
+from ncsn_fast.benchmarks.suites.common import network_contest, published, with_share
 from ncsn_fast.device import capture
 from ncsn_fast.device.precision import float32_mode
 from ncsn_fast.models.prepare import prepare_for_inference
@@ -36,44 +36,22 @@ _WIDE = ("fp32", "tf32")
 Making = Callable[[], Tensor]
 
 
-def chains(plan: Plan) -> Iterator[Row]:
-    """Rows of steps of chains, the plan's networks and batches one after the other."""
-    yield from rows_of(plan, plan.sampled, functools.partial(chain_contest, plan, "chain"))
-
-
-def compiled(plan: Plan) -> Iterator[Row]:
-    """The same against torch.compile with CUDA graphs (on a CPU: with frozen weights)."""
-    made = functools.partial(chain_contest, plan, "chain-compiled")
-    yield from rows_of(plan, plan.compiled, made)
-
-
-def autotuned(plan: Plan) -> Iterator[Row]:
-    """The same against torch.compile that tunes everything."""
-    made = functools.partial(chain_contest, plan, "chain-autotuned")
-    yield from rows_of(plan, plan.autotuned, made)
-
-
-def forwards(plan: Plan) -> Iterator[Row]:
-    """Rows of forward passes."""
-    yield from rows_of(plan, plan.passed, functools.partial(forward_contest, plan))
-
-
 def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
     """The contestants of a step of a chain; torch.compile meets those that it is compared with."""
     run = Chains(work, batch, plan.rows_for(batch))
     entries = [] if subject.compiled else published(plan, run.official)
     if not subject.compiled and plan.peer is not None and peer.takes(work.net):
-        prepare = functools.partial(run.peer, plan.peer)
-        entries.append(Contestant("official checkout", "fp32", prepare))
-    entries.append(Contestant("eager channels_last", plan.half, lambda: run.plain(plan.half)))
+        checkout = partial(run.peer, path=plan.peer)
+        entries.append(Contestant("official checkout", "fp32", checkout))
+    entries.append(Contestant("eager channels_last", plan.half, run.plain))
     for way, precision in itertools.product(subject.compiled, plan.compiled_in):
-        entries.append(Contestant(way, precision, functools.partial(run.plain, precision, way)))
+        entries.append(Contestant(way, precision, partial(run.plain, way=way)))
     on_gpu = plan.device == "cuda"
     if on_gpu and not subject.compiled:
-        entries.append(Contestant("ours, no graph", plan.half, lambda: run.ours(plan.half, False)))
-    for precision in plan.compiled_in if subject.compiled else plan.ours:
-        prepare = functools.partial(run.ours, precision, on_gpu or "auto")
-        entries.append(Contestant("ours", precision, prepare))
+        entries.append(Contestant("ours, no graph", plan.half, partial(run.ours, graph=False)))
+    ours = partial(run.ours, graph=on_gpu or "auto")
+    precisions = plan.compiled_in if subject.compiled else plan.ours
+    entries += [Contestant("ours", precision, ours) for precision in precisions]
     return network_contest(
         plan,
         suite,
@@ -139,7 +117,7 @@ class Chains:
     def ours(self, precision: str, graph: bool | str) -> Ready:
         captured = graph is True
 
-        @functools.cache
+        @cache
         def sampler(count: int) -> nf.Sampler:
             table = self.work.table(count)
             return nf.Sampler(self.work.net, method=table, precision=precision, graph=graph)
@@ -153,9 +131,9 @@ class Chains:
         profiled = self.rows if captured else min(_PROFILED_OURS, self.work.rows)
         return self._ready(loop, precision, profiled)
 
-    def peer(self, path: str) -> Ready:
+    def peer(self, precision: str, path: str) -> Ready:
         network = peer.network(path, self.work.net)
-        return self._ready(functools.partial(self._official, network=network), "fp32")
+        return self._ready(partial(self._official, network=network), precision)
 
     def _official(
         self,
@@ -199,23 +177,21 @@ class Chains:
         return drift.float()
 
 
-def forward_contest(plan: Plan, subject: Subject, work: Work, batch: int) -> Contest:
+def forward_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
     """The contestants of a forward pass, at noise levels from first to last."""
     run = Forwards(work, batch)
-    half = plan.half
     entries = published(plan, run.official)
-    entries.append(Contestant("eager channels_last", half, lambda: run.plain(half)))
+    entries.append(Contestant("eager channels_last", plan.half, run.plain))
     for way in subject.compiled:
-        entries.append(Contestant(way, half, functools.partial(run.plain, half, way)))
+        entries.append(Contestant(way, plan.half, partial(run.plain, way=way)))
     if plan.device == "cuda":
-        entries.append(Contestant("ours, no graph", half, lambda: run.ours(half)))
-        entries.append(Contestant("ours", half, lambda: run.captured(half)))
+        entries.append(Contestant("ours, no graph", plan.half, run.ours))
+        entries.append(Contestant("ours", plan.half, run.captured))
     else:
-        for precision in plan.ours:
-            entries.append(Contestant("ours", precision, functools.partial(run.ours, precision)))
+        entries += [Contestant("ours", precision, run.ours) for precision in plan.ours]
     return network_contest(
         plan,
-        "forward",
+        suite,
         subject,
         batch,
         contestants=entries,
@@ -287,12 +263,10 @@ class Forwards:
         self, forward: Callable[[Tensor], Tensor], precision: str, scale: Tensor | None = None
     ) -> Ready:
         device = self.work.device
-        calls: list[Call] = [
-            _quiet(functools.partial(forward, x), precision, device) for x in self.inputs
-        ]
+        calls: list[Call] = [_quiet(partial(forward, x), precision, device) for x in self.inputs]
 
         def result() -> list[Tensor]:
-            n = _quiet(functools.partial(forward, self.inputs[0]), precision, device)().float()
+            n = _quiet(partial(forward, self.inputs[0]), precision, device)().float()
             return [n if scale is None else scale * n]
 
         return Ready(calls, result)
@@ -318,10 +292,6 @@ def _quiet(
 __all__ = [
     "Chains",
     "Forwards",
-    "autotuned",
     "chain_contest",
-    "chains",
-    "compiled",
     "forward_contest",
-    "forwards",
 ]

@@ -7,9 +7,8 @@ noise: the losses of the first steps then have to be those of the published code
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.contestants import networks, official
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import OfficialNetwork
-from ncsn_fast.benchmarks.suites.common import network_contest, published, rows_of, with_share
+from ncsn_fast.benchmarks.suites.common import network_contest, published, with_share
 from ncsn_fast.device.precision import autocast, float32_mode
 from ncsn_fast.losses.common import draw_labels
 
@@ -31,18 +30,6 @@ from ncsn_fast.losses.common import draw_labels
 _CHECKED = {"cuda": 6, "cpu": 3}
 _RATE, _EMA = 1e-3, 0.999
 _TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 3e-2, "bf16": 3e-2}
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def training(plan: Plan) -> Iterator[Row]:
-    """Rows of training steps."""
-    yield from rows_of(plan, plan.trained, functools.partial(training_contest, plan, "training"))
-
-
-def compiled(plan: Plan) -> Iterator[Row]:
-    """The same against torch.compile."""
-    made = functools.partial(training_contest, plan, "training-compiled")
-    yield from rows_of(plan, plan.trained_compiled, made)
 
 
 def training_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
@@ -51,15 +38,13 @@ def training_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch
     entries = [] if subject.compiled else published(plan, run.official)
     on_gpu = plan.device == "cuda"
     for precision in plan.trained_in:
-        prepare = functools.partial(run.plain, precision, "")
-        entries.append(Contestant("eager channels_last", precision, prepare))
+        entries.append(Contestant("eager channels_last", precision, run.plain))
         for way in subject.compiled:
-            entries.append(Contestant(way, precision, functools.partial(run.plain, precision, way)))
+            entries.append(Contestant(way, precision, partial(run.plain, way=way)))
         if on_gpu and not subject.compiled:
-            prepare = functools.partial(run.ours, precision, False)
-            entries.append(Contestant("ours, no graph", precision, prepare))
-        prepare = functools.partial(run.ours, precision, on_gpu or "auto")
-        entries.append(Contestant("ours", precision, prepare))
+            entries.append(Contestant("ours, no graph", precision, partial(run.ours, graph=False)))
+        ours = partial(run.ours, graph=on_gpu or "auto")
+        entries.append(Contestant("ours", precision, ours))
     return network_contest(
         plan,
         suite,
@@ -94,7 +79,7 @@ class Steps:
         parameters = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=_RATE)
         average = {name: p.data.clone() for name, p in network.named_parameters()}
-        step = functools.partial(official.train_step, network, optimizer, average)
+        step = partial(official.train_step, network, optimizer, average)
 
         def run(*given: Tensor) -> float:
             with torch.enable_grad(), float32_mode(precision, self.work.device):
@@ -103,7 +88,7 @@ class Steps:
         losses = torch.tensor([run(*self._batch(i)) for i in range(self.checked)])
         return Ready([lambda: run(self.images)], lambda: [losses])
 
-    def plain(self, precision: str, way: str) -> Ready:
+    def plain(self, precision: str, way: str = "") -> Ready:
         """Autocast, channels_last, fused Adam, the average of the weights in one call."""
         net = self._copy()
         layout: dict[str, Any] = {"memory_format": torch.channels_last}
@@ -190,4 +175,4 @@ class Steps:
         return copy.deepcopy(self.work.net).requires_grad_(True).train()
 
 
-__all__ = ["Steps", "compiled", "training", "training_contest"]
+__all__ = ["Steps", "training_contest"]

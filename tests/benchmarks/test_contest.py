@@ -16,7 +16,7 @@ def contest_of(**results):
     """A contest of contestants that return these values; the reference is 1."""
 
     def contestant(name, value):
-        def prepare():
+        def prepare(precision):
             if isinstance(value, Exception):
                 raise value
             return Ready([lambda: None], lambda: [torch.tensor([value])])

@@ -66,7 +66,7 @@ def test_a_chain_of_other_weights_is_found_out():
 
 def test_forward_passes_agree():
     work = networks.make(TINY, CPU)
-    rows = list(contest.run(forward_contest(PLAN, TINY, work, 2), CPU))
+    rows = list(contest.run(forward_contest(PLAN, "forward", TINY, work, 2), CPU))
     assert {row.status for row in rows} == {"ok"}
 
 
