@@ -196,13 +196,12 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         """
         if num_inference_steps is not None:
             checks.count("num_inference_steps", num_inference_steps)
-        config = self.config
+        given = ("step_size", "steps_per_level", "denoise", "spacing", "rho", "settings")
         table = table_for(
-            config["method"],
+            self.config["method"],
             self._ladder,
             num_inference_steps,
-            **{name: config[name] for name in ("step_size", "steps_per_level", "denoise")},
-            **{name: config[name] for name in ("spacing", "rho", "settings")},
+            **{name: self.config[name] for name in given},
             name="num_inference_steps",
         )
         self._use(table, "cpu" if device is None else device)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.compat.common import check_noise
-from ncsn_fast.methods import tables as samplers
+from ncsn_fast.methods import tables
 from ncsn_fast.methods.levels import best_step_size, check_sigmas
 from ncsn_fast.models.score import Score
 from ncsn_fast.sampling.sampler import Sampler
@@ -41,7 +41,6 @@ Sigmas = Sequence[float] | np.ndarray | Tensor
 Callback = Callable[[dict[str, Any]], None] | None
 
 
-@torch.no_grad()
 def sample_annealed_langevin(
     model: Model,
     x: Tensor,
@@ -77,40 +76,46 @@ def sample_annealed_langevin(
             )
         last = float(levels[-1])
         step_size = best_step_size(float(levels[-2]) / last, last, steps_per_level)
-    table = samplers.annealed_langevin(levels, step_size, steps_per_level, denoise)
+    table = tables.annealed_langevin(levels, step_size, steps_per_level, denoise)
     return _run(model, x, table, extra_args, callback, disable, seed, noise)
 
 
-def _without_noise(
-    name: str, method: Callable[[Tensor], Table], about: str
-) -> Callable[..., Tensor]:
-    """The function of a method that adds no noise."""
-
-    def sample(
-        model: Model,
-        x: Tensor,
-        sigmas: Sigmas,
-        extra_args: dict[str, Any] | None = None,
-        callback: Callback = None,
-        disable: bool | None = None,
-    ) -> Tensor:
-        return _run(model, x, method(_to_zero(sigmas)), extra_args, callback, disable)
-
-    sample.__name__ = sample.__qualname__ = name
-    sample.__doc__ = f"{about}; arguments as above."
-    return torch.no_grad()(sample)
+def sample_euler(
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """Euler's method on the probability flow ODE; arguments as above."""
+    return _run(model, x, tables.euler(_to_zero(sigmas)), extra_args, callback, disable)
 
 
-sample_euler = _without_noise(
-    "sample_euler", samplers.euler, "Euler's method on the probability flow ODE"
-)
-sample_heun = _without_noise(
-    "sample_heun", samplers.heun, "Heun's method, two evaluations a step but the last"
-)
-sample_dpmpp_2m = _without_noise("sample_dpmpp_2m", samplers.dpmpp_2m, "DPM-Solver++(2M)")
+def sample_heun(
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """Heun's method, two evaluations a step but the last; arguments as above."""
+    return _run(model, x, tables.heun(_to_zero(sigmas)), extra_args, callback, disable)
 
 
-@torch.no_grad()
+def sample_dpmpp_2m(
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M); arguments as above."""
+    return _run(model, x, tables.dpmpp_2m(_to_zero(sigmas)), extra_args, callback, disable)
+
+
 def sample_euler_ancestral(
     model: Model,
     x: Tensor,
@@ -123,10 +128,11 @@ def sample_euler_ancestral(
     noise: str = "philox",
 ) -> Tensor:
     """Ancestral sampling with Euler steps, η = 1; arguments as above."""
-    table = samplers.ancestral(_to_zero(sigmas))
+    table = tables.ancestral(_to_zero(sigmas))
     return _run(model, x, table, extra_args, callback, disable, seed, noise)
 
 
+@torch.no_grad()
 def _run(
     model: Model,
     x: Tensor,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ncsn_fast.methods import tables as samplers
+from ncsn_fast.methods import tables
 from ncsn_fast.methods.levels import best_step_size, check_sigmas
 from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.table import Table
@@ -32,16 +32,16 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    ANNEALED_LANGEVIN: Method(samplers.annealed_langevin, uniform_start=True),
-    "consistent_annealed": Method(samplers.consistent_annealed),
-    "reverse_diffusion": Method(samplers.reverse_diffusion),
-    "ancestral": Method(samplers.ancestral),
+    ANNEALED_LANGEVIN: Method(tables.annealed_langevin, uniform_start=True),
+    "consistent_annealed": Method(tables.consistent_annealed),
+    "reverse_diffusion": Method(tables.reverse_diffusion),
+    "ancestral": Method(tables.ancestral),
     "predictor_corrector": Method(
-        samplers.predictor_corrector, borrows=("step_size",), either=("snr", "step_size")
+        tables.predictor_corrector, borrows=("step_size",), either=("snr", "step_size")
     ),
-    "euler": Method(samplers.euler),
-    "heun": Method(samplers.heun),
-    "dpmpp_2m": Method(samplers.dpmpp_2m),
+    "euler": Method(tables.euler),
+    "heun": Method(tables.heun),
+    "dpmpp_2m": Method(tables.dpmpp_2m),
 }
 
 

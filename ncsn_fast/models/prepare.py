@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ncsn_fast import noise
-from ncsn_fast.device import malloc as heap
+from ncsn_fast.device import malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.models.base import ScoreNetwork
@@ -100,7 +100,7 @@ class PreparedNetwork:
     def _make(self) -> None:
         given = self._given()
         if self.source.sigmas.device.type == "cpu":
-            heap.keep_freed_memory()
+            malloc.keep_freed_memory()
         # Tensors made in inference mode could not be refilled outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self.network = _copy(self.source, precisions.network_dtype(self.precision))

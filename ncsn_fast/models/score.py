@@ -286,13 +286,14 @@ class Score:
                 self._refuse_others((sigma.log() - inside.log()).abs() > SAME_LEVEL, sigma, who)
             else:
                 self._refuse_others(gap > SAME_LEVEL, sigma, who)
-        if self.condition == "label":
+        if self.condition == "label" and not self.quantize:
             return nearest
         place = _place(sigma.log(), levels.log())
         if self.quantize:  # halfway between two levels the even place, whatever rounding does
-            return len(levels) - 1 - place.round().long()
-        # At a level it is whole: some networks round what they are told down.
-        return len(levels) - 1 - torch.where(gap > SAME_LEVEL, place, nearest)
+            place = place.round().long()
+        else:  # at a level it is whole: some networks round what they are told down
+            place = torch.where(gap > SAME_LEVEL, place, nearest)
+        return place if self.condition == "label" else len(levels) - 1 - place
 
     def _refuse_others(self, off: Tensor, sigma: Tensor, who: str) -> None:
         """Refuse the noise levels that a network cannot be told."""
