@@ -44,11 +44,22 @@ def weights(net: torch.nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
-def trained(
-    cls: Any = nf.NCSNv2, data: Any = None, held_out: Tensor | None = None, **keywords: Any
+def trainer_of(
+    net: Any = None,
+    data: Any = None,
+    *,
+    held_out: Tensor | None = None,
+    resume: bool = False,
+    **settings: Any,
 ) -> nf.Trainer:
+    net = network() if net is None else net
     data = images() if data is None else data
-    trainer = nf.Trainer(network(cls), data, config(**keywords), held_out=held_out)
+    return nf.Trainer(net, data, config(**settings), held_out=held_out, resume=resume)
+
+
+def trained(*arguments: Any, **keywords: Any) -> nf.Trainer:
+    """The trainer of that run, at its end."""
+    trainer = trainer_of(*arguments, **keywords)
     trainer.fit()
     return trainer
 
@@ -95,7 +106,7 @@ def _train(settings: dict[str, Any], errors: Path) -> None:
     torch.set_num_threads(1)  # as in the run to compare with: sums depend on the number
     try:
         resume = (Path(settings["out"]) / "checkpoint.safetensors").exists()
-        nf.Trainer(network(), images(), config(**settings), resume=resume).fit()
+        trained(**settings, resume=resume)
     except BaseException:
         errors.write_text(traceback.format_exc())
         raise SystemExit(1) from None

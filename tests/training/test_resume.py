@@ -8,7 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.training import SIGMAS, Run, config, images, lines, network, trained, weights
+from helpers.training import (
+    SIGMAS,
+    Run,
+    images,
+    lines,
+    network,
+    trained,
+    trainer_of,
+    weights,
+)
 
 import ncsn_fast as nf
 from ncsn_fast.support.files import folder_lock
@@ -17,21 +26,12 @@ from ncsn_fast.training import state as training_state
 
 @pytest.mark.parametrize("stop_after", [5, 6])
 def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path, stop_after):
-    settings = config(
-        steps=12,
-        log_every=3,
-        out=tmp_path / "whole",
-        checkpoint_every=4,
-        flip=True,
-        dequantize="uniform",
-    )
-    whole = nf.Trainer(network(), images(), settings)
-    whole.fit()
+    settings = {"log_every": 3, "checkpoint_every": 4, "flip": True, "dequantize": "uniform"}
+    whole = trained(steps=12, out=tmp_path / "whole", **settings)
 
-    halves = replace(settings, out=tmp_path / "halves")
-    first = nf.Trainer(network(), images(), replace(halves, steps=stop_after))
-    first.fit()
-    second = nf.Trainer(network(), images(), halves, resume=True)
+    settings["out"] = tmp_path / "halves"
+    trained(steps=stop_after, **settings)
+    second = trainer_of(steps=12, resume=True, **settings)
     assert second.step == stop_after
     second.fit()
 
@@ -45,10 +45,7 @@ def test_the_scale_of_fp16_is_resumed(tmp_path):
     settings = {"precision": "fp16", "steps": 6, "checkpoint_every": 3}
     whole = trained(out=tmp_path / "whole", **settings)
     trained(out=tmp_path / "halves", **{**settings, "steps": 3})
-    resumed = nf.Trainer(
-        network(), images(), config(out=tmp_path / "halves", **settings), resume=True
-    )
-    resumed.fit()
+    resumed = trained(out=tmp_path / "halves", **settings, resume=True)
     assert resumed.scaler.state_dict() == whole.scaler.state_dict()
     assert torch.equal(weights(resumed.net), weights(whole.net))
 
@@ -57,7 +54,7 @@ def test_a_resumed_report_by_level_counts_nothing_twice(tmp_path):
     settings = {"checkpoint_every": 3, "batch_size": 32}
     trained(out=tmp_path / "whole", **settings)
     trained(out=tmp_path / "halves", **{**settings, "steps": 3})
-    nf.Trainer(network(), images(), config(out=tmp_path / "halves", **settings), resume=True).fit()
+    trained(out=tmp_path / "halves", **settings, resume=True)
     reports = [(tmp_path / name / "levels.json").read_text() for name in ("whole", "halves")]
     assert reports[0] == reports[1]
 
@@ -69,22 +66,18 @@ def test_frozen_parameters_are_left_alone_and_resumed(tmp_path):
         return net
 
     before = frozen().begin_conv.weight
-    nf.Trainer(frozen(), images(), config(steps=3, out=tmp_path)).fit()
-    resumed = nf.Trainer(frozen(), images(), config(steps=6, out=tmp_path), resume=True)
-    resumed.fit()
+    trained(frozen(), steps=3, out=tmp_path)
+    resumed = trained(frozen(), steps=6, out=tmp_path, resume=True)
     assert torch.equal(resumed.net.begin_conv.weight, before)
-    whole = nf.Trainer(frozen(), images(), config(steps=6))
-    whole.fit()
+    whole = trained(frozen(), steps=6)
     assert torch.equal(weights(resumed.net), weights(whole.net))
 
 
 def test_a_run_may_be_saved_before_its_first_step(tmp_path):
-    nf.Trainer(network(), images(), config(out=tmp_path)).save()
-    resumed = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    trainer_of(out=tmp_path).save()
+    resumed = trainer_of(out=tmp_path, resume=True)
     assert resumed.step == 0
-    assert torch.equal(
-        weights(resumed.fit()), weights(nf.Trainer(network(), images(), config()).fit())
-    )
+    assert torch.equal(weights(resumed.fit()), weights(trainer_of().fit()))
 
 
 def test_a_killed_run_resumes_as_if_nothing_had_happened(tmp_path):
@@ -92,15 +85,13 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(tmp_path):
     process = Run(**settings)
     process.wait_for(lambda: len(lines(tmp_path / "log.jsonl")) >= 10)
     process.stop(signal.SIGKILL)
-    resumed = nf.Trainer(network(), images(), config(steps=30, **settings), resume=True)
+    resumed = trainer_of(steps=30, **settings, resume=True)
     assert resumed.step >= 9
     assert resumed.step % 3 == 0
     assert len(resumed.history) == resumed.step  # log lines after the checkpoint are gone
     steps = resumed.step + 3
-    resumed = nf.Trainer(network(), images(), config(steps=steps, **settings), resume=True)
-    resumed.fit()
-    whole = nf.Trainer(network(), images(), config(steps=steps, checkpoint_every=3))
-    whole.fit()
+    resumed = trained(steps=steps, **settings, resume=True)
+    whole = trained(steps=steps, checkpoint_every=3)
     assert resumed.history == whole.history
     assert torch.equal(weights(resumed.net), weights(whole.net))
 
@@ -119,11 +110,9 @@ def test_a_run_killed_twenty_times_is_the_run_that_was_not(tmp_path):
         process.wait_for(lambda before=before: saved() != before)
         time.sleep(chance.uniform(0, 0.4))
         process.stop(signal.SIGKILL)
-    settings = config(out=tmp_path, steps=1, checkpoint_every=2)
-    resumed = nf.Trainer(network(), images(), settings, resume=True)
+    resumed = trainer_of(out=tmp_path, steps=1, checkpoint_every=2, resume=True)
     assert resumed.step > 20
-    whole = nf.Trainer(network(), images(), replace(settings, out=None, steps=resumed.step))
-    whole.fit()
+    whole = trained(steps=resumed.step, checkpoint_every=2)
     assert resumed.history == whole.history
     assert torch.equal(weights(resumed.net), weights(whole.net))
     assert torch.equal(weights(resumed.average), weights(whole.average))
@@ -137,18 +126,18 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
     last = len(lines(tmp_path / "log.jsonl"))
     assert f"TrainingInterrupted: {number.name} at step {last}; saved in {tmp_path}" in error
     assert nf.load_checkpoint(tmp_path / "model.safetensors").sigmas.shape == (8,)
-    resumed = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    resumed = trainer_of(out=tmp_path, resume=True)
     assert resumed.step == last
 
 
 def test_signal_handlers_are_put_back_and_other_threads_may_train():
     before = signal.getsignal(signal.SIGINT)
-    nf.Trainer(network(), images(), config(steps=1)).fit()
+    trained(steps=1)
     assert signal.getsignal(signal.SIGINT) is before
     done = []
 
     def work():
-        done.append(nf.Trainer(network(), images(), config(steps=1)).fit())
+        done.append(trainer_of(steps=1).fit())
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -163,17 +152,16 @@ def test_a_finished_run_killed_before_its_model_was_written_is_completed(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(training_state, "save_checkpoint", killed)
         with pytest.raises(KeyboardInterrupt):
-            nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+            trained(out=tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
-    resumed = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    resumed = trainer_of(out=tmp_path, resume=True)
     assert resumed.step == 6
     average = weights(resumed.fit())
     assert torch.equal(weights(nf.load_checkpoint(tmp_path / "model.safetensors")), average)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
-    trainer = nf.Trainer(network(), images(), config(steps=4, checkpoint_every=2, out=tmp_path))
-    trainer.fit()
+    trainer = trained(steps=4, checkpoint_every=2, out=tmp_path)
     kept = (tmp_path / "checkpoint.safetensors").read_bytes()
     trainer.config = replace(trainer.config, steps=100)
     with torch.no_grad():
@@ -184,8 +172,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
 
 
 def test_weights_that_became_nan_do_not_replace_good_ones(tmp_path):
-    trainer = nf.Trainer(network(), images(), config(steps=4, checkpoint_every=2, out=tmp_path))
-    trainer.fit()
+    trainer = trained(steps=4, checkpoint_every=2, out=tmp_path)
     kept = (tmp_path / "model.safetensors").read_bytes()
     trainer.config = replace(trainer.config, steps=100, checkpoint_every=1)
     # The loss of the step is finite, its gradient is not.
@@ -194,13 +181,13 @@ def test_weights_that_became_nan_do_not_replace_good_ones(tmp_path):
         trainer.fit()
     assert (tmp_path / "model.safetensors").read_bytes() == kept
     # The remedy that the message names works.
-    again = nf.Trainer(network(), images(), config(learning_rate=1e-5, out=tmp_path), resume=True)
+    again = trainer_of(learning_rate=1e-5, out=tmp_path, resume=True)
     assert again.step == 4
     again.fit()
 
 
 def test_without_a_checkpoint_none_is_promised(tmp_path):
-    trainer = nf.Trainer(network(), images(), config(out=tmp_path))
+    trainer = trainer_of(out=tmp_path)
     with torch.no_grad():
         next(trainer.net.parameters())[:] = torch.nan
     with pytest.raises(nf.TrainingError) as error:
@@ -216,7 +203,7 @@ def test_a_step_that_fails_loses_nothing(tmp_path):
         def __getitem__(self, i):
             return images()[i]
 
-    trainer = nf.Trainer(network(), Broken(), config(out=tmp_path))
+    trainer = trainer_of(data=Broken(), out=tmp_path)
     at = trainer.batches.at
 
     def failing(step):
@@ -227,14 +214,14 @@ def test_a_step_that_fails_loses_nothing(tmp_path):
     trainer.batches.at = failing
     with pytest.raises(OSError, match="sample 17"):
         trainer.fit()
-    assert nf.Trainer(network(), Broken(), config(out=tmp_path), resume=True).step == 4
+    assert trainer_of(data=Broken(), out=tmp_path, resume=True).step == 4
 
 
 def test_a_trainer_that_only_looks_changes_nothing(tmp_path):
     trained(out=tmp_path, steps=4, checkpoint_every=2)
     before = (tmp_path / "log.jsonl").read_text() + '{"step": 99, "loss": 1.0}\n'
     (tmp_path / "log.jsonl").write_text(before)
-    looking = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    looking = trainer_of(out=tmp_path, resume=True)
     assert [step for step, _ in looking.history] == [1, 2, 3, 4]
     assert (tmp_path / "log.jsonl").read_text() == before
 
@@ -244,26 +231,23 @@ def test_levels_that_differ_in_the_last_bit_are_those_of_the_checkpoint(tmp_path
     first = trained(out=tmp_path, steps=2)
     other = network()
     other.sigmas.copy_(torch.nextafter(other.sigmas, torch.tensor(9.0)))
-    resumed = nf.Trainer(other, images(), config(out=tmp_path), resume=True)
+    resumed = trainer_of(other, out=tmp_path, resume=True)
     assert torch.equal(resumed.net.sigmas, first.net.sigmas)
     assert torch.equal(resumed.average.sigmas, first.net.sigmas)
 
 
 @pytest.mark.parametrize("line", ["{}", "3", "[]", '{"step": 3, "loss": 1.0}', '{"st'])
 def test_a_damaged_log_does_not_stop_a_resume(tmp_path, line):
-    nf.Trainer(network(), images(), config(steps=6, log_every=3, out=tmp_path)).fit()
+    trained(steps=6, log_every=3, out=tmp_path)
     log = tmp_path / "log.jsonl"
     first, second = log.read_text().splitlines()
     log.write_text("\n".join((first, line, second)) + "\n")
-    resumed = nf.Trainer(
-        network(), images(), config(steps=9, log_every=3, out=tmp_path), resume=True
-    )
-    resumed.fit()
+    resumed = trained(steps=9, log_every=3, out=tmp_path, resume=True)
     assert [step for step, _ in resumed.history] == [3, 6, 9]
 
 
 def test_a_second_process_is_kept_out_of_the_folder(tmp_path):
-    trainer = nf.Trainer(network(), images(), config(out=tmp_path))
+    trainer = trainer_of(out=tmp_path)
     with folder_lock(tmp_path), pytest.raises(ValueError, match="another process is writing to"):
         trainer.fit()
 
@@ -273,15 +257,15 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     leftover.write_bytes(b"half")
     mine = tmp_path / ".my-notes.txt"
     mine.write_text("x")
-    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    trained(out=tmp_path)
     assert not leftover.exists()
     assert mine.exists()
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
-    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    trained(out=tmp_path)
     with pytest.raises(ValueError, match=r"holds a trained network already .* resume"):
-        nf.Trainer(network(), images(), config(out=tmp_path))
+        trainer_of(out=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -293,17 +277,17 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     ],
 )
 def test_a_run_of_other_settings_is_not_resumed(tmp_path, change, message):
-    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    trained(out=tmp_path)
     with pytest.raises(ValueError, match=message):
-        nf.Trainer(network(), images(), config(out=tmp_path, **change), resume=True)
+        trainer_of(out=tmp_path, **change, resume=True)
 
 
 def test_a_run_on_other_data_or_another_network_is_not_resumed(tmp_path):
-    nf.Trainer(network(), images(), config(out=tmp_path)).fit()
+    trained(out=tmp_path)
     with pytest.raises(ValueError, match=r"belongs to another run \(data: "):
-        nf.Trainer(network(), images() / 2, config(out=tmp_path), resume=True)
+        trainer_of(data=images() / 2, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"belongs to another run \(network: "):
-        nf.Trainer(network(activation="relu"), images(), config(out=tmp_path), resume=True)
+        trainer_of(network(activation="relu"), out=tmp_path, resume=True)
 
 
 def test_a_run_on_other_noise_levels_is_not_resumed(tmp_path):
@@ -311,13 +295,13 @@ def test_a_run_on_other_noise_levels_is_not_resumed(tmp_path):
         torch.manual_seed(0)
         return nf.NCSN(channels=1, image_size=8, ngf=4, sigmas=sigmas)
 
-    nf.Trainer(old(SIGMAS), images(), config(steps=1, out=tmp_path)).fit()
+    trained(old(SIGMAS), steps=1, out=tmp_path)
     with pytest.raises(ValueError, match=r"belongs to another run .*noise levels: "):
-        nf.Trainer(old(2 * SIGMAS), images(), config(out=tmp_path), resume=True)
+        trainer_of(old(2 * SIGMAS), out=tmp_path, resume=True)
 
 
 def test_resume_without_a_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="resume needs the folder of the run"):
-        nf.Trainer(network(), images(), config(), resume=True)
+        trainer_of(resume=True)
     with pytest.raises((ValueError, FileNotFoundError), match=r"checkpoint\.safetensors"):
-        nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+        trainer_of(out=tmp_path, resume=True)

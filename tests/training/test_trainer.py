@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.training import SIGMAS, config, images, lines, network, trained, weights
+from helpers.training import SIGMAS, images, lines, network, trained, trainer_of, weights
 
 import ncsn_fast as nf
 from ncsn_fast.training.log import LossSums, by_level
@@ -16,9 +16,7 @@ def test_training_learns_the_score_of_points_in_the_plane():
     points = mean + 0.5 * torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     net = nf.MLPScore(dim=2, hidden=64, layers=2, sigmas=nf.geometric_sigmas(3, 0.1, 5))
-    trainer = nf.Trainer(
-        net, points, config(steps=800, batch_size=256, learning_rate=3e-3, ema=0.98)
-    )
+    trainer = trainer_of(net, points, steps=800, batch_size=256, learning_rate=3e-3, ema=0.98)
     trained = trainer.fit()
     for level, sigma in enumerate(net.sigmas):
         x = mean + (0.25 + sigma**2).sqrt() * torch.randn(1000, 2)
@@ -30,21 +28,20 @@ def test_training_learns_the_score_of_points_in_the_plane():
 
 
 def test_the_loss_of_digits_falls():
-    trainer = nf.Trainer(network(), images(200), config(steps=60, batch_size=32, log_every=10))
-    trainer.fit()
+    trainer = trained(data=images(200), steps=60, batch_size=32, log_every=10)
     assert trainer.history[-1][1] < 0.8 * trainer.history[0][1]
     assert [step for step, _ in trainer.history] == [10, 20, 30, 40, 50, 60]
 
 
 def test_a_run_is_a_function_of_its_seed():
-    runs = [nf.Trainer(network(), images(), config(seed=seed)) for seed in (1, 1, 2)]
+    runs = [trainer_of(seed=seed) for seed in (1, 1, 2)]
     nets = [weights(run.fit()) for run in runs]
     assert torch.equal(nets[0], nets[1])
     assert not torch.equal(nets[0], nets[2])
 
 
 def test_every_image_comes_once_an_epoch_and_in_another_order_the_next():
-    trainer = nf.Trainer(network(), images(40), config())
+    trainer = trainer_of(data=images(40))
     first = trainer.batches.shuffled(torch.arange(40))
     second = trainer.batches.shuffled(torch.arange(40, 80))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(40))
@@ -56,7 +53,7 @@ def test_every_image_comes_once_an_epoch_and_in_another_order_the_next():
 
 def test_the_average_is_the_moving_average_of_the_weights():
     net = network()
-    trainer = nf.Trainer(net, images(), config(steps=1, ema=0.9))
+    trainer = trainer_of(net, steps=1, ema=0.9)
     expected = weights(net)
     for _ in range(4):
         trainer._train_step()
@@ -67,13 +64,13 @@ def test_the_average_is_the_moving_average_of_the_weights():
 
 def test_without_a_rate_there_is_no_average():
     net = network()
-    trainer = nf.Trainer(net, images(), config(ema=0.0))
+    trainer = trainer_of(net, ema=0.0)
     assert trainer.fit() is net
 
 
 def test_the_average_warms_up_where_that_is_asked_for():
     net = network()
-    trainer = nf.Trainer(net, images(), config(ema=0.9, ema_warmup=True))
+    trainer = trainer_of(net, ema=0.9, ema_warmup=True)
     expected = weights(net)
     for step in range(3):
         trainer._train_step()
@@ -83,7 +80,7 @@ def test_the_average_warms_up_where_that_is_asked_for():
 
 
 def test_adam_has_the_settings_of_the_run():
-    trainer = nf.Trainer(network(), images(), config(beta1=0.8, beta2=0.95, eps=1e-3))
+    trainer = trainer_of(beta1=0.8, beta2=0.95, eps=1e-3)
     (group,) = trainer.optimizer.param_groups
     assert (group["lr"], group["betas"], group["eps"]) == (1e-3, (0.8, 0.95), 1e-3)
 
@@ -91,15 +88,15 @@ def test_adam_has_the_settings_of_the_run():
 def test_the_weight_of_the_loss_is_that_of_the_run():
     losses = []
     for power in (2.0, 0.0):
-        trainer = nf.Trainer(network(), images(), config(anneal_power=power))
+        trainer = trainer_of(anneal_power=power)
         trainer._train_step()
         losses.append(float(trainer.sums.sum))
     assert losses[1] > 2 * losses[0]
 
 
 def test_flips_differ_between_images_and_steps():
-    trainer = nf.Trainer(network(), images(8), config(flip=True))
-    plain = nf.Trainer(network(), images(8), config())
+    trainer = trainer_of(data=images(8), flip=True)
+    plain = trainer_of(data=images(8))
     flipped = []
     for step in range(8):
         x, y = trainer.batches.at(step)[0], plain.batches.at(step)[0]
@@ -111,13 +108,12 @@ def test_flips_differ_between_images_and_steps():
 
 
 def test_time_may_end_a_run():
-    trainer = nf.Trainer(network(), images(), config(steps=10**6, max_seconds=0.3))
-    trainer.fit()
+    trainer = trained(steps=10**6, max_seconds=0.3)
     assert 0 < trainer.step < 10**6
 
 
 def test_the_log_has_one_json_object_a_line(tmp_path):
-    nf.Trainer(network(), images(), config(steps=12, log_every=3, out=tmp_path)).fit()
+    trained(steps=12, log_every=3, out=tmp_path)
     entries = [json.loads(line) for line in lines(tmp_path / "log.jsonl")]
     assert [entry["step"] for entry in entries] == [3, 6, 9, 12]
     assert all(set(entry) == {"step", "loss", "images_per_second"} for entry in entries)
@@ -126,7 +122,7 @@ def test_the_log_has_one_json_object_a_line(tmp_path):
 def test_the_trained_network_is_loaded_by_its_averaged_weights(tmp_path):
     net = network()
     net.sampling["steps_per_level"] = 2
-    trainer = nf.Trainer(net, images(), config(out=tmp_path))
+    trainer = trainer_of(net, out=tmp_path)
     average = trainer.fit()
     for name in ("model", "checkpoint"):
         loaded = nf.load_checkpoint(tmp_path / f"{name}.safetensors")
@@ -137,12 +133,12 @@ def test_the_trained_network_is_loaded_by_its_averaged_weights(tmp_path):
 def test_a_network_that_does_not_know_how_to_sample_is_told_of(tmp_path, caplog):
     net = network()
     net.sampling = None
-    nf.Trainer(net, images(), config(out=tmp_path / "a"))
+    trainer_of(net, out=tmp_path / "a")
     assert "net.sampling is not set" in caplog.text
     net = network()
     net.sampling = nf.auto_schedule(images()).sampling
     caplog.clear()
-    nf.Trainer(net, images(), config(steps=1, out=tmp_path / "b")).fit()
+    trained(net, steps=1, out=tmp_path / "b")
     assert caplog.text == ""
     assert nf.sample(nf.load_checkpoint(tmp_path / "b" / "model.safetensors"), 1).shape[0] == 1
 
@@ -175,7 +171,7 @@ def test_the_loss_of_each_level_is_in_the_folder(tmp_path):
 )
 def test_data_that_do_not_fit_are_refused(data, message):
     with pytest.raises(ValueError, match=message):
-        nf.Trainer(network(), data, config())
+        trainer_of(data=data)
 
 
 @pytest.mark.parametrize(
@@ -188,4 +184,4 @@ def test_data_that_do_not_fit_are_refused(data, message):
 )
 def test_settings_that_do_not_fit_the_network_are_refused_at_once(net, keywords, message):
     with pytest.raises(ValueError, match=message):
-        nf.Trainer(net(), images(), config(**keywords))
+        trainer_of(net(), **keywords)

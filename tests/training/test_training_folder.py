@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from helpers.training import config, images, network, trained, weights
+from helpers.training import images, network, trained, trainer_of, weights
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
@@ -37,9 +37,8 @@ def test_the_best_model_is_kept(tmp_path, monkeypatch):
     distances = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(training_samples, "pixel_frechet_distance", lambda *_: next(distances))
     kept = {}
-    settings = config(out=tmp_path, sample_every=2, samples=4, checkpoint_every=2, keep_every=2)
-    trainer = nf.Trainer(network(), images(), settings, held_out=images(4))
-    trainer.fit()
+    settings = {"sample_every": 2, "samples": 4, "checkpoint_every": 2, "keep_every": 2}
+    trained(out=tmp_path, held_out=images(4), **settings)
     for name in ("best", "model_0000004", "model_0000006", "model"):
         kept[name] = weights(nf.load_checkpoint(tmp_path / f"{name}.safetensors"))
     assert torch.equal(kept["best"], kept["model_0000004"])
@@ -50,7 +49,7 @@ def test_the_best_model_is_kept(tmp_path, monkeypatch):
 def test_the_best_distance_is_remembered_on_resume(tmp_path):
     settings = {"out": tmp_path, "sample_every": 2, "samples": 4, "checkpoint_every": 2}
     first = trained(steps=4, held_out=images(4), **settings)
-    resumed = nf.Trainer(network(), images(), config(**settings), held_out=images(4), resume=True)
+    resumed = trainer_of(**settings, held_out=images(4), resume=True)
     assert resumed.log.distances == first.log.distances
     assert resumed.log.best == first.log.best
 
@@ -59,7 +58,7 @@ def test_samples_need_to_know_how(tmp_path):
     net = network()
     net.sampling = None
     with pytest.raises(ValueError, match="sample_every needs to know how to sample"):
-        nf.Trainer(net, images(), config(sample_every=2))
+        trainer_of(net, sample_every=2)
 
 
 def test_samples_that_fail_do_not_end_the_run(tmp_path, monkeypatch, caplog):
@@ -91,11 +90,11 @@ def test_a_signal_while_samples_are_drawn_ends_the_run_at_once(tmp_path, monkeyp
         return call
 
     monkeypatch.setattr(training_samples, "Sampler", slow)
-    trainer = nf.Trainer(network(), images(), config(out=tmp_path, sample_every=2, samples=4))
+    trainer = trainer_of(out=tmp_path, sample_every=2, samples=4)
     with pytest.raises(nf.TrainingInterrupted, match="SIGTERM at step 2; saved"):
         trainer.fit()
     assert len(rows) == 3
-    assert nf.Trainer(network(), images(), config(out=tmp_path), resume=True).step == 2
+    assert trainer_of(out=tmp_path, resume=True).step == 2
 
 
 def test_a_disk_without_room_is_refused_before_any_work(tmp_path, monkeypatch):
@@ -130,11 +129,11 @@ def test_a_disk_that_fills_up_stops_nothing_before_the_end(tmp_path, monkeypatch
 def test_a_disk_that_stays_full_is_an_error_that_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     trained(out=tmp_path, steps=2)
     monkeypatch.setattr(training_state, "write_tensors", full_disk)
-    trainer = nf.Trainer(network(), images(), config(out=tmp_path), resume=True)
+    trainer = trainer_of(out=tmp_path, resume=True)
     with pytest.raises(OSError, match="No space left"):
         trainer.fit()
     assert trainer.step == 6
-    assert nf.Trainer(network(), images(), config(out=tmp_path), resume=True).step == 2
+    assert trainer_of(out=tmp_path, resume=True).step == 2
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -151,7 +150,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_any_work(tmp_path):
 
 
 def test_a_log_on_a_full_disk_is_written_when_there_is_room_again(tmp_path, caplog):
-    trainer = nf.Trainer(network(), images(), config(out=tmp_path, steps=8))
+    trainer = trainer_of(out=tmp_path, steps=8)
     entry = trainer.log.loss
 
     def fill_the_disk(step, *rest):
@@ -171,4 +170,4 @@ def test_what_cannot_be_saved_is_refused_before_any_work(tmp_path):
     net = network()
     net.sampling["step_size"] = object()
     with pytest.raises(TypeError, match="not JSON serializable"):
-        nf.Trainer(net, images(), config(out=tmp_path))
+        trainer_of(net, out=tmp_path)

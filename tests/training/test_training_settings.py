@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.training import config, images, network, trained, weights
+from helpers.training import config, network, trained, trainer_of, weights
 
 import ncsn_fast as nf
 
@@ -60,7 +60,7 @@ def test_a_precision_that_is_not_there_is_refused(name, message):
 
 
 def test_a_gradient_is_clipped_where_that_is_asked_for():
-    free, clipped = (nf.Trainer(network(), images(), config(clip_gradient=c)) for c in (None, 1e-3))
+    free, clipped = (trainer_of(clip_gradient=c) for c in (None, 1e-3))
     norms = []
     for trainer in (free, clipped):
         step, norm = trainer.optimizer.step, []
@@ -79,7 +79,7 @@ def test_a_gradient_is_clipped_where_that_is_asked_for():
 
 
 def test_the_learning_rate_rises_over_the_warmup():
-    trainer = nf.Trainer(network(), images(), config(warmup=4))
+    trainer = trainer_of(warmup=4)
     rates = []
     for _ in range(6):
         trainer._train_step()
@@ -90,7 +90,7 @@ def test_the_learning_rate_rises_over_the_warmup():
 def test_levels_may_be_continuous():
     assert trained(continuous=True).history != trained().history
     with pytest.raises(ValueError, match="NCSN is told the noise level as a label"):
-        trained(nf.NCSN, continuous=True)
+        trained(network(nf.NCSN), continuous=True)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_fp16_that_only_overflows_is_an_error(tmp_path):
     for parameter in net.parameters():
         parameter.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(nf.TrainingError, match="fp16 overflows: its scale is down to 0"):
-        nf.Trainer(net, images(), config(precision="fp16", steps=100)).fit()
+        trained(net, precision="fp16", steps=100)
 
 
 def test_narrow_weights_are_refused():
     with pytest.raises(ValueError, match=r"weights are torch.bfloat16 .*call net.float\(\)"):
-        nf.Trainer(network().bfloat16(), images(), config())
+        trainer_of(network().bfloat16())
 
 
 def test_tensorboard_is_refused_where_it_is_missing(tmp_path, monkeypatch):
