@@ -6,25 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers.command import invoke, succeed
+from helpers.command import invoke, stop_after, succeed
+from helpers.networks import network
 from PIL import Image
 
 import ncsn_fast as nf
 from ncsn_fast.checkpoints.tensor_file import read_tensors
 from ncsn_fast.runs import demo
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
-    net.sampling = {
-        "method": "annealed_langevin",
-        "step_size": 2e-5,
-        "steps_per_level": 2,
-        "denoise": True,
-    }
-    return nf.save_checkpoint(net, tmp_path_factory.mktemp("net") / "model.safetensors")
 
 
 def test_help_names_every_command():
@@ -80,14 +68,6 @@ def test_sample_writes_images_and_goes_on_where_it_was(tmp_path, checkpoint):
         assert stored["sample_ids"].tolist() == list(range(8))
 
 
-def test_samples_that_a_killed_process_left_in_parts_are_put_together(tmp_path, checkpoint):
-    succeed("sample", checkpoint, "-n", 2, "--out", tmp_path)
-    whole = (tmp_path / "samples.npz").rename(tmp_path / "part_000000.npz").read_bytes()
-    assert "2 of 2 samples are in" in succeed("sample", checkpoint, "-n", 2, "--out", tmp_path)
-    assert (tmp_path / "samples.npz").read_bytes() == whole
-    assert not (tmp_path / "part_000000.npz").exists()
-
-
 def test_sample_refuses_a_folder_of_other_settings(tmp_path, checkpoint):
     succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
     result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path, "--seed", 1)
@@ -98,8 +78,7 @@ def test_sample_refuses_a_folder_of_other_settings(tmp_path, checkpoint):
 
 
 def test_sample_refuses_a_folder_of_another_network(tmp_path):
-    torch.manual_seed(0)
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
+    net = network(channels=1, ngf=4)
     official = tmp_path / "checkpoint.pth"
     torch.save({f"module.{k}": v for k, v in net.state_dict().items()}, official)
     known = ("--step-size", 2e-5, "--steps-per-level", 1, "--out", tmp_path / "out")
@@ -116,27 +95,11 @@ def test_the_first_id_continues_a_set(tmp_path, checkpoint):
         np.testing.assert_allclose(stored["images"], expected.numpy(), atol=1e-5)
 
 
-class Impatient:
-    """Ctrl-C after so many steps of the engine."""
-
-    def __init__(self, monkeypatch, steps):
-        from ncsn_fast.sampling.step import EagerStep
-
-        self.left, self._step = steps, EagerStep.run
-        monkeypatch.setattr(EagerStep, "run", lambda *arguments: self.step(*arguments))
-
-    def step(self, *arguments):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return self._step(*arguments)
-
-
 @pytest.mark.parametrize("batch", [1, 4])
 def test_an_interrupted_sample_goes_on_within_its_chains(tmp_path, checkpoint, monkeypatch, batch):
     # 13 rows a chain; interrupted in the third chain of four, or in the only chunk.
     steps = 2 * 13 + 7 if batch == 1 else 7
-    Impatient(monkeypatch, steps)
+    stop_after(monkeypatch, steps)
     arguments = ("sample", checkpoint, "-n", 4, "--out", tmp_path, "--batch-size", batch)
     result = invoke(*arguments)
     assert result.exit_code == 130
@@ -146,7 +109,7 @@ def test_an_interrupted_sample_goes_on_within_its_chains(tmp_path, checkpoint, m
 
     # What is left: 2 chains from row 6 on, the last of them whole, or one chunk from row 6 on.
     left = (13 - 6) + 13 if batch == 1 else 13 - 6
-    Impatient(monkeypatch, left)
+    stop_after(monkeypatch, left)
     output = succeed(*arguments)
     assert ("2 of 4 samples are in" in output) == (batch == 1)
     monkeypatch.undo()
@@ -176,14 +139,14 @@ def test_chains_under_way_are_saved_now_and_then(tmp_path, checkpoint, monkeypat
 def test_interrupted_again_at_once_nothing_is_lost(tmp_path, checkpoint, monkeypatch):
     arguments = ("sample", checkpoint, "--out", tmp_path, "-n", 4)
     for steps in (9, 0, 0):  # the second and third run are stopped in their first network call
-        Impatient(monkeypatch, steps)
+        stop_after(monkeypatch, steps)
         assert invoke(*arguments).exit_code == 130
         monkeypatch.undo()
     # A smaller set, in between, leaves the other chains alone; parts may be smaller than before.
-    Impatient(monkeypatch, 2 * (13 - 8))
+    stop_after(monkeypatch, 2 * (13 - 8))
     succeed("sample", checkpoint, "--out", tmp_path, "-n", 2, "--batch-size", 1)
     monkeypatch.undo()
-    Impatient(monkeypatch, 13 - 8)
+    stop_after(monkeypatch, 13 - 8)
     succeed(*arguments)
     monkeypatch.undo()
     with np.load(tmp_path / "samples.npz") as stored:
@@ -192,7 +155,7 @@ def test_interrupted_again_at_once_nothing_is_lost(tmp_path, checkpoint, monkeyp
 
 
 def test_chains_of_other_settings_are_refused(tmp_path, checkpoint, monkeypatch):
-    Impatient(monkeypatch, 9)
+    stop_after(monkeypatch, 9)
     invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)
     monkeypatch.undo()
     result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2, "--seed", 1)

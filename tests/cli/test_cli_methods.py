@@ -2,36 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
-from helpers.command import invoke, succeed
+from helpers.command import invoke, stop_after, succeed
 
 import ncsn_fast as nf
 from ncsn_fast.methods.by_name import METHODS
-from ncsn_fast.sampling.step import EagerStep
-
-SIGMAS = nf.geometric_sigmas(2, 0.01, 6)
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS)
-    net.sampling = {"method": "annealed_langevin", "step_size": 2e-5, "steps_per_level": 2}
-    return nf.save_checkpoint(net, tmp_path / "net.safetensors")
-
-
-def stop_after(monkeypatch, steps):
-    """Ctrl-C after so many steps of the engine; how many were made."""
-    made, step = [], EagerStep.run
-
-    def counted(*arguments):
-        if len(made) == steps:
-            raise KeyboardInterrupt
-        made.append(arguments[1])
-        return step(*arguments)
-
-    monkeypatch.setattr(EagerStep, "run", counted)
-    return made
 
 
 def test_a_method_with_its_settings_is_what_nf_sample_draws(tmp_path, checkpoint):

@@ -260,12 +260,8 @@ def test_data_and_settings_that_do_not_fit_are_refused_before_work_begins(
         Image.new("RGB", size).save(photos / f"{i}.png")
     np.save(array, np.zeros((4, 64, 64, 3), np.uint8))
     places = {"PHOTOS": photos, "ARRAY": array}
-    result = invoke(
-        "train",
-        "--out",
-        tmp_path / "run",
-        *(places.get(argument, argument) for argument in arguments),
-    )
+    given = (places.get(argument, argument) for argument in arguments)
+    result = invoke("train", "--out", tmp_path / "run", *given)
     assert result.exit_code in (1, 2)
     assert message in result.output
     assert not (tmp_path / "run").exists()
@@ -323,22 +319,8 @@ def test_train_on_a_folder_of_images(tmp_path):
         pixels = (255 * image[0]).byte().numpy()
         Image.fromarray(pixels).resize((16, 12)).convert("RGB").save(folder / f"{i}.png")
     run = tmp_path / "run"
-    output = succeed(
-        "train",
-        "--data",
-        folder,
-        "--out",
-        run,
-        "--ngf",
-        4,
-        "--steps",
-        2,
-        "--batch-size",
-        4,
-        "--flip",
-        "--dequantize",
-        "uniform",
-    )
+    flags = ("--flip", "--dequantize", "uniform")
+    output = succeed("train", "--data", folder, "--out", run, *TINY, *flags)
     assert "12 images of (3, 12, 16)" in output
     assert nf.load_checkpoint(run / "model.safetensors").shape == (3, 12, 16)
 

@@ -20,14 +20,11 @@ from helpers.golden import GOLDEN, load_golden
 import ncsn_fast as nf
 from ncsn_fast.checkpoints.load_save import BUNDLED
 from ncsn_fast.checkpoints.official_yaml import (
-    network_settings,
     noise_levels,
     read_official_yaml,
-    training_settings,
 )
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, read_tensors
 from ncsn_fast.runs.convert import convert, official_config
-from ncsn_fast.training.presets import PRESETS
 
 
 def official(path, *states):
@@ -54,8 +51,7 @@ def assert_equal(one, other):
 @pytest.fixture
 def trained(tmp_path):
     """A training checkpoint of ours with weights and other, averaged ones."""
-    torch.manual_seed(0)
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
+    net = network(channels=1)
     net.sampling = SAMPLING
     config = nf.TrainConfig(steps=2, batch_size=2, ema=0.5, out=tmp_path / "run")
     nf.Trainer(net, torch.rand(4, 1, 8, 8), config).fit()
@@ -155,34 +151,6 @@ def test_the_optimiser_state_fits_the_official_optimiser(tmp_path, trained):
     adam = torch.optim.Adam(torch.nn.DataParallel(net).parameters(), lr=1.0)
     adam.load_state_dict(states_of(tmp_path / "out.pth")[1])
     assert adam.param_groups[0]["lr"] == 1e-4
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "preset"),
-    [
-        ("NCSNv2", 32, "cifar10"),
-        ("NCSNv2", 64, "celeba"),
-        ("NCSNv2Deeper", 128, "bedroom"),
-        ("NCSNv2Deepest", 256, "ffhq"),
-        ("NCSN", 28, "mnist-v1"),
-    ],
-)
-def test_the_configuration_is_the_published_one(name, size, preset):
-    p = PRESETS[preset]
-    sigmas = nf.geometric_sigmas(p.sigma_max, p.sigma_min, p.num_levels)
-    kind = getattr(nf, name)
-    net = kind(channels=p.channels, image_size=size, ngf=4, sigmas=sigmas)
-    config = official_config(net, averaged=True)
-    told = network_settings(config)
-    assert (told["network"], told["image_size"], told["ngf"]) == (name, size, 4)
-    assert config["model"]["sigma_begin"] == p.sigma_max
-    assert config["model"]["sigma_end"] == 0.01
-    assert config["model"]["num_classes"] == p.num_levels
-    training = training_settings(config)
-    assert training["learning_rate"] == p.learning_rate
-    assert training["batch_size"] == p.batch_size
-    assert training["eps"] == p.eps
-    assert training["dequantize"] == p.dequantize
 
 
 def test_first_version_is_told_as_its_code_saves_it(tmp_path):

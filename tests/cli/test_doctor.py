@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from helpers.command import invoke
 
-from ncsn_fast.cli import main
 from ncsn_fast.device import backends, native
 from ncsn_fast.runs import doctor
 
@@ -26,14 +25,14 @@ def built(monkeypatch):
 
 
 def test_the_kernels_are_built_ahead_where_that_is_asked_for(built):
-    result = CliRunner().invoke(main, ["doctor", "--build"])
+    result = invoke("doctor", "--build")
     assert result.exit_code == 0
     assert "built /cache/library.so in 0 s" in result.output
     assert built == [True]
 
 
 def test_without_a_wish_nothing_is_built_again(built):
-    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+    assert invoke("doctor").exit_code == 0
     assert not built
 
 
@@ -42,7 +41,7 @@ def test_a_build_that_fails_is_one_clear_line(built, monkeypatch):
         raise native.NativeError("there is no ninja to build them with: pip install ninja")
 
     monkeypatch.setattr(native, "build", fail)
-    result = CliRunner().invoke(main, ["doctor", "--build"])
+    result = invoke("doctor", "--build")
     assert result.exit_code == 1
     assert result.output == "Error: there is no ninja to build them with: pip install ninja\n"
 

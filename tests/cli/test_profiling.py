@@ -5,20 +5,23 @@ import importlib.util
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from click.testing import CliRunner
+from helpers import command
+from helpers.networks import network
 from torch.autograd import DeviceType
 
 import ncsn_fast as nf
-from ncsn_fast.cli.profile import profile as command
 from ncsn_fast.device import profiling
 from ncsn_fast.runs import profile as profile_run
 from ncsn_fast.runs import profile_table
 from ncsn_fast.runs.profile import Workload
+
+invoke, succeed = partial(command.invoke, "profile"), partial(command.succeed, "profile")
 
 
 class Domain:
@@ -54,19 +57,8 @@ def load(monkeypatch):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
+    net = network(channels=1, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
     return str(nf.save_checkpoint(net, tmp_path_factory.mktemp("net") / "model.safetensors"))
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_ranges_reach_the_domain_as_they_nest(load):

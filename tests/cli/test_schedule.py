@@ -6,26 +6,19 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from helpers.command import succeed
+from helpers.command import invoke, succeed
 from PIL import Image
 
 import ncsn_fast as nf
-from ncsn_fast.cli.schedule import schedule
 from ncsn_fast.data.digits import digits
 from ncsn_fast.training import schedule_figure
 
 
-def run(*arguments):
-    return CliRunner().invoke(schedule, [str(argument) for argument in arguments])
-
-
 def test_the_command_writes_what_auto_schedule_chooses(tmp_path):
-    result = run("digits", "--out", tmp_path / "new")
-    assert result.exit_code == 0, result.output
-    assert "21 noise levels from 4.8 down to 0.01" in result.output
-    assert "any two of all 1,400 points: exact" in result.output
-    assert "105 network evaluations" in result.output
+    output = succeed("schedule", "digits", "--out", tmp_path / "new")
+    assert "21 noise levels from 4.8 down to 0.01" in output
+    assert "any two of all 1,400 points: exact" in output
+    assert "105 network evaluations" in output
     written = json.loads((tmp_path / "new" / "schedule.json").read_text())
     expected = nf.auto_schedule(digits("train").images)
     assert written["sigmas"] == expected.sigmas.tolist()
@@ -37,11 +30,11 @@ def test_the_command_writes_what_auto_schedule_chooses(tmp_path):
 def test_the_printed_command_trains_with_the_same_levels(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (120, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "some images.npy", pixels)
-    result = run(tmp_path / "some images.npy", "--out", tmp_path, "--rescaled", "--overlap", 0.3)
-    assert result.exit_code == 0, result.output
+    flags = ("--out", tmp_path, "--rescaled", "--overlap", 0.3)
+    output = succeed("schedule", tmp_path / "some images.npy", *flags)
     written = json.loads((tmp_path / "schedule.json").read_text())
     words = shlex.split(written["train"])
-    assert written["train"] in result.output
+    assert written["train"] in output
     words[words.index("--out") + 1] = str(tmp_path / "run")
     succeed(*words[1:], "--ngf", 4, "--batch-size", 4, "--steps", 1)
     net = nf.load_checkpoint(tmp_path / "run" / "model.safetensors")
@@ -51,21 +44,21 @@ def test_the_printed_command_trains_with_the_same_levels(tmp_path):
 
 
 def test_a_part_of_the_points_is_stated(tmp_path):
-    result = run("digits", "--out", tmp_path, "--max-points", 200, "--seed", 3)
+    result = invoke("schedule", "digits", "--out", tmp_path, "--max-points", 200, "--seed", 3)
     assert "among 200 points drawn at random from 1,400" in result.output
     written = json.loads((tmp_path / "schedule.json").read_text())
     assert (written["points"], written["of"], written["exact"]) == (200, 1400, False)
 
 
 def test_data_that_are_not_there_are_one_clear_line(tmp_path):
-    result = run(tmp_path / "nowhere", "--out", tmp_path)
+    result = invoke("schedule", tmp_path / "nowhere", "--out", tmp_path)
     assert result.exit_code == 1
     assert "Error: no such file or folder" in result.output
 
 
 def test_one_image_has_no_distance(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    result = run(tmp_path, "--out", tmp_path / "new")
+    result = invoke("schedule", tmp_path, "--out", tmp_path / "new")
     assert result.exit_code == 1
     assert "holds 1 image: noise levels come from distances" in result.output
 
@@ -84,7 +77,7 @@ def test_the_picture_says_where_levels_overlap_at_any_distance(tmp_path, monkeyp
 
 
 def test_help_says_how_to_train_with_the_result():
-    assert "trains with exactly these" in " ".join(run("--help").output.split())
+    assert "trains with exactly these" in " ".join(succeed("schedule", "--help").split())
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
