@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from ncsn_fast.reference import ACTIVATIONS
 from ncsn_fast.support.checks import count, number
 from ncsn_fast.support.settings import check_settings, documented, setting, settings_of
 
-_DATA, _NETWORK, _LEVELS = "Data", "Network", "Noise levels and sampling"
-_TRAINING, _WRITTEN = "Training", "What is written"
+# A setting under each of the command's headings.
+_data, _network = partial(setting, group="Data"), partial(setting, group="Network")
+_levels = partial(setting, group="Noise levels and sampling")
+_training, _written = partial(setting, group="Training"), partial(setting, group="What is written")
 
 
 def _positive(name: str, value: Any) -> float:
@@ -61,53 +64,35 @@ class TrainRun:
     """What is trained, on what: with a ``TrainConfig`` a run as its folder keeps it."""
 
     preset: str | None = setting(None, "The preset that the settings started from.")
-    data: str = setting(
-        "digits",
-        "digits, a folder of images, a .npy / .npz file, or CIFAR-10's binary version.",
-        group=_DATA,
+    data: str = _data(
+        "digits", "digits, a folder of images, a .npy / .npz file, or CIFAR-10's binary version."
     )
-    image_size: int | None = setting(
-        None, "Cut and shrink the files of a folder to this.", group=_DATA, least=1
+    image_size: int | None = _data(None, "Cut and shrink the files of a folder to this.", least=1)
+    crop: int | None = _data(
+        None, "Cut a square of this side from their middle first; 0: do not.", least=0, none=0
     )
-    crop: int | None = setting(
-        None,
-        "Cut a square of this side from their middle first; 0: do not.",
-        group=_DATA,
-        least=0,
-        none=0,
+    damaged: str = _data(
+        "refuse", "What to do with files that cannot be used.", choices=("refuse", "skip")
     )
-    damaged: str = setting(
-        "refuse",
-        "What to do with files that cannot be used.",
-        group=_DATA,
-        choices=("refuse", "skip"),
+    channels: int | None = _data(
+        None, "Refuse images of another number.", "None takes any.", least=1
     )
-    channels: int | None = setting(
-        None, "Refuse images of another number.", "None takes any.", group=_DATA, least=1
+    network: str = _network("NCSNv2", choices=IMAGE_NETWORKS)
+    ngf: int = _network(32, "Width of the network.", least=1)
+    activation: str = _network("elu", choices=tuple(ACTIVATIONS))
+    rescaled: bool = _data(False, "Train on 2x - 1.")
+    logit_transform: bool = _data(False, "Train on the logit.")
+    sigma_max: float | None = _levels(
+        None, "σ₁, the largest noise level.", "None: the largest distance between two images."
     )
-    network: str = setting("NCSNv2", group=_NETWORK, choices=IMAGE_NETWORKS)
-    ngf: int = setting(32, "Width of the network.", group=_NETWORK, least=1)
-    activation: str = setting("elu", group=_NETWORK, choices=tuple(ACTIVATIONS))
-    rescaled: bool = setting(False, "Train on 2x - 1.", group=_DATA)
-    logit_transform: bool = setting(False, "Train on the logit.", group=_DATA)
-    sigma_max: float | None = setting(
-        None,
-        "σ₁, the largest noise level.",
-        "None: the largest distance between two images.",
-        group=_LEVELS,
+    sigma_min: float = _levels(0.01, "The smallest noise level.")
+    num_levels: int | None = _levels(None, "L.", "None: as many as ``overlap`` asks for.", least=2)
+    overlap: float = _levels(
+        OVERLAP, "Of neighbouring levels, where L follows from it; less gives fewer."
     )
-    sigma_min: float = setting(0.01, "The smallest noise level.", group=_LEVELS)
-    num_levels: int | None = setting(
-        None, "L.", "None: as many as ``overlap`` asks for.", group=_LEVELS, least=2
-    )
-    overlap: float = setting(
-        OVERLAP, "Of neighbouring levels, where L follows from it; less gives fewer.", group=_LEVELS
-    )
-    step_size: float | None = setting(
-        None, "ε of the sampler.", "None: the best for these levels.", group=_LEVELS
-    )
-    steps_per_level: int = setting(5, "T of the sampler.", group=_LEVELS, least=1)
-    denoise: bool = setting(True, "End sampling without noise.", group=_LEVELS)
+    step_size: float | None = _levels(None, "ε of the sampler.", "None: the best for these levels.")
+    steps_per_level: int = _levels(5, "T of the sampler.", least=1)
+    denoise: bool = _levels(True, "End sampling without noise.")
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -122,85 +107,65 @@ class TrainRun:
 class TrainConfig:
     """Settings of a training run; the defaults are those of NCSNv2 where it has one."""
 
-    steps: int = setting(
-        10_000, "Optimiser steps.", "In all.", group=_TRAINING, command=5000, least=1, free=True
-    )
-    batch_size: int = setting(128, "", "Images per step.", group=_TRAINING, command=64, least=1)
+    steps: int = _training(10_000, "Optimiser steps.", "In all.", command=5000, least=1, free=True)
+    batch_size: int = _training(128, "", "Images per step.", command=64, least=1)
     # Free, for without another one a run that diverged could not be saved; the other settings that
     # are free do not change what a step computes.
-    learning_rate: float = setting(
+    learning_rate: float = _training(
         1e-4,
         "Of Adam.",
         "The papers use 1e-3 (v1) and 1e-4 (v2).",
-        group=_TRAINING,
         command=1e-3,
         check=_positive,
         free=True,
     )
-    beta1: float = setting(0.9, "", "Of Adam.", group=_TRAINING, check=_rate)
-    beta2: float = setting(0.999, "", "Of Adam.", group=_TRAINING, check=_rate)
-    eps: float = setting(1e-8, "", "Of Adam.", group=_TRAINING, check=_positive)
-    warmup: int = setting(
-        0,
-        "Steps to reach that rate.",
-        "It rises linearly from 0; 0 in the papers.",
-        group=_TRAINING,
-        least=0,
+    beta1: float = _training(0.9, "", "Of Adam.", check=_rate)
+    beta2: float = _training(0.999, "", "Of Adam.", check=_rate)
+    eps: float = _training(1e-8, "", "Of Adam.", check=_positive)
+    warmup: int = _training(
+        0, "Steps to reach that rate.", "It rises linearly from 0; 0 in the papers.", least=0
     )
-    clip_gradient: float | None = setting(
-        None,
-        "Its largest norm.",
-        "None, as in the papers, leaves it.",
-        group=_TRAINING,
-        check=_positive,
+    clip_gradient: float | None = _training(
+        None, "Its largest norm.", "None, as in the papers, leaves it.", check=_positive
     )
-    accumulate: int = setting(
+    accumulate: int = _training(
         1,
         "Parts a batch is cut into, to need less memory.",
         "Changes no result beyond rounding.",
-        group=_TRAINING,
         least=1,
         free=True,
     )
-    precision: str = setting(
+    precision: str = _training(
         "fp32",
         "",
         "fp32, tf32, bf16 or fp16 (with a GradScaler); see ``device/precision.py``.",
-        group=_TRAINING,
         choices=PRECISIONS,
     )
-    ema: float = setting(
-        0.999,
-        "Rate of the weights' moving average; 0 for none.",
-        "0.999 is NCSNv2's.",
-        group=_TRAINING,
-        check=_rate,
+    ema: float = _training(
+        0.999, "Rate of the weights' moving average; 0 for none.", "0.999 is NCSNv2's.", check=_rate
     )
-    ema_warmup: bool = setting(
+    ema_warmup: bool = _training(
         False,
         "Lower that rate at the beginning, which short runs need.",
         "It is (1 + t)/(10 + t) at step t while that is less, so that a random beginning is not "
         "averaged in. Off in the published settings.",
-        group=_TRAINING,
         command=True,
     )
-    anneal_power: float = setting(2.0, "p of the loss weight σᵖ.", group=_TRAINING, check=_exponent)
-    continuous: bool = setting(
+    anneal_power: float = _training(2.0, "p of the loss weight σᵖ.", check=_exponent)
+    continuous: bool = _training(
         False,
         "Noise levels between those of the ladder.",
         "σ is drawn log-uniformly between the smallest and the largest; for networks that take "
         "any σ.",
-        group=_TRAINING,
     )
-    dequantize: str | None = setting(
+    dequantize: str | None = _data(
         None,
         "Noise below the step of 8-bit values.",
         "None, uniform or gaussian; see :func:`ncsn_fast.models.space.Space.enter`.",
-        group=_DATA,
         choices=("uniform", "gaussian"),
         none="none",
     )
-    flip: bool = setting(False, "Mirror half of the images.", "At random.", group=_DATA)
+    flip: bool = _data(False, "Mirror half of the images.", "At random.")
     seed: int = setting(
         0, "", "Of noise, levels and order.", group="Run", check=_seed, least=0, most=2**64 - 1
     )
@@ -212,45 +177,32 @@ class TrainConfig:
         free=True,
     )
     log_every: int = setting(10, "Steps between two entries of the log.", least=1, free=True)
-    checkpoint_every: int = setting(
-        500,
-        "Steps between two saves: what a power failure can cost.",
-        group=_WRITTEN,
-        least=1,
-        free=True,
+    checkpoint_every: int = _written(
+        500, "Steps between two saves: what a power failure can cost.", least=1, free=True
     )
-    keep_every: int | None = setting(
-        None,
-        "Also keep the model so often.",
-        "A multiple of checkpoint_every.",
-        group=_WRITTEN,
-        least=1,
-        free=True,
+    keep_every: int | None = _written(
+        None, "Also keep the model so often.", "A multiple of checkpoint_every.", least=1, free=True
     )
-    sample_every: int | None = setting(
+    sample_every: int | None = _written(
         None,
         "Draw samples so often.",
         "With held-out images they are judged by their pixel Fréchet distance, and the best model "
         "is kept as best.safetensors.",
-        group=_WRITTEN,
         least=1,
         free=True,
     )
-    samples: int = setting(
-        100, "How many.", "At least 2.", group=_WRITTEN, check=_several, least=2, free=True
-    )
-    tensorboard: bool = setting(
-        False, "Log for TensorBoard too.", "Into ``out``/tensorboard.", group=_WRITTEN, free=True
+    samples: int = _written(100, "How many.", "At least 2.", check=_several, least=2, free=True)
+    tensorboard: bool = _written(
+        False, "Log for TensorBoard too.", "Into ``out``/tensorboard.", free=True
     )
     max_seconds: float | None = setting(
         None, "Stop after this time, whatever the number of steps.", check=_positive, free=True
     )
-    graph: bool | str = setting(
+    graph: bool | str = _training(
         "auto",
         "The step as a CUDA graph. Default: where that is possible.",
         "It is captured once and replayed: auto (on CUDA devices, where it can be captured), True "
         "(refused where it cannot) or False. The results are the same.",
-        group=_TRAINING,
         choices=("auto", True, False),
         free=True,
     )
