@@ -47,7 +47,7 @@ class SampleStore:
         self._identity = identity
         self._done: dict[int, np.ndarray] = {}
         self._new: list[int] = []  # finished, and in no file yet
-        self._parts = sorted(folder.glob("part_*.npz"))
+        self._parts = sorted(folder.glob("part_" + 6 * "[0-9]" + ".npz"))
         # id -> (noise level that the chain is about to begin, states of its batch, row in them);
         # the states stay where they are until they are written.
         self._chains: dict[int, tuple[int, Tensor, int]] = {}
@@ -100,20 +100,23 @@ class SampleStore:
         if self._new:
             number = int(self._parts[-1].stem[5:]) + 1 if self._parts else 0
             part = self.path.with_name(f"part_{number:06d}.npz")
-            self._write_done(part, self._new)
+            self._write_done(part, sorted(self._new))
             self._parts.append(part)
             self._new = []
         self._write_chains()
         self._written = time.monotonic()
 
     def finish(self) -> None:
-        """Save everything, the finished samples as one file."""
-        if self._new or self._parts:
+        """Save everything, the finished samples as one file.
+
+        First as :meth:`write` does, which takes a moment: where the rest fails, on a full disk or
+        because the process is killed, nothing is lost.
+        """
+        self.write()
+        if self._parts:
             self._write_done(self.path, sorted(self._done))
-        for part in self._parts:  # only now: a process may be killed at any time
-            part.unlink(missing_ok=True)
-        self._new, self._parts = [], []
-        self._write_chains()
+        while self._parts:
+            self._parts.pop().unlink(missing_ok=True)
 
     def _write_done(self, path: Path, ids: Sequence[int]) -> None:
         with atomic_write(path) as temporary:
@@ -130,8 +133,8 @@ class SampleStore:
             levels = [level for level, _, _ in self._chains.values()]
             metadata = {"identity": self._identity, "ids": list(self._chains), "levels": levels}
             write_tensors(self._partial, {"states": states}, metadata)
-        else:
-            self._partial.unlink(missing_ok=True)
+        elif self._partial.exists():
+            self._partial.unlink()
 
     def _state(self, i: int) -> Tensor:
         _, states, row = self._chains[i]

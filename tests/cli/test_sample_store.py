@@ -67,22 +67,27 @@ def test_killed_while_the_parts_become_one_file_nothing_is_lost(tmp_path, monkey
     for i in (4, 2):
         add(store, i)
         store.write()
+    add(store, 7)
+    owner = files.os if when == "replace" else type(tmp_path)
+    really = getattr(owner, when)
 
-    def killed(*arguments, **keywords):
-        raise KeyboardInterrupt
+    def killed(path, target=tmp_path / "samples.npz", **keywords):
+        if target.name == "samples.npz":
+            raise KeyboardInterrupt
+        really(path, target)  # what is new is saved first
 
     with monkeypatch.context() as patch:
-        owner = files.os if when == "replace" else type(tmp_path)
         patch.setattr(owner, when, killed)
         with pytest.raises(KeyboardInterrupt):
             store.finish()
     again = SampleStore(tmp_path, IDENTITY)
-    check(again, 2, 4)
+    check(again, 2, 4, 7)
     again.finish()
     assert [name for name in names(tmp_path) if not name.startswith(".")] == ["samples.npz"]
 
 
 def test_parts_of_other_settings_are_refused(tmp_path):
+    (tmp_path / "part_of_mine.npz").write_bytes(b"")  # is none of them
     store = SampleStore(tmp_path, IDENTITY)
     add(store, 0)
     store.write()
