@@ -36,16 +36,17 @@ class Command(click.Command):
             context.exit(130)
 
     def _in_flags(self, message: str) -> str:
-        """What the library calls image_size=32 is --image-size 32 here, but within a call."""
-        options = (p for p in self.params if isinstance(p, click.Option) and not p.is_flag)
-        names = "|".join(re.escape(p.name) for p in options if p.name)
-        if not names:
-            return message
-        return re.sub(
-            rf"(?<!, )\b({names})=(?:'([^']*)'|([\w.-]*\w))",
-            lambda found: f"--{found[1].replace('_', '-')} {found[2] or found[3]}",
-            message,
-        )
+        """What the library calls image_size=32 and resume=True is --image-size 32 and --resume
+        here, but within a call."""
+        known = {option.name for option in self.params if isinstance(option, click.Option)}
+
+        def flag(found: re.Match[str]) -> str:
+            if found[1] not in known:
+                return found[0]
+            name, value = found[1].replace("_", "-"), found[2] or found[3]
+            return {"True": f"--{name}", "False": f"--no-{name}"}.get(value, f"--{name} {value}")
+
+        return re.sub(r"(?<!, )\b(\w+)=(?:'([^']*)'|([\w.-]*\w))", flag, message)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

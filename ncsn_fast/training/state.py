@@ -112,7 +112,7 @@ def read(folder: Path) -> RunState:
     """
     path = folder / CHECKPOINT
     if not path.exists():
-        raise ValueError(f"there is no {path} to resume from: start anew without resume (--resume)")
+        raise ValueError(f"there is no {path} to resume from: start anew without resume=True")
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "training":
         raise CheckpointError(f"{path} is not a training checkpoint: it cannot be resumed")
@@ -167,8 +167,8 @@ def make_new_folder(folder: Path) -> None:
     for path in (folder / CHECKPOINT, folder / MODEL):
         if path.exists():
             raise ValueError(
-                f"{folder} holds a trained network already ({path.name}): resume the run "
-                "(resume=True, --resume), or choose another folder"
+                f"{folder} holds a trained network already ({path.name}): go on with the run by "
+                "resume=True, or choose another folder"
             )
     make_folder(folder)
 

@@ -3,15 +3,18 @@
 import json
 import re
 
+import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers.command import invoke, stop_after, succeed
 from helpers.networks import network
 from PIL import Image
 
 import ncsn_fast as nf
 from ncsn_fast.checkpoints.tensor_file import read_tensors
+from ncsn_fast.cli.common import Command
 from ncsn_fast.runs import demo
 
 
@@ -220,6 +223,17 @@ def test_refusals_are_one_clear_line(tmp_path, arguments, message):
     assert message in result.output
     assert "Traceback" not in result.output
     assert isinstance(result.exception, SystemExit)
+
+
+def test_what_the_library_calls_a_keyword_is_an_option_of_the_command():
+    @click.command(cls=Command)
+    @click.option("--resume", is_flag=True)
+    @click.option("--image-size")
+    def command(**options):
+        raise ValueError("resume=True or image_size='3', in Python f(x, image_size=3), not size=3")
+
+    output = CliRunner().invoke(command).output
+    assert "--resume or --image-size 3, in Python f(x, image_size=3), not size=3" in output
 
 
 def test_the_demo_leaves_a_training_run_alone(tmp_path):
