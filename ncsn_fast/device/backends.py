@@ -22,6 +22,9 @@ from ncsn_fast.device import native
 
 BACKENDS = ("auto", "torch", "triton", "cpp")
 KERNELS = ("triton", "cpp")
+# What networks take and give, as far as kernels know it.
+NETWORK_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+NATIVE_TYPES = (torch.float32, torch.bfloat16)  # those of the CPU
 OLDEST_TRITON = (3, 4)  # the first whose compiler knows tuples as the kernels use them
 _MOST_ELEMENTS = (1 << 33) - (1 << 18)  # of one sample; see kernels/triton/common/tiles.py
 _ENVIRONMENT = "NCSN_FAST_BACKEND"
@@ -203,11 +206,6 @@ def _check(name: str, source: str, device: torch.device | None = None) -> None:
         )
 
 
-# What networks take and give, as far as kernels know it.
-NETWORK_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-NATIVE_TYPES = (torch.float32, torch.bfloat16)  # those of the CPU
-
-
 def plain_call(x: Tensor) -> bool:
     """Whether nobody watches: being an operation of PyTorch's costs more than all the rest of a
     call, and only who traces it needs that."""
@@ -234,4 +232,5 @@ __all__ = [
     "resolve",
     "unwatched",
     "use_backend",
+    "wished",
 ]

@@ -14,15 +14,15 @@ def environment(device: torch.device) -> dict[str, str]:
     """The facts without which a figure means nothing."""
     on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "torch": torch.__version__,
-        "triton": version("triton"),
+        "triton": _version("triton"),
         "python": platform.python_version(),
-        "commit": commit(),
+        "commit": _commit(),
     }
 
 
-def processor() -> str:
+def _processor() -> str:
     """The CPU and the number of threads that torch uses of it."""
     names = [platform.processor() or platform.machine()]
     try:
@@ -33,7 +33,7 @@ def processor() -> str:
     return f"{names[0]}, {torch.get_num_threads()} threads"
 
 
-def version(package: str) -> str:
+def _version(package: str) -> str:
     """The version of an installed package, in words where it is not."""
     try:
         return importlib.metadata.version(package)
@@ -41,10 +41,13 @@ def version(package: str) -> str:
         return "not installed"
 
 
-def commit() -> str:
+def _commit() -> str:
     """The commit of the checkout that runs, marked where files have changed since."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+__all__ = ["environment"]

@@ -69,7 +69,7 @@ def chunk_size(batch_size: int | str, values: int, budget: int) -> int:
     return checks.count("batch_size", batch_size)
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def _out_of_memory(error: RuntimeError) -> bool:
     """Whether this is how PyTorch says that memory was not enough."""
     words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
@@ -81,10 +81,10 @@ def _fits(work: Callable[[slice], None], part: slice) -> bool:
     try:
         work(part)
     except RuntimeError as error:
-        if part.stop - part.start == 1 or not out_of_memory(error):
+        if part.stop - part.start == 1 or not _out_of_memory(error):
             raise
         return False
     return True
 
 
-__all__ = ["chunk_size", "in_chunks", "out_of_memory"]
+__all__ = ["chunk_size", "in_chunks"]

@@ -123,7 +123,7 @@ class EagerStep:
     def __init__(self, chain: Chain, chunk: Chunk) -> None:
         self._chain = chain
         self._step = Step(chain, chunk)
-        self._noise = NoiseBefore(chain, chunk)
+        self._noise = _NoiseBefore(chain, chunk)
         self._numbers: list[list[float]] = chain.numbers.tolist()
         steps = range(chain.first_step, chain.first_step + len(chain.table))
         self._seed: Word = chain.seed
@@ -148,7 +148,7 @@ class EagerStep:
         return Row(index, chain.rows[index], condition, self._seed, step, sigma, p, q, chain.clip)
 
 
-class NoiseBefore:
+class _NoiseBefore:
     """The noise of a row where it is made before the update: the caller's, or many rows' at once.
 
     Making noise is a hundred small operations whatever its size: for a thousand points that is
@@ -210,4 +210,4 @@ def _harmless(name: str, call: Callable[[], T], *tensors: Tensor) -> T:
     return result
 
 
-__all__ = ["EagerStep", "NoiseBefore", "Number", "Row", "Step", "call_back"]
+__all__ = ["EagerStep", "Number", "Row", "Step", "call_back"]
