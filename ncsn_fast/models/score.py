@@ -279,14 +279,12 @@ class Score:
             )
         levels = self.sigmas.to(sigma)
         nearest, gap = nearest_level(sigma, levels)
+        only = self.condition == "label" and not self.quantize
         # A device would have to be waited for.
         if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
-            if self.condition == "timestep" or self.quantize:
-                inside = sigma.clamp(levels[-1], levels[0])
-                self._refuse_others((sigma.log() - inside.log()).abs() > SAME_LEVEL, sigma, who)
-            else:
-                self._refuse_others(gap > SAME_LEVEL, sigma, who)
-        if self.condition == "label" and not self.quantize:
+            beyond = (sigma.log() - sigma.clamp(levels[-1], levels[0]).log()).abs()
+            self._refuse_others((gap if only else beyond) > SAME_LEVEL, sigma, who)
+        if only:
             return nearest
         place = _place(sigma.log(), levels.log())
         if self.quantize:  # halfway between two levels the even place, whatever rounding does
