@@ -52,14 +52,13 @@ def _apply(
     )  # fmt: skip
 
 
-def _gradient(
-    shape: tuple[int, ...] = _SHAPE, *, last: bool = True, activation: str | None = "elu"
-) -> None:
-    x, parameter = _image(shape, torch.float16, last), meta(shape[1])
+def _gradient(*, dtype: torch.dtype = torch.float16, last: bool = True) -> None:
+    samples, channels = _SHAPE[:2]
+    x, parameter = _image(_SHAPE, dtype, last), meta(channels)
     instance_norm_gradient.gradient(
-        x, x, parameter, parameter, parameter, meta(shape[0] * (2 * shape[1] + 2)), x,
-        meta(shape[0], 3, shape[1]),
-        eps=1e-5, activation=activation, fast_math=True,
+        x, x, parameter, parameter, parameter, meta(samples * (2 * channels + 2)), x,
+        meta(samples, 3, channels),
+        eps=1e-5, activation="elu", fast_math=True,
     )  # fmt: skip
 
 
@@ -97,12 +96,17 @@ def variants() -> Iterator[Variant]:
     )  # fmt: skip
     loose = Budget(None, None, None, 1)
     yield Variant("instance_norm_coefficients", "plain", _gradient, loose, None, everywhere=True)
-    ways: dict[str, Callable[[], None]] = {"elu": _gradient, "elu, NCHW": of(_gradient, last=False)}
+    ways: dict[str, Callable[[], None]] = {
+        "elu": _gradient,
+        "elu, bf16": of(_gradient, dtype=torch.bfloat16),
+        "elu, fp32": of(_gradient, dtype=torch.float32),
+        "elu, NCHW": of(_gradient, last=False),
+    }
     for name, way in ways.items():
         first = name == "elu"
         summing, shared = Budget(14, None, None, 8), None if name == "elu, NCHW" else 0
         yield Variant("instance_norm_sums", name, way, summing, _tile, True, first)
-        budget = Budget(18, shared, shared, 8)
+        budget = Budget(19 if name == "elu, bf16" else 18, shared, shared, 8)
         yield Variant("instance_norm_gradient", name, way, budget, _tile, False, first)
 
 

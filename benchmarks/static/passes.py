@@ -69,12 +69,16 @@ def variants() -> Iterator[Variant]:
     for name, dtype in (("elu, bf16", bf16), ("elu, fp32", fp32)):
         call = of(_residual_add, dtype=dtype)
         yield Variant("residual_add", name, call, Budget(18, lanes=8), _flat)
+        call = of(call, gradient=True)
+        yield Variant("residual_add_gradient", name, call, Budget(22, lanes=8), _flat)
 
     wide = functools.partial(Budget, lanes=8, once=False)
     pools: tuple[tuple[str, dict[str, Any], Budget], ...] = (
         ("elu", {}, wide(44)),
         ("none", {"activation": None}, wide(28)),
         ("elu, bf16", {"dtype": bf16}, wide(44)),
+        ("elu, fp32", {"dtype": fp32}, wide(50)),
+        ("none, bf16", {"activation": None, "dtype": bf16}, wide(28)),
         ("none, fp32", {"activation": None, "dtype": fp32}, wide(56)),
         ("elu, NCHW", {"last": False}, Budget(115, once=False, lanes=1)),
     )
@@ -83,6 +87,9 @@ def variants() -> Iterator[Variant]:
         yield Variant("max_pool5", name, call, budget, _vectors, False, name == "elu")
     for kernel, most in (("max_pool5_places", 125), ("max_pool5_gradient", 205)):
         yield Variant(kernel, "elu", _max_pool5_gradient, wide(most), _vectors, False, True)
+        for name, dtype, lanes in (("elu, bf16", bf16, 8), ("elu, fp32", fp32, 4)):
+            call = of(_max_pool5_gradient, dtype=dtype)
+            yield Variant(kernel, name, call, Budget(most + 10, lanes=lanes, once=False), _vectors)
         call = of(_max_pool5_gradient, last=False)
         yield Variant(kernel, "elu, NCHW", call, Budget(lanes=1, once=False), _vectors)
 

@@ -16,6 +16,9 @@ from torch import Tensor
 from ncsn_fast.benchmarks.static import steps
 from ncsn_fast.kernels.triton import sampler_update
 
+_LAYOUTS = (("", 0), (", channels_last 3", 3))  # of the network's output, and its channels
+_OTHER_TYPES = (("fp32 network", torch.float32), ("bf16 network", torch.bfloat16))
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -80,24 +83,23 @@ def variants() -> Iterator[Variant]:
     """
     of, update, everything = functools.partial, "sampler_update", steps.EVERYTHING
     strided = Budget(shared=None, barriers=None, lanes=1)
-    yield Variant(update, "plain", steps.sample, Budget(45), everywhere=True)
-    for name, most in (("history", 50), ("guidance", 48), ("mask", 65), ("scaled input", 45)):
-        yield Variant(update, name, of(steps.sample, name), Budget(most))
-    yield Variant(update, "everything", of(steps.sample, everything), Budget(80))
-    silent = "no noise"
-    yield Variant(update, silent, of(steps.sample, silent), Budget(13))
-    for uses in ("no noise, history", "no noise, history, scaled input"):
-        yield Variant(update, uses, of(steps.sample, uses), Budget(19))
-    yield Variant(update, "given noise", of(steps.sample, "given noise"), Budget(13))
-    for channels in (2, 3, 4, 8):
+    uses = (
+        ("plain", 45), ("history", 50), ("guidance", 48), ("mask", 65), ("scaled input", 45),
+        (everything, 80), ("no noise", 13), ("no noise, history", 19),
+        ("no noise, history, scaled input", 19), ("given noise", 13),
+    )  # fmt: skip
+    for last, channels in _LAYOUTS:
+        for use, most in uses:
+            name = ("everything" if use == everything else use) + last
+            call = of(steps.sample, use, channels=channels)
+            first = name in ("plain", "everything, channels_last 3")
+            yield Variant(update, name, call, Budget(most), everywhere=first)
+        for name, dtype in _OTHER_TYPES:
+            call = of(steps.sample, dtype=dtype, channels=channels)
+            yield Variant(update, name + last, call, Budget(45))
+    for channels in (2, 4, 8):
         call = of(steps.sample, channels=channels)
         yield Variant(update, f"channels_last {channels}", call, Budget(45))
-    call = of(steps.sample, everything, channels=3)
-    yield Variant(update, "everything, channels_last 3", call, Budget(80), everywhere=True)
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        for last, channels in (("", 0), (", channels_last 3", 3)):
-            call = of(steps.sample, dtype=dtype, channels=channels)
-            yield Variant(update, f"{name} network{last}", call, Budget(45))
     yield Variant(update, "32-bit words", _words_of_32_bits, Budget(45))
     yield Variant(update, "strided", of(steps.sample, channels=3, size=(5, 7)), strided)
 
@@ -105,13 +107,16 @@ def variants() -> Iterator[Variant]:
     yield Variant("perturb", "strided", of(steps.train, size=(5, 7)), strided)
 
     summing = Budget(36, shared=16, barriers=2)
-    yield Variant("dsm_loss", "forward and backward", steps.train, summing, everywhere=True)
+    for last, channels in _LAYOUTS:
+        name, call = f"forward and backward{last}", of(steps.train, channels=channels)
+        yield Variant("dsm_loss", name, call, summing, everywhere=not last)
+        call = of(steps.train, anneal_power=1.0, channels=channels)
+        yield Variant("dsm_loss", f"weights{last}", call, summing)
+        for name, dtype in _OTHER_TYPES:
+            call = of(steps.train, dtype=dtype, channels=channels)
+            yield Variant("dsm_loss", name + last, call, summing)
     yield Variant("dsm_loss", "forward", steps.loss, summing)
     yield Variant("dsm_loss", "backward", of(steps.loss, backward=True), Budget(36))
-    yield Variant("dsm_loss", "weights", of(steps.train, anneal_power=1.0), summing)
-    yield Variant("dsm_loss", "channels_last 3", of(steps.train, channels=3), summing)
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        yield Variant("dsm_loss", f"{name} network", of(steps.train, dtype=dtype), summing)
     yield Variant("dsm_loss", "strided", of(steps.train, channels=3, size=(5, 7)), strided)
 
     once = Budget(barriers=1, lanes=1)

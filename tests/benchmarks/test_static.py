@@ -148,9 +148,13 @@ SIGMAS = (1.0, 0.5, 0.2)
 LANGEVIN = {"method": "annealed_langevin", "step_size": 1e-3, "steps_per_level": 1}
 
 
-def half(kind="normalized", condition="label", **more):
+def half(layout, kind="normalized", condition="label", **more):
     """A network that answers in float16, as they do on a GPU."""
-    return nf.Score(lambda x, told: x.half(), kind, condition, sigmas=SIGMAS, **more)
+
+    def answer(x, told):
+        return x.half().contiguous(memory_format=layout)
+
+    return nf.Score(answer, kind, condition, sigmas=SIGMAS, **more)
 
 
 def sample(score, shape=(3, 32, 32), call=None, **settings):
@@ -158,30 +162,37 @@ def sample(score, shape=(3, 32, 32), call=None, **settings):
     sampler(2, seed=0, **(call or {}))
 
 
-def train(**settings):
-    config, net = nf.TrainConfig(batch_size=2, **settings), network()
+def train(layout, **settings):
+    config, net = nf.TrainConfig(batch_size=2, **settings), network(layout)
     TrainingStep(net, net, LossSums(len(SIGMAS), torch.device("cpu")), config)()
 
 
-def network():
-    return nf.NCSNv2(channels=3, image_size=32, ngf=4, sigmas=SIGMAS)
+def network(layout):
+    net = nf.NCSNv2(channels=3, image_size=32, ngf=4, sigmas=SIGMAS)
+    return net.to(memory_format=layout)
 
 
 INPAINTING = {"mask": torch.ones(32, 32), "known": torch.zeros(3, 32, 32)}
+OTHER = {"step_size": None, "steps_per_level": None}  # methods than annealed Langevin
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
 STEPS = {
-    "a chain": lambda: sample(half()),
-    "fp32": lambda: sample(network(), precision="fp32"),
-    "bf16": lambda: sample(network(), precision="bf16"),
-    "Euler": lambda: sample(half(), method="euler", step_size=None, steps_per_level=None),
-    "history": lambda: sample(half(), method="dpmpp_2m", step_size=None, steps_per_level=None),
-    "scaled": lambda: sample(half("denoiser", "c_noise", sigma_data=0.5)),
-    "guidance": lambda: sample(half(), call={"guidance": lambda x, n, sigma, row: x}),
-    "clip": lambda: sample(half(), call={"clip": 1.0}),
-    "inpainting": lambda: sample(half(), call=INPAINTING),
-    "given noise": lambda: sample(half(), call={"noise": lambda row: torch.zeros(2, 3, 32, 32)}),
-    "training": lambda: train(),
-    "training, fp16, weighted": lambda: train(precision="fp16", anneal_power=1.0),
-    "training, bf16": lambda: train(precision="bf16"),
+    "a chain": lambda to: sample(half(to)),
+    "fp32": lambda to: sample(network(to), precision="fp32"),
+    "bf16": lambda to: sample(network(to), precision="bf16"),
+    "fp16": lambda to: sample(network(to), precision="fp16"),
+    "Euler": lambda to: sample(half(to), method="euler", **OTHER),
+    "Heun": lambda to: sample(half(to), method="heun", **OTHER),
+    "2M": lambda to: sample(half(to), method="dpmpp_2m", **OTHER),
+    "scaled": lambda to: sample(half(to, "denoiser", "c_noise", sigma_data=0.5)),
+    "guidance": lambda to: sample(half(to), call={"guidance": lambda x, n, sigma, row: x}),
+    "clip": lambda to: sample(half(to), call={"clip": 1.0}),
+    "inpainting": lambda to: sample(half(to), call=INPAINTING),
+    "given noise": lambda to: sample(
+        half(to), call={"noise": lambda row: torch.zeros(2, 3, 32, 32)}
+    ),
+    "training": lambda to: train(to),
+    "training, fp16, weighted": lambda to: train(to, precision="fp16", anneal_power=1.0),
+    "training, bf16": lambda to: train(to, precision="bf16"),
 }
 
 
@@ -198,9 +209,10 @@ def compiled_for():
     return {static.record(variant.call, variant.kernel).signature for variant in variants}
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", STEPS)
-def test_what_the_engine_launches_is_compiled(name, compiled_for):
-    found = of_the_engine(STEPS[name])
+def test_what_the_engine_launches_is_compiled(name, layout, compiled_for):
+    found = of_the_engine(lambda: STEPS[name](layout))
     assert found
     for launch in found:
         assert launch.signature in compiled_for

@@ -126,8 +126,9 @@ def test_statistics_of_numbers_whose_squares_overflow(way, shape, last):
 
 @every_triton_way
 @both_formats
-def test_two_runs_are_equal_bit_for_bit(way, last):
-    case = Norm(SPLIT[0], last)
+@pytest.mark.parametrize("shape", [SMALL[0], SPLIT[0]], ids=["whole", "split"])
+def test_two_runs_are_equal_bit_for_bit(way, shape, last):
+    case = Norm(shape, last, HALF)
     runs = [run(case, *inputs(case, way), way) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 

@@ -38,6 +38,7 @@ from cases.images import (
 from ncsn_fast import ops, reference
 
 RISING = ("elu", "relu", "lrelu", None)  # what Triton's kernel takes along
+HIGH = (((1, 2, 13, 3), False), ((1, 8, 13, 3), True))  # some bands see no end of the image
 
 
 def cases(way):
@@ -45,7 +46,10 @@ def cases(way):
         return all_kinds(NATIVE_IMAGES, ANY)
     kinds = list(each_kind(RISING))
     layouts = [Images(*IMAGES[i], kinds[i].dtype, kinds[i].activation) for i in range(2, 7)]
-    return kinds + layouts
+    bands = [
+        Images(shape, last, kind, "elu") for shape, last in HIGH for kind in (HALF, torch.float32)
+    ]
+    return kinds + layouts + bands
 
 
 @on_every_way(cases)
