@@ -236,12 +236,12 @@ def test_levels_that_differ_in_the_last_bit_are_those_of_the_checkpoint(tmp_path
     assert torch.equal(resumed.average.sigmas, first.net.sigmas)
 
 
-@pytest.mark.parametrize("line", ["{}", "3", "[]", '{"step": 3, "loss": 1.0}', '{"st'])
-def test_a_damaged_log_does_not_stop_a_resume(tmp_path, line):
+def test_damaged_lines_of_a_log_do_not_stop_a_resume(tmp_path):
     trained(steps=6, log_every=3, out=tmp_path)
     log = tmp_path / "log.jsonl"
-    first, second = log.read_text().splitlines()
-    log.write_text("\n".join((first, line, second)) + "\n")
+    first, second = lines(log)
+    damaged = ("{}", "3", "[]", '{"step": 3, "loss": 1.0}', '{"st')
+    log.write_text("\n".join((first, *damaged, second)) + "\n")
     resumed = trained(steps=9, log_every=3, out=tmp_path, resume=True)
     assert [step for step, _ in resumed.history] == [3, 6, 9]
 
@@ -262,10 +262,15 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert mine.exists()
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
-    trained(out=tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run that has ended, which refusals leave as it is."""
+    return trained(out=tmp_path_factory.mktemp("run"), steps=1).config.out
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
     with pytest.raises(ValueError, match=r"holds a trained network already .* resume"):
-        trainer_of(out=tmp_path)
+        trainer_of(out=finished)
 
 
 @pytest.mark.parametrize(
@@ -274,20 +279,13 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
         ({"seed": 5}, "seed: 0 there, 5 here"),
         ({"batch_size": 4}, "batch_size: 8 there, 4 here"),
         ({"ema": 0.5}, "ema: 0.999 there, 0.5 here"),
+        ({"data": images() / 2}, r"belongs to another run \(data: "),
+        ({"net": network(activation="relu")}, r"belongs to another run \(network: "),
     ],
 )
-def test_a_run_of_other_settings_is_not_resumed(tmp_path, change, message):
-    trained(out=tmp_path)
+def test_a_run_of_other_settings_data_or_network_is_not_resumed(finished, change, message):
     with pytest.raises(ValueError, match=message):
-        trainer_of(out=tmp_path, **change, resume=True)
-
-
-def test_a_run_on_other_data_or_another_network_is_not_resumed(tmp_path):
-    trained(out=tmp_path)
-    with pytest.raises(ValueError, match=r"belongs to another run \(data: "):
-        trainer_of(data=images() / 2, out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"belongs to another run \(network: "):
-        trainer_of(network(activation="relu"), out=tmp_path, resume=True)
+        trainer_of(out=finished, resume=True, **change)
 
 
 def test_a_run_on_other_noise_levels_is_not_resumed(tmp_path):
