@@ -19,6 +19,18 @@ from ncsn_fast.data.digits import digits
 
 SIGMAS = nf.geometric_sigmas(5, 0.01, 8)
 SAMPLING = {"method": "annealed_langevin", "step_size": 2e-5, "steps_per_level": 1, "denoise": True}
+# What a training step depends on, captured or not.
+OF_STEPS: list[dict[str, Any]] = [
+    {},
+    {"precision": "bf16"},
+    {"precision": "fp16", "clip_gradient": 1.0},
+    {"precision": "fp16", "accumulate": 2},
+    {"accumulate": 2, "clip_gradient": 1e-2},
+    {"warmup": 6, "ema_warmup": True},
+    {"ema": 0.0},
+    {"continuous": True, "anneal_power": 1.0},
+    {"flip": True, "dequantize": "uniform"},
+]
 # A server that has imported all this and computed nothing forks a process in little time.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["ncsn_fast", "safetensors.torch", "torch._dynamo", "pytest"])
@@ -29,6 +41,13 @@ def network(cls: Any = nf.NCSNv2, **keywords: Any) -> Any:
     net = cls(channels=1, image_size=8, ngf=4, sigmas=SIGMAS, **keywords)
     net.sampling = dict(SAMPLING)
     return net
+
+
+class Waiting(nf.NCSNv2):
+    """A network whose forward pass waits for the device."""
+
+    def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return super().normalized(x, labels) * float(x.isfinite().all())
 
 
 def images(n: int = 40) -> Tensor:

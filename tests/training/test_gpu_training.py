@@ -4,23 +4,14 @@ import logging
 
 import pytest
 import torch
+from helpers.training import OF_STEPS, Waiting, config
 
 import ncsn_fast as nf
 
 pytestmark = pytest.mark.gpu
 SIGMAS = nf.geometric_sigmas(5, 0.01, 10)
 STEPS = 8
-SETTINGS = [
-    {},
-    {"precision": "tf32"},
-    {"precision": "bf16"},
-    {"precision": "fp16", "clip_gradient": 1.0},
-    {"precision": "fp16", "accumulate": 2},
-    {"accumulate": 2, "clip_gradient": 1e-2},
-    {"warmup": 6, "ema_warmup": True},
-    {"continuous": True, "anneal_power": 1.0},
-    {"flip": True, "dequantize": "uniform"},
-]
+SETTINGS = [*OF_STEPS, {"precision": "tf32"}]
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +24,11 @@ def _same_algorithms():
         torch.use_deterministic_algorithms(before)
 
 
-class Waiting(nf.NCSNv2):
-    """A network whose forward pass waits for the device."""
-
-    def normalized(self, x, labels=None):
-        return super().normalized(x, labels) * float(x.isfinite().all())
-
-
 def trainer_of(cls=nf.NCSNv2, *, resume=False, **keywords):
-    settings = {"steps": STEPS, "batch_size": 8, "learning_rate": 1e-3, "log_every": 1}
     torch.manual_seed(0)
     net = cls(channels=3, image_size=16, ngf=8, sigmas=SIGMAS).cuda()
     data = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return nf.Trainer(net, data, nf.TrainConfig(**{**settings, **keywords}), resume=resume)
+    return nf.Trainer(net, data, config(**{"steps": STEPS, **keywords}), resume=resume)
 
 
 def trained(*arguments, **keywords):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.training import SIGMAS, config, weights
+from helpers.training import OF_STEPS, SIGMAS, Waiting, config, weights
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
@@ -23,13 +23,6 @@ def _no_values_read_back(monkeypatch):
     """On the CPU the values of ids and labels are checked; on a GPU, or while tracing, not."""
     tracing = torch._C._len_torch_dispatch_stack
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: tracing() > 0)
-
-
-class Waiting(nf.NCSNv2):
-    """A network whose forward pass waits for the device."""
-
-    def normalized(self, x, labels=None):
-        return super().normalized(x, labels) * float(x.isfinite().all())
 
 
 def network(cls=nf.MLPScore):
@@ -69,24 +62,7 @@ def failing_capture(monkeypatch, error):
     monkeypatch.setattr(capture, "capture", fail)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"precision": "bf16"},
-        {"precision": "fp16", "clip_gradient": 1.0},
-        {"precision": "fp16", "accumulate": 2},
-        {"accumulate": 2},
-        {"clip_gradient": 1e-2},
-        {"warmup": 6},
-        {"ema_warmup": True},
-        {"ema": 0.0},
-        {"continuous": True},
-        {"anneal_power": 1.0},
-        {"flip": True, "dequantize": "uniform"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", OF_STEPS, ids=str)
 def test_a_captured_run_is_the_eager_run_bit_for_bit(recorded, settings):
     run = trained(nf.NCSNv2, **settings)
     (graph,) = recorded.captured
