@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ncsn_fast.benchmarks.contest.rows import OK, Results, Row
-from ncsn_fast.benchmarks.report.targets import TARGETS
+from ncsn_fast.benchmarks.report.targets import TARGETS, fastest, ratio
 
 _STEPS = {
     "chain": "Step of a chain",
@@ -16,6 +17,11 @@ _STEPS = {
     "training": "Training step",
     "training-compiled": "Training step, beside torch.compile",
 }
+_OF_CHAINS = (
+    "Times are of one step, from the first rows of a chain; images per second are scaled to "
+    "the whole chain. Quantiles 0.2 and 0.8 in brackets."
+)
+Lines = list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Table:
 
     title: str
     head: tuple[str, ...]
-    lines: list[tuple[str, ...]]
+    lines: Lines
     note: str = ""
 
     def markdown(self) -> str:
@@ -72,7 +78,7 @@ def environment(results: Results) -> str:
 
 def targets(results: Results) -> Table:
     """Every target, measured or not."""
-    lines: list[tuple[str, ...]] = []
+    lines: Lines = []
     for target in TARGETS:
         value = target.shown(results)
         shown = "–" if value is None else target.text(value)
@@ -82,7 +88,7 @@ def targets(results: Results) -> Table:
 
 
 def hardware(results: Results) -> Table:
-    lines: list[tuple[str, ...]] = []
+    lines: Lines = []
     for row in results.timed(suite="hardware"):
         speed = row.figures.get("bandwidth")
         text = f"{speed:.4g} GB/s" if speed else f"{row.figures['flops'] / 1e12:.4g} TFLOP/s"
@@ -92,56 +98,44 @@ def hardware(results: Results) -> Table:
 
 def operations(results: Results) -> Table:
     """The operations; how many times faster ours is than each of the others."""
-    lines: list[tuple[str, ...]] = []
-    for row in results.timed(suite="operations"):
-        figures = row.figures
-        lines.append(
-            (
-                *(*_which(row), _time(row), f"{figures['bandwidth']:.4g}"),
-                *(_percent(figures.get("share_of_copy")), _times_slower(results, row)),
-                _bytes(figures.get("peak_memory_bytes")),
-            )
-        )
     head = ("operation", "elements", "contestant", "time", "GB/s", "of copy", "ours is", "memory")
+    lines: Lines = []
+    for row in results.timed(suite="operations"):
+        figure = row.figures.get
+        speed = (f"{row.figures['bandwidth']:.4g}", _percent(figure("share_of_copy")))
+        compared = (_times_slower(results, row), _bytes(figure("peak_memory_bytes")))
+        lines.append((*_which(row), _time(row), *speed, *compared))
     return Table("Operations", head, lines)
 
 
 def steps(results: Results, suite: str) -> Table:
     """Steps or forward passes of one suite."""
-    lines: list[tuple[str, ...]] = []
-    for row in results.timed(suite=suite):
-        figures = row.figures
-        lines.append(
-            (
-                *(*_which(row), _time(row), _number(figures.get("images_per_s"))),
-                *(_times_slower(results, row), _number(figures.get("over_convolutions"), "×")),
-                *(_percent(figures.get("share_of_peak")), _number(figures.get("kernels"))),
-                *(_number(figures.get("launches")), _percent(figures.get("idle"))),
-                *(_bytes(figures.get("peak_memory_bytes")), _number(row.warm_up_s, " s")),
-            )
-        )
-    head = (
-        *("network", "batch", "contestant", "time", "images/s", "ours is", "over its convolutions"),
-        *("of peak", "kernels", "launches", "idle", "memory", "warm-up"),
-    )
-    return Table(_STEPS[suite], head, lines, _note(results, suite))
+    columns: dict[str, Callable[[Row], str]] = {
+        "time": _time,
+        "images/s": lambda row: _number(row.figures.get("images_per_s")),
+        "ours is": lambda row: _times_slower(results, row),
+        "over its convolutions": lambda row: _number(row.figures.get("over_convolutions"), "×"),
+        "of peak": lambda row: _percent(row.figures.get("share_of_peak")),
+        "kernels": lambda row: _number(row.figures.get("kernels")),
+        "launches": lambda row: _number(row.figures.get("launches")),
+        "idle": lambda row: _percent(row.figures.get("idle")),
+        "memory": lambda row: _bytes(row.figures.get("peak_memory_bytes")),
+        "warm-up": lambda row: _number(row.warm_up_s, " s"),
+    }
+    lines: Lines = [
+        (*_which(row), *(text(row) for text in columns.values()))
+        for row in results.timed(suite=suite)
+    ]
+    note = _OF_CHAINS if suite.startswith("chain") else ""
+    return Table(_STEPS[suite], ("network", "batch", "contestant", *columns), lines, note)
 
 
 def problems(results: Results) -> Table:
     """What has no figure, and why."""
-    lines: list[tuple[str, ...]] = [
+    lines: Lines = [
         (row.suite, *_which(row), row.status, row.message) for row in results if row.status != OK
     ]
     return Table("Without a figure", ("suite", "case", "size", "contestant", "", "why"), lines)
-
-
-def _note(results: Results, suite: str) -> str:
-    if not suite.startswith("chain"):
-        return ""
-    return (
-        "Times are of one step, from the first rows of a chain; images per second are scaled to "
-        "the whole chain. Quantiles 0.2 and 0.8 in brackets."
-    )
 
 
 def _time(row: Row) -> str:
@@ -159,10 +153,9 @@ def _which(row: Row) -> tuple[str, str, str]:
 def _times_slower(results: Results, row: Row) -> str:
     """Beside the fastest of ours at the same work."""
     same = results.timed(suite=row.suite, case=row.case, size=row.size, contestant="ours")
-    ours = min(same, key=lambda one: one.median_s or float("inf"), default=None)
-    if ours is None or ours == row or not ours.median_s or not row.median_s:
-        return ""
-    return f"{row.median_s / ours.median_s:.2f}× as fast"
+    ours = fastest(same)
+    found = None if ours == row else ratio(row, ours)
+    return "" if found is None else f"{found:.2f}× as fast"
 
 
 def _number(value: float | None, unit: str = "") -> str:

@@ -11,7 +11,8 @@ from ncsn_fast.benchmarks.suites.operations import LOSS, NOISE, NORM, UPDATE
 from ncsn_fast.benchmarks.suites.overhead import CALLS, SUITE
 
 Value = Callable[[Results], float | None]
-_TRAINED = ("training", "training-compiled")
+# In place of a size: the largest, or that at which ours makes most images a second.
+_LARGEST, _BEST = 0, -1
 
 
 @dataclass(frozen=True)
@@ -21,54 +22,34 @@ class Target:
     Attributes:
         what: is measured.
         on: "cuda" or "cpu": the device that it is for.
-        least, most: its bounds; one of them is given.
-        percent: whether it is a share; otherwise a ratio.
+        sign, bound, unit: "≥" or "≤" so many "×" (a ratio) or "%" (a share).
         value: finds it among the rows; None where they do not have it.
     """
 
     what: str
     on: str
+    sign: str
+    bound: float
+    unit: str
     value: Value
-    least: float | None = None
-    most: float | None = None
-    percent: bool = False
 
     @property
     def goal(self) -> str:
-        if self.least is not None:
-            return f"≥ {self.text(self.least)}"
-        return f"≤ {self.text(self.most or 0.0)}"
+        return f"{self.sign} {self.text(self.bound)}"
 
     def text(self, value: float) -> str:
-        return f"{value:.3g} %" if self.percent else f"{value:.3g}×"
+        return f"{value:.3g} %" if self.unit == "%" else f"{value:.3g}×"
 
     def shown(self, results: Results) -> float | None:
         """The value, as a percentage where it is a share."""
         value = self.value(Results(r for r in results if r.environment.get("kind") == self.on))
-        return value if value is None or not self.percent else 100 * value
+        return value if value is None or self.unit != "%" else 100 * value
 
     def verdict(self, value: float | None) -> str:
         if value is None:
             return "not yet measured"
-        met = value >= self.least if self.least is not None else value <= (self.most or 0.0)
+        met = value >= self.bound if self.sign == "≥" else value <= self.bound
         return "met" if met else "not met"
-
-
-def operation(results: Results, case: str, contestant: str) -> Row | None:
-    """The row of the largest size."""
-    rows = results.timed(suite="operations", case=case, contestant=contestant)
-    return max(rows, key=lambda row: row.size, default=None)
-
-
-def best_batch(results: Results) -> int | None:
-    """The batch at which our sampler makes most images a second."""
-    rows = results.timed(suite="chain", case=CIFAR.name, contestant="ours")
-    best = max(rows, key=lambda row: row.figures.get("images_per_s", 0.0), default=None)
-    return best.size if best else None
-
-
-def figure(row: Row | None, name: str) -> float | None:
-    return None if row is None else row.figures.get(name)
 
 
 def ratio(slow: Row | None, fast: Row | None) -> float | None:
@@ -82,72 +63,56 @@ def fastest(rows: Sequence[Row]) -> Row | None:
     return min(rows, key=lambda row: row.median_s or float("inf"), default=None)
 
 
-def _over(case: str, other: str) -> Value:
-    """How many times faster our operation is than another contestant's."""
-    return lambda rows: ratio(operation(rows, case, other), operation(rows, case, "ours"))
-
-
-def _of_copy(case: str) -> Value:
-    return lambda rows: figure(operation(rows, case, "ours"), "share_of_copy")
-
-
-def _memory(rows: Results) -> float | None:
-    eager = figure(operation(rows, LOSS, "eager"), "peak_memory_bytes")
-    ours = figure(operation(rows, LOSS, "ours"), "peak_memory_bytes")
-    return eager / ours if eager and ours else None
-
-
-def _chain(
-    rows: Results,
-    batch: int | None,
-    contestant: str,
-    suite: str = "chain",
-    precision: str | None = None,
+def _find(
+    results: Results, suite: str, case: str, contestant: str, size: int, precision: str = ""
 ) -> Row | None:
-    """A contestant's row in a precision, or the fastest of all."""
-    wanted = {} if precision is None else {"precision": precision}
-    return fastest(
-        rows.timed(suite=suite, case=CIFAR.name, size=batch, contestant=contestant, **wanted)
-    )
+    """A contestant's row at a size, in a precision or the fastest of all."""
+    rows = results.timed(suite=suite, case=case, contestant=contestant)
+    rows = [row for row in rows if precision in ("", row.precision)]
+    if size == _LARGEST:
+        size = max((row.size for row in rows), default=0)
+    elif size == _BEST:
+        ours = results.timed(suite=suite, case=case, contestant="ours")
+        best = max(ours, key=lambda row: row.figures.get("images_per_s", 0.0), default=None)
+        size = best.size if best else 0
+    return fastest([row for row in rows if row.size == size])
 
 
-def _chain_figure(name: str, batch: int | None = None) -> Value:
-    return lambda rows: figure(_chain(rows, batch or best_batch(rows), "ours"), name)
+def _over(
+    suite: str,
+    case: str,
+    other: str,
+    size: int = _LARGEST,
+    *,
+    both: str = "",
+    ours: str = "",
+    figure: str = "",
+) -> Value:
+    """How many times faster ours is than another contestant, or what it has less of a figure.
 
+    Args:
+        both, ours: precisions, where it must not be the fastest of all.
+    """
 
-def _over_official(batch: int | None = None, precision: str | None = None) -> Value:
-    """Over the faster of the published loop's float32 and TF32; ours in a precision."""
-
-    def value(rows: Results) -> float | None:
-        size = batch or best_batch(rows)
-        ours = _chain(rows, size, "ours", precision=precision)
-        return ratio(_chain(rows, size, "official"), ours)
+    def value(results: Results) -> float | None:
+        theirs = _find(results, suite, case, other, size, both)
+        if theirs is None:
+            return None
+        mine = _find(results, suite, case, "ours", theirs.size, ours or both)
+        if not figure or mine is None:
+            return ratio(theirs, mine)
+        more, less = (row.figures.get(figure) for row in (theirs, mine))
+        return more / less if more and less else None
 
     return value
 
 
-def _over_compiled(way: str, suite: str, precision: str | None = None) -> Value:
-    """Over a way of torch.compile in the same precision, at the largest batch of both."""
+def _figure(suite: str, case: str, name: str, size: int = _LARGEST) -> Value:
+    """A figure of ours."""
 
-    def value(rows: Results) -> float | None:
-        found = rows.timed(suite=suite, case=CIFAR.name, contestant=way)
-        size = max((row.size for row in found), default=None)
-        names = way, "ours"
-        return ratio(*(_chain(rows, size, name, suite, precision) for name in names))
-
-    return value
-
-
-def _training(contestant: str) -> Value:
-    """Over another contestant's training step, ours in bf16."""
-
-    def value(rows: Results) -> float | None:
-        suite = _TRAINED[contestant == REDUCED]
-        others = rows.timed(suite=suite, case=CIFAR.name, contestant=contestant)
-        if contestant == REDUCED:
-            others = [row for row in others if row.precision == "bf16"]
-        ours = rows.one(suite=suite, case=CIFAR.name, contestant="ours", precision="bf16")
-        return ratio(fastest(others), ours)
+    def value(results: Results) -> float | None:
+        row = _find(results, suite, case, "ours", size)
+        return row.figures.get(name) if row else None
 
     return value
 
@@ -160,82 +125,64 @@ def _overhead(rows: Results) -> float | None:
 
 def _host_memory(rows: Results) -> float | None:
     """Growth over what the states of the additional steps would take."""
-    found = rows.where(suite="host-memory", status="ok")
-    if not found:
-        return None
-    figures = found[0].figures
-    return figures["growth_bytes"] / figures["states_bytes"]
+    for row in rows.where(suite="host-memory", status="ok"):
+        return row.figures["growth_bytes"] / row.figures["states_bytes"]
+    return None
 
 
-_UPDATE = "`sampler_update`, largest size"
-_LOSS = "`perturb` + `dsm_loss`, loss and gradient"
-_NORM = "`instance_norm_plus` + ELU, channels_last"
-_SAMPLING = "NCSNv2 CIFAR-10 sampling, best batch"
+_OF_COPY = "share_of_copy"
+_UPDATE, _IN_UPDATE = "`sampler_update`, largest size", ("operations", UPDATE)
+_LOSS, _IN_LOSS = "`perturb` + `dsm_loss`, loss and gradient", ("operations", LOSS)
+_NORM, _IN_NORM = "`instance_norm_plus` + ELU, channels_last", ("operations", NORM)
+_SAMPLING, _IN_CHAIN = "NCSNv2 CIFAR-10 sampling, best batch", ("chain", CIFAR.name)
 _FIRST = "NCSNv2 CIFAR-10 sampling, batch 1"
-_STEP = "training step, NCSNv2 CIFAR-10, bf16"
+_IN_AUTOTUNED = ("chain-autotuned", CIFAR.name)
+_CPU, _IN_COMPILED = "NCSNv2 CIFAR-10 sampling, batch 16", ("chain-compiled", CIFAR.name)
+_STEP, _IN_TRAINING = "training step, NCSNv2 CIFAR-10, bf16", ("training", CIFAR.name)
+_OVER_OFFICIAL = _over(*_IN_TRAINING, "official", ours="bf16")
+_OVER_REDUCED = _over("training-compiled", CIFAR.name, REDUCED, both="bf16")
 _MEMORY = "host memory of a chain 10 times as long: share of its states kept"
-_CPU = "NCSNv2 CIFAR-10 sampling, batch 16"
-_POINTS = "a chain of 1,000 points over its network calls"
-TARGETS = (
-    Target(f"{_UPDATE}: share of copy bandwidth", "cuda", _of_copy(UPDATE), 90, percent=True),
-    Target(f"{_UPDATE}: over eager", "cuda", _over(UPDATE, "eager"), 4),
-    Target(f"{_UPDATE}: over torch.compile", "cuda", _over(UPDATE, "compile"), 1.5),
-    Target(f"{_LOSS}: share of copy bandwidth", "cuda", _of_copy(LOSS), 85, percent=True),
-    Target(f"{_LOSS}: over eager", "cuda", _over(LOSS, "eager"), 5),
-    Target(f"{_LOSS}: peak memory, eager's over ours", "cuda", _memory, 3),
-    Target(f"{_NORM}: share of copy bandwidth", "cuda", _of_copy(NORM), 80, percent=True),
-    Target(f"{_NORM}: over eager", "cuda", _over(NORM, "eager"), 3),
-    Target(f"{_NORM}: over torch.compile", "cuda", _over(NORM, "compile"), 1.3),
-    Target(
-        f"{_SAMPLING}: step over its convolutions",
-        "cuda",
-        _chain_figure("over_convolutions"),
-        most=1.25,
-    ),
-    Target(
-        f"{_SAMPLING}: over torch.compile max-autotune",
-        "cuda",
-        _over_compiled(AUTOTUNED, "chain-autotuned"),
-        1.3,
-    ),
-    Target(f"{_SAMPLING}: over the official loop", "cuda", _over_official(), 5),
-    Target(
-        f"{_SAMPLING}: share of the matrix peak (stretch)",
-        "cuda",
-        _chain_figure("share_of_peak"),
-        60,
-        percent=True,
-    ),
-    Target(f"{_FIRST}: over the official loop", "cuda", _over_official(1), 5),
-    Target(f"{_FIRST}: GPU idle", "cuda", _chain_figure("idle", 1), most=5, percent=True),
-    Target(f"{_STEP}: over the official step", "cuda", _training("official"), 3),
-    Target(f"{_STEP}: over torch.compile", "cuda", _training(REDUCED), 1.2),
-    Target(
-        f"{_CPU}: step over its convolutions",
-        "cpu",
-        _chain_figure("over_convolutions", 16),
-        most=1.25,
-    ),
-    Target(f"{_CPU}: over the official loop", "cpu", _over_official(16), 10),
-    Target(
-        f"{_CPU}: over torch.compile, frozen weights, bf16",
-        "cpu",
-        _over_compiled(FROZEN, "chain-compiled", "bf16"),
-        1.2,
-    ),
-    Target(f"{_CPU}: fp32 over the official loop", "cpu", _over_official(16, "fp32"), 1.3),
-    Target(
-        f"{_CPU}: over torch.compile, frozen weights, fp32",
-        "cpu",
-        _over_compiled(FROZEN, "chain-compiled", "fp32"),
-        1,
-    ),
-    Target(f"{_STEP}: over the official step", "cpu", _training("official"), 3),
-    Target(f"{_UPDATE}: over eager", "cpu", _over(UPDATE, "eager"), 4),
-    Target("normal numbers alone: over torch.randn", "cpu", _over(NOISE, "eager"), 1),
-    Target(_POINTS, "cpu", _overhead, most=1.3),
-    Target(f"{_MEMORY}, GPU", "cuda", _host_memory, most=5, percent=True),
-    Target(f"{_MEMORY}, CPU", "cpu", _host_memory, most=5, percent=True),
-)
+# fmt: off
+TARGETS = tuple(Target(*line) for line in (
+    (f"{_UPDATE}: share of copy bandwidth", "cuda", "≥", 90, "%", _figure(*_IN_UPDATE, _OF_COPY)),
+    (f"{_UPDATE}: over eager", "cuda", "≥", 4, "×", _over(*_IN_UPDATE, "eager")),
+    (f"{_UPDATE}: over torch.compile", "cuda", "≥", 1.5, "×", _over(*_IN_UPDATE, "compile")),
+    (f"{_LOSS}: share of copy bandwidth", "cuda", "≥", 85, "%", _figure(*_IN_LOSS, _OF_COPY)),
+    (f"{_LOSS}: over eager", "cuda", "≥", 5, "×", _over(*_IN_LOSS, "eager")),
+    (f"{_LOSS}: peak memory, eager's over ours", "cuda", "≥", 3, "×",
+     _over(*_IN_LOSS, "eager", figure="peak_memory_bytes")),
+    (f"{_NORM}: share of copy bandwidth", "cuda", "≥", 80, "%", _figure(*_IN_NORM, _OF_COPY)),
+    (f"{_NORM}: over eager", "cuda", "≥", 3, "×", _over(*_IN_NORM, "eager")),
+    (f"{_NORM}: over torch.compile", "cuda", "≥", 1.3, "×", _over(*_IN_NORM, "compile")),
+    (f"{_SAMPLING}: step over its convolutions", "cuda", "≤", 1.25, "×",
+     _figure(*_IN_CHAIN, "over_convolutions", _BEST)),
+    (f"{_SAMPLING}: over torch.compile max-autotune", "cuda", "≥", 1.3, "×",
+     _over(*_IN_AUTOTUNED, AUTOTUNED)),
+    (f"{_SAMPLING}: over the official loop", "cuda", "≥", 5, "×",
+     _over(*_IN_CHAIN, "official", _BEST)),
+    (f"{_SAMPLING}: share of the matrix peak (stretch)", "cuda", "≥", 60, "%",
+     _figure(*_IN_CHAIN, "share_of_peak", _BEST)),
+    (f"{_FIRST}: over the official loop", "cuda", "≥", 5, "×", _over(*_IN_CHAIN, "official", 1)),
+    (f"{_FIRST}: GPU idle", "cuda", "≤", 5, "%", _figure(*_IN_CHAIN, "idle", 1)),
+    (f"{_STEP}: over the official step", "cuda", "≥", 3, "×", _OVER_OFFICIAL),
+    (f"{_STEP}: over torch.compile", "cuda", "≥", 1.2, "×", _OVER_REDUCED),
+    (f"{_CPU}: step over its convolutions", "cpu", "≤", 1.25, "×",
+     _figure(*_IN_CHAIN, "over_convolutions", 16)),
+    (f"{_CPU}: over the official loop", "cpu", "≥", 10, "×", _over(*_IN_CHAIN, "official", 16)),
+    (f"{_CPU}: over torch.compile, frozen weights, bf16", "cpu", "≥", 1.2, "×",
+     _over(*_IN_COMPILED, FROZEN, both="bf16")),
+    (f"{_CPU}: fp32 over the official loop", "cpu", "≥", 1.3, "×",
+     _over(*_IN_CHAIN, "official", 16, ours="fp32")),
+    (f"{_CPU}: over torch.compile, frozen weights, fp32", "cpu", "≥", 1, "×",
+     _over(*_IN_COMPILED, FROZEN, both="fp32")),
+    (f"{_STEP}: over the official step", "cpu", "≥", 3, "×", _OVER_OFFICIAL),
+    (f"{_UPDATE}: over eager", "cpu", "≥", 4, "×", _over(*_IN_UPDATE, "eager")),
+    ("normal numbers alone: over torch.randn", "cpu", "≥", 1, "×",
+     _over("operations", NOISE, "eager")),
+    ("a chain of 1,000 points over its network calls", "cpu", "≤", 1.3, "×", _overhead),
+    (f"{_MEMORY}, GPU", "cuda", "≤", 5, "%", _host_memory),
+    (f"{_MEMORY}, CPU", "cpu", "≤", 5, "%", _host_memory),
+))
+# fmt: on
 
-__all__ = ["TARGETS", "Target", "best_batch", "fastest", "figure", "operation", "ratio"]
+__all__ = ["TARGETS", "Target", "fastest", "ratio"]
