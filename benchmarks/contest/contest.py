@@ -83,8 +83,9 @@ class Contest:
         return Row(self.suite, self.case, contestant.name, self.size, contestant.precision)
 
 
+@torch.no_grad()
 def run(contest: Contest, device: torch.device) -> Iterator[Row]:
-    """A row for each contestant."""
+    """A row for each contestant; gradients are off but where a contestant turns them on."""
     try:
         expected = [tensor.detach().float() for tensor in contest.expected()]
     except Exception as error:  # of whatever kind: the row says which
@@ -138,6 +139,7 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return worst
 
 
+@torch.no_grad()
 def admitted(
     contest: Contest, one: Contestant, expected: Sequence[Tensor], device: torch.device
 ) -> tuple[Ready, Row]:

@@ -50,6 +50,7 @@ def test_chain(benchmark: BenchmarkFixture, contestant: str) -> None:
     run(benchmark, chain_contest(PLAN, "chain", subject, work, subject.batches[0]), contestant)
 
 
+@torch.no_grad()
 def run(benchmark: BenchmarkFixture, contest: Contest, contestant: str) -> None:
     """The contestant's first precision."""
     one = next(one for one in contest.contestants if one.name == contestant)

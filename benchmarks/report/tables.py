@@ -58,12 +58,11 @@ def brief(results: Results) -> str:
     """Operations and steps for a terminal: times, and how ours compares."""
     lines = []
     for row in (*results.timed(suite="chain"), *results.timed(suite="operations")):
-        what = f"{row.case}, batch {row.size}" if row.suite == "chain" else row.case
-        who = f"{row.contestant} ({row.precision})"
+        what, speed = row.case, f"{_number(row.figures.get('bandwidth'))} GB/s"
         if row.suite == "chain":
+            what = f"{row.case}, batch {row.size}"
             speed = f"{_number(row.figures.get('images_per_s'))} images/s"
-        else:
-            speed = f"{_number(row.figures.get('bandwidth'))} GB/s"
+        who = f"{row.contestant} ({row.precision})"
         compared = _times_slower(results, row)
         faster = f"ours is {compared}" if compared else ""
         lines.append(f"{what:46} {who:26} {_time(row).split(' [')[0]:>10} {speed:>16}  {faster}")

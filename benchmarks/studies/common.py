@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ def add_output(command: argparse.ArgumentParser, files: str) -> None:
     command.add_argument("--out", type=Path, help=f"folder for {files}")
 
 
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; its first column is of words, all others of numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
 def deliver(options: argparse.Namespace, name: str, report: Any, table: str) -> None:
     """Print a report, as JSON or as its table, and write both where there is a folder."""
     as_json = json.dumps(report, indent=1)
@@ -33,4 +40,4 @@ def deliver(options: argparse.Namespace, name: str, report: Any, table: str) -> 
             path.write_text(text + "\n", encoding="utf-8")
 
 
-__all__ = ["add_output", "deliver", "parser"]
+__all__ = ["add_output", "deliver", "markdown", "parser"]

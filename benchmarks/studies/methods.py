@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, parser
+from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
 from ncsn_fast.data.digits import digits
 from ncsn_fast.device.environment import environment
 from ncsn_fast.device.precision import resolve
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.methods.spacings import SPACINGS
-from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.pictures.curves import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -33,10 +32,7 @@ _STEPS, _MORE_STEPS, _SPACING_STEPS = (5, 10, 20), 40, 10
 _BEST = "dpmpp_2m"
 _FEW_STEPS: dict[str, dict[str, Any]] = {
     "ancestral": {"method": "ancestral"},
-    "predictor_corrector (ancestral)": {
-        "method": "predictor_corrector",
-        "predictor": "ancestral",
-    },
+    "predictor_corrector (ancestral)": {"method": "predictor_corrector", "predictor": "ancestral"},
     "reverse_diffusion": {"method": "reverse_diffusion"},
     "euler": {"method": "euler"},
     "heun": {"method": "heun"},
@@ -63,6 +59,10 @@ class Point:
         """Standard deviation between seeds."""
         return statistics.stdev(self.frechet) if len(self.frechet) > 1 else 0.0
 
+    @property
+    def shown(self) -> str:
+        return f"{self.mean:.3f} ± {self.spread:.3f}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -84,8 +84,15 @@ def measure(number: int, seeds: int, precision: str) -> Report:
         **environment(net.sigmas.device),
     }
 
+    held_out = digits("test").images
+
     def point(name: str, **settings: Any) -> Point:
-        return _point(net, name, number, seeds, precision, settings)
+        evaluations = len(nf.Sampler(net, **settings).table)
+        distances = []
+        for seed in range(seeds):
+            images = nf.sample(net, number, seed=seed, precision=precision, **settings)
+            distances.append(pixel_frechet_distance(images, held_out))
+        return Point(name, settings.get("spacing", "ladder"), evaluations, distances)
 
     points = [point(FULL_CHAIN)]
     step_size = 0.6 * float(net.sigmas[-1]) ** 2
@@ -97,25 +104,8 @@ def measure(number: int, seeds: int, precision: str) -> Report:
         point(_BEST, spacing=spacing, steps=_SPACING_STEPS, **_FEW_STEPS[_BEST])
         for spacing in SPACINGS
     ]
-    training = pixel_frechet_distance(digits("train").images[:number], digits("test").images)
+    training = pixel_frechet_distance(digits("train").images[:number], held_out)
     return Report(facts, number, training, points, spacings)
-
-
-def _point(
-    net: ScoreNetwork,
-    name: str,
-    number: int,
-    seeds: int,
-    precision: str,
-    settings: dict[str, Any],
-) -> Point:
-    held_out = digits("test").images
-    evaluations = len(nf.Sampler(net, **settings).table)
-    distances = []
-    for seed in range(seeds):
-        images = nf.sample(net, number, seed=seed, precision=precision, **settings)
-        distances.append(pixel_frechet_distance(images, held_out))
-    return Point(name, settings.get("spacing", "ladder"), evaluations, distances)
 
 
 def as_markdown(report: Report) -> str:
@@ -126,18 +116,16 @@ def as_markdown(report: Report) -> str:
         f"{facts}. Mean ± standard deviation over {len(full.frechet)} seeds of {report.images} "
         f"images; as many training images: {report.training:.3f}.",
         "",
-        "| method | network evaluations | Fréchet distance | of the full chain's |",
-        "|---|---:|---:|---:|",
     ]
-    for point in report.points:
-        lines.append(
-            f"| {point.name} | {point.evaluations} | {point.mean:.3f} ± {point.spread:.3f} | "
-            f"{point.mean / full.mean:.2f} |"
-        )
-    lines += ["", f"| {_BEST}, {_SPACING_STEPS} evaluations | Fréchet distance |", "|---|---:|"]
-    for point in report.spacings:
-        lines.append(f"| {point.spacing} | {point.mean:.3f} ± {point.spread:.3f} |")
-    return "\n".join(lines)
+    head = ["method", "network evaluations", "Fréchet distance", "of the full chain's"]
+    rows = [
+        [point.name, str(point.evaluations), point.shown, f"{point.mean / full.mean:.2f}"]
+        for point in report.points
+    ]
+    lines += [*markdown(head, rows), ""]
+    head = [f"{_BEST}, {_SPACING_STEPS} evaluations", "Fréchet distance"]
+    rows = [[point.spacing, point.shown] for point in report.spacings]
+    return "\n".join([*lines, *markdown(head, rows)])
 
 
 def picture(report: Report) -> Figure:
@@ -151,9 +139,8 @@ def picture(report: Report) -> Figure:
     names = list(dict.fromkeys(point.name for point in report.points[1:]))
     for marker, name in zip(_MARKERS, names, strict=False):
         points = [point for point in report.points if point.name == name]
-        evaluations = [point.evaluations for point in points]
         axes.errorbar(
-            evaluations,
+            [point.evaluations for point in points],
             [point.mean for point in points],
             yerr=[point.spread for point in points],
             marker=marker,

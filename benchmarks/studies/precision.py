@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, parser
+from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
 from ncsn_fast.data.digits import digits
 from ncsn_fast.device.environment import environment
 from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode, network_dtype
@@ -98,6 +98,12 @@ def available(device: torch.device) -> list[str]:
             continue
         names.append(name)
     return names
+
+
+def some_levels(net: ScoreNetwork) -> list[int]:
+    """A dozen of a network's noise levels, the first and the last among them."""
+    last = len(net.sigmas) - 1
+    return sorted({round(last * i / (_LEVELS - 1)) for i in range(_LEVELS)})
 
 
 @torch.no_grad()
@@ -178,8 +184,7 @@ def measure(model: str, device: str, images: int, number: int) -> dict[str, Any]
         clean = nf.Sampler(net, precision="fp32")(images, seed=2)
     else:
         clean = Space.of(net).enter(held_out[:images]).to(device)
-    last = len(net.sigmas) - 1
-    levels = sorted({round(last * i / (_LEVELS - 1)) for i in range(_LEVELS)})
+    levels = some_levels(net)
     return {
         "model": model,
         "date": datetime.date.today().isoformat(),
@@ -198,22 +203,18 @@ def as_markdown(report: dict[str, Any]) -> str:
     facts = ", ".join(f"{name} {value}" for name, value in report["environment"].items())
     lines = [f"Model {report['model']}, {report['date']}, {facts}.", ""]
     lines += [f"Relative error of the score in %, {report['images']} images per noise level:", ""]
-    lines += _row("σ", [f"{sigma:.3g}" for sigma in report["sigmas"]])
-    lines += _row("---", ["---:"] * len(report["sigmas"]))
-    for title, errors in report["errors"].items():
-        lines += _row(title, [f"{100 * error:.2g}" for error in errors])
-    lines += _row("largest activation", [f"{peak:.3g}" for peak in report["largest_activation"]])
+    rows = [
+        [title, *(f"{100 * error:.2g}" for error in errors)]
+        for title, errors in report["errors"].items()
+    ]
+    rows.append(["largest activation", *(f"{peak:.3g}" for peak in report["largest_activation"])])
+    lines += markdown(["σ", *(f"{sigma:.3g}" for sigma in report["sigmas"])], rows)
     lines += ["", f"{report['samples']} samples of the whole chain:", ""]
     against = "held-out images" if report["model"] == "digits" else "samples in fp32"
-    lines += _row("", ["RMS difference from fp32, same seed", f"Fréchet distance to {against}"])
-    lines += _row("---", ["---:", "---:"])
-    for name, found in report["quality"].items():
-        lines += _row(name, [f"{found['rms']:.4f}", f"{found['frechet']:.4f}"])
-    return "\n".join(lines)
-
-
-def _row(title: str, cells: list[str]) -> list[str]:
-    return [f"| {' | '.join([title, *cells])} |"]
+    head = ["", "RMS difference from fp32, same seed", f"Fréchet distance to {against}"]
+    quality = report["quality"].items()
+    rows = [[name, f"{one['rms']:.4f}", f"{one['frechet']:.4f}"] for name, one in quality]
+    return "\n".join([*lines, *markdown(head, rows)])
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from functools import reduce
@@ -32,12 +33,9 @@ def host_memory(plan: Plan) -> Iterator[Row]:
             _sample(table, plan.device)
         before = _peak()
         _sample(long, plan.device)
-        values = _IMAGES * _SHAPE[0] * _SHAPE[1] * _SHAPE[2]
-        figures = {
-            "growth_bytes": float(_peak() - before),
-            "states_bytes": float(4 * values * (len(long) - len(table))),
-        }
-        yield Row(row.suite, row.case, row.contestant, row.size, row.precision, figures=figures)
+        growth = float(_peak() - before)
+        states = 4.0 * _IMAGES * math.prod(_SHAPE) * (len(long) - len(table))
+        yield row.more({"growth_bytes": growth, "states_bytes": states})
     except Exception as error:  # of whatever kind: the row says which
         yield row.failed(error)
 

@@ -21,7 +21,6 @@ from ncsn_fast.benchmarks.contest import contest
 from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
 from ncsn_fast.benchmarks.contest.plans import Plan
 from ncsn_fast.benchmarks.contest.rows import Row
-from ncsn_fast.benchmarks.contest.timing import Call
 from ncsn_fast.benchmarks.contestants import official
 from ncsn_fast.benchmarks.contestants.networks import TYPES
 from ncsn_fast.benchmarks.suites.hardware import CACHE
@@ -213,7 +212,7 @@ def operation_contest(plan: Plan, case: Case, elements: int) -> Contest:
     given = [case.make(elements, TYPES[plan.half], device) for _ in range(sets)]
 
     def ours(precision: str) -> Ready:
-        return _ready(lambda t, z: case.ours(t, backend), given, None)
+        return _ready(lambda t, z: case.ours(t, backend), given)
 
     def plain(precision: str) -> Ready:
         return _ready(case.plain, given, case.noise)
@@ -229,7 +228,7 @@ def operation_contest(plan: Plan, case: Case, elements: int) -> Contest:
         case=case.name,
         size=given[0]["x"].numel(),
         contestants=entries,
-        expected=lambda: _without_gradients(lambda: case.ours(given[0], "torch")),
+        expected=lambda: case.ours(given[0], "torch"),
         tolerance=contest.OPERATION_TOLERANCE,
         seconds=plan.seconds,
         figures=lambda row: figures(row, case, plan),
@@ -253,23 +252,10 @@ def figures(row: Row, case: Case, plan: Plan) -> dict[str, float]:
 def _ready(
     function: Callable[[Tensors, Tensor | None], list[Tensor]],
     given: list[Tensors],
-    noise_of: Callable[[Tensors], Tensor] | None,
+    noise_of: Callable[[Tensors], Tensor] | None = None,
 ) -> Ready:
-    calls: list[Call] = [
-        functools.partial(_without_gradients, functools.partial(function, one, None))
-        for one in given
-    ]
-
-    def result() -> list[Tensor]:
-        z = None if noise_of is None else noise_of(given[0])
-        return _without_gradients(lambda: function(given[0], z))
-
-    return Ready(calls, result)
-
-
-def _without_gradients(call: Callable[[], list[Tensor]]) -> list[Tensor]:
-    with torch.no_grad():
-        return call()
+    calls = [functools.partial(function, one, None) for one in given]
+    return Ready(calls, lambda: function(given[0], noise_of(given[0]) if noise_of else None))
 
 
 __all__ = ["CASES", "LOSS", "NOISE", "NORM", "UPDATE", "Case", "operation_contest", "operations"]

@@ -7,7 +7,6 @@ cost, and images per second are scaled to the whole chain.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable
 from functools import cache, partial
@@ -20,7 +19,6 @@ from ncsn_fast.benchmarks.contest import contest
 from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
 from ncsn_fast.benchmarks.contest.plans import Plan, Subject
 from ncsn_fast.benchmarks.contest.rows import Row
-from ncsn_fast.benchmarks.contest.timing import Call
 from ncsn_fast.benchmarks.contestants import networks, official, peer
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import Noise
@@ -89,7 +87,7 @@ class Chains:
         self.noise = work.noise(batch)
 
     def expected(self) -> list[Tensor]:
-        with torch.no_grad(), float32_mode("fp32", self.work.device):
+        with float32_mode("fp32", self.work.device):
             return [self._drift(self._official(self.noise, self.rows))]
 
     def official(self, precision: str) -> Ready:
@@ -160,14 +158,14 @@ class Chains:
     ) -> Ready:
         """``loop`` takes noise, or None for its own, and the number of rows."""
 
-        def quiet(noise: Noise | None, rows: int) -> Making:
-            return _quiet(lambda: loop(noise, rows), precision, self.work.device)
+        def making(noise: Noise | None, rows: int) -> Making:
+            return _in_mode(lambda: loop(noise, rows), precision, self.work.device)
 
         profiled = profiled or min(_PROFILED, self.rows)
         return Ready(
-            [quiet(None, self.rows)],
-            lambda: [self._drift(quiet(self.noise, self.rows)())],
-            (quiet(None, profiled), profiled),
+            [making(None, self.rows)],
+            lambda: [self._drift(making(self.noise, self.rows)())],
+            (making(None, profiled), profiled),
         )
 
     def _drift(self, end: Tensor) -> Tensor:
@@ -249,7 +247,7 @@ class Forwards:
         def step() -> None:
             out.copy_(prepared.normalized(x, self.labels))
 
-        with torch.no_grad(), float32_mode(precision, self.work.device):
+        with float32_mode(precision, self.work.device):
             graph = capture.capture(step, self.work.device)
 
         def forward(given: Tensor) -> Tensor:
@@ -263,30 +261,27 @@ class Forwards:
         self, forward: Callable[[Tensor], Tensor], precision: str, scale: Tensor | None = None
     ) -> Ready:
         device = self.work.device
-        calls: list[Call] = [_quiet(partial(forward, x), precision, device) for x in self.inputs]
+        calls = [_in_mode(partial(forward, x), precision, device) for x in self.inputs]
 
         def result() -> list[Tensor]:
-            n = _quiet(partial(forward, self.inputs[0]), precision, device)().float()
+            n = calls[0]().float()
             return [n if scale is None else scale * n]
 
         return Ready(calls, result)
 
 
-def _quiet(
-    call: Callable[[], Tensor], precision: str, device: torch.device
-) -> Callable[[], Tensor]:
-    """The call without gradients, and with the float32 products of its precision.
+def _in_mode(call: Making, precision: str, device: torch.device) -> Making:
+    """The call with the float32 products of its precision.
 
     Who has only 16 bits leaves their mode alone: torch.compile asks for it in a way that PyTorch
     refuses once it has been set by its newer name.
     """
 
     def run() -> Tensor:
-        mode = float32_mode(precision, device) if precision in _WIDE else contextlib.nullcontext()
-        with torch.no_grad(), mode:
+        with float32_mode(precision, device):
             return call()
 
-    return run
+    return run if precision in _WIDE else call
 
 
 __all__ = [

@@ -1,8 +1,9 @@
-"""The error of the score in each precision, for the page; benchmarks/precision.py tells more."""
+"""The error of the score in each precision, for the page; studies/precision.py tells more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.contest.plans import Plan
@@ -10,7 +11,7 @@ from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.studies import precision
 from ncsn_fast.data.digits import digits
 
-_IMAGES, _LEVELS = 32, 12
+_IMAGES = 32
 
 
 def score_error(plan: Plan) -> Iterator[Row]:
@@ -19,8 +20,7 @@ def score_error(plan: Plan) -> Iterator[Row]:
     try:
         net = nf.load_checkpoint("digits").to(plan.device)
         clean = digits("test").images[:_IMAGES].to(plan.device)
-        last = len(net.sigmas) - 1
-        levels = sorted({round(last * i / (_LEVELS - 1)) for i in range(_LEVELS)})
+        levels = precision.some_levels(net)
         found = precision.score_errors(net, clean, levels)
     except Exception as error:  # of whatever kind: the row says which
         yield row.failed(error)
@@ -28,7 +28,7 @@ def score_error(plan: Plan) -> Iterator[Row]:
     names = [f"{float(net.sigmas[level]):.4g}" for level in levels]
     for name, values in found.items():
         figures = dict(zip(names, values, strict=True))
-        yield Row(row.suite, row.case, name, row.size, name, figures=figures)
+        yield replace(row, contestant=name, precision=name, figures=figures)
 
 
 __all__ = ["score_error"]
