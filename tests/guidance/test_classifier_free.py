@@ -287,14 +287,14 @@ def test_a_condition_that_is_not_given_is_asked_for():
         nf.dsm_loss(score, torch.rand(4, 2), SIGMAS)
 
 
-@pytest.mark.parametrize("length", [3, 4])
-def test_an_unconditional_input_per_sample_is_refused_whatever_the_batch(length):
-    score = guided(conditional(), 2.0, unconditional={"y": torch.full((length,), NOBODY)})
-    with pytest.raises(ValueError, match=r"shape \(\d,\), .* give that of one sample"):
-        run(score)
-
-
-def test_an_unconditional_input_on_another_device_is_refused():
-    score = guided(conditional(), 2.0, unconditional={"y": torch.tensor(3, device="meta")})
-    with pytest.raises(ValueError, match="is on meta, the conditional one on cpu: move it"):
-        run(score)
+@pytest.mark.parametrize(
+    ("unconditional", "message"),
+    [
+        (torch.full((3,), NOBODY), r"shape \(3,\), .* give that of one sample"),
+        (torch.full((4,), NOBODY), r"shape \(4,\), .* give that of one sample"),
+        (torch.tensor(3, device="meta"), "is on meta, the conditional one on cpu: move it"),
+    ],
+)
+def test_an_unconditional_input_per_sample_or_elsewhere_is_refused(unconditional, message):
+    with pytest.raises(ValueError, match=message):
+        run(guided(conditional(), 2.0, unconditional={"y": unconditional}))
