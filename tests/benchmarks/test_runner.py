@@ -16,9 +16,9 @@ from ncsn_fast.cli.bench import bench
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_the_command_writes_all_files_and_keeps_the_rows_of_other_suites(tmp_path, monkeypatch):
-    short = {"operations": ("normal numbers",), "ours": ("fp32",), "rows": 1, "budget": 300.0}
-    monkeypatch.setitem(PLANS, ("cpu", "short"), replace(PLAN, **short))
+    monkeypatch.setitem(PLANS, ("cpu", "short"), replace(PLAN, budget=300.0))
     write_rows(tmp_path / "rows.jsonl", [Row("training", "kept", "ours", 1, "fp32")])
     arguments = ["--device", "cpu", "--out", str(tmp_path)]
     result = CliRunner().invoke(bench, arguments, catch_exceptions=False)

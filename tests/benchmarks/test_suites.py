@@ -71,22 +71,10 @@ def test_forward_passes_agree():
 
 
 @pytest.mark.slow
-def test_training_steps_agree(monkeypatch):
+@pytest.mark.usefixtures("one_thread")
+def test_training_steps_agree():
     work = networks.make(TINY, CPU)
-    found = training_contest(PLAN, "training", TINY, work, 2)
-    profile, profiles = contest.profile, []
-
-    def first_and_last(*arguments):
-        """A profile of a training step takes seconds: the others show that of the first."""
-        if len(profiles) in (0, len(found.contestants) - 1):
-            profiles.append(profile(*arguments))
-        else:
-            profiles.append(profiles[0])
-        return profiles[-1]
-
-    monkeypatch.setattr(contest, "profile", first_and_last)
-    rows = list(contest.run(found, CPU))
-    assert len(profiles) == len(rows)
+    rows = list(contest.run(training_contest(PLAN, "training", TINY, work, 2), CPU))
     assert {(row.status, row.message) for row in rows} == {("ok", "")}
 
 
