@@ -80,11 +80,10 @@ def test_help_says_how_to_train_with_the_result():
     assert "trains with exactly these" in " ".join(succeed("schedule", "--help").split())
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_the_picture_is_of_any_schedule_from_data(tmp_path, suffix):
+def test_the_picture_is_of_any_schedule_from_data(tmp_path):
     points = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    schedule_figure.save_schedule(tmp_path / f"a{suffix}", nf.auto_schedule(points))
-    assert (tmp_path / f"a{suffix}").stat().st_size > 1000
+    schedule_figure.save_schedule(tmp_path / "a.svg", nf.auto_schedule(points))
+    assert (tmp_path / "a.svg").stat().st_size > 1000
 
 
 def test_the_histogram_has_every_pair(tmp_path, monkeypatch):
