@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,15 +35,7 @@ from ncsn_fast.runs import convert as work
 )
 @click.option("--image-size", type=COUNT, default=None, help="Where neither IN nor --config says.")
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
-def convert(
-    source: Path,
-    target: Path,
-    config: Path | None,
-    weights: str,
-    dtype: str | None,
-    image_size: int | None,
-    force: bool,
-) -> None:
+def convert(source: Path, target: Path, weights: str, **options: Any) -> None:
     """Convert a checkpoint between the official layouts and ours.
 
     The ending of OUT decides. A .safetensors file (with a .json to read) holds all that sampling
@@ -56,15 +49,7 @@ def convert(
       ncsn-fast convert runs/photos/checkpoint.safetensors photos.pth
       ncsn-fast convert runs/photos/model.safetensors small.safetensors --dtype float16
     """
-    net, files = work.convert(
-        source,
-        target,
-        config=config,
-        ema=weights == "ema",
-        dtype=dtype,
-        image_size=image_size,
-        force=force,
-    )
+    net, files = work.convert(source, target, ema=weights == "ema", **options)
     size = "×".join(map(str, net.shape))
     click.echo(f"{net.source}\n{net.config['network']} {size}, {len(net.sigmas)} noise levels")
     for path in files:

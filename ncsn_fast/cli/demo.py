@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,7 +36,7 @@ from ncsn_fast.runs import demo as work
 )
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @device_option
-def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None) -> None:
+def demo(out: Path, device: str | None, **options: Any) -> None:
     """Train on handwritten digits for a minute, sample, and look at the result.
 
     \b
@@ -43,19 +44,12 @@ def demo(out: Path, seconds: float, samples: int, seed: int, device: str | None)
       ncsn-fast demo
       ncsn-fast demo --seconds 300 --out better
     """
-    result = work.run(
-        out,
-        seconds=seconds,
-        samples=samples,
-        seed=seed,
-        device=device_of(device),
-        say=click.echo,
-        progress=sys.stderr.isatty(),
-    )
+    shown = sys.stderr.isatty()
+    result = work.run(out, device=device_of(device), say=click.echo, progress=shown, **options)
     distance = result.metrics["pixel_frechet_distance_to_held_out"]
     click.echo(
         f"\nPixel Fréchet distance to {result.metrics['held_out_images']} held-out digits "
-        f"({samples} images each; 0 is a perfect match):\n"
+        f"({result.metrics['images_compared']} images each; 0 is a perfect match):\n"
         f"  generated        {distance['generated']:8.3f}   after "
         f"{result.metrics['training_steps']} training steps\n"
         f"  training images  {distance['training_images']:8.3f}   as good as real images get\n"
