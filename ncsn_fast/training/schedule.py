@@ -28,8 +28,6 @@ from ncsn_fast.support.progress import ProgressWish
 from ncsn_fast.training.distances import Distances, measure_distances
 
 _FEW_POINTS, _MANY_CALLS = 100, 10_000
-
-
 _log = logging.getLogger("ncsn_fast")
 
 
@@ -113,12 +111,7 @@ def auto_schedule(
         raise ValueError(f"sigma_min = {sigma_min}: the smallest level is positive, such as 0.01")
     space = Space(rescaled, logit_transform)
     distances = measure_distances(
-        data,
-        max_points=max_points,
-        seed=seed,
-        space=space,
-        device=device,
-        progress=progress,
+        data, max_points=max_points, seed=seed, space=space, device=device, progress=progress
     )
     sigma_max = distances.largest
     if sigma_max == 0:
@@ -128,18 +121,44 @@ def auto_schedule(
             f"the largest distance between two data points is {sigma_max:g}, not above "
             f"sigma_min = {sigma_min:g}: scale the data to [0, 1], or lower sigma_min"
         )
-    ratio = level_ratio(distances.dimension, overlap)
-    num_levels = max(2, round(num_levels_for(sigma_max, sigma_min, ratio)))
-    sigmas = geometric_sigmas(sigma_max, sigma_min, num_levels)
-    # The step size belongs to the ladder that came out, whose ratio rounding has changed a little.
-    ratio = (sigma_max / sigma_min) ** (1 / (num_levels - 1))
-    step_size = best_step_size(ratio, sigma_min, steps_per_level)
-    schedule = Schedule(sigmas, step_size, steps_per_level, distances)
+    schedule = schedule_between(
+        sigma_max, sigma_min, steps_per_level, dimension=distances.dimension, overlap=overlap
+    )
     images = isinstance(data, Tensor | np.ndarray) and data.ndim == 4
     warnings = _warnings(schedule, distances, space if images else None)
     for warning in warnings:
         _log.warning("%s", warning)
-    return replace(schedule, warnings=warnings)
+    return replace(schedule, distances=distances, warnings=warnings)
+
+
+def schedule_between(
+    sigma_max: float,
+    sigma_min: float,
+    steps_per_level: int,
+    *,
+    dimension: int,
+    overlap: float,
+    num_levels: int | None = None,
+    step_size: float | None = None,
+) -> Schedule:
+    """Levels between two ends, with the rules' number of them and step size unless given.
+
+    Args:
+        dimension: D, values per data point.
+        overlap: C, as for :func:`auto_schedule`, where the number of levels is not given.
+
+    Raises:
+        ValueError: for ends or an overlap out of range.
+    """
+    if num_levels is None:
+        ratio = level_ratio(dimension, overlap)
+        num_levels = max(2, round(num_levels_for(sigma_max, sigma_min, ratio)))
+    sigmas = geometric_sigmas(sigma_max, sigma_min, num_levels)
+    if step_size is None:
+        # Of the ladder that came out, whose ratio rounding has changed a little.
+        ratio = (sigma_max / sigma_min) ** (1 / (num_levels - 1))
+        step_size = best_step_size(ratio, sigma_min, steps_per_level)
+    return Schedule(sigmas, step_size, steps_per_level)
 
 
 def _warnings(schedule: Schedule, distances: Distances, space: Space | None) -> tuple[str, ...]:
@@ -199,4 +218,4 @@ def _data_warnings(distances: Distances) -> list[str]:
     return found
 
 
-__all__ = ["Schedule", "auto_schedule"]
+__all__ = ["Schedule", "auto_schedule", "schedule_between"]
