@@ -42,7 +42,7 @@ from ncsn_fast.benchmarks.suites.score_error import score_error
 from ncsn_fast.benchmarks.suites.training import training_contest
 from ncsn_fast.device import backends
 from ncsn_fast.device.environment import environment
-from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.support.files import check_writable, write_text
 
 # In the order in which they run, and their shares of the time; one may take half as much again.
 SUITES = {
@@ -124,8 +124,7 @@ def save(out: Path, rows: Sequence[Row]) -> None:
     results = Results(rows)
     write_rows(out / ROWS, rows)
     for name, text in ((TABLES, tables.markdown(results)), (PAGE, page.page(results))):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / name, text)
 
 
 def isolated(suite: str, plan: Plan, scratch: Path, log: Path, limit: float) -> list[Row]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ncsn_fast.benchmarks.contest.timing import Times
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.support.files import write_text
 
 OK, DISAGREES, FAILED, LEFT_OUT = "ok", "disagrees", "failed", "left out"
 
@@ -95,9 +95,7 @@ class Results:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """One JSON object a line; the file is complete or the one of before."""
-    with atomic_write(path) as temporary:
-        lines = [as_json(row) + "\n" for row in rows]
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(as_json(row) + "\n" for row in rows))
 
 
 def as_json(row: Row) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.support.files import write_text
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -36,8 +36,7 @@ def deliver(options: argparse.Namespace, name: str, report: Any, table: str) -> 
         return
     options.out.mkdir(parents=True, exist_ok=True)
     for file, text in ((f"{name}.json", as_json), (f"{name}.md", table)):
-        with atomic_write(options.out / file) as path:
-            path.write_text(text + "\n", encoding="utf-8")
+        write_text(options.out / file, text + "\n")
 
 
 __all__ = ["add_output", "deliver", "markdown", "parser"]

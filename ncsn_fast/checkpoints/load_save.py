@@ -28,7 +28,7 @@ from ncsn_fast.checkpoints.official_yaml import (
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, write_tensors
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
-from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.support.files import check_writable, write_text
 
 BUNDLED = {"digits": Path(__file__).parents[1] / "assets" / "digits_ncsnv2.safetensors"}
 STORED = (torch.float16, torch.bfloat16)
@@ -165,9 +165,8 @@ def save_checkpoint(
         "sigmas": net.sigmas.tolist(),
         "sha256": checksum,
     }
-    with atomic_write(path.with_suffix(".json")) as temporary:
-        text = json.dumps(readable, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    text = json.dumps(readable, indent=2, ensure_ascii=False) + "\n"
+    write_text(path.with_suffix(".json"), text)
     return path
 
 
@@ -326,8 +325,4 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-__all__ = [
-    "checkpoint_file",
-    "load_checkpoint",
-    "save_checkpoint",
-]
+__all__ = ["checkpoint_file", "load_checkpoint", "save_checkpoint"]

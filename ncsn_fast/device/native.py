@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.support.files import write_text
 
 CACHE = "NCSN_FAST_CACHE"
 _NAME = "ncsn_fast_cpp"
@@ -156,8 +156,7 @@ def _build(folder: Path) -> Path:
         if not built.exists():
             (folder / _FAILURE).write_text(output, encoding="utf-8")
             raise NativeError(f"their build failed ({_cause(output)}): {_advice(folder)}")
-        with atomic_write(folder / _CHECKSUM) as path:
-            path.write_text(_checksum(built), encoding="utf-8")
+        write_text(folder / _CHECKSUM, _checksum(built))
         os.replace(built, folder / _LIBRARY)
     (folder / _FAILURE).unlink(missing_ok=True)
     _log.info("built in %.0f s", time.perf_counter() - start)

@@ -19,7 +19,7 @@ from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint, sa
 from ncsn_fast.checkpoints.official_yaml import levels_told, sampling_told
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import IMAGE_NETWORKS
-from ncsn_fast.support.files import atomic_write, check_writable
+from ncsn_fast.support.files import atomic_write, check_writable, write_text
 from ncsn_fast.training.presets import PRESETS
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -96,8 +96,7 @@ def _write_official(
     states = _states(net, trained, told)
     with atomic_write(files[0]) as temporary:
         torch.save(states, temporary)
-    with atomic_write(files[1]) as temporary:
-        temporary.write_text(_HEADER + _yaml(told, net), encoding="utf-8")
+    write_text(files[1], _HEADER + _yaml(told, net))
 
 
 def _is_official(target: Path, dtype: str | None) -> bool:

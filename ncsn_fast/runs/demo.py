@@ -27,7 +27,7 @@ from ncsn_fast.pictures import images as plots
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
 from ncsn_fast.sampling.sampler import Sampler
-from ncsn_fast.support.files import atomic_write, check_writable, make_folder
+from ncsn_fast.support.files import check_writable, make_folder, write_text
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.trainer import Trainer
@@ -96,8 +96,7 @@ def run(
     plots.save_chain_gif(files["chain"], drawn.frames, sigmas=drawn.sigmas)
     steps, losses = zip(*trainer.history, strict=True)
     save_loss_plot(files["loss"], steps, losses)
-    with atomic_write(files["metrics"]) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_text(files["metrics"], json.dumps(metrics, indent=2) + "\n")
     return DemoResult(files, metrics)
 
 

@@ -28,7 +28,7 @@ from ncsn_fast.models.by_name import build
 from ncsn_fast.runs import profile_table
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.checks import count
-from ncsn_fast.support.files import atomic_write, check_writable, make_folder
+from ncsn_fast.support.files import atomic_write, check_writable, make_folder, write_text
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.presets import PRESETS
 from ncsn_fast.training.trainer import Trainer
@@ -220,8 +220,7 @@ def _by_torch(work: Workload, out: Path, say: Say) -> dict[str, Path]:
         **environment(device),
     }
     title = f"Profile: {'sampling' if work.what == 'sample' else 'training'}"
-    with atomic_write(page) as temporary:
-        temporary.write_text(profile_table.markdown(found, title, facts), encoding="utf-8")
+    write_text(page, profile_table.markdown(found, title, facts))
     say(profile_table.summary(found))
     say(profile_table.group_table(found))
     return {"trace": trace, "table": page}

@@ -167,7 +167,8 @@ def group_table(profile: Profile) -> str:
         f"| {group:21} | {calls:14.4g} | {time:11.1f} | {time / total:5.1%} |"
         for group, (calls, time) in profile.by_group().items()
     ]
-    return "\n".join([f"| {'group':21} | calls per step | µs per step | share |", *_RULE, *lines])
+    head = f"| {'group':21} | calls per step | µs per step | share |\n|---|---|---|---|"
+    return "\n".join([head, *lines])
 
 
 def _group_on_host(event: Any) -> str:
@@ -219,8 +220,6 @@ def _short(name: str) -> str:
     name = name.replace("|", "\\|").replace("`", "'")
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
-
-_RULE = ("|---|---|---|---|",)
 
 __all__ = [
     "GROUPS",

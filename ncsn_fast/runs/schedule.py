@@ -12,7 +12,7 @@ import numpy as np
 
 from ncsn_fast.data.digits import digits
 from ncsn_fast.data.load import load_pixels
-from ncsn_fast.support.files import atomic_write, check_writable, make_folder
+from ncsn_fast.support.files import check_writable, make_folder, write_text
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.schedule_figure import save_schedule
 
@@ -61,9 +61,8 @@ def schedule(
     calls = len(chosen.sigmas) * chosen.steps_per_level
     say(f"  one sample: {calls:,} network evaluations by annealed Langevin dynamics")
     command = _training(data, chosen, settings["sigma_min"], loading, space)
-    with atomic_write(files["settings"]) as temporary:
-        text = json.dumps(_plain(data, chosen, command), indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    text = json.dumps(_plain(data, chosen, command), indent=2, ensure_ascii=False) + "\n"
+    write_text(files["settings"], text)
     save_schedule(files["picture"], chosen)
     say(f"To train with these levels:\n  {command}")
     return files

@@ -16,19 +16,13 @@ from torch import Tensor
 
 from ncsn_fast.data.digits import digits
 from ncsn_fast.data.load import load_pixels
-from ncsn_fast.methods.levels import (
-    best_step_size,
-    geometric_sigmas,
-    level_ratio,
-    num_levels_for,
-)
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
 from ncsn_fast.pictures.curves import save_loss_plot
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.support.files import write_text
 from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun
-from ncsn_fast.training.schedule import Schedule, auto_schedule
+from ncsn_fast.training.schedule import Schedule, auto_schedule, schedule_between
 from ncsn_fast.training.trainer import Trainer
 
 Say = Callable[[str], None]
@@ -42,8 +36,6 @@ _ALWAYS_TOLD = {
     "ema",
     "precision",
 }
-
-
 # Every setting of a run that users are asked for, by name.
 SETTINGS = {
     name: setting
@@ -98,7 +90,9 @@ def train(
     net = _network(run, images, schedule).to(device)
     trainer = Trainer(net, images, config, resume=resume, held_out=held_out)
     # Written on resuming too: the number of steps and the learning rate may be new.
-    _write_json(out / "run.json", {"run": vars(run), "training": _plain(config)})
+    training = {name: value for name, value in vars(config).items() if name != "out"}
+    stored = {"run": vars(run), "training": training}
+    write_text(out / "run.json", json.dumps(stored, indent=2) + "\n")
     if trainer.step >= config.steps:
         say(f"The run is at step {trainer.step} already: to go on give more --steps.")
     else:
@@ -177,7 +171,7 @@ def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[Trai
     Numbers that were not given follow from the data by the rules of NCSNv2. run.json keeps all of
     them: when the run goes on, on another machine, they are the same to the last bit.
     """
-    sigma_max, num_levels, step_size = run.sigma_max, run.num_levels, run.step_size
+    sigma_max, num_levels = run.sigma_max, run.num_levels
     if sigma_max is None:
         auto = auto_schedule(
             images,
@@ -189,27 +183,24 @@ def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[Trai
             device=device,
         )
         sigma_max, num_levels = float(auto.sigmas[0]), num_levels or len(auto.sigmas)
-    if num_levels is None:
-        ratio = level_ratio(math.prod(images.shape[1:]), run.overlap)
-        num_levels = max(2, round(num_levels_for(sigma_max, run.sigma_min, ratio)))
-    sigmas = geometric_sigmas(sigma_max, run.sigma_min, num_levels)
-    if step_size is None:
-        ratio = (sigma_max / run.sigma_min) ** (1 / (num_levels - 1))
-        step_size = best_step_size(ratio, run.sigma_min, run.steps_per_level)
+    schedule = schedule_between(
+        sigma_max,
+        run.sigma_min,
+        run.steps_per_level,
+        dimension=math.prod(images.shape[1:]),
+        overlap=run.overlap,
+        num_levels=num_levels,
+        step_size=run.step_size,
+    )
+    num_levels, step_size = len(schedule.sigmas), schedule.step_size
     run = replace(run, sigma_max=sigma_max, num_levels=num_levels, step_size=step_size)
-    return run, Schedule(sigmas, step_size, run.steps_per_level)
+    return run, schedule
 
 
 def _network(run: TrainRun, images: np.ndarray, schedule: Schedule) -> ScoreNetwork:
-    settings = {
-        "network": run.network,
-        "channels": images.shape[1],
-        "image_size": tuple(images.shape[2:]),
-        "ngf": run.ngf,
-        "activation": run.activation,
-        "rescaled": run.rescaled,
-        "logit_transform": run.logit_transform,
-    }
+    names = ("network", "ngf", "activation", "rescaled", "logit_transform")
+    settings = {name: getattr(run, name) for name in names}
+    settings |= {"channels": images.shape[1], "image_size": tuple(images.shape[2:])}
     net = build(settings, schedule.sigmas)
     net.sampling = {**schedule.sampling, "denoise": run.denoise}
     return net
@@ -229,15 +220,6 @@ def _told(*settings: TrainRun | TrainConfig) -> str:
                 shown = f"{value:g}" if isinstance(value, float) else value
                 told.append(f"{field.name} {shown}")
     return textwrap.fill(f"Settings: {', '.join(told)}.", 100, subsequent_indent="  ")
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    return {key: value for key, value in vars(config).items() if key != "out"}
 
 
 __all__ = ["SETTINGS", "from_settings", "read_run", "train"]

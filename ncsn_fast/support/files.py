@@ -41,6 +41,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file of text by :func:`atomic_write`, in UTF-8; raises what that raises."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse now a file that could not be written after hours of work.
 
@@ -148,4 +154,11 @@ def check_suffix(path: str | os.PathLike[str], allowed: tuple[str, ...]) -> None
         raise ValueError(f"cannot write {path}: its name must end in {' or '.join(allowed)}")
 
 
-__all__ = ["atomic_write", "check_suffix", "check_writable", "folder_lock", "make_folder"]
+__all__ = [
+    "atomic_write",
+    "check_suffix",
+    "check_writable",
+    "folder_lock",
+    "make_folder",
+    "write_text",
+]

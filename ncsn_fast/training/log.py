@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.support.files import write_text
 
 _log = logging.getLogger("ncsn_fast")
 
@@ -98,11 +98,8 @@ class TrainingLog:
         if self._out is None or all(loss is None for loss in losses):
             return
         report = {"step": step, "sigma": sigmas.tolist(), "loss": losses}
-        with (
-            warned(f"the losses of step {step} by level"),
-            atomic_write(self._out / "levels.json") as temporary,
-        ):
-            temporary.write_text(json.dumps(report) + "\n", encoding="utf-8")
+        with warned(f"the losses of step {step} by level"):
+            write_text(self._out / "levels.json", json.dumps(report) + "\n")
 
     def read(self, step: int) -> None:
         """Take over the log of a run up to a step, without what it logged after its checkpoint."""
@@ -138,9 +135,8 @@ class TrainingLog:
 
     def _write_whole(self) -> None:
         assert self._out is not None
-        with atomic_write(self._out / "log.jsonl") as temporary:
-            text = "".join(json.dumps(entry) + "\n" for entry in self._entries)
-            temporary.write_text(text, encoding="utf-8")
+        text = "".join(json.dumps(entry) + "\n" for entry in self._entries)
+        write_text(self._out / "log.jsonl", text)
         self._whole = False
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
