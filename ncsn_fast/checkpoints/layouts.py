@@ -14,7 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.tensor_file import CheckpointError, check_is_file, read_safetensors
+from ncsn_fast.checkpoints.tensor_file import (
+    CheckpointError,
+    below,
+    check_is_file,
+    read_safetensors,
+)
 
 KNOWN_LAYOUTS = """\
   - a list [model, optimizer] (NCSN), [model, optimizer, epoch, step] or
@@ -79,8 +84,8 @@ def _our_contents(
     kind = metadata.get("kind")
     used_average = False
     if kind == "training":
-        weights = _below("model.", tensors)
-        average = _below("ema.", tensors)
+        weights = below("model.", tensors)
+        average = below("ema.", tensors)
         used_average = ema and bool(average)
         if used_average:
             weights |= average
@@ -104,15 +109,11 @@ def _which(average: bool) -> str:
     return "averaged (EMA) weights" if average else "weights as trained"
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-
 def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain = dict(weights)
     for prefix in PREFIXES:
         if plain and all(key.startswith(prefix) for key in plain):
-            plain = _below(prefix, plain)
+            plain = below(prefix, plain)
     return plain
 
 

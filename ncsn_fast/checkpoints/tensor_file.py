@@ -106,6 +106,11 @@ def read_safetensors(
     return tensors, None if text is None else _verified(path, tensors, text)
 
 
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 def check_is_file(path: str | os.PathLike[str]) -> None:
     """Refuse a path that is not a file, with a message that says so.
 
@@ -166,6 +171,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str
 
 __all__ = [
     "CheckpointError",
+    "below",
     "check_is_file",
     "read_safetensors",
     "read_tensors",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import save_checkpoint
-from ncsn_fast.checkpoints.tensor_file import CheckpointError, read_tensors, write_tensors
+from ncsn_fast.checkpoints.tensor_file import CheckpointError, below, read_tensors, write_tensors
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.files import check_writable, make_folder
 
@@ -117,7 +117,7 @@ def read(folder: Path) -> RunState:
     if metadata.get("kind") != "training":
         raise CheckpointError(f"{path} is not a training checkpoint: it cannot be resumed")
     moments: dict[str, dict[str, Tensor]] = {}
-    for key, value in _with_prefix(tensors, "optimizer.").items():
+    for key, value in below("optimizer.", tensors).items():
         moment, _, parameter = key.partition(".")
         moments.setdefault(parameter, {})[moment] = value
     return RunState(
@@ -126,8 +126,8 @@ def read(folder: Path) -> RunState:
         sampling=metadata["sampling"],
         settings=metadata["training"],
         sigmas=tensors["sigmas"],
-        weights=_with_prefix(tensors, "model."),
-        average=_with_prefix(tensors, "ema."),
+        weights=below("model.", tensors),
+        average=below("ema.", tensors),
         moments=moments,
         loss_sum=tensors["loss_sum"],
         level_sums=tensors["level_sums"],
@@ -195,10 +195,6 @@ def check_can_be_saved(state: RunState, folder: Path, kept: int) -> None:
             f"{folder} has {free / 1e6:,.0f} MB of disk left and the files of this run take up to "
             f"{needed / 1e6:,.0f} MB: make room, or choose another folder",
         )
-
-
-def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 __all__ = [
