@@ -69,22 +69,14 @@ class Batches:
         if self.flip:
             # Step numbers from 2³¹ on, so that flips and epochs never share a draw.
             coins = noise.integers(
-                2,
-                seed=self.seed,
-                stream=noise.SHUFFLE,
-                sample_ids=ids,
-                step=(1 << 31) + step,
+                2, seed=self.seed, stream=noise.SHUFFLE, sample_ids=ids, step=(1 << 31) + step
             )
             x = horizontal_flip(x, coins.bool())
         drawn = None
         if self.dequantize is not None:
             draw = noise.normal if self.dequantize == "gaussian" else noise.uniform
             drawn = draw(
-                x.shape[1:],
-                seed=self.seed,
-                stream=noise.DEQUANTIZE,
-                sample_ids=ids,
-                step=step,
+                x.shape[1:], seed=self.seed, stream=noise.DEQUANTIZE, sample_ids=ids, step=step
             )
         return self._space.enter(x, dequantize=self.dequantize, noise=drawn), ids
 

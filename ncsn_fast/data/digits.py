@@ -13,11 +13,7 @@ from torch import Tensor
 from ncsn_fast.data.array_files import READ_ERRORS
 
 _DIGITS_FILE = Path(__file__).parents[1] / "assets" / "digits.npz"
-
-
 _DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-
-
 _DIGITS_TRAIN = 1400
 
 

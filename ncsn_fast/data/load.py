@@ -38,13 +38,7 @@ def load_images(
         float32 (N, C, H, W) in [0, 1], contiguous, on the CPU.
     """
     pixels = load_pixels(
-        path,
-        layout=layout,
-        key=key,
-        image_size=image_size,
-        crop=crop,
-        damaged=damaged,
-        split=split,
+        path, layout=layout, key=key, image_size=image_size, crop=crop, damaged=damaged, split=split
     )
     if pixels.dtype == np.uint8:
         return unit_interval(torch.from_numpy(np.require(pixels, requirements=["C", "W"])))

@@ -35,10 +35,7 @@ _MARGIN = 16
 
 
 def image_grid(
-    images: Tensor,
-    columns: int | None = None,
-    padding: int = 1,
-    scale: int | str = "auto",
+    images: Tensor, columns: int | None = None, padding: int = 1, scale: int | str = "auto"
 ) -> Image.Image:
     """Lay images out in rows, first image top left, with white lines between them.
 
@@ -314,9 +311,4 @@ def _save_image(path: str | os.PathLike[str], image: Image.Image) -> None:
         image.save(temporary)
 
 
-__all__ = [
-    "image_grid",
-    "save_chain_gif",
-    "save_comparison",
-    "save_grid",
-]
+__all__ = ["image_grid", "save_chain_gif", "save_comparison", "save_grid"]
