@@ -11,7 +11,7 @@ from ncsn_fast import reference
 from ncsn_fast.device import backends
 from ncsn_fast.device.backends import NATIVE_TYPES
 from ncsn_fast.device.memory_format import is_dense
-from ncsn_fast.ops import common as passes
+from ncsn_fast.ops import common
 from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative
 
 
@@ -59,7 +59,7 @@ def activate(x: Tensor, activation: str, *, backend: str = "auto") -> Tensor:
     Raises:
         ValueError: for an unknown activation, or where the backend cannot run.
     """
-    passes.check_activation(activation)
+    common.check_activation(activation)
     # PyTorch's own kernels are one pass already, as fast as any on a GPU; on a CPU all but its ELU
     # and the leaky ReLU of 16 bits.
     chosen = backends.choose(backend, x.device)
@@ -70,7 +70,7 @@ def activate(x: Tensor, activation: str, *, backend: str = "auto") -> Tensor:
 
 def _gains(x: Tensor, activation: str) -> bool:
     """Whether the CPU's kernel takes x, and is faster."""
-    known = x.dtype in NATIVE_TYPES and is_dense(x) and passes.obstacle(x) is None
+    known = x.dtype in NATIVE_TYPES and is_dense(x) and common.obstacle(x) is None
     return known and activation in ("elu", "lrelu")
 
 

@@ -18,7 +18,7 @@ from ncsn_fast import reference
 from ncsn_fast.device import backends
 from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.device.memory_format import dense
-from ncsn_fast.ops import common as passes
+from ncsn_fast.ops import common
 from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
 _FILE = "instance_norm"  # of Triton's kernels
@@ -103,7 +103,7 @@ def _launch_gradient(
     if not x.numel():
         return gradient, rows.zero_()
     triton_kernel("gradient", f"{_FILE}_gradient")(
-        x, passes.laid_out_like(x, upstream), *_rows(gamma, alpha, beta), statistics,
+        x, common.laid_out_like(x, upstream), *_rows(gamma, alpha, beta), statistics,
         gradient, rows, eps=eps, activation=activation,
     )  # fmt: skip
     return gradient, rows
@@ -189,8 +189,8 @@ def _check(
     activation: str | None,
     statistics: Tensor | None,
 ) -> None:
-    passes.check_images("x", x)
-    passes.check_activation(activation)
+    common.check_images("x", x)
+    common.check_activation(activation)
     samples, channels = x.shape[:2]
     for name, tensor in zip(("gamma", "alpha", "beta"), parameters, strict=True):
         if tensor.shape not in ((channels,), (samples, channels)) or tensor.device != x.device:
@@ -220,7 +220,7 @@ def _obstacle(x: Tensor, parameters: tuple[Tensor, ...]) -> str | None:
     for parameter in parameters:
         if parameter.dtype not in NETWORK_TYPES:
             return f"kernels take parameters of 16 or 32 bits, this is {parameter.dtype}"
-    return passes.obstacle(x)
+    return common.obstacle(x)
 
 
 __all__ = ["empty_statistics", "instance_norm_plus"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from ncsn_fast import reference
 from ncsn_fast.device import backends
 from ncsn_fast.device.memory_format import dense
-from ncsn_fast.ops import common as passes
+from ncsn_fast.ops import common
 from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
 
@@ -63,9 +63,9 @@ def _launch_gradient(
     active = dense(active)
     gradient = torch.empty_like(active)
     if active.numel():
-        x, upstream = passes.laid_out_like(active, x), passes.laid_out_like(active, upstream)
+        x, upstream = common.laid_out_like(active, x), common.laid_out_like(active, upstream)
         if active_upstream is not None:
-            active_upstream = passes.laid_out_like(active, active_upstream)
+            active_upstream = common.laid_out_like(active, active_upstream)
         kernel = triton_kernel("max_pool5_gradient", "max_pool5")
         kernel(x, active, active_upstream, upstream, gradient, activation)
     return gradient
@@ -126,10 +126,10 @@ def max_pool5(
         ValueError: for a tensor that is not of images, an unknown activation, or where the backend
             cannot run.
     """
-    passes.check_images("x", x)
-    passes.check_activation(activation)
+    common.check_images("x", x)
+    common.check_activation(activation)
     half = x.dtype == torch.float16
-    chosen = backends.choose(backend, x.device, passes.image_obstacle(x), half=half)
+    chosen = backends.choose(backend, x.device, common.image_obstacle(x), half=half)
     if chosen == "torch":
         return reference.max_pool5(x, activation)
     if activation == "swish" and chosen == "triton":

@@ -14,7 +14,7 @@ from torch import Tensor
 from ncsn_fast import reference
 from ncsn_fast.device import backends
 from ncsn_fast.device.memory_format import dense
-from ncsn_fast.ops import common as passes
+from ncsn_fast.ops import common
 from ncsn_fast.ops.instance_norm_plus import empty_statistics
 from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
@@ -38,7 +38,7 @@ def _launch(x: Tensor, residual: Tensor, activation: str, backend: str) -> tuple
     x = dense(x)
     total, active = torch.empty_like(x), torch.empty_like(x)
     if x.numel():
-        residual = passes.laid_out_like(x, residual)
+        residual = common.laid_out_like(x, residual)
         triton_kernel("residual_add")(x, residual, total, active, activation)
     return total, active
 
@@ -52,7 +52,7 @@ def _launch_statistics(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
     total, statistics = _empty_total(x, residual)
     if x.numel():
         measure = triton_kernel("statistics", "instance_norm_statistics")
-        measure(x, statistics, passes.laid_out_like(x, residual), total)
+        measure(x, statistics, common.laid_out_like(x, residual), total)
     return total, statistics
 
 
@@ -67,8 +67,8 @@ def _launch_gradient(
         return native_kernel("activate_backward")(total, active_upstream, upstream, activation)
     gradient = torch.empty_like(total)
     if total.numel():
-        upstream = passes.laid_out_like(total, upstream)
-        active_upstream = passes.laid_out_like(total, active_upstream)
+        upstream = common.laid_out_like(total, upstream)
+        active_upstream = common.laid_out_like(total, active_upstream)
         kernel = triton_kernel("residual_add_gradient", "residual_add")
         kernel(total, upstream, active_upstream, gradient, activation)
     return gradient
@@ -127,14 +127,14 @@ def residual_add(
         ValueError: for shapes, dtypes or devices that differ, an unknown activation, or where the
             backend cannot run.
     """
-    passes.check_images("x", x)
-    passes.check_activation(activation)
+    common.check_images("x", x)
+    common.check_activation(activation)
     if residual.shape != x.shape:
         raise ValueError(
             f"residual has shape {tuple(residual.shape)}, x {tuple(x.shape)}: they have to agree"
         )
-    passes.check_kind("residual", residual, x)
-    obstacle = passes.obstacle(x) if activation or statistics else None
+    common.check_kind("residual", residual, x)
+    obstacle = common.obstacle(x) if activation or statistics else None
     half = activation is not None and x.dtype == torch.float16
     chosen = backends.choose(backend, x.device, obstacle, half=half)
     if activation is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ncsn_fast import reference
 from ncsn_fast.device import backends
 from ncsn_fast.device.memory_format import dense, is_channels_last
-from ncsn_fast.ops import common as passes
+from ncsn_fast.ops import common
 from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
 
@@ -27,7 +27,7 @@ def _launch(x: Tensor, base: Tensor, backend: str) -> Tensor:
     base = dense(base)
     out = torch.empty_like(base)
     if base.numel():
-        triton_kernel("resize_add")(passes.laid_out_like(base, x), base, out)
+        triton_kernel("resize_add")(common.laid_out_like(base, x), base, out)
     return out
 
 
@@ -91,7 +91,7 @@ def resize_add(x: Tensor, base: Tensor, *, backend: str = "auto") -> Tensor:
     """
     _check(x, base)
     same_size = x.shape == base.shape
-    obstacle = None if same_size else passes.image_obstacle(base)
+    obstacle = None if same_size else common.image_obstacle(base)
     chosen = backends.choose(backend, x.device, obstacle, half=x.dtype == torch.float16)
     if same_size:  # PyTorch's addition is one pass already
         return base + x
@@ -101,9 +101,9 @@ def resize_add(x: Tensor, base: Tensor, *, backend: str = "auto") -> Tensor:
 
 
 def _check(x: Tensor, base: Tensor) -> None:
-    passes.check_images("x", x)
-    passes.check_images("base", base)
-    passes.check_kind("base", base, x)
+    common.check_images("x", x)
+    common.check_images("base", base)
+    common.check_kind("base", base, x)
     if x.shape[:2] != base.shape[:2]:
         raise ValueError(
             f"x is {tuple(x.shape)} and base {tuple(base.shape)}: batch and channels have to agree"
