@@ -102,7 +102,7 @@ def dsm_loss(
     last = is_channels_last(n)
     geometry = launch.within_samples(n.shape, last)
     if geometry.plan.samples < n.shape[0]:
-        for cut in tiles.cuts(geometry.plan, n.shape[0]):
+        for cut in launch.cuts(geometry.plan.samples, n.shape[0]):
             dsm_loss(
                 cut(n), cut(weight), seed, step, cut(sample_ids), cut(upstream),
                 loss=cut(loss), gradient=cut(gradient), fast_math=fast_math,

@@ -20,7 +20,7 @@ from torch import Tensor
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.kernels.triton.common import launch
 from ncsn_fast.kernels.triton.common.activations import activate, derivative
-from ncsn_fast.kernels.triton.common.rows import Rows, cuts, locate, rows, start
+from ncsn_fast.kernels.triton.common.rows import Rows, locate, rows, start
 
 _BAND = 4  # output rows of a thread
 _BAND_OF_VECTORS = 3  # with an activation a fourth row of vectors does not fit in the registers
@@ -181,7 +181,7 @@ def max_pool5(
         fast_math: whether with the hardware's approximate functions.
     """
     band = _BAND_OF_VECTORS if activation is not None and is_channels_last(x) else _BAND
-    for cut in cuts(_rows(x, band), x.shape[0]):
+    for cut in launch.cuts(_rows(x, band).samples, x.shape[0]):
         tensors = cut(x), cut(active), cut(pooled)
         _run(
             _max_pool5_kernel, band, tensors,
@@ -212,7 +212,7 @@ def max_pool5_gradient(
         activation: that of the forward pass.
         fast_math: whether with the hardware's approximate functions.
     """
-    for cut in cuts(_rows(x, 1), x.shape[0]):
+    for cut in launch.cuts(_rows(x, 1).samples, x.shape[0]):
         part = cut(x)
         place = torch.empty_like(part, dtype=torch.int8)
         _run(_max_pool5_places_kernel, _BAND, (cut(active), place), BAND=_BAND)

@@ -73,7 +73,7 @@ def perturb(
     """
     geometry = launch.within_samples(x.shape, False)
     if geometry.plan.samples < x.shape[0]:
-        for cut in tiles.cuts(geometry.plan, x.shape[0]):
+        for cut in launch.cuts(geometry.plan.samples, x.shape[0]):
             perturb(cut(x), cut(sigma), seed, step, cut(sample_ids), cut(out), fast_math=fast_math)
         return
     with launch.on_device_of(x):

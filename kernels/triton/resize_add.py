@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.kernels.triton.common import launch
-from ncsn_fast.kernels.triton.common.rows import cuts, locate, rows, start
+from ncsn_fast.kernels.triton.common.rows import locate, rows, start
 
 
 @triton.jit(do_not_specialize=["x_height", "x_width", "total", "bands", "across", "step", "height"])
@@ -70,7 +70,8 @@ def resize_add(x: Tensor, base: Tensor, out: Tensor) -> None:
         out: (N, C, H, W), written: base + x resized.
     """
     last = is_channels_last(base)
-    for cut in cuts(rows(base.shape, last, base.element_size()), base.shape[0]):
+    most = rows(base.shape, last, base.element_size()).samples
+    for cut in launch.cuts(most, base.shape[0]):
         part = cut(base)
         found = rows(part.shape, last, part.element_size())
         (x_height, x_width), (height, width) = x.shape[2:], base.shape[2:]

@@ -149,7 +149,7 @@ def sampler_update(
     n_last = is_channels_last(n)
     geometry = launch.over_all(x.shape, n_last)
     if geometry.plan.samples < x.shape[0]:
-        for cut in tiles.cuts(geometry.plan, x.shape[0]):
+        for cut in launch.cuts(geometry.plan.samples, x.shape[0]):
             sampler_update(
                 cut(x), cut(n), row, seed, step, cut(sample_ids), cut(z), cut(history),
                 cut(guidance), cut(mask), cut(known), cut(x_out), cut(history_out), cut(input_out),

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +49,17 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
         return torch.cuda.device(tensor.device)
     return _HERE
+
+
+def cuts(most: int, samples: int) -> Iterator[Callable[[Any], Any]]:
+    """For each launch of at most so many samples the function that cuts them out of a tensor (or
+    None)."""
+    for first in range(0, samples, most):
+        yield functools.partial(_cut, slice(first, first + most))
+
+
+def _cut(part: slice, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor[part]
 
 
 class Geometry(NamedTuple):

@@ -7,17 +7,14 @@ tensor. Vectors are counted in 32 bits and addresses in 64.
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-_MOST_VECTORS = (1 << 31) - (
-    1 << 16
-)  # of one launch; the slack keeps the last program's in 32 bits
+# Of one launch; the slack keeps the last program's in 32 bits.
+_MOST_VECTORS = (1 << 31) - (1 << 16)
 _WARPS = 4
 _VECTORS = 32 * _WARPS  # of a program: one a thread
 
@@ -50,16 +47,6 @@ def rows(shape: torch.Size, channels_last: bool, itemsize: int, band: int = 1) -
     return Rows(samples, (-(-numbers[0] // _VECTORS),), numbers, settings)
 
 
-def cuts(found: Rows, samples: int) -> Iterator[Callable[[Any], Any]]:
-    """For each launch the function that cuts its samples out of a tensor (or None)."""
-    for first in range(0, samples, found.samples):
-        yield functools.partial(_cut, slice(first, first + found.samples))
-
-
-def _cut(part: slice, tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor[part]
-
-
 @triton.jit
 def locate(total, bands, across, BLOCK_SIZE: tl.constexpr):
     """(live, image, band, vector) of a program's vectors, each (B, 1) and int32 but the first.
@@ -82,4 +69,4 @@ def start(image, row, vector, across, height, VECTOR: tl.constexpr):
     return (line * across + vector) * VECTOR + tl.arange(0, VECTOR)[None, :]
 
 
-__all__ = ["Rows", "cuts", "locate", "rows", "start"]
+__all__ = ["Rows", "locate", "rows", "start"]

@@ -11,14 +11,11 @@ with a number that the host has made (Granlund & Montgomery 1994): a division co
 much.
 """
 
-import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 MOST_CHANNELS = 8  # of a channels_last tensor that is permuted in registers
 _MOST_QUADS = (1 << 31) - (1 << 16)  # of one launch; the slack keeps the last program's in 32 bits
@@ -62,16 +59,6 @@ def magic_number(divisor: int) -> tuple[int, int]:
     """
     bits = max(0, divisor - 1).bit_length()
     return -(-(1 << (31 + bits)) // max(1, divisor)), 31 + bits
-
-
-def cuts(plan: Plan, samples: int) -> Iterator[Callable[[Any], Any]]:
-    """For each launch of a plan the function that cuts its samples out of a tensor (or None)."""
-    for first in range(0, samples, plan.samples):
-        yield functools.partial(_cut, slice(first, first + plan.samples))
-
-
-def _cut(part: slice, tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor[part]
 
 
 @triton.jit
