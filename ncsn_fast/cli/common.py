@@ -38,13 +38,17 @@ class Command(click.Command):
     def _in_flags(self, message: str) -> str:
         """What the library calls image_size=32 and resume=True is --image-size 32 and --resume
         here, but within a call."""
-        known = {option.name for option in self.params if isinstance(option, click.Option)}
+        options = {
+            option.name: option for option in self.params if isinstance(option, click.Option)
+        }
 
         def flag(found: re.Match[str]) -> str:
-            if found[1] not in known:
-                return found[0]
             name, value = found[1].replace("_", "-"), found[2] or found[3]
-            return {"True": f"--{name}", "False": f"--no-{name}"}.get(value, f"--{name} {value}")
+            if found[1] not in options:
+                return found[0]
+            if not options[found[1]].is_flag:
+                return f"--{name} {value}"
+            return {"True": f"--{name}", "False": f"--no-{name}"}.get(value, found[0])
 
         return re.sub(r"(?<!, )\b(\w+)=(?:'([^']*)'|([\w.-]*\w))", flag, message)
 

@@ -230,10 +230,15 @@ def test_what_the_library_calls_a_keyword_is_an_option_of_the_command():
     @click.option("--resume", is_flag=True)
     @click.option("--image-size")
     def command(**options):
-        raise ValueError("resume=True or image_size='3', in Python f(x, image_size=3), not size=3")
+        raise ValueError(
+            "resume=True (or resume='auto') or image_size='3', in Python f(x, image_size=3), size=3"
+        )
 
     output = CliRunner().invoke(command).output
-    assert "--resume or --image-size 3, in Python f(x, image_size=3), not size=3" in output
+    assert (
+        "--resume (or resume='auto') or --image-size 3, in Python f(x, image_size=3), size=3"
+        in output
+    )
 
 
 def test_the_demo_leaves_a_training_run_alone(tmp_path):
