@@ -353,3 +353,4 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 def test_plotting_leaves_the_backend_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would be an error
     curves.save_loss_plot(tmp_path / "loss.png", [1, 2], [2.0, 1.0])
+    assert (tmp_path / "loss.png").exists()
