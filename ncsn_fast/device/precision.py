@@ -11,24 +11,22 @@ import torch
 # In training these are autocast: weights stay float32, convolutions run in 16 bits.
 _SIXTEEN_BITS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("fp32", "tf32", *_SIXTEEN_BITS)
-# What "auto" is when sampling, by the kind of device; "fp32" on others. See docs/precision.md.
-_FOR_SAMPLING = {"cuda": "fp16", "cpu": "bf16"}
+# What "auto" is, by the kind of device; "fp32" on others. See docs/precision.md.
+_AUTOMATIC = {"cuda": "fp16", "cpu": "bf16"}
 
 
 def resolve(name: str, device: torch.device) -> str:
     """The precision that a network samples in on a device.
 
     Args:
-        name: one of ``PRECISIONS``, or "auto": "fp16" on GPUs, "bf16" on a CPU that
-            :func:`has_bf16`, else "fp32".
+        name: one of ``PRECISIONS``, or "auto": what is :func:`automatic`.
         device: where the network is.
 
     Raises:
         ValueError: for an unknown precision, or one that the device does not have.
     """
     if name == "auto":
-        slow = device.type == "cpu" and not has_bf16()
-        return "fp32" if slow else _FOR_SAMPLING.get(device.type, "fp32")
+        return automatic(device)[0]
     if name not in PRECISIONS:
         allowed = ("auto", *PRECISIONS)
         raise ValueError(f"precision = {name!r} is unknown; choose one of {allowed}")
@@ -36,15 +34,30 @@ def resolve(name: str, device: torch.device) -> str:
     return name
 
 
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 (AMX or AVX-512 bf16), and PyTorch does so.
+def automatic(device: torch.device) -> tuple[str, str]:
+    """The precision that "auto" is on a device and the reason: "fp16" on GPUs, "bf16" on a CPU
+    that :func:`has_bf16`, else "fp32"."""
+    name = _AUTOMATIC.get(device.type, "fp32")
+    if device.type != "cpu":
+        return name, f"what {device.type} computes fast"
+    if not _onednn():
+        return "fp32", "bfloat16 needs oneDNN, which is missing or switched off"
+    if not has_bf16():
+        return "fp32", "bfloat16 is slower on a CPU without AMX"
+    return name, "this CPU has AMX, which multiplies bfloat16"
 
-    oneDNN takes bfloat16 on CPUs without such instructions too, and is slower than in float32.
+
+def has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 faster than in float32: with AMX, and by oneDNN.
+
+    oneDNN takes bfloat16 on other CPUs too. It is slower there than in float32, also where they
+    have the instructions of AVX-512 for it.
     """
-    if not torch.backends.mkldnn.is_available() or not torch._C._get_mkldnn_enabled():
-        return False
-    instructions = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in instructions)
+    return _onednn() and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def _onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
 
 
 def network_dtype(name: str) -> torch.dtype:
@@ -125,6 +138,7 @@ __all__ = [
     "PRECISIONS",
     "arithmetic",
     "autocast",
+    "automatic",
     "check_precision",
     "float32_mode",
     "has_bf16",

@@ -160,13 +160,15 @@ def _files(out: Path) -> dict[str, Path]:
 
 
 def _settings(seconds: float, seed: int, device: str) -> TrainConfig:
-    sixteen_bits = torch.device(device).type == "cpu" and precisions.has_bf16()
+    where = torch.device(device)
+    # In float16 training would need a scaler of the loss.
+    precision = precisions.automatic(where)[0] if where.type == "cpu" else "fp32"
     return TrainConfig(
         steps=1_000_000,
         max_seconds=seconds,
         batch_size=_BATCH_SIZE,
         learning_rate=_LEARNING_RATE,
-        precision="bf16" if sixteen_bits else "fp32",
+        precision=precision,
         ema=_EMA,
         ema_warmup=True,
         seed=seed,

@@ -17,7 +17,7 @@ import torch
 from ncsn_fast import noise, ops
 from ncsn_fast.checkpoints.load_save import load_checkpoint, save_checkpoint
 from ncsn_fast.data.digits import digits
-from ncsn_fast.device import backends, native
+from ncsn_fast.device import backends, native, precision
 from ncsn_fast.methods.levels import geometric_sigmas
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.sampling.sampler import Sampler
@@ -55,6 +55,8 @@ def environment() -> list[Finding]:
             Finding(program, shutil.which(program) or "not found: it builds the CPU's kernels")
         )
     for device in ("cpu", *devices):
+        chosen, reason = precision.automatic(torch.device(device))
+        found.append(Finding(f"precision on {device}", f"{chosen} ({reason})"))
         try:
             name, reason = backends.resolve("auto", device)
             found.append(Finding(f"backend on {device}", f"{name} ({reason})"))

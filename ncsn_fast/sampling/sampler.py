@@ -68,7 +68,7 @@ class Sampler:
             ``methods/tables.py``, which describes it.
         precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
             float32 throughout. "auto" is fp32 for networks of others; for those of this package
-            fp16 on a GPU, bf16 on a CPU that multiplies it, else fp32.
+            fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
         backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.
         graph: "auto" captures a step as a CUDA graph and replays it, where there is a GPU and the
             score function can be captured; True refuses where it cannot; False runs eagerly. The

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ncsn_fast.device import precision as precisions
-from ncsn_fast.device.precision import PRECISIONS, has_bf16, network_dtype, resolve
+from ncsn_fast.device.precision import PRECISIONS, automatic, has_bf16, network_dtype, resolve
 
 CPU = torch.device("cpu")
 needs_onednn = pytest.mark.skipif(
@@ -25,18 +25,24 @@ def test_auto_is_16_bits_on_gpus_and_on_cpus_that_multiply_them(
 
 
 @needs_onednn
-def test_a_cpu_has_bf16_with_either_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = "_is_amx_tile_supported", "_is_avx512_bf16_supported"
-    for chosen in ((), names[:1], names[1:]):
-        for name in names:
-            monkeypatch.setattr(torch.cpu, name, lambda has=name in chosen: has, raising=False)
-        assert has_bf16() is bool(chosen)
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_cpu_has_bf16_with_amx_and_not_with_avx512_alone(
+    amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert has_bf16() is amx
+    expected = ("bf16", "this CPU has AMX, which multiplies bfloat16")
+    slower = ("fp32", "bfloat16 is slower on a CPU without AMX")
+    assert automatic(CPU) == (expected if amx else slower)
 
 
 def test_a_cpu_without_onednn_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not has_bf16()
+        assert automatic(CPU)[0] == "fp32"
+        assert "oneDNN" in automatic(CPU)[1]
 
 
 def test_a_named_precision_is_itself() -> None:

@@ -202,7 +202,7 @@ def test_auto_is_what_the_device_computes_fast(
 def test_auto_avoids_float16_where_activations_leave_its_range(
     wider: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(precisions._FOR_SAMPLING, "cpu", "fp16")
+    monkeypatch.setitem(precisions._AUTOMATIC, "cpu", "fp16")
     monkeypatch.setattr(precisions, "has_bf16", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: wider)
     net = network()
