@@ -1,0 +1,445 @@
+"""Files of strangers, read in bounded time and memory: JSON, YAML, NumPy's .npz and .npy.
+
+What is refused is refused as :class:`FileError`, a ValueError whose message names the file and
+stays short, whatever the file holds: bombs (a few bytes that stand for gigabytes), nesting that
+exhausts the stack, numbers that take minutes to convert, damage, and values that say two things.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import reprlib
+import stat
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+LARGEST_TEXT = 4 << 20  # bytes of a JSON text: a hundred times what any of ours has
+LARGEST_YAML = 1 << 20  # bytes; a configuration has about two thousand
+MOST_NODES = 20_000  # of a YAML text, its aliases written out; a configuration has about a hundred
+MOST_NESTED = 100  # levels of brackets
+MOST_DIGITS = 400  # of a number; float64 ends at 309
+MOST_MEMBERS = 10_000  # arrays of an .npz
+# Arrays larger than this may be stored in a hundredth of their size at best. Deflate reaches a
+# thousandth, with zeros.
+LARGEST_SQUEEZED = 64 << 20
+MOST_SQUEEZED = 100
+_LONGEST_TOLD = 300  # characters of a message that come from a file
+_NUMBER = re.compile(r"[-+.:_0-9a-fA-Fox]+")
+_MAGIC = b"\x93NUMPY"
+_LONGEST_HEADER = 4096  # bytes; that of a plain array has about 128
+_HEADER = re.compile(
+    r"\{(?:\s*(?:'descr'\s*:\s*'(?P<descr>[<>|=]?[?A-Za-z]\d*(?:\[\w+\])?)'"
+    r"|'fortran_order'\s*:\s*(?P<order>True|False)"
+    r"|'shape'\s*:\s*\((?P<shape>(?:\s*\d{1,20}L?\s*,)*(?:\s*\d{1,20}L?\s*)?)\))\s*,?){3}\s*\}\s*"
+)
+
+
+class FileError(ValueError):
+    """A file or text that cannot be read; the message names it."""
+
+
+def shown(value: object) -> str:
+    """A value for a message: at most some hundred characters, and never written out whole."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = 100
+    brief.maxlevel = 3
+    return shortened(brief.repr(value))
+
+
+def shortened(text: object) -> str:
+    """The beginning of what a library says, which may repeat what a file holds."""
+    told = str(text)
+    return told if len(told) <= _LONGEST_TOLD else f"{told[:_LONGEST_TOLD]} …"
+
+
+@contextmanager
+def naming(what: object, wanted: str, mend: str = "copy or download it again") -> Iterator[None]:
+    """Tell whatever is raised in the block as FileError: "WHAT is damaged or WANTED".
+
+    The standard library's and NumPy's readers meet damage with a dozen kinds of exception.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:
+        told = shortened(f"{type(error).__name__}: {shortened(error)}")
+        raise FileError(f"{what} is damaged or {wanted} ({told}): {mend}") from error
+
+
+def read_text(path: str | os.PathLike[str], limit: int = LARGEST_TEXT) -> str:
+    """The text of a file in UTF-8.
+
+    Args:
+        path: a file; a folder, pipe or device is refused, nothing of it is read.
+        limit: how many bytes it may have.
+
+    Raises:
+        OSError: where there is none, or it cannot be opened.
+        FileError: for something else than a file, a larger one, and other bytes than UTF-8.
+    """
+    with _opened(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FileError(f"{path} is larger than {_size(limit)}: that is not the file meant here")
+    return _decoded(data, path)
+
+
+def read_json(path: str | os.PathLike[str], limit: int = LARGEST_TEXT) -> Any:
+    """The value in a JSON file, by :func:`parse_json`; raises what :func:`read_text` raises."""
+    return parse_json(read_text(path, limit), path, limit)
+
+
+def parse_json(text: str | bytes, what: object, limit: int = LARGEST_TEXT) -> Any:
+    """The value of a JSON text, as JSON defines it: without NaN, infinity and keys given twice.
+
+    Args:
+        text: UTF-8 where it is bytes.
+        what: what the message calls it, a path for instance.
+        limit: how long it may be, in bytes or characters.
+
+    Raises:
+        FileError: for a text that is longer, no JSON, nested more than 100 levels deep, or holds a
+            number of more than 400 digits, one that float64 cannot hold, or a key twice.
+    """
+    if len(text) > limit:
+        raise FileError(f"{what} is longer than {_size(limit)}")
+    if isinstance(text, bytes):
+        text = _decoded(text, what)
+    with naming(what, "no JSON", "write it again"):
+        if _depth(text) > MOST_NESTED:
+            raise ValueError(f"nested more than {MOST_NESTED} levels deep")
+        return json.loads(
+            text,
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_doubles,
+        )
+
+
+def parse_yaml(text: str | bytes, what: object, loader: type[Any]) -> Any:
+    """The value of a YAML text of one document.
+
+    Args:
+        text: UTF-8 where it is bytes.
+        what: what the message calls it, a path for instance.
+        loader: a class of PyYAML's that constructs nothing but plain values: a SafeLoader.
+
+    Raises:
+        FileError: for a text of more than 1 MiB, that is no YAML, is nested more than 100 levels
+            deep or within itself, has more than 20,000 values when its aliases are written out,
+            gives a key twice with two values, or has a number of more than 400 digits.
+    """
+    import yaml
+
+    if len(text) > LARGEST_YAML:
+        raise FileError(f"{what} is larger than 1 MiB: that is not a configuration file")
+    if isinstance(text, bytes):
+        text = _decoded(text, what)
+    with naming(what, "cannot be read as YAML", "mend it"):
+        # Before anything is composed or constructed: merge keys and aliases grow there.
+        _check_events(yaml.parse(text, Loader=loader))
+        return yaml.load(text, Loader=loader)
+
+
+class Header(NamedTuple):
+    """What the beginning of a .npy says of the array that follows."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    length: int  # bytes of the beginning itself
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Npz:
+    """The arrays of an .npz by name, each read when it is asked for; see :func:`open_npz`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = _opened(path)
+        try:
+            with naming(path, "no .npz file"):
+                self._archive = zipfile.ZipFile(self._file)
+                self._members = self._checked(self._archive.infolist())
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._members)
+
+    def __enter__(self) -> Npz:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._archive.close()
+        self._file.close()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with self._member(name) as stream:
+            what = f"{self.path} ({shortened(name)})"
+            header = _read_header(stream, what)
+            _check_length(header, self._members[name].file_size, what)
+            array = np.empty(header.nbytes, np.uint8)
+            rest = array.data
+            while rest:
+                done = stream.readinto(rest)  # type: ignore[attr-defined]
+                if not done:
+                    raise EOFError(f"{name} ends too early")
+                rest = rest[done:]
+            stream.read(1)  # at the end the checksum is compared, also that of an empty array
+            order: Any = "F" if header.fortran_order else "C"
+            return np.ndarray(header.shape, header.dtype, array.data, order=order)
+
+    def _checked(self, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+        """The members that are arrays, by name; those that could be bombs are refused."""
+        if len(members) > MOST_MEMBERS:
+            raise FileError(f"{self.path} has {len(members):,} members: that is no .npz of images")
+        twice = [name for name, n in Counter(m.filename for m in members).items() if n > 1]
+        if twice:
+            raise FileError(f"{self.path} has two members called {shown(twice[0])}")
+        size = os.fstat(self._file.fileno()).st_size
+        for one in members:
+            if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise FileError(
+                    f"{self.path} is compressed in another way than .npz files are: write it by "
+                    "numpy.savez"
+                )
+            if one.compress_size > size:
+                raise EOFError(f"{shown(one.filename)} is longer than the file")
+            if one.file_size > max(LARGEST_SQUEEZED, MOST_SQUEEZED * one.compress_size):
+                raise FileError(
+                    f"{self.path} is refused: {_size(one.compress_size)} of it would become "
+                    f"{_size(one.file_size)} ({shown(one.filename)}). If that is meant, write it "
+                    "without compression: numpy.savez, or numpy.save as .npy"
+                )
+        return {m.filename[:-4]: m for m in members if m.filename.endswith(".npy")}
+
+    @contextmanager
+    def _member(self, name: str) -> Iterator[IO[bytes]]:
+        if name not in self._members:
+            there = ", ".join(self.names[:10]) or "nothing"
+            raise FileError(f"{self.path} has no array {name!r}, only {shortened(there)}")
+        with naming(self.path, "no .npz file"), self._archive.open(self._members[name]) as stream:
+            yield stream
+
+
+def open_npz(path: str | os.PathLike[str]) -> Npz:
+    """Open an .npz for a ``with`` block: ``.names`` and ``[name]``.
+
+    Nothing in it is unpacked here, no array of Python objects ever. An array is read once its size
+    is known to be what its header says, and its checksum has to be right.
+
+    Raises:
+        OSError: where there is no such file, or it cannot be opened.
+        FileError: here and whenever an array is read, for a file that is damaged, encrypted or no
+            .npz, has a name twice, compression other than NumPy's, or arrays that are larger than
+            64 MiB and a hundred times as large as in the file; Python objects.
+    """
+    return Npz(path)
+
+
+def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array in a .npy, mapped read-only: values are read when they are used.
+
+    Raises:
+        OSError: where there is no such file, or it cannot be opened.
+        FileError: for a file that is damaged, no .npy, shorter or longer than its header says, or
+            of Python objects.
+    """
+    with _opened(path) as file:
+        header = _read_header(file, path)
+        _check_length(header, os.fstat(file.fileno()).st_size, path)
+        order: Any = "F" if header.fortran_order else "C"
+        with naming(path, "no .npy file"):
+            if header.nbytes == 0:
+                return np.empty(header.shape, header.dtype, order)
+            return np.memmap(file, header.dtype, "r", header.length, header.shape, order)
+
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    # Without waiting: a pipe to which nobody writes would hold the process for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileError(f"{path} is no file but a folder, a pipe or a device: give a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _decoded(data: bytes, what: object) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(
+            f"{what} is no text in UTF-8 (byte {error.start}): it is damaged or something else"
+        ) from error
+
+
+def _size(number: int) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            break
+        number, unit = number // 1024, "TiB"
+    return f"{number:,} {unit}"
+
+
+def _depth(text: str) -> int:
+    """How deep the brackets of a JSON text are nested, 0 where they are few."""
+    if text.count("[") + text.count("{") <= MOST_NESTED:
+        return 0
+    outside = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+    steps = {"[": 1, "{": 1, "]": -1, "}": -1}
+    return max(accumulate(steps.get(character, 0) for character in outside), default=0)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:  # the time of a conversion grows with the square
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    if len(digits) > MOST_DIGITS or not math.isfinite(value := float(digits)):
+        raise ValueError(f"{shown(digits)} is beyond what a float64 holds")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {shown(twice)} is given twice")
+    return found
+
+
+class _Open:
+    """A mapping, a sequence or the document, while its events go by."""
+
+    def __init__(self, mapping: bool, anchor: str | None) -> None:
+        self.anchor = anchor
+        self.nodes = 1  # in it, aliases written out
+        self._items: list[Any] | None = [] if mapping else None
+        self._given: dict[Any, Any] = {}
+
+    def add(self, nodes: int, scalar: Any) -> None:
+        """Take in an item: of how many nodes, and what it is, None for more than a scalar."""
+        self.nodes += nodes
+        if self._items is None:
+            return
+        self._items.append(scalar)
+        if len(self._items) == 2:
+            key, value = self._items
+            self._items.clear()
+            value = object() if value is None else value
+            if key is not None and self._given.setdefault(key, value) != value:
+                raise ValueError(f"the key {shown(key[0])} has two values")
+
+
+def _check_events(events: Iterator[Any]) -> None:
+    """Refuse a YAML text that would grow when it is composed and constructed.
+
+    Merge keys cost as many pairs as their aliases have, written out; so does whoever prints the
+    value, or walks through it.
+    """
+    import yaml
+
+    stack = [_Open(False, None)]
+    anchors: dict[str, int | None] = {}  # how many nodes; None while inside
+    for event in events:
+        scalar, nodes = None, 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            stack.append(_Open(isinstance(event, yaml.MappingStartEvent), event.anchor))
+            if event.anchor is not None:
+                anchors[event.anchor] = None
+            if len(stack) > MOST_NESTED:
+                raise ValueError(f"nested more than {MOST_NESTED} levels deep")
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            known = anchors.get(event.anchor or "", 1)  # PyYAML refuses an unknown one
+            if known is None:
+                raise ValueError(f"the alias {shown(event.anchor)} stands for what it lies in")
+            nodes = known
+        elif isinstance(event, yaml.ScalarEvent):
+            if len(event.value) > MOST_DIGITS and _NUMBER.fullmatch(event.value):
+                raise ValueError(f"a number of {len(event.value):,} digits")
+            scalar, nodes = (event.value, event.implicit[0], event.tag), 1
+            if event.anchor is not None:
+                anchors[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            done = stack.pop()
+            nodes = done.nodes
+            if done.anchor is not None:
+                anchors[done.anchor] = nodes
+        stack[-1].add(nodes, scalar)
+        if sum(one.nodes for one in stack) > MOST_NODES:
+            raise ValueError(f"more than {MOST_NODES:,} values, aliases written out")
+
+
+def _read_header(stream: IO[bytes], what: object) -> Header:
+    """The header of a .npy, from its text: no Python literal of a stranger is evaluated."""
+    with naming(what, "no array of NumPy"):
+        start = stream.read(len(_MAGIC) + 2)
+        if start[: len(_MAGIC)] != _MAGIC or start[len(_MAGIC)] not in (1, 2, 3):
+            raise ValueError("it does not begin as one")
+        digits = 2 if start[len(_MAGIC)] == 1 else 4
+        length = int.from_bytes(stream.read(digits), "little")
+        if length > _LONGEST_HEADER:
+            raise ValueError(f"its header is said to have {length:,} bytes")
+        text = stream.read(length)
+        found = _HEADER.fullmatch(text.decode("latin-1"))
+        if re.search(rb"'descr'\s*:\s*(?:'[|=<>]?O'|\[.*'[|=<>]?O')", text, re.DOTALL):
+            raise FileError(
+                f"{what} holds Python objects, which are never loaded because loading them can run "
+                "code: save a plain array, e.g. numpy.stack(list_of_uint8_images)"
+            )
+        if found is None or None in found.groups():
+            raise ValueError(f"its header is {shown(text)}")
+        shape = tuple(int(size.strip(" L\n")) for size in found["shape"].split(",") if size.strip())
+        dtype = np.dtype(found["descr"])
+        return Header(shape, dtype, found["order"] == "True", len(start) + digits + length)
+
+
+def _check_length(header: Header, length: int, what: object) -> None:
+    wanted = header.length + header.nbytes
+    if length != wanted:
+        raise FileError(
+            f"{what} is damaged: it has {length:,} bytes, where its header ({header.dtype}, shape "
+            f"{shortened(header.shape)}) asks for {wanted:,}"
+        )
+
+
+__all__ = [
+    "FileError",
+    "Header",
+    "Npz",
+    "naming",
+    "open_npy",
+    "open_npz",
+    "parse_json",
+    "parse_yaml",
+    "read_json",
+    "read_text",
+    "shortened",
+    "shown",
+]
