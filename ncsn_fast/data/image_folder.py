@@ -7,31 +7,34 @@ and unlike LANCZOS it invents no bright or dark rims.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from ncsn_fast.data.folder_walk import FolderWalk
+from ncsn_fast.data.image_file import Decoded, Unusable, decode, readable_endings
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _MOST_NAMED = 10
+_GREY = "are grey among colour ones: their values are repeated over the three channels"
+_COPY = "have the same pixels as another one"
 _log = logging.getLogger("ncsn_fast")
-
-
-class _Unusable(Exception):
-    """Why a file cannot be taken, and what would help."""
 
 
 def read_folder(
     folder: Path, size: tuple[int, int] | None, crop: int | None, *, skip: bool
 ) -> np.ndarray:
     """The images of a folder and its subfolders in the order of their names.
+
+    Links are followed, and what is met under several names is taken once. What is passed over, and
+    what a user may not expect of the files, is logged as warnings.
 
     Args:
         folder: files of other types and hidden ones are passed over.
@@ -46,43 +49,49 @@ def read_folder(
         ValueError: if there are no files, some of them cannot be used and ``skip`` is False, none
             can be used, or their sizes differ and ``size`` is None.
     """
-    files = _find(folder)
-    taken: list[Path] = []
+    endings = readable_endings()
+    found = FolderWalk(folder, endings)
+    if passed := found.passed_over():
+        _log.warning("in %s are passed over: %s", folder, passed)
+    if not found.files and not found.unusable:
+        told = f", not at {passed}" if passed else ""
+        raise ValueError(f"found no image files in {folder}: looked for {', '.join(endings)}{told}")
+    first: tuple[Path, np.ndarray] | None = None
     pixels: list[np.ndarray] = []
-    unusable: list[str] = []
-    for file, found in _read_all(files, size, crop):
-        if isinstance(found, _Unusable):
-            unusable.append(f"{file.relative_to(folder)} {found}")
+    unusable, notes = dict(found.unusable), Counter[str]()
+    digests: set[bytes] = set()
+    for file, taken in _read_all(found.files, size, crop):
+        if isinstance(taken, Unusable):
+            unusable[file] = str(taken)
             continue
-        taken.append(file)
-        pixels.append(found)
+        first = first or (file, taken.pixels)
         # At once: a whole folder of large photos may not fit into memory.
-        if found.shape[1:] != pixels[0].shape[1:]:
-            raise _sizes_differ(taken[0], pixels[0], file, found)
+        if taken.pixels.shape[1:] != first[1].shape[1:]:
+            raise _sizes_differ(*first, file, taken.pixels)
+        digest = hashlib.sha256(taken.pixels.tobytes()).digest()
+        notes.update(taken.notes)
+        notes[_COPY] += digest in digests
+        digests.add(digest)
+        pixels.append(taken.pixels)
     if unusable:
         _report(folder, unusable, len(pixels), skip)
+    grey = sum(len(image) == 1 for image in pixels)
+    notes[_GREY] = 0 if grey == len(pixels) else grey
+    for note, number in notes.items():
+        if number:
+            _log.warning("%d of %d image files in %s %s", number, len(pixels), folder, note)
     return _stack(pixels)
-
-
-def _find(folder: Path) -> list[Path]:
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
-    if not files:
-        raise ValueError(
-            f"found no image files in {folder}: looked for {', '.join(IMAGE_SUFFIXES)}"
-        )
-    return files
 
 
 def _read_all(
     files: list[Path], size: tuple[int, int] | None, crop: int | None
-) -> Iterator[tuple[Path, np.ndarray | _Unusable]]:
+) -> Iterator[tuple[Path, Decoded | Unusable]]:
     """Each file with its pixels; decoded on all cores, since Pillow lets other threads run."""
-    with ThreadPoolExecutor() as pool:
+    from PIL.Image import DecompressionBombWarning
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        # Up to Pillow's limit files are read, above they are refused: there is nothing to warn of.
+        warnings.simplefilter("ignore", DecompressionBombWarning)
         try:
             results = pool.map(partial(_attempt, size=size, crop=crop), files)
             yield from zip(files, results, strict=True)
@@ -90,71 +99,11 @@ def _read_all(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _attempt(file: Path, size: tuple[int, int] | None, crop: int | None) -> np.ndarray | _Unusable:
+def _attempt(file: Path, size: tuple[int, int] | None, crop: int | None) -> Decoded | Unusable:
     try:
-        return _pixels(file, size, crop)
-    except _Unusable as error:
+        return decode(file, size, crop)
+    except Unusable as error:
         return error
-
-
-def _pixels(file: Path, size: tuple[int, int] | None, crop: int | None) -> np.ndarray:
-    """uint8 (1 or 3, H, W), upright, cropped, resized."""
-    image = _flattened(_decoded(file))
-    if crop is not None:
-        image = _centre(image, crop, crop, f"crop={crop}")
-    if size is not None:
-        image = _resized(image, *size)
-    array = np.asarray(image)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
-def _decoded(file: Path) -> Image:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as opened:
-            return ImageOps.exif_transpose(opened)
-    except MemoryError:
-        raise
-    except UnidentifiedImageError as error:
-        raise _Unusable("is no image: replace it") from error
-    except Exception as error:  # a decoder may stumble over damaged bytes in any way
-        raise _Unusable(f"cannot be read ({error}): replace it") from error
-
-
-def _flattened(image: Image) -> Image:
-    """Grey (L) or RGB without transparency."""
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        raise _Unusable(f"has the pixel type {image.mode}: save it as 8-bit grey or RGB")
-    may_be_transparent = "A" in image.mode or "transparency" in image.info
-    if may_be_transparent and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise _Unusable("is partly transparent: put it on a background and save it again")
-    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-
-
-def _resized(image: Image, height: int, width: int) -> Image:
-    """The largest centred rectangle of this aspect, shrunk to this size."""
-    from PIL import Image
-
-    wanted = f"image_size={height}" if height == width else f"image_size=({height}, {width})"
-    if image.width * height >= image.height * width:
-        cut = image.height * width // height, image.height
-    else:
-        cut = image.width, image.width * height // width
-    if cut[0] < width:  # then the height is too small as well: the aspect is the wanted one
-        raise _Unusable(f"{_told(image)} and would be enlarged: give a smaller {wanted}")
-    return _centre(image, *cut, wanted).resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _centre(image: Image, width: int, height: int, wanted: str) -> Image:
-    if image.width < width or image.height < height:
-        raise _Unusable(f"{_told(image)}: give a smaller {wanted}")
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def _told(image: Image) -> str:
-    return f"is {image.width}×{image.height} pixels (width×height)"
 
 
 def _sizes_differ(one: Path, a: np.ndarray, other: Path, b: np.ndarray) -> ValueError:
@@ -165,16 +114,17 @@ def _sizes_differ(one: Path, a: np.ndarray, other: Path, b: np.ndarray) -> Value
     )
 
 
-def _report(folder: Path, unusable: list[str], remain: int, skip: bool) -> None:
-    named = "; ".join(unusable[:_MOST_NAMED])
+def _report(folder: Path, unusable: dict[Path, str], remain: int, skip: bool) -> None:
+    told = (f"{path.relative_to(folder)} {unusable[path]}" for path in sorted(unusable))
+    named = "; ".join(islice(told, _MOST_NAMED))
     if len(unusable) > _MOST_NAMED:
         named += f"; and {len(unusable) - _MOST_NAMED} more"
-    told = f"{len(unusable)} of {len(unusable) + remain} image files in {folder} cannot be used"
+    what = f"{len(unusable)} of {len(unusable) + remain} image files in {folder} cannot be used"
     if not remain:
-        raise ValueError(f"{told}, which leaves none: {named}")
+        raise ValueError(f"{what}, which leaves none: {named}")
     if not skip:
-        raise ValueError(f"{told}: {named}. Take them out, or leave them out with damaged='skip'")
-    _log.warning("%s and are left out, %d remain: %s", told, remain, named)
+        raise ValueError(f"{what}: {named}. Take them out, or leave them out with damaged='skip'")
+    _log.warning("%s and are left out, %d remain: %s", what, remain, named)
 
 
 def _stack(pixels: list[np.ndarray]) -> np.ndarray:
@@ -186,4 +136,4 @@ def _stack(pixels: list[np.ndarray]) -> np.ndarray:
     return images
 
 
-__all__ = ["IMAGE_SUFFIXES", "read_folder"]
+__all__ = ["read_folder"]

@@ -57,9 +57,10 @@ def load_pixels(
 ) -> np.ndarray:
     """Load a user's images as they are stored: a quarter of the memory of :func:`load_images`.
 
-    - A folder of image files, searched with its subfolders in the order of the file names; files
-      of other types and hidden files are passed over. If all files are grey the result has one
-      channel, else three; camera rotation (EXIF) is applied.
+    - A folder of image files, searched with its subfolders and where links lead in the order of
+      the file names; each file is taken once. How many of other types, hidden or met twice are
+      passed over is logged. If all files are grey the result has one channel, else three; camera
+      rotation (EXIF) is applied, colour profiles are not.
     - An array file: ``.npy``, which is memory-mapped and not read whole, or ``.npz``.
     - CIFAR-10, binary version: its folder, the folder around it, or one of its ``.bin`` files.
 
@@ -73,9 +74,9 @@ def load_pixels(
             CIFAR-10 must have this size already.
         crop: side in pixels of the centred square that is cut out of each file before that, 140
             for CelebA as published.
-        damaged: what to do with files of a folder that cannot be used (unreadable, of another
-            pixel type, partly transparent, too small): "refuse" them all by name, or "skip" them
-            with a warning.
+        damaged: what to do with files of a folder that cannot be used (unreadable, of several
+            pages or frames, of more than 8 bits, partly transparent, too small, links that lead
+            nowhere): "refuse" them all by name, or "skip" them with a warning.
         split: "train" (default) or "test" images of a CIFAR-10 folder.
 
     Returns:
