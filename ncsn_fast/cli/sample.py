@@ -54,8 +54,8 @@ _MOST_SAMPLES = 10_000_000
     default=None,
     help="How to get from noise to an image: annealed_langevin (the usual default: what the "
     "checkpoint says), consistent_annealed, reverse_diffusion, ancestral, predictor_corrector, "
-    "euler, heun or dpmpp_2m. The last six take --steps. A good one for few steps: dpmpp_2m "
-    "--steps 10.",
+    "euler, heun or dpmpp_2m. The last six take --steps. On the digits dpmpp_2m --steps 10 "
+    "is as good as the full chain; on larger images so few may leave noise.",
 )
 @click.option(
     "--steps",
@@ -67,8 +67,8 @@ _MOST_SAMPLES = 10_000_000
     "--spacing",
     metavar="NAME",
     default=None,
-    help="Which noise levels the steps visit: ladder (those of the training, the default), "
-    "geometric, karras or linear.",
+    help="Which noise levels the steps visit: auto (the default: those of the training where "
+    "these are geometric), ladder, nearest, geometric, karras or linear.",
 )
 @click.option("--rho", type=float, default=None, help="ρ of --spacing karras. Default: 7.")
 @click.option(
@@ -116,7 +116,7 @@ def sample(
     \b
     Examples:
       ncsn-fast sample -n 100 --gif
-      ncsn-fast sample -n 100 --method dpmpp_2m --steps 10 --out quick
+      ncsn-fast sample digits -n 100 --method dpmpp_2m --steps 10 --out quick
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """

@@ -24,6 +24,7 @@ from torch import Tensor
 from ncsn_fast import noise, ops
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, METHODS, make_table, table_for
 from ncsn_fast.methods.levels import check_sigmas, geometric_sigmas
+from ncsn_fast.methods.spacings import AUTO
 from ncsn_fast.models.score import Score
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
@@ -109,7 +110,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         step_size: float | None = None,
         steps_per_level: int = 5,
         denoise: bool = True,
-        spacing: str = "ladder",
+        spacing: str = AUTO,
         rho: float = 7.0,
         settings: dict[str, Any] | None = None,
         seed: int | None = None,
@@ -202,6 +203,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
             self._ladder,
             num_inference_steps,
             **{name: self.config[name] for name in given},
+            only_levels=self._score.only_levels,
             name="num_inference_steps",
         )
         self._use(table, "cpu" if device is None else device)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ncsn_fast.methods import tables
 from ncsn_fast.methods.levels import best_step_size, check_sigmas
-from ncsn_fast.methods.spacings import noise_levels
+from ncsn_fast.methods.spacings import AUTO, noise_levels, resolve
 from ncsn_fast.table import Table
 
 ANNEALED_LANGEVIN = "annealed_langevin"
+CONSISTENT_ANNEALED = "consistent_annealed"
 
 
 class Method(NamedTuple):
@@ -33,7 +34,7 @@ class Method(NamedTuple):
 
 METHODS = {
     ANNEALED_LANGEVIN: Method(tables.annealed_langevin, uniform_start=True),
-    "consistent_annealed": Method(tables.consistent_annealed),
+    CONSISTENT_ANNEALED: Method(tables.consistent_annealed),
     "reverse_diffusion": Method(tables.reverse_diffusion),
     "ancestral": Method(tables.ancestral),
     "predictor_corrector": Method(
@@ -50,6 +51,7 @@ def make_table(
     sigmas: Tensor | None,
     settings: Mapping[str, Any],
     defaults: Mapping[str, Any],
+    only_levels: bool = False,
 ) -> Table:
     """The table of a method.
 
@@ -59,9 +61,10 @@ def make_table(
         sigmas: (L,) noise levels, None where they are not known.
         settings: the method's settings as given, None for those that are not.
         defaults: ``net.sampling`` of a checkpoint: a method and its settings.
+        only_levels: whether the network can be told ``sigmas`` and no other levels.
 
     Raises:
-        ValueError: for settings that are unknown or missing.
+        ValueError: for settings that are unknown, missing, out of range or without effect.
     """
     named = {name: value for name, value in settings.items() if value is not None}
     if isinstance(method, Table):
@@ -89,6 +92,15 @@ def make_table(
             f"{' and '.join(missing)} not given for {title!r}, {_silence(method, defaults)}: give "
             "them (nf.auto_schedule(data) computes a step size from the training data)"
         )
+    if "steps" in takes and isinstance(method, str):
+        spacing = chosen.get("spacing", AUTO)
+        if chosen.get("steps") is not None:
+            chosen["spacing"] = spacing = resolve(spacing, sigmas, only_levels)
+        if "rho" in named and spacing != "karras":
+            raise ValueError(
+                f"rho = {named['rho']!r:.80} has no effect with spacing = {spacing!r}: give "
+                'spacing="karras" too'
+            )
     table = known.table(check_sigmas(sigmas), **chosen)
     if not isinstance(table, Table):
         raise ValueError(f"method {title!r} returned {type(table).__name__}; needed is a Table")
@@ -103,9 +115,10 @@ def table_for(
     step_size: float | None = None,
     steps_per_level: int = 5,
     denoise: bool = True,
-    spacing: str = "ladder",
+    spacing: str = AUTO,
     rho: float = 7.0,
     settings: Mapping[str, Any] | None = None,
+    only_levels: bool = False,
     name: str = "evaluations",
 ) -> Table:
     """The table of a method for so many network evaluations, at most.
@@ -122,6 +135,8 @@ def table_for(
         steps_per_level, denoise: of the methods that take them.
         spacing, rho: which levels are visited, see :func:`ncsn_fast.methods.spacings.noise_levels`.
         settings: others of the method.
+        only_levels: whether the network can be told ``sigmas`` and no other levels, or is told the
+            nearest of them: see :func:`ncsn_fast.methods.spacings.resolve`.
         name: what the caller calls the number of evaluations, for the message.
 
     Raises:
@@ -129,22 +144,33 @@ def table_for(
     """
     takes = _parameters(_find(method).table)
     given = dict(settings or {})
+    own = spacing in (AUTO, "ladder")
+    if method == CONSISTENT_ANNEALED:  # it makes its own levels from the ends
+        spacing = given["spacing"] = tables.consistent_spacing(sigmas, AUTO if own else spacing)
+        on_ladder = own
+    else:
+        spacing = "ladder" if own and evaluations is None else resolve(spacing, sigmas, only_levels)
+        on_ladder = spacing in ("ladder", "nearest")
     if "steps" in takes:
-        given.update(spacing=spacing, rho=rho)
+        given["spacing"] = spacing
+        if spacing == "karras":
+            given["rho"] = rho
         if "step_size" in takes and "snr" not in given:
             given["step_size"] = step_size
         whole = make_table(method, sigmas, given, {})
-        if evaluations is None or (spacing == "ladder" and evaluations >= len(whole)):
+        if evaluations is None or (on_ladder and evaluations >= len(whole)):
             return whole
         return make_table(method, sigmas, {**given, "steps": evaluations}, {})
     if evaluations is not None:
-        number = (evaluations - int(denoise)) // steps_per_level
+        # The last step of consistent annealed sampling is the one that removes the noise.
+        more = int(bool(denoise)) if method == ANNEALED_LANGEVIN else 1 - steps_per_level
+        number = (evaluations - more) // steps_per_level
         if number < 1:
             raise ValueError(
                 f"{name} = {evaluations}: one noise level takes {steps_per_level} network "
                 f"evaluations here, and denoising {int(denoise)}"
             )
-        number = min(number, len(sigmas)) if spacing == "ladder" else number
+        number = min(number, len(sigmas)) if on_ladder else number
         sigmas = torch.from_numpy(noise_levels(sigmas, number, spacing, rho))
     if step_size is None and method == ANNEALED_LANGEVIN:
         step_size = _step_size(sigmas, steps_per_level)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncsn_fast.support import checks
+
 # Overlap C of neighbouring levels in Technique 2, as the paper states it.
 OVERLAP = 0.5
 # Noise levels whose ln σ differ by no more are one: a ladder is kept in float32.
@@ -43,26 +45,52 @@ def check_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
     """Noise levels as a (L,) float32 CPU tensor.
 
     Raises:
-        ValueError: unless they are finite, positive and strictly descending.
+        ValueError: unless they are finite, positive and strictly descending; the message says what
+            is wrong with which.
     """
-    if not isinstance(sigmas, Tensor):
-        sigmas = torch.from_numpy(np.array(sigmas, dtype=np.float64))
-    levels = sigmas.detach().to("cpu", torch.float32)
-    if levels.ndim != 1 or len(levels) == 0:
-        raise ValueError(f"sigmas has shape {tuple(levels.shape)}: give a 1-D list of noise levels")
-    if not bool(torch.isfinite(levels).all() and (levels > 0).all()):
-        bad = int((~(torch.isfinite(levels) & (levels > 0))).nonzero()[0])
+    try:
+        if not isinstance(sigmas, Tensor):
+            sigmas = torch.from_numpy(np.array(sigmas, dtype=np.float64))
+        levels = sigmas.detach().to("cpu", torch.float32)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"sigmas are no list of numbers ({error}): give noise levels") from None
+    if levels.ndim != 1 or len(levels) == 0 or sigmas.is_complex() or sigmas.dtype == torch.bool:
         raise ValueError(
-            f"sigmas[{bad}] = {float(levels[bad])}: noise levels are finite and positive"
+            f"sigmas has shape {tuple(levels.shape)} and type {sigmas.dtype}: give a 1-D list of "
+            "noise levels"
         )
+    wrong = (~(torch.isfinite(levels) & (levels > 0))).nonzero()
+    if len(wrong):
+        raise ValueError(_no_level(sigmas.double().tolist(), int(wrong[0])))
     rises = (levels.diff() >= 0).nonzero()
     if len(rises):
-        i = int(rises[0])
-        raise ValueError(
-            f"sigmas[{i}] = {float(levels[i]):g} is followed by {float(levels[i + 1]):g}: noise "
-            "levels descend from the largest to the smallest (reverse the list?)"
-        )
+        raise ValueError(_no_descent(sigmas, levels, int(rises[0])))
     return levels
+
+
+def _no_descent(sigmas: Tensor, levels: Tensor, i: int) -> str:
+    """What is wrong with noise levels (L,) of which the i-th is not followed by a smaller one."""
+    before, after = float(levels[i]), float(levels[i + 1])
+    rule = "noise levels descend from the largest to the smallest"
+    if before < after:
+        ascend = bool((levels.diff() > 0).all())
+        cure = "these ascend: reverse the list" if ascend else "sort the list"
+        return f"sigmas[{i}] = {before:g} is followed by {after:g}: {rule} ({cure})"
+    where = " in float32, which ladders are kept in" if sigmas[i] != sigmas[i + 1] else ""
+    return (
+        f"sigmas[{i}] = sigmas[{i + 1}] = {before:g}{where}: {rule}, each given once (leave "
+        "repeated ones out; how many steps are made at a level is steps_per_level)"
+    )
+
+
+def _no_level(sigmas: list[float], i: int) -> str:
+    """What is wrong with a noise level that is not finite and positive."""
+    what = f"sigmas[{i}] = {sigmas[i]}: noise levels are finite and positive"
+    if sigmas[i] == 0 and i == len(sigmas) - 1 and i > 0:
+        return f"{what} (leave the 0 at the end out: methods go there by themselves)"
+    if 0 < sigmas[i] < math.inf:
+        return f"{what} in float32, which ladders are kept in"
+    return what
 
 
 def trusted_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
@@ -89,6 +117,7 @@ def nearest_level(sigma: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_step_size(step_size: float, sigma_min: float) -> float:
     """Return ε, or raise ValueError unless 0 < ε < 2σ_L², where the chain does not diverge."""
+    step_size = checks.number("step_size", step_size)
     limit = 2 * sigma_min**2
     if not 0 < step_size < limit:
         raise ValueError(

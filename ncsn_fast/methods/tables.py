@@ -20,8 +20,8 @@ import numpy as np
 from torch import Tensor
 
 from ncsn_fast.methods.levels import check_sigmas, check_step_size
-from ncsn_fast.methods.spacings import level_indices, noise_levels
-from ncsn_fast.support.checks import choice, count
+from ncsn_fast.methods.spacings import AUTO, evenly_spaced, level_indices, noise_levels
+from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
 Sigmas = Sequence[float] | np.ndarray | Tensor
@@ -39,82 +39,129 @@ def langevin(step_size: float, steps: int) -> Table:
     Raises:
         ValueError: for settings out of range.
     """
+    step_size = checks.number("step_size", step_size)
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size = {step_size}: Langevin dynamics needs a finite α > 0")
-    return Table.of(np.ones(count("steps", steps)), b=step_size, d=math.sqrt(2 * step_size))
+    return Table.of(np.ones(checks.count("steps", steps)), b=step_size, d=math.sqrt(2 * step_size))
 
 
 def annealed_langevin(
     sigmas: Sigmas,
     step_size: float,
     steps_per_level: int,
-    denoise: bool = True,
+    denoise: bool | str = True,
+    noise_first: bool = False,
 ) -> Table:
     """Annealed Langevin dynamics (Song & Ermon 2019, algorithm 1, as in the published code).
 
     At level i, T times, with α_i = ε(σ_i/σ_L)²:  x ← x + (α_i/σ_i)·n + √(2α_i)·z.
-    At the end, where ``denoise`` is set (2020):  x ← x + σ_L·n.
+    At the end, where ``denoise`` is True (2020), one more row:  x ← x + σ_L·n.
 
     Args:
         sigmas: (L,) noise levels, descending.
         step_size: ε, with 0 < ε < 2σ_L².
         steps_per_level: T.
-        denoise: whether the last row removes the noise of the smallest level.
+        denoise: whether one more row removes the noise of the smallest level; "last": that row in
+            the place of the last step, as in the code of consistent annealed sampling.
+        noise_first: whether the noise of a step comes before its score, as there: one row before
+            the first step, of whose score no use is made, adds it; every other adds the next one's.
+
+    Raises:
+        ValueError: for settings out of range.
     """
     ladder = check_sigmas(sigmas).double().numpy()
-    steps_per_level = count("steps_per_level", steps_per_level)
-    check_step_size(step_size, float(ladder[-1]))
+    steps_per_level = checks.count("steps_per_level", steps_per_level)
+    step_size = check_step_size(step_size, float(ladder[-1]))
+    checks.choice("denoise", denoise, (True, False, "last"), "whether, and when, noise is removed")
+    checks.choice("noise_first", noise_first, (True, False), "whether noise comes before the score")
     levels = np.repeat(np.arange(len(ladder)), steps_per_level)
     sigma = ladder[levels]
     alpha = step_size * (sigma / ladder[-1]) ** 2
-    table = Table.of(sigma, b=alpha / sigma, d=np.sqrt(2 * alpha), level=levels)
-    if not denoise:
-        return table
-    return table + Table.of(ladder[-1:], b=ladder[-1], level=len(ladder) - 1)
+    b, noise = alpha / sigma, np.sqrt(2 * alpha)
+    if noise_first:
+        sigma, levels = np.insert(sigma, 0, ladder[0]), np.insert(levels, 0, 0)
+        b, noise = np.insert(b, 0, 0.0), np.append(noise, 0.0)
+    if denoise == "last":
+        b[-1], noise[-1] = ladder[-1], 0.0
+    elif denoise:
+        sigma, levels = np.append(sigma, ladder[-1]), np.append(levels, len(ladder) - 1)
+        b, noise = np.append(b, ladder[-1]), np.append(noise, 0.0)
+    return Table.of(sigma, b=b, d=noise, level=levels)
 
 
 def consistent_annealed(
-    sigmas: Sigmas, step_size: float, steps_per_level: int = 1, denoise: bool = True
+    sigmas: Sigmas,
+    step_size: float,
+    steps_per_level: int = 1,
+    denoise: bool = True,
+    spacing: str = AUTO,
 ) -> Table:
     """Consistent annealed sampling (Jolicoeur-Martineau et al. 2020, algorithm 2).
 
-    On (L-1)·k + 1 geometric levels with γ = σ_{i+1}/σ_i, η = ε/σ_L²:
-    x ← x + ησ_i·n + σ_{i+1}·√(1 - ((1-η)/γ)²)·z, the last without noise: after every step a chain
-    of noise σ_i has noise σ_{i+1}. At the end, where ``denoise`` is set:  x ← x + σ_L·n.
+    On (L-1)·k + 1 levels with γ_i = σ_{i+1}/σ_i, η = ε/σ_L²:
+    x ← x + ησ_i·n + σ_{i+1}·√(1 - ((1-η)/γ_i)²)·z, the last without noise: after every step a chain
+    of noise σ_i has noise σ_{i+1}. Where ``denoise`` is set the last is  x ← x + σ_L·n  in place of
+    that, so that the chain is as long: the published denoised image.
 
     Args:
         sigmas: (L,) noise levels, descending, L ≥ 2; the first and the last are used.
-        step_size: ε, with σ_L²(1-γ) < ε < σ_L²(1+γ).
+        step_size: ε, with σ_L²(1-γ) < ε < σ_L²(1+γ), γ being the smallest γ_i.
         steps_per_level: k.
         denoise: whether the last row removes the noise of the smallest level.
+        spacing: of the levels, "geometric" or "linear"; "auto": that of ``sigmas``.
 
     Raises:
-        ValueError: for ε out of that range, which the message names.
+        ValueError: for ε out of that range, which the message names, and for levels that are
+            neither geometric nor evenly spaced, where ``spacing`` does not say.
     """
     own = check_sigmas(sigmas)
     if len(own) < 2:
         raise ValueError("consistent annealed sampling needs at least 2 noise levels, got 1")
-    number = (len(own) - 1) * count("steps_per_level", steps_per_level) + 1
-    sigma = noise_levels(own, number, "geometric")
-    ratio = (sigma[-1] / sigma[0]) ** (1 / (number - 1))
-    eta = step_size / sigma[-1] ** 2
-    if not 1 - ratio < eta < 1 + ratio:
-        low, high = (sigma[-1] ** 2 * (1 + sign * ratio) for sign in (-1, 1))
+    checks.choice("denoise", denoise, (True, False), "whether the last row removes noise")
+    number = (len(own) - 1) * checks.count("steps_per_level", steps_per_level) + 1
+    sigma = noise_levels(own, number, consistent_spacing(own, spacing))
+    ratio = sigma[1:] / sigma[:-1]
+    step_size = checks.number("step_size", step_size)
+    eta, least = step_size / sigma[-1] ** 2, ratio.min()
+    if not 1 - least < eta < 1 + least:
+        low, high = (sigma[-1] ** 2 * (1 + sign * least) for sign in (-1, 1))
         raise ValueError(
             f"step_size = {step_size:g}: consistent annealed sampling on {number} levels of ratio "
-            f"γ = {ratio:.4g} needs σ_L²(1-γ) = {low:.4g} < ε < σ_L²(1+γ) = {high:.4g}; more steps "
+            f"γ = {least:.4g} needs σ_L²(1-γ) = {low:.4g} < ε < σ_L²(1+γ) = {high:.4g}; more steps "
             "per level lower the lower bound"
         )
-    noise = sigma[1:] * math.sqrt(1 - ((1 - eta) / ratio) ** 2)
-    levels = level_indices(sigma, own)
-    table = Table.of(sigma, b=eta * sigma, d=np.append(noise, 0.0), level=levels)
-    if not denoise:
-        return table
-    return table + Table.of(sigma[-1:], b=sigma[-1], level=levels[-1])
+    noise = sigma[1:] * np.sqrt(1 - ((1 - eta) / ratio) ** 2)
+    b = eta * sigma
+    if denoise:
+        b[-1] = sigma[-1]
+    return Table.of(sigma, b=b, d=np.append(noise, 0.0), level=level_indices(sigma, own))
+
+
+def consistent_spacing(sigmas: Sigmas, spacing: str = AUTO) -> str:
+    """The spacing of consistent annealed sampling: "geometric" or "linear"; "auto" is the levels'.
+
+    Raises:
+        ValueError: for another, and where levels (L,) are neither.
+    """
+    known = ("geometric", "linear")
+    checks.choice(
+        "spacing", spacing, (AUTO, *known), "consistent annealed sampling makes its own levels"
+    )
+    if spacing != AUTO:
+        return spacing
+    levels = check_sigmas(sigmas).double().numpy()
+    for name, values in zip(known, (np.log(levels), levels), strict=True):
+        if evenly_spaced(values):
+            return name
+    raise ValueError(
+        f"the {len(levels)} noise levels are neither geometric nor evenly spaced, and consistent "
+        'annealed sampling makes levels of its own between their ends: give spacing="geometric" or '
+        '"linear", or such levels'
+    )
 
 
 def reverse_diffusion(
-    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
+    sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: float = 7.0
 ) -> Table:
     """Reverse diffusion of the variance-exploding SDE (Song et al. 2021, appendix E).
 
@@ -132,7 +179,7 @@ def reverse_diffusion(
 
 
 def ancestral(
-    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
+    sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: float = 7.0
 ) -> Table:
     """Ancestral sampling of the variance-exploding SDE (Song et al. 2021, appendix F).
 
@@ -157,7 +204,7 @@ def predictor_corrector(
     corrector_steps: int = 1,
     predictor: str = "reverse_diffusion",
     steps: int | None = None,
-    spacing: str = "ladder",
+    spacing: str = AUTO,
     rho: float = 7.0,
 ) -> Table:
     """Predictor-corrector sampling (Song et al. 2021, algorithm 2) with a fixed corrector step.
@@ -179,8 +226,8 @@ def predictor_corrector(
         ValueError: unless one of snr and step_size is given, in its range.
     """
     ratio = _corrector_ratio(check_sigmas(sigmas), snr, step_size)
-    per_level = count("corrector_steps", corrector_steps) + 1
-    choice("predictor", predictor, tuple(PREDICTORS), "the method of the predictor rows")
+    per_level = checks.count("corrector_steps", corrector_steps) + 1
+    checks.choice("predictor", predictor, tuple(PREDICTORS), "the method of the predictor rows")
     predict = PREDICTORS[predictor](sigmas, _levels_for(steps, per_level), spacing, rho)
     sigma = np.repeat(predict.sigma, per_level)
     b, d = 2 * ratio**2 * sigma, 2 * ratio * sigma
@@ -189,9 +236,7 @@ def predictor_corrector(
     return Table.of(sigma, b=b, d=d, level=np.repeat(predict.level, per_level))
 
 
-def euler(
-    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
-) -> Table:
+def euler(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: float = 7.0) -> Table:
     """Euler's method on the probability flow ODE dx = -n dσ (Song et al. 2021, equation 13).
 
     x ← x + (σ_i - σ_{i+1})·n, to σ = 0. First order.
@@ -203,9 +248,7 @@ def euler(
     return Table.of(sigma, b=sigma - following, level=level_indices(sigma, sigmas))
 
 
-def heun(
-    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
-) -> Table:
+def heun(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: float = 7.0) -> Table:
     """Heun's method on the probability flow ODE (Karras et al. 2022, algorithm 1). Second order.
 
     Two rows a step of length h = σ_i - σ_{i+1}: x' = x + h·n, with x for history, then, with n' of
@@ -215,7 +258,7 @@ def heun(
         sigmas, spacing, rho: as for :func:`reverse_diffusion`.
         steps: network evaluations: N levels take 2N - 1; default: all levels.
     """
-    number = None if steps is None else (count("steps", steps) + 1) // 2
+    number = None if steps is None else (checks.count("steps", steps) + 1) // 2
     sigma, following = _intervals(sigmas, number, spacing, rho)
     length = sigma[:-1] - following[:-1]
     # A history of the state, not of n, has what guidance added to n in it.
@@ -228,7 +271,7 @@ def heun(
 
 
 def dpmpp_2m(
-    sigmas: Sigmas, steps: int | None = None, spacing: str = "ladder", rho: float = 7.0
+    sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: float = 7.0
 ) -> Table:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), two steps in λ = -ln σ. Second order.
 
@@ -259,7 +302,7 @@ def _intervals(
     sigmas: Sigmas, number: int | None, spacing: str, rho: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The noise levels and what follows each of them; after the last comes 0."""
-    number = None if number is None else count("steps", number)
+    number = None if number is None else checks.count("steps", number)
     sigma = noise_levels(sigmas, number, spacing, rho)
     return sigma, np.append(sigma[1:], 0.0)
 
@@ -268,7 +311,7 @@ def _levels_for(steps: int | None, per_level: int) -> int | None:
     """How many levels of so many evaluations each the steps pay for."""
     if steps is None:
         return None
-    if count("steps", steps) < per_level:
+    if checks.count("steps", steps) < per_level:
         raise ValueError(
             f"steps = {steps}: one noise level takes {per_level} network evaluations here"
         )
@@ -285,6 +328,7 @@ def _corrector_ratio(own: Tensor, snr: float | None, step_size: float | None) ->
     if snr is None:
         assert step_size is not None
         return math.sqrt(check_step_size(step_size, float(own[-1])) / 2) / float(own[-1])
+    snr = checks.number("snr", snr)
     if not 0 < snr < 1:
         raise ValueError(
             f"snr = {snr}: the corrector's steps need 0 < r < 1, beyond which every chain diverges"

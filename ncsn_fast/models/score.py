@@ -196,6 +196,11 @@ class Score:
         owner = getattr(self.fn, "__self__", self.fn)
         return owner if isinstance(owner, nn.Module) else None
 
+    @property
+    def only_levels(self) -> bool:
+        """Whether it can be told its own noise levels only, or is told the nearest of them."""
+        return self.condition == "label" or self.quantize
+
     def frozen(self) -> tuple[Any, ...]:
         """What a captured step freezes of it beside fn."""
         return (self.kind,)

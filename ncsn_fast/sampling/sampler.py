@@ -60,8 +60,8 @@ class Sampler:
         denoise: whether a last step of theirs removes the noise of the smallest level (default:
             yes).
         steps: network evaluations, at most, of the other methods (default: all noise levels).
-        spacing: which noise levels they visit: "ladder" (the network's own, the default),
-            "geometric", "karras" or "linear".
+        spacing: which noise levels so many steps visit: "auto" (the default; an even subset of
+            the network's own where these are geometric), "ladder", "geometric", "karras", "linear".
         settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
             your own). What is not given comes from the network's checkpoint (``net.sampling``) as
             far as that is of the same method, then from the method's function in
@@ -117,7 +117,7 @@ class Sampler:
             spacing=spacing,
         )
         ladder = self.score.sigmas if sigmas is None else check_sigmas(sigmas)
-        self.table = make_table(method, ladder, settings, defaults)
+        self.table = make_table(method, ladder, settings, defaults, self.score.only_levels)
         self._start = Start(self.table, self.shape, self.network, starts_uniform(method))
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device

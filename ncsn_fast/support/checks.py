@@ -24,16 +24,19 @@ def count(name: str, value: int, least: int = 1) -> int:
     return whole
 
 
-def number(name: str, value: float) -> float:
-    """A float; NumPy's are welcome, and what ``float`` reads.
+def number(name: str, value: object) -> float:
+    """A float where a number is given: Python's, NumPy's or a tensor's, no word and no truth value.
 
     Raises:
         ValueError: for anything else.
     """
+    truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} = {value!r}: it has to be a number") from None
+        if truth or isinstance(value, (str, bytes)) or getattr(value, "ndim", 0) != 0:
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} = {value!r:.80}: it has to be a number") from None
 
 
 def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> None:
@@ -42,8 +45,9 @@ def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> N
     Raises:
         ValueError: for another, with ``why`` it cannot be.
     """
-    if value not in allowed:
-        raise ValueError(f"{name} = {value!r}: {why}; choose one of {allowed}")
+    # Of an array it cannot be said whether it is one of them.
+    if getattr(value, "ndim", 0) != 0 or value not in allowed:
+        raise ValueError(f"{name} = {value!r:.80}: {why}; choose one of {allowed}")
 
 
 def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ def test_an_official_consistent_checkpoint_samples(net):
 
     section = {"step_lr": 8e-5, "nsigma": 2, "consistent": True, "denoise": True}
     net.sampling = sampling_settings({"sampling": section})
-    assert len(nf.Sampler(net).table) == 2 * 11 + 2
+    assert len(nf.Sampler(net).table) == 2 * 11 + 1
     assert torch.isfinite(nf.sample(net, 2, seed=0)).all()
 
 

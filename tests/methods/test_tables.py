@@ -33,10 +33,11 @@ def by_hand_consistent_annealed(x, z, levels):
     beta = math.sqrt(1 - ((1 - eta) / gamma) ** 2)
     for i, sigma in enumerate(levels):
         s = curved(x, sigma) / sigma
+        denoised = x + sigma**2 * s
         x = x + eta * sigma**2 * s
         if i < len(levels) - 1:
             x = x + beta * levels[i + 1] * z[i]
-    return x + levels[-1] ** 2 * curved(x, levels[-1]) / levels[-1]
+    return x, denoised
 
 
 def by_hand_reverse_diffusion(x, z, levels):
@@ -112,15 +113,65 @@ def test_a_table_equals_the_published_steps_written_out(method, spacing):
 @pytest.mark.parametrize("per_level", [1, 3])
 def test_consistent_annealed_equals_the_published_steps_written_out(per_level):
     table = table_of("consistent_annealed", steps_per_level=per_level)
-    levels = table.sigma[:-1]
+    levels = table.sigma
     assert len(levels) == 11 * per_level + 1
     assert levels == pytest.approx(np.geomspace(LADDER[0], LADDER[-1], len(levels)))
     x = start()
     z = noises(len(table), x)
-    expected = by_hand_consistent_annealed(x, z, levels)
-    assert float((run(table, x, z=z) - expected).abs().max()) < 1e-12
+    last, denoised = by_hand_consistent_annealed(x, z, levels)
+    assert float((run(table, x, z=z) - denoised).abs().max()) < 1e-12
     bare = table_of("consistent_annealed", steps_per_level=per_level, denoise=False)
-    assert bare == table[:-1]
+    assert float((run(bare, x, z=z) - last).abs().max()) < 1e-12
+    assert bare[:-1] == table[:-1]
+
+
+def test_consistent_annealed_on_even_levels_takes_the_ratio_of_each_step():
+    even, x = torch.linspace(5, 0.5, 10), start()
+    table = samplers.consistent_annealed(even, 0.2, 3)
+    levels = np.linspace(5, 0.5, 28)
+    assert table.sigma == pytest.approx(levels)
+    assert table == samplers.consistent_annealed(even, 0.2, 3, spacing="linear")
+    z = noises(len(table), x)
+    expected = x
+    for i, (sigma, following) in enumerate(pairwise(levels)):
+        beta = math.sqrt(1 - ((1 - 0.2 / 0.25) * sigma / following) ** 2)
+        expected = expected + 0.2 / 0.25 * sigma * curved(expected, sigma) + following * beta * z[i]
+    expected = expected + 0.5 * curved(expected, 0.5)
+    assert float((run(table, x, z=z) - expected).abs().max()) < 1e-12
+    geometric = samplers.consistent_annealed(even, 0.2, 3, spacing="geometric")
+    assert geometric.sigma == pytest.approx(np.geomspace(5, 0.5, 28))
+
+
+def test_consistent_annealed_does_not_guess_the_levels_between_the_ends():
+    with pytest.raises(ValueError, match=r'neither geometric nor evenly spaced.*give spacing="geo'):
+        samplers.consistent_annealed([5, 4, 0.5], 0.2)
+    with pytest.raises(ValueError, match=r"spacing = 'karras'.* 'geometric', 'linear'"):
+        samplers.consistent_annealed([5, 1], 0.8, spacing="karras")
+
+
+@pytest.mark.parametrize("noise_first", [False, True])
+@pytest.mark.parametrize("denoise", [False, True, "last"])
+def test_annealed_langevin_equals_both_published_codes_written_out(denoise, noise_first):
+    step_size, steps = 2e-5, 3
+    table = samplers.annealed_langevin(SIGMAS, step_size, steps, denoise, noise_first)
+    x = start()
+    z = noises(len(table), x)
+    expected, drawn = x, iter(z)
+    for sigma in LADDER:
+        alpha = step_size * (sigma / LADDER[-1]) ** 2
+        for _ in range(steps):
+            noise = math.sqrt(2 * alpha) * next(drawn)
+            if noise_first:
+                expected = expected + noise
+            score = curved(expected, sigma) / sigma
+            denoised = expected + sigma**2 * score
+            expected = expected + alpha * score + (0 if noise_first else noise)
+    if denoise is True:
+        expected = expected + LADDER[-1] * curved(expected, LADDER[-1])
+    elif denoise == "last":
+        expected = denoised
+    assert float((run(table, x, z=z) - expected).abs().max()) < 1e-12
+    assert len(table) == 12 * steps + (denoise is True) + noise_first
 
 
 def test_several_correctors_and_the_other_predictor():
@@ -256,3 +307,70 @@ def test_levels_on_the_ladder_are_counted_wherever_they_come_from():
     assert table_of("euler", spacing="geometric").level == tuple(range(12))
     assert table_of("euler", spacing="linear").level == (0, *[-1] * 10, 11)
     assert table_of("consistent_annealed", steps_per_level=2).level[:6] == (0, -1, 1, -1, 2, -1)
+
+
+# --- Ladders that are not geometric.
+
+BETAS = np.linspace(1e-4, 0.02, 1000)
+ALPHAS = np.cumprod(1 - BETAS)
+ANGLES = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+COSINE = np.cumprod(1 - np.minimum(1 - ANGLES[1:] / ANGLES[:-1], 0.999))
+TIMES = torch.linspace(1, 1e-3, 1000, dtype=torch.float64)
+NOT_GEOMETRIC = {
+    "DDPM": torch.from_numpy(np.sqrt((1 - ALPHAS) / ALPHAS)[::-1].copy()),
+    "cosine": torch.from_numpy(np.sqrt((1 - COSINE) / COSINE)[::-1].copy()),
+    "VP": torch.expm1(19.9 / 2 * TIMES**2 + 0.1 * TIMES).sqrt(),
+    "even": torch.linspace(50, 0.01, 232),
+}
+
+
+def spread(table, deviation=0.2):
+    """The standard deviation that the exact network of N(½, deviation²) ends with."""
+    variance = deviation**2
+    x = torch.full((1, 1), math.sqrt(variance + table.sigma[0] ** 2), dtype=torch.float64)
+    return float(run(table, x, lambda x, sigma: -sigma * x / (variance + sigma**2)))
+
+
+@pytest.mark.parametrize("name", NOT_GEOMETRIC)
+def test_more_steps_on_a_ladder_that_is_not_geometric_are_better(name):
+    ladder = NOT_GEOMETRIC[name]
+    tables = [make_table("dpmpp_2m", ladder, {"steps": n}, {}) for n in (10, 20, 50, 200)]
+    assert [len(table) for table in tables] == [10, 20, 50, 200]
+    errors = [abs(spread(table) - 0.2) for table in tables]
+    assert errors == pytest.approx([0.003, 0.003, 0.001, 0.0], abs=3e-3)
+    assert errors[0] > errors[2]
+
+
+@pytest.mark.parametrize("name", ["DDPM", "cosine", "VP"])
+def test_a_network_that_knows_its_levels_only_visits_those_nearest_to_geometric_ones(name):
+    ladder = NOT_GEOMETRIC[name]
+    for steps in (1, 2, 10, 20, 50, 1000):
+        table = make_table("dpmpp_2m", ladder, {"steps": steps}, {}, only_levels=True)
+        assert len(set(table.sigma)) == steps
+        assert min(table.level) == 0
+        assert -1 not in table.level
+        if 10 <= steps <= 50:
+            assert spread(table) == pytest.approx(0.2, abs=6e-3)
+    with pytest.raises(ValueError, match=r"1001 noise levels wanted, but .* has 1000"):
+        make_table("dpmpp_2m", ladder, {"steps": 1001}, {}, only_levels=True)
+
+
+def test_on_a_geometric_ladder_automatic_spacing_is_the_ladder_bit_for_bit():
+    rounded = [1, 0.6, 0.36, 0.22, 0.13, 0.077, 0.046, 0.028, 0.017, 0.01]
+    for ladder in (SIGMAS, nf.geometric_sigmas(50, 0.01, 232), torch.tensor(rounded), [5.0, 1.0]):
+        sigmas = torch.as_tensor(ladder)
+        for steps in range(1, len(sigmas) + 1):
+            expected = make_table("euler", sigmas, {"steps": steps, "spacing": "ladder"}, {})
+            for only_levels in (False, True):
+                assert make_table("euler", sigmas, {"steps": steps}, {}, only_levels) == expected
+
+
+def test_without_a_number_of_steps_every_level_is_visited_as_it_is_given():
+    for ladder in NOT_GEOMETRIC.values():
+        table = make_table("dpmpp_2m", ladder, {}, {})
+        assert table.sigma == tuple(ladder.float().double().tolist())
+
+
+def test_rho_without_the_spacing_that_it_belongs_to_is_refused():
+    with pytest.raises(ValueError, match=r"rho = 5.0 has no effect .* 'ladder': give spacing="):
+        make_table("euler", SIGMAS, {"steps": 4, "rho": 5.0}, {})
