@@ -4,10 +4,15 @@ A build takes up to half a minute and lands in the user's cache ($NCSN_FAST_CACH
 $XDG_CACHE_HOME/ncsn_fast, else ~/.cache/ncsn_fast), in a folder named after all that the result
 depends on. Where it exists it is loaded in milliseconds, with neither compiler nor ninja. Nothing
 here raises for want of a compiler: PyTorch does the work then.
+
+A library is code that runs: one that another user could have put there or changed is not loaded,
+see ``device/private.py``. Where that is so of the whole cache, a build lasts for its process.
 """
 
 from __future__ import annotations
 
+import atexit
+import errno
 import functools
 import hashlib
 import importlib.util
@@ -28,6 +33,7 @@ from typing import Any
 
 import torch
 
+from ncsn_fast.device.private import make_private_folder, why_not_private
 from ncsn_fast.support.files import write_text
 
 CACHE = "NCSN_FAST_CACHE"
@@ -43,12 +49,25 @@ _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 _VECTORS = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 _OPENMP = ("-fopenmp",) if sys.platform == "linux" else ()  # at::parallel_for's threads
 # In a process of its own: torch's build tools change the environment, and a library that cannot
-# even be loaded does not take the user's process along.
+# even be loaded does not take the user's process along. It ends with the process that asked for it,
+# whose end of stdin is closed then, however that ends; ninja, when it is told to stop, stops the
+# compilers, which are in groups of their own.
 _BUILD = """
-import json, sys
+import json, os, signal, sys, threading, time
+
+def stop_when_nobody_waits():
+    os.read(0, 1)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(2)
+    os.killpg(0, signal.SIGKILL)
+
+signal.signal(signal.SIGTERM, lambda *_: None)  # handlers, unlike SIG_IGN, are not handed on
+threading.Thread(target=stop_when_nobody_waits, daemon=True).start()
 from torch.utils.cpp_extension import load
 load(**json.loads(sys.argv[1]))
 """
+# What flock says where there are no locks: some network, FUSE and container file systems.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _log = logging.getLogger("ncsn_fast")
 
 
@@ -72,10 +91,15 @@ def missing() -> str | None:
 
 def ready() -> Any | None:
     """The kernels where they need not be built first, else None; nothing is built here."""
-    loaded = any(Path(library).name == _LIBRARY for library in torch.ops.loaded_libraries)
-    if loaded or (_built() and missing() is None):
+    if loaded() or (_built() and missing() is None):
         return getattr(torch.ops, _NAME)
     return None
+
+
+def loaded() -> Path | None:
+    """The library that this process has loaded, if it has."""
+    paths = map(Path, torch.ops.loaded_libraries)
+    return next((path for path in paths if path.name == _LIBRARY), None)
 
 
 def ops() -> Any:
@@ -105,13 +129,16 @@ def build(again: bool = False) -> Path:
     """
     folder = _folder(_compiler())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
+        make_private_folder(folder)
+        if reason := why_not_private(folder):
+            folder = _folder_for_now(reason) / folder.name
+            make_private_folder(folder)
+        with _lock(folder) as alone:
             if not again:
                 if _intact(folder):  # by another process, while this one waited
                     return folder / _LIBRARY
                 _refuse_failed(folder)
-            return _build(folder)
+            return _build(folder, alone)
     except OSError as error:
         raise NativeError(
             f"{folder} cannot be written ({error.strerror or error}): set {CACHE} to a folder "
@@ -136,6 +163,32 @@ def _existing() -> Path | None:
     return next((folder / _LIBRARY for folder in folders if _intact(folder)), None)
 
 
+@functools.cache
+def _folder_for_now(reason: str) -> Path:
+    """A folder of this process, which goes with it.
+
+    Raises:
+        NativeError: where temporary files are not safe from others either.
+    """
+    advice = f"set {CACHE} to a folder of your own (chmod 700)"
+    place = Path(tempfile.mkdtemp(prefix="ncsn_fast-"))
+    atexit.register(_remove, place, os.getpid())
+    if worse := why_not_private(place):
+        raise NativeError(f"others could change their code ({reason}; {worse}): {advice}")
+    _log.warning(
+        "native CPU kernels are neither loaded from the cache nor kept in it, since others could "
+        "change them there (%s): they are built for this process. To keep them %s",
+        reason,
+        advice,
+    )
+    return place
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not that of a child, which ends first
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _load(library: Path) -> None:
     try:
         torch.ops.load_library(str(library))
@@ -143,9 +196,9 @@ def _load(library: Path) -> None:
         raise NativeError(f"{library} cannot be loaded ({error}): delete its folder") from error
 
 
-def _build(folder: Path) -> Path:
-    """Compile into a folder that this process has locked."""
-    for leftover in folder.glob(".build-*"):  # of a process that was killed
+def _build(folder: Path, alone: bool) -> Path:
+    """Compile into a folder; ``alone``: no other process builds there."""
+    for leftover in folder.glob(".build-*") if alone else ():  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     # A warning, so that whoever waits without having set up logging knows what for.
     _log.warning("building the native CPU kernels in %s: about 20 s, once", folder)
@@ -156,6 +209,7 @@ def _build(folder: Path) -> Path:
         if not built.exists():
             (folder / _FAILURE).write_text(output, encoding="utf-8")
             raise NativeError(f"their build failed ({_cause(output)}): {_advice(folder)}")
+        built.chmod(0o700)  # whatever the umask is
         write_text(folder / _CHECKSUM, _checksum(built))
         os.replace(built, folder / _LIBRARY)
     (folder / _FAILURE).unlink(missing_ok=True)
@@ -176,18 +230,25 @@ def _compile(work: Path) -> str:
         "is_python_module": False,
         "verbose": True,
     }
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-c", _BUILD, json.dumps(arguments)],
+        cwd=work,  # Python looks for modules there first
         env={**os.environ, "PATH": _search_path()},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        check=False,
-    )
-    if done.returncode:  # also where it was built and could not be loaded
+        start_new_session=True,
+    ) as building:
+        assert building.stdin is not None
+        assert building.stdout is not None
+        with building.stdin:  # open for as long as somebody waits
+            output = building.stdout.read()
+            failed = building.wait() != 0
+    if failed:  # also where it was built and could not be loaded
         (work / _LIBRARY).unlink(missing_ok=True)
-    return done.stdout
+    return output
 
 
 def _compiler() -> Path:
@@ -243,7 +304,10 @@ def _sources() -> list[Path]:
 
 
 def _intact(folder: Path) -> bool:
+    """Whether a library is there, whole, and nobody else's."""
     try:
+        if why_not_private(folder / _LIBRARY):
+            return False
         return (folder / _CHECKSUM).read_text(encoding="utf-8") == _checksum(folder / _LIBRARY)
     except (OSError, UnicodeDecodeError):
         return False
@@ -271,13 +335,29 @@ def _cause(output: str) -> str:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Wait until no other process builds here; the lock ends with its process."""
+def _lock(folder: Path) -> Iterator[bool]:
+    """Wait until no other process builds here; the lock ends with its process.
+
+    Yields whether there is a lock; without, two builds at a time take longer and harm neither.
+    """
     import fcntl
 
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    with os.fdopen(os.open(folder / ".lock", flags, 0o600)) as file:
+        alone = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            alone = False
+            _log.warning(
+                "%s has no file locks (%s): processes that start now may build the native CPU "
+                "kernels at the same time",
+                folder,
+                error.strerror,
+            )
+        yield alone
 
 
-__all__ = ["CACHE", "NativeError", "build", "cache_folder", "missing", "ops", "ready"]
+__all__ = ["CACHE", "NativeError", "build", "cache_folder", "loaded", "missing", "ops", "ready"]

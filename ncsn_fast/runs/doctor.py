@@ -92,7 +92,9 @@ def self_test() -> list[Finding]:
 def _native() -> str:
     """The CPU's kernels, which have been built."""
     capability = native.ops().capability("")[0]
-    return f"{capability} code, kept in {native.cache_folder()}"
+    library, cache = native.loaded(), native.cache_folder()
+    kept = library is None or library.is_relative_to(cache)
+    return f"{capability} code, {f'kept in {cache}' if kept else 'built for this process'}"
 
 
 def _version(package: str) -> str:

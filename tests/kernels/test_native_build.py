@@ -3,11 +3,14 @@
 What is built here is a library of one function, in a cache of the test's own.
 """
 
+import errno
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,7 @@ def forget():
     """As in a new process."""
     native.missing.cache_clear()
     native._key.cache_clear()
+    native._folder_for_now.cache_clear()
 
 
 def without(monkeypatch, tmp_path, *programs):
@@ -189,6 +193,157 @@ assert native.missing() is None
     told = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert sum(text.count("built in") for text in told) == 1
+
+
+@pytest.mark.parametrize("level", ["library", "folder", "cache"])
+def test_a_library_that_others_can_change_is_not_loaded(level, source, compiled, library, caplog):
+    """A stranger's library in a folder that all may write to, its checksum right."""
+    planted = native.build()
+    others = {"library": planted, "folder": planted.parent, "cache": native.cache_folder()}[level]
+    others.chmod(0o777)
+    forget()
+    assert not native._intact(planted.parent)
+    found = native.build()
+    assert len(compiled) == 2
+    if level == "library":  # only that file: it is made anew where it was
+        assert (found, found.stat().st_mode & 0o777) == (planted, 0o700)
+        return
+    assert not found.is_relative_to(native.cache_folder())
+    assert found.parent.stat().st_mode & 0o777 == 0o700
+    told = [record.message for record in caplog.records if "others could change" in record.message]
+    assert len(told) == 1
+    assert f"{others} may be written to by everybody" in told[0]
+    assert native.CACHE in told[0]
+
+
+def test_a_build_outside_the_cache_goes_with_its_process(source):
+    native.cache_folder().mkdir(parents=True, mode=0o700)
+    native.cache_folder().chmod(0o777)
+    script = f"""
+import pathlib
+from ncsn_fast.device import native
+native._sources = lambda: [pathlib.Path({str(source)!r})]
+print(native.build())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "others could change" in done.stderr
+    built = Path(done.stdout.strip())
+    assert built.name == native._LIBRARY
+    assert not built.exists()
+    assert not built.parent.parent.exists()
+    assert list(native.cache_folder().rglob(native._LIBRARY)) == []
+
+
+def test_where_nothing_is_safe_from_others_the_reason_is_told(source, compiled, monkeypatch):
+    monkeypatch.setattr(native, "why_not_private", lambda path: f"{path} is everybody's")
+    reason = native.missing()
+    assert "others could change their code" in reason
+    assert native.CACHE in reason
+    assert not compiled
+
+
+def test_folders_and_libraries_are_for_this_user_alone(source, compiled):
+    before = os.umask(0)
+    try:
+        built = native.build()
+    finally:
+        os.umask(before)
+    for path in (native.cache_folder(), built.parent, built):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_lock_that_is_a_link_is_not_followed(source, compiled, tmp_path):
+    (tmp_path / "precious").write_text("of years", encoding="utf-8")
+    folder = native._folder(native._compiler())
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(native.NativeError, match="cannot be written"):
+        native.build()
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "of years"
+
+
+@pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL"])
+def test_without_file_locks_a_warning_says_so(code, source, compiled, monkeypatch, caplog):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(file, operation):
+        raise OSError(getattr(errno, code), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    other = native._folder(native._compiler()) / ".build-of-another"
+    other.mkdir(parents=True, mode=0o700)
+    native.build()
+    assert [record for record in caplog.records if "has no file locks" in record.message]
+    assert other.exists()  # it may be at work
+
+
+def test_a_lock_that_fails_otherwise_is_told(source, compiled, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def broken(file, operation):
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(native.NativeError, match="the disk is broken"):
+        native.build()
+
+
+def test_a_module_in_the_current_folder_is_not_run(source, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('planted')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert native.build().exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_compiler_ends_with_the_process_that_builds(how, source, tmp_path):
+    """A compiler that never ends, below ninja, which gives it a process group of its own."""
+    pids = tmp_path / "pids"
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        f"""#!/bin/sh
+case " $* " in
+  *" -c "*) sleep 600 & echo $$ $! >> {pids}; wait ;;
+  *) exec {shutil.which("c++")} "$@" ;;
+esac
+""",
+        encoding="utf-8",
+    )
+    compiler.chmod(0o700)
+    script = f"""
+import pathlib
+from ncsn_fast.device import native
+native._sources = lambda: [pathlib.Path({str(source)!r})]
+native.build()
+"""
+    environment = {**os.environ, "CXX": str(compiler)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: pids.exists() and pids.read_text().count("\n"), 60)
+    process.send_signal(how)
+    process.wait(10)
+    running = [int(pid) for pid in pids.read_text().split()]
+    assert len(running) == 2
+    wait_until(lambda: not any(alive(pid) for pid in running), 10)
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def alive(pid):
+    """Whether a process runs; what has ended and was not asked for its end is dead."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def test_importing_the_package_builds_nothing(tmp_path):
