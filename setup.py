@@ -16,6 +16,7 @@ TEST = [
     "pytest-benchmark>=4",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
+    "setuptools>=68",
     "scipy>=1.11",
     "diffusers>=0.30",
     TRITON,
@@ -35,7 +36,7 @@ setup(
     description="A fast and trusted engine for Noise Conditional Score Networks",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="MIT",
+    license="MIT AND CC-BY-4.0",  # the code, and the bundled digits
     license_files=["LICENSE", "ncsn_fast/assets/DIGITS_LICENSE.md"],
     python_requires=">=3.10",
     packages=find_packages(include=["ncsn_fast", "ncsn_fast.*"]) + mapped_packages(),
