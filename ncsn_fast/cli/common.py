@@ -5,35 +5,45 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import torch
 
 import ncsn_fast as nf
 from ncsn_fast.support.settings import Setting
+from ncsn_fast.support.signals import on_stop
 
 SEED = click.IntRange(0, 2**64 - 1)
 COUNT = click.IntRange(min=1)
 
 
 class Command(click.Command):
-    """Turns the library's refusals into one clear line instead of a traceback."""
+    """Turns the library's refusals into one clear line instead of a traceback.
+
+    After a signal the exit code is 128 and its number, as is the custom: 130 for Ctrl-C, 143 for
+    SIGTERM, 129 for SIGHUP.
+    """
 
     def invoke(self, context: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _terminate)
+        came = [signal.SIGINT]
+
+        def stop(number: signal.Signals) -> NoReturn:
+            came.append(number)
+            raise KeyboardInterrupt
+
         try:
-            return super().invoke(context)
+            with on_stop(stop):
+                return super().invoke(context)
         except (ValueError, OSError) as error:
             raise click.ClickException(self._in_flags(str(error))) from error
         except RuntimeError as error:
             if isinstance(error, nf.SamplingError | nf.TrainingError):
                 raise click.ClickException(str(error)) from error
             raise
-        except KeyboardInterrupt as stop:
-            click.echo(f"\nstopped{f': {stop}' if str(stop) else ''}", err=True)
-            context.exit(130)
+        except KeyboardInterrupt as end:
+            click.echo(f"\nstopped{f': {end}' if str(end) else ''}", err=True)
+            context.exit(128 + getattr(end, "signal", came[-1]))
 
     def _in_flags(self, message: str) -> str:
         """What the library calls image_size=32 and resume=True is --image-size 32 and --resume
@@ -51,10 +61,6 @@ class Command(click.Command):
             return {"True": f"--{name}", "False": f"--no-{name}"}.get(value, found[0])
 
         return re.sub(r"(?<!, )\b(\w+)=(?:'([^']*)'|([\w.-]*\w))", flag, message)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def device_of(wish: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,8 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the run in --out. New may be --steps, --learning-rate and what is written.",
+    help="Go on with the run in --out. New may be --steps, --learning-rate, what is written, and "
+    "--data where the same images lie elsewhere by now.",
 )
 @click.option(
     "--preset",
@@ -91,7 +91,8 @@ def train(out: Path, resume: bool, device: str | None, **options: Any) -> None:
     Settings come from the flags, else from --config, else from --preset, else they have the
     defaults below. Noise levels and step size are chosen from the data unless they are given.
     The folder of the run gets run.json (all settings), log.jsonl, loss.png, checkpoint.safetensors
-    (to go on) and model.safetensors (to sample from). Ctrl-C saves; --resume goes on.
+    (to go on) and model.safetensors (to sample from). Ctrl-C saves, a second one ends at once;
+    --resume goes on.
 
     \b
     Examples:
@@ -105,20 +106,13 @@ def train(out: Path, resume: bool, device: str | None, **options: Any) -> None:
     context = click.get_current_context()
     source = click.core.ParameterSource.COMMANDLINE
     flags = {k: v for k, v in options.items() if context.get_parameter_source(k) == source}
+    told: dict[str, Any] = {"say": click.echo, "progress": sys.stderr.isatty()}
     if resume:
         _check_free(flags)
-        run, config = work.read_run(out)
-        config = replace(config, **flags)
+        model = work.resume(out, flags, device=device_of(device), **told)
     else:
         run, config = work.from_settings(_merged(context, options, flags), out)
-    model = work.train(
-        run,
-        config,
-        resume=resume,
-        device=device_of(device),
-        say=click.echo,
-        progress=sys.stderr.isatty(),
-    )
+        model = work.train(run, config, device=device_of(device), **told)
     click.echo(f"Done. Now: ncsn-fast sample {model}")
 
 
@@ -127,7 +121,10 @@ def _check_free(flags: Mapping[str, Any]) -> None:
     refused = sorted(name for name in flags if name not in SETTINGS or not SETTINGS[name].free)
     if refused:
         names = ", ".join("--" + name.replace("_", "-") for name in refused)
-        raise click.UsageError(f"{names} cannot change on --resume: the run has its settings")
+        free = ", ".join("--" + n.replace("_", "-") for n in SETTINGS if SETTINGS[n].free)
+        raise click.UsageError(
+            f"{names} cannot change on --resume: the run has its settings. These may be new: {free}"
+        )
 
 
 def _merged(

@@ -20,7 +20,7 @@ from ncsn_fast.pictures import images as plots
 from ncsn_fast.runs.sample_store import SampleStore
 from ncsn_fast.sampling.chunks import SamplingInterrupted
 from ncsn_fast.sampling.sampler import Sampler
-from ncsn_fast.support.files import check_writable, folder_lock, make_folder
+from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers
 from ncsn_fast.support.progress import Progress
 
 GRID_IMAGES = 256
@@ -69,10 +69,10 @@ def sample(
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
         "table": hashlib.sha256(repr(sampler.table).encode()).hexdigest(),
     }
-    make_folder(out, "choose another --out")
-    check_writable(out / "samples.npz")
-    with folder_lock(out):
+    with folder_lock(out, "choose another --out"):
+        check_writable(out / "samples.npz")
         store = SampleStore(out, identity)
+        remove_leftovers(out)
         wanted = store.missing(ids)
         if len(wanted) < len(ids):
             say(f"{len(ids) - len(wanted)} of {len(ids)} samples are in {store.path} already.")

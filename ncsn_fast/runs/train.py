@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import textwrap
@@ -19,13 +20,16 @@ from ncsn_fast.data.load import load_pixels
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
 from ncsn_fast.pictures.curves import save_loss_plot
-from ncsn_fast.support.files import write_text
+from ncsn_fast.support.files import check_writable, folder_lock, write_text
 from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun
+from ncsn_fast.training.log import warned
 from ncsn_fast.training.schedule import Schedule, auto_schedule, schedule_between
+from ncsn_fast.training.state import CHECKPOINT, MODEL
 from ncsn_fast.training.trainer import Trainer
 
 Say = Callable[[str], None]
+_SETTINGS, _PLOT = "run.json", "loss.png"
 _ALWAYS_TOLD = {
     "data",
     "network",
@@ -53,9 +57,7 @@ def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, Tra
     Raises:
         ValueError: for settings out of range.
     """
-    values = dict(settings)
-    if values["data"] != "digits":
-        values["data"] = str(Path(values["data"]).resolve())
+    values = {**settings, "data": _place(settings["data"])}
 
     def of(kind: type[TrainRun] | type[TrainConfig]) -> dict[str, Any]:
         return {k: values[k] for k in settings_of(kind) if values.get(k) is not None}
@@ -63,36 +65,72 @@ def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, Tra
     return TrainRun(**of(TrainRun)), TrainConfig(**{**of(TrainConfig), "out": out})
 
 
-def train(
-    run: TrainRun, config: TrainConfig, *, resume: bool, device: str, say: Say, progress: bool
-) -> Path:
+def train(run: TrainRun, config: TrainConfig, *, device: str, say: Say, progress: bool) -> Path:
     """Train a network in the folder ``config.out``; return the path of the trained network.
 
     The folder gets run.json (settings), log.jsonl, loss.png, checkpoint.safetensors (to resume)
-    and model.safetensors (to sample).
+    and model.safetensors (to sample). Whatever is refused leaves it as it was.
+
+    Raises:
+        ValueError: for a folder that holds a run or that another process is writing to, and for
+            data that do not fit the settings.
+        OSError: for a folder that cannot be written, or a disk without room for the run.
     """
     assert config.out is not None, "a run needs a folder"
-    out = Path(config.out)
-    if resume and not (out / "checkpoint.safetensors").exists():
-        say(f"The run in {out} was stopped before its first checkpoint: it begins anew.")
-        resume = False
-    if not resume:
-        for name in ("checkpoint.safetensors", "model.safetensors"):
+    with folder_lock(config.out, "use another --out"):
+        return _train(run, config, False, device, say, progress)
+
+
+def resume(out: Path, changes: Mapping[str, Any], *, device: str, say: Say, progress: bool) -> Path:
+    """Go on with the run in a folder; return the path of the trained network.
+
+    Args:
+        changes: settings that are new, of those that may be (``SETTINGS[name].free``): "data" too,
+            where the same images lie elsewhere by now.
+
+    Raises:
+        ValueError, OSError: as :func:`train`, and where there is no run, it is damaged, or the data
+            are not those of the run.
+    """
+    if not out.is_dir():
+        raise ValueError(f"there is no folder {out}: nothing to resume")
+    with folder_lock(out, "resume another run"):
+        run, config = read_run(out)
+        if "data" in changes:
+            run = replace(run, data=_place(changes["data"]))
+        elif run.data != "digits" and not Path(run.data).exists():
+            raise ValueError(
+                f"the data of the run in {out} are no longer in {run.data}: where they were moved, "
+                "say their new place with --data"
+            )
+        config = replace(config, **{k: v for k, v in changes.items() if k != "data"})
+        goes_on = (out / CHECKPOINT).exists()
+        if not goes_on:
+            say(f"The run in {out} was stopped before its first checkpoint: it begins anew.")
+        return _train(run, config, goes_on, device, say, progress)
+
+
+def _train(
+    run: TrainRun, config: TrainConfig, goes_on: bool, device: str, say: Say, progress: bool
+) -> Path:
+    """Begin the run or go on with it, in a folder whose lock is held."""
+    out = Path(str(config.out))
+    if not goes_on:
+        for name in (CHECKPOINT, MODEL):
             if (out / name).exists():
                 raise ValueError(f"{out} holds a {name} already: --resume it, or use another --out")
+    for name in (_SETTINGS, _PLOT):
+        check_writable(out / name)
     images, held_out = _images(run)
     say(_told(run, config))
     found = None in (run.sigma_max, run.num_levels, run.step_size)
     run, schedule = _with_schedule(run, images, device)
-    origin = "Chosen from them" if found else "As before" if resume else "As given"
+    origin = "Chosen from them" if found else "As before" if goes_on else "As given"
     say(f"{len(images)} images of {tuple(images.shape[1:])}. {origin}: {schedule}.")
     torch.manual_seed(config.seed)  # for the initial weights; noise has its own seed
     net = _network(run, images, schedule).to(device)
-    trainer = Trainer(net, images, config, resume=resume, held_out=held_out)
-    # Written on resuming too: the number of steps and the learning rate may be new.
-    training = {name: value for name, value in vars(config).items() if name != "out"}
-    stored = {"run": vars(run), "training": training}
-    write_text(out / "run.json", json.dumps(stored, indent=2) + "\n")
+    trainer = Trainer(net, images, config, resume=goes_on, held_out=held_out, locked=True)
+    _write_run(out, run, config)  # on resuming too: the number of steps may be new
     if trainer.step >= config.steps:
         say(f"The run is at step {trainer.step} already: to go on give more --steps.")
     else:
@@ -104,30 +142,63 @@ def train(
     try:
         trainer.fit(progress=progress)
     finally:
-        if trainer.history:
-            steps, losses = zip(*trainer.history, strict=True)
-            save_loss_plot(out / "loss.png", steps, losses)
-            say(f"The loss so far: {out / 'loss.png'}")
-    return out / "model.safetensors"
+        _plot(trainer, out, say)
+    return out / MODEL
+
+
+def _plot(trainer: Trainer, out: Path, say: Say) -> None:
+    """The loss so far as a picture; where that fails, it hides nothing that matters more."""
+    if not trainer.history:
+        return
+    steps, losses = zip(*trainer.history, strict=True)
+    with warned("the picture of the loss"):
+        save_loss_plot(out / _PLOT, steps, losses)
+        say(f"The loss so far: {out / _PLOT}")
+
+
+def _write_run(out: Path, run: TrainRun, config: TrainConfig) -> None:
+    training = {name: value for name, value in vars(config).items() if name != "out"}
+    stored: dict[str, Any] = {"run": vars(run), "training": training}
+    stored["sha256"] = _checksum(stored)
+    write_text(out / _SETTINGS, json.dumps(stored, indent=2) + "\n")
 
 
 def read_run(out: Path) -> tuple[TrainRun, TrainConfig]:
     """The settings of the run in a folder.
 
     Raises:
-        ValueError: where there is no run, or its settings cannot be read.
+        ValueError: where there is no run, or its settings cannot be read or were altered.
     """
-    path = out / "run.json"
+    path = out / _SETTINGS
     if not path.exists():
         raise ValueError(f"{out} holds no training run (there is no {path}): nothing to resume")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return TrainRun(**stored["run"]), TrainConfig(**stored["training"], out=out)
-    except (ValueError, KeyError, TypeError) as error:
+        checksum = stored.pop("sha256", None)  # older versions wrote none
+        if set(stored) != {"run", "training"}:
+            raise KeyError(f"it holds {', '.join(sorted(stored))}")
+        run, config = TrainRun(**stored["run"]), TrainConfig(**stored["training"], out=out)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): write the run's settings into it again, or start anew "
             "in another folder"
         ) from error
+    if checksum not in (None, _checksum(stored)):
+        raise ValueError(
+            f"{path} is damaged or was altered: its settings do not match its checksum. If you "
+            'changed them and they are right, remove the line "sha256" and the comma before it'
+        )
+    return run, config
+
+
+def _checksum(stored: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings of a run."""
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+
+
+def _place(data: str) -> str:
+    """Where data lie, whatever folder the next process starts in."""
+    return data if data == "digits" else str(Path(data).resolve())
 
 
 def _images(run: TrainRun) -> tuple[np.ndarray, Tensor | None]:
@@ -222,4 +293,4 @@ def _told(*settings: TrainRun | TrainConfig) -> str:
     return textwrap.fill(f"Settings: {', '.join(told)}.", 100, subsequent_indent="  ")
 
 
-__all__ = ["SETTINGS", "from_settings", "read_run", "train"]
+__all__ = ["SETTINGS", "from_settings", "read_run", "resume", "train"]

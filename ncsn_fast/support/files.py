@@ -1,15 +1,37 @@
-"""Files that are either complete or not there."""
+"""Files that are either complete or not there, and folders that one process writes to at a time.
+
+No file is written through a link that lies in its place: what is written beside it and renamed
+replaces the link, what is opened refuses it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
+import logging
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}\.\w+")
+_log = logging.getLogger("ncsn_fast")
+# Long names are cut, as most file systems take no name of more than 255 bytes.
+_STEM, _SUFFIX = 16, 16
+_TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}\.(safetensors|jsonl?|npz|png|gif)", re.DOTALL)
+# Windows has none of these; a pipe or a device would let open() wait.
+_NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+# How systems say that they do not have what was asked for: locks, or putting a folder on the disk.
+_NOT_SUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class NoFolderError(FileNotFoundError, ValueError):
+    """The folder of a file is not there: a wrong argument, or it was removed meanwhile."""
 
 
 @contextmanager
@@ -18,26 +40,30 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file lies in the same folder and has the same suffix (libraries choose a format
     by it). On success it is flushed to the disk and renamed over ``path`` in one step, so that a
-    reader sees the old file or the new one, never a part; on an exception it is removed.
+    reader sees the old file or the new one, never a part; on an exception it is removed. A link
+    in the place of ``path`` is replaced itself, not what it leads to.
 
     Args:
         path: the file to write; its folder must exist.
 
     Raises:
-        ValueError: if the folder does not exist, or ``path`` is a folder.
-        OSError: if the folder cannot be written to.
+        ValueError: if the folder does not exist (also a FileNotFoundError), or ``path`` is a
+            folder.
+        OSError: if the file cannot be written; the message names it.
     """
     path = Path(path)
     temporary = _new_temporary(path)
-    mode = temporary.stat().st_mode
     try:
-        yield temporary
-        os.chmod(temporary, mode)  # some writers replace the file by one that nobody else may read
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
+        with _told(path):
+            mode = temporary.stat().st_mode
+            yield temporary
+            _set_mode(temporary, mode)
+            flush(temporary)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 
@@ -45,6 +71,26 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a file of text by :func:`atomic_write`, in UTF-8; raises what that raises."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Append to a file of text, in UTF-8; it is made where it does not exist.
+
+    Raises:
+        OSError: if it cannot be written, or is a link, a pipe or another thing than a file.
+    """
+    with _told(Path(path)):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOT_THROUGH_LINKS
+        with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is not a file")
+            file.write(text)
+
+
+def flush(path: Path) -> None:
+    """Put what was written to a file on the disk, so that it is there after a power failure too."""
+    with open(path, "rb+") as file:
+        _flush_descriptor(file.fileno())
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -72,72 +118,188 @@ def make_folder(path: str | os.PathLike[str], otherwise: str = "choose another")
         raise ValueError(f"cannot make the folder {path}: {error}; {otherwise}") from error
 
 
-@contextmanager
-def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep a second process out of a folder that this one writes to, for the length of the block.
-
-    The lock ends with the process, however that ends. Where the system has no file locks it does
-    nothing. Temporary files that a killed process left behind are removed.
+def refuse_link(path: Path) -> None:
+    """Refuse a folder to write into that is a link: nobody knows what it would overwrite.
 
     Raises:
-        ValueError: while another process holds the lock.
+        ValueError: where it is one.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, and nothing is written through one: remove it")
+
+
+@contextmanager
+def folder_lock(
+    folder: str | os.PathLike[str], otherwise: str = "choose another folder"
+) -> Iterator[None]:
+    """Keep a second process out of a folder that this one writes to, for the length of the block.
+
+    The folder is made where it does not exist. What was made, it and the file ``.lock``, goes again
+    in the end, the folder where the block has left it empty: who is refused leaves no trace.
+    The lock ends with the process, however that ends. Where the system has no file locks the work
+    goes on with a warning.
+
+    Raises:
+        ValueError: while another process, or another block of this one, holds the lock; where the
+            folder cannot be made; where ``.lock`` is not a file.
         OSError: if the folder cannot be written to.
     """
-    path = Path(folder) / ".lock"
-    with open(path, "w", encoding="utf-8") as file:
+    folder = Path(folder)
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    make_folder(folder, otherwise)
+    try:
+        descriptor, is_new = _take_lock(folder, otherwise)
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on Windows
             yield
-            return
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is writing to {folder}: wait for it, or choose another folder"
-            ) from None
-        _remove_leftovers(Path(folder))
-        yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    (folder / ".lock").unlink()
+            os.close(descriptor)
+    finally:
+        with contextlib.suppress(OSError):  # one is not empty
+            for each in missing:
+                each.rmdir()
 
 
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(".*-????????.*"):
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder whose lock is held."""
+    for path in leftovers(folder):
+        path.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """The temporary files of :func:`atomic_write` in a folder."""
+    found = folder.glob(".*-????????.*")
+    return [path for path in found if _TEMPORARY.fullmatch(path.name) and path.is_file()]
+
+
+def _take_lock(folder: Path, otherwise: str) -> tuple[int, bool]:
+    """A descriptor that holds the lock, and whether its file was made here."""
+    path = folder / ".lock"
+    while True:
+        descriptor, is_new = _open_lock(path, otherwise)
+        try:
+            _lock(descriptor, folder, otherwise)
+            # Who held it before may have removed the file that was opened here.
+            if os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
+                return descriptor, is_new
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, otherwise: str) -> tuple[int, bool]:
+    flags = os.O_RDWR | _NOT_THROUGH_LINKS
+    while True:
+        with _told(path), contextlib.suppress(FileExistsError):
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+        # There is something: a process that is there or was, or what somebody else has laid there.
+        with contextlib.suppress(FileNotFoundError), _told(path):  # it may be gone by now
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise ValueError(
+                    f"{path} is not a file but a link, folder, pipe or device, and it "
+                    f"is to be the lock of {path.parent}: remove it, or {otherwise}"
+                )
+            return os.open(path, flags), False
+
+
+def _lock(descriptor: int, folder: Path, otherwise: str) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # no such locks on Windows
+        pass
+    except BlockingIOError:
+        raise ValueError(
+            f"another process is writing to {folder}: wait for it, or {otherwise}"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise _named(error, folder / ".lock") from error
+        _warn_of_no_locks(folder, error.strerror)
+
+
+@functools.cache  # once, however often a folder is locked
+def _warn_of_no_locks(folder: Path, why: str) -> None:
+    _log.warning(
+        "the file system of %s has no locks (%s): see to it that no second process writes there",
+        folder,
+        why,
+    )
 
 
 def _new_temporary(path: Path) -> Path:
     if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist, make it")
+        raise NoFolderError(
+            f"cannot write {path}: the folder {path.parent} does not exist, make it"
+        )
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder, give the name of a file")
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    try:
+    name = f".{path.stem[:_STEM]}-{secrets.token_hex(4)}{path.suffix[:_SUFFIX]}"
+    temporary = path.with_name(name)
+    with _told(path):
         # Made here rather than by the tempfile module, whose files nobody else may read.
         temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write {path}: {error.strerror}. Choose another folder, or make this one "
-            "writable",
-        ) from error
     return temporary
 
 
-def _flush(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """An error of the system names the file that was to be written, and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if str(path) in str(error) and not error.filename:
+            raise  # it says so already
+        raise _named(error, path) from error
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    remedy = "choose another folder"
+    if error.errno in _FULL:
+        remedy = "make room, or choose another folder"
+    elif error.errno in _FORBIDDEN:
+        remedy = "choose another folder, or make this one writable"
+    elif error.errno == errno.ENAMETOOLONG:
+        remedy = "choose a shorter name"
+    elif error.errno == errno.ELOOP:
+        remedy = "it is a link, and nothing is written through one: remove it"
+    text = f"cannot write {path}: {error.strerror or error}; {remedy}"
+    return OSError(text) if error.errno is None else OSError(error.errno, text)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Let those read a file whom the umask lets; some writers replace it by one of their own."""
+    if path.stat().st_mode != mode:
+        with contextlib.suppress(PermissionError, NotImplementedError):  # not on every file system
+            os.chmod(path, mode)
 
 
 def _flush_folder(folder: Path) -> None:
     """Put the renaming on the disk too; only POSIX systems let a folder be opened for that."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # it may be written to, but not read
+        return
+    try:
+        _flush_descriptor(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_descriptor(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # network and other special file systems do not always have it
+        if error.errno not in _NOT_SUPPORTED:
+            raise
 
 
 def check_suffix(path: str | os.PathLike[str], allowed: tuple[str, ...]) -> None:
@@ -155,10 +317,16 @@ def check_suffix(path: str | os.PathLike[str], allowed: tuple[str, ...]) -> None
 
 
 __all__ = [
+    "NoFolderError",
+    "append_text",
     "atomic_write",
     "check_suffix",
     "check_writable",
+    "flush",
     "folder_lock",
+    "leftovers",
     "make_folder",
+    "refuse_link",
+    "remove_leftovers",
     "write_text",
 ]

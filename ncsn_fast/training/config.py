@@ -65,7 +65,9 @@ class TrainRun:
 
     preset: str | None = setting(None, "The preset that the settings started from.")
     data: str = _data(
-        "digits", "digits, a folder of images, a .npy / .npz file, or CIFAR-10's binary version."
+        "digits",
+        "digits, a folder of images, a .npy / .npz file, or CIFAR-10's binary version.",
+        free=True,  # another place of the same images: their fingerprint has to agree
     )
     image_size: int | None = _data(None, "Cut and shrink the files of a folder to this.", least=1)
     crop: int | None = _data(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn_fast.support.files import write_text
+from ncsn_fast.support.files import append_text, flush, refuse_link, write_text
 
 _log = logging.getLogger("ncsn_fast")
+_BOARD = "tensorboard"
 
 
 class LossSums:
@@ -75,6 +78,8 @@ class TrainingLog:
         self._entries: list[dict[str, Any]] = []
         self._out = out
         self._whole = True  # whether the file has to be written anew
+        if tensorboard and out is not None:
+            refuse_link(out / _BOARD)
         self._writer = _tensorboard_writer() if tensorboard and out else None
         self._board: Any = None
 
@@ -101,23 +106,43 @@ class TrainingLog:
         with warned(f"the losses of step {step} by level"):
             write_text(self._out / "levels.json", json.dumps(report) + "\n")
 
-    def read(self, step: int) -> None:
-        """Take over the log of a run up to a step, without what it logged after its checkpoint."""
-        path = self._out / "log.jsonl" if self._out is not None else None
-        if path is None or not path.exists():
+    def digest(self, step: int) -> str:
+        """SHA-256 of what the log tells when a step is saved.
+
+        That is all up to this step but the distance of its own samples, which are drawn later, and
+        measured times, which no two runs have in common.
+        """
+        told = [("loss", at, value) for at, value in self.losses if at <= step]
+        told += [("distance", at, value) for at, value in self.distances if at < step]
+        return hashlib.sha256(repr(told).encode()).hexdigest()
+
+    def read(self, step: int, digest: str | None) -> None:
+        """Take over the log of a run up to a step, without what it logged after its checkpoint.
+
+        Args:
+            digest: what :meth:`digest` was when the step was saved; None where that is not known.
+        """
+        if self._out is None:
             return
-        seen = set()
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                kind = "loss" if "loss" in entry else "pixel_frechet_distance"
-                at, value = int(entry["step"]), float(entry[kind])
-            except (ValueError, KeyError, TypeError):
-                continue  # the last line of a killed run may be cut
+        path, seen = self._out / "log.jsonl", set()
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for entry, kind, at, value in sorted(_entries(text), key=lambda found: found[2]):
             if at <= step and (kind, at) not in seen:
                 seen.add((kind, at))
                 self._entries.append(entry)
                 (self.losses if kind == "loss" else self.distances).append((at, value))
+        if digest not in (None, self.digest(step)):
+            _log.warning(
+                "%s is not as it was when step %d was saved: it was altered, damaged or removed. "
+                "The run goes on with those of its lines that can be read",
+                path,
+                step,
+            )
+
+    def forget_distance(self, step: int) -> None:
+        """Samples of this step are drawn anew."""
+        self.distances = [found for found in self.distances if found[0] != step]
+        self._entries = [e for e in self._entries if e["step"] != step or "loss" in e]
 
     def open(self, step: int) -> None:
         """Begin to write: the file holds what this log holds, whatever was there."""
@@ -125,7 +150,17 @@ class TrainingLog:
             return
         self._write_whole()
         if self._writer is not None:
-            self._board = self._writer(str(self._out / "tensorboard"), purge_step=step)
+            self._board = self._writer(str(self._out / _BOARD), purge_step=step)
+
+    def flush(self) -> None:
+        """Put all entries on the disk, before a checkpoint says that they are there."""
+        if self._out is None:
+            return
+        with warned("the log"):
+            if self._whole:
+                self._write_whole()
+            else:
+                flush(self._out / "log.jsonl")
 
     def close(self) -> None:
         """The end of a run, or of a part of it."""
@@ -148,8 +183,7 @@ class TrainingLog:
                 self._write_whole()
             else:
                 self._whole = True
-                with open(self._out / "log.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps(self._entries[-1]) + "\n")
+                append_text(self._out / "log.jsonl", json.dumps(self._entries[-1]) + "\n")
                 self._whole = False
             if self._board is not None:
                 for name, value in values.items():
@@ -164,6 +198,20 @@ def warned(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         _log.warning("%s could not be written (%s): training goes on", what, error)
+
+
+def _entries(text: str) -> Iterator[tuple[dict[str, Any], str, int, float]]:
+    """The lines that are entries: themselves, of what kind, at which step, with which value.
+
+    The last line of a killed run may be cut, and others may be damaged.
+    """
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            entry = json.loads(line)
+            kind = "loss" if "loss" in entry else "pixel_frechet_distance"
+            at, value = int(entry["step"]), float(entry[kind])
+            if at >= 0 and math.isfinite(value):
+                yield entry, kind, at, value
 
 
 def _tensorboard_writer() -> Any:

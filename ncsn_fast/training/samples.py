@@ -13,6 +13,7 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.support.files import refuse_link
 from ncsn_fast.training.config import TrainConfig
 
 _SHOWN = 100
@@ -35,8 +36,8 @@ class TrainingSamples:
         """The samples a run asks for, or None.
 
         Raises:
-            ValueError: where the network does not know how to sample, or held-out images do not
-                fit it.
+            ValueError: where the network does not know how to sample, held-out images do not fit
+                it, or the folder for the pictures is a link.
         """
         if config.sample_every is None:
             return None
@@ -52,7 +53,13 @@ class TrainingSamples:
             raise ValueError(
                 "sample_every without a folder (out) or held-out images draws samples for nobody"
             )
+        if config.out is not None:
+            refuse_link(Path(config.out) / _FOLDER)
         return TrainingSamples(config.sample_every, config.samples, config.seed, held_out)
+
+    def are_due(self, step: int) -> bool:
+        """Whether samples belong to this step."""
+        return step > 0 and step % self.every == 0
 
     def draw(
         self, net: ScoreNetwork, step: int, out: Path | None, wanted: Callable[[], bool]
@@ -60,20 +67,21 @@ class TrainingSamples:
         """Draw them; write a picture into ``out``/samples; return the distance, if there is one.
 
         The seed is that of the run at every step, so that pictures show the same chains as the
-        network changes. Where they are no longer ``wanted``, which is asked after every row of the
-        sampler, the result is None.
+        network changes.
+
+        Raises:
+            Unwanted: where they are no longer ``wanted``, which is asked after every row of the
+                sampler.
         """
 
         def watch(done: int, total: int) -> None:
             if not wanted():
-                raise _Unwanted
+                raise Unwanted
 
-        try:
-            states = Sampler(net)(self.number, seed=self.seed, progress=watch)
-        except _Unwanted:
-            return None
+        states = Sampler(net)(self.number, seed=self.seed, progress=watch)
         images = to_images(net, states).cpu()
         if out is not None and len(net.shape) == 3:
+            refuse_link(out / _FOLDER)
             (out / _FOLDER).mkdir(exist_ok=True)
             plots.save_grid(out / _FOLDER / f"step_{step:07d}.png", images[:_SHOWN])
         if self.held_out is None:
@@ -81,8 +89,8 @@ class TrainingSamples:
         return pixel_frechet_distance(images, self.held_out)
 
 
-class _Unwanted(Exception):
-    """The run is to end."""
+class Unwanted(Exception):
+    """The run is to end before its samples are drawn."""
 
 
 def _check(held_out: Tensor, net: ScoreNetwork) -> None:
@@ -94,4 +102,4 @@ def _check(held_out: Tensor, net: ScoreNetwork) -> None:
         )
 
 
-__all__ = ["TrainingSamples"]
+__all__ = ["TrainingSamples", "Unwanted"]

@@ -6,7 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch import Tensor
 from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, below, read_tensors, write_tensors
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.support.files import check_writable, make_folder
+from ncsn_fast.support.checks import count
+from ncsn_fast.support.files import check_writable, leftovers
 
 CHECKPOINT, MODEL, BEST = "checkpoint.safetensors", "model.safetensors", "best.safetensors"
+_OF_A_RUN = (CHECKPOINT, MODEL)
 Tensors = Mapping[str, Tensor]
 
 
@@ -39,6 +41,7 @@ class RunState:
         level_sums: (2, L) float32, sums and numbers of the losses of each level.
         loss_since: the step from which on ``loss_sum`` counts.
         scaler: the state of the GradScaler; empty where there is none.
+        log: the digest of the log, by which damage to it is seen; None: not known.
     """
 
     step: int
@@ -53,6 +56,7 @@ class RunState:
     level_sums: Tensor
     loss_since: int
     scaler: Mapping[str, Any]
+    log: str | None
 
     def metadata(self) -> dict[str, Any]:
         """What of it is no tensor, as the header of a checkpoint."""
@@ -64,6 +68,7 @@ class RunState:
             "loss_since": self.loss_since,
             "scaler": self.scaler,
             "training": self.settings,
+            "log": self.log,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -116,23 +121,39 @@ def read(folder: Path) -> RunState:
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "training":
         raise CheckpointError(f"{path} is not a training checkpoint: it cannot be resumed")
+    try:
+        return _state(tensors, metadata)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not as a training run writes it ({type(error).__name__}: {error}): go back "
+            "to an earlier one"
+        ) from error
+
+
+def _state(tensors: Tensors, metadata: Mapping[str, Any]) -> RunState:
+    """What lies in a checkpoint; raises KeyError, TypeError or ValueError where that is wrong."""
     moments: dict[str, dict[str, Tensor]] = {}
     for key, value in below("optimizer.", tensors).items():
         moment, _, parameter = key.partition(".")
         moments.setdefault(parameter, {})[moment] = value
+    maps = {name: metadata[name] for name in ("config", "training", "scaler")}
+    wrong = [name for name, value in maps.items() if not isinstance(value, Mapping)]
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)} should hold names and values")
     return RunState(
-        step=metadata["step"],
-        network=metadata["config"],
+        step=count("step", metadata["step"], 0),
+        network=maps["config"],
         sampling=metadata["sampling"],
-        settings=metadata["training"],
+        settings=maps["training"],
         sigmas=tensors["sigmas"],
         weights=below("model.", tensors),
         average=below("ema.", tensors),
         moments=moments,
         loss_sum=tensors["loss_sum"],
         level_sums=tensors["level_sums"],
-        loss_since=metadata["loss_since"],
-        scaler=metadata["scaler"],
+        loss_since=count("loss_since", metadata["loss_since"], 0),
+        scaler=maps["scaler"],
+        log=metadata.get("log"),  # older versions wrote none
     )
 
 
@@ -156,21 +177,49 @@ def check_same_run(there: RunState, here: RunState, path: Path) -> None:
     if differ:
         told = "; ".join(f"{k}: {a} there, {b} here" for k, (a, b) in differ.items())
         raise ValueError(f"{path} belongs to another run ({told}): use the same settings")
+    kinds, found = _kinds(here), _kinds(there)
+    wrong = sorted(name for name in {*kinds, *found} if kinds.get(name) != found.get(name))
+    wrong += [f"optimizer.{name}" for name in there.moments if not _is_adam(there, name)]
+    if wrong or bool(there.scaler) != bool(here.scaler):
+        raise CheckpointError(
+            f"{path} does not hold the tensors of this run ({wrong[0] if wrong else 'scaler'}): "
+            "go back to an earlier one"
+        )
 
 
-def make_new_folder(folder: Path) -> None:
-    """Make the folder of a new run.
+def _kinds(state: RunState) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """Type and shape of the tensors that every checkpoint of a run holds."""
+    tensors = replace(state, moments={}).tensors()
+    return {name: (value.dtype, value.shape) for name, value in tensors.items()}
+
+
+def _is_adam(state: RunState, name: str) -> bool:
+    """Whether these are the moments of a parameter of the run."""
+    moments, weight = state.moments[name], state.weights.get(name)
+    if weight is None or set(moments) != {"step", "exp_avg", "exp_avg_sq"}:
+        return False
+    shapes = {moments[key].shape for key in ("exp_avg", "exp_avg_sq")}
+    return shapes == {weight.shape} and moments["step"].numel() == 1
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder for a new run that holds another.
 
     Raises:
-        ValueError: where it holds another run, or cannot be made.
+        ValueError: where it does.
     """
-    for path in (folder / CHECKPOINT, folder / MODEL):
+    for path in (folder / name for name in _OF_A_RUN):
         if path.exists():
             raise ValueError(
                 f"{folder} holds a trained network already ({path.name}): go on with the run by "
                 "resume=True, or choose another folder"
             )
-    make_folder(folder)
+
+
+def stamp(folder: Path) -> tuple[object, ...]:
+    """What tells whether another run has been saved in a folder."""
+    found = [path.stat() if (path := folder / name).exists() else None for name in _OF_A_RUN]
+    return tuple(of and (of.st_ino, of.st_size, of.st_mtime_ns) for of in found)
 
 
 def check_can_be_saved(state: RunState, folder: Path, kept: int) -> None:
@@ -185,10 +234,14 @@ def check_can_be_saved(state: RunState, folder: Path, kept: int) -> None:
         OSError: where it cannot be written, or its disk is too full for the run's files.
     """
     json.dumps(state.metadata())
-    check_writable(folder / CHECKPOINT)
+    for name in (*_OF_A_RUN, BEST, "log.jsonl", "levels.json"):
+        check_writable(folder / name)
     weights = sum(value.numel() * value.element_size() for value in state.weights.values())
     # Weights, average and two moments; the model; the best; and each file beside its successor.
     needed, free = (2 * (4 + 1 + 1) + kept) * weights, shutil.disk_usage(folder).free
+    # What is there already makes room for what comes.
+    old = [path for name in (*_OF_A_RUN, BEST) if (path := folder / name).exists()]
+    free += sum(path.stat().st_size for path in (*old, *leftovers(folder)))
     if free < needed:
         raise OSError(
             errno.ENOSPC,
@@ -203,8 +256,9 @@ __all__ = [
     "MODEL",
     "RunState",
     "check_can_be_saved",
+    "check_new",
     "check_same_run",
-    "make_new_folder",
     "read",
     "save",
+    "stamp",
 ]

@@ -22,6 +22,34 @@ from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.log import LossSums
 
 
+def check_trainable(net: ScoreNetwork, config: TrainConfig) -> None:
+    """Refuse now a network that could not be trained with these settings.
+
+    Raises:
+        ValueError: for weights of other types, made in inference mode or all frozen, or a network
+            that takes no σ between its levels where that is asked for.
+    """
+    for name, parameter in net.named_parameters():
+        narrow = parameter.dtype not in (torch.float32, torch.float64)
+        if narrow or (parameter.dtype == torch.float64 and config.precision != "fp32"):
+            raise ValueError(
+                f"the weights are {parameter.dtype} ({name}): training keeps them in float32, "
+                "whatever the precision; call net.float()"
+            )
+        if parameter.is_inference():
+            raise ValueError(
+                f"the weights ({name}) were made under torch.inference_mode(), so nothing can "
+                "change them: build or load the network outside of it"
+            )
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError("all parameters are frozen: call net.requires_grad_(True)")
+    if config.continuous and net.sees_sigma:
+        raise ValueError(
+            f"continuous = True, but {type(net).__name__} is told the noise level as a "
+            "label of its ladder: train it on the ladder, or take NCSNv2, which takes any σ"
+        )
+
+
 class TrainingStep:
     """Loss, gradient, Adam, moving average and sums of the losses of a batch.
 
@@ -155,4 +183,4 @@ def _slices(length: int, parts: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, length, size)]
 
 
-__all__ = ["TrainingStep"]
+__all__ = ["TrainingStep", "check_trainable"]

@@ -11,12 +11,9 @@ import copy
 import logging
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,21 +25,33 @@ from ncsn_fast.data.samples import Data
 from ncsn_fast.device import backends, profiling
 from ncsn_fast.device.precision import check_precision, float32_mode
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.support.files import folder_lock
+from ncsn_fast.support.files import folder_lock, remove_leftovers
 from ncsn_fast.support.progress import Progress, ProgressWish
+from ncsn_fast.support.signals import on_stop
 from ncsn_fast.training import state as training_state
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.graph import TrainingGraph
 from ncsn_fast.training.log import LossSums, TrainingLog, by_level, warned
-from ncsn_fast.training.samples import TrainingSamples
+from ncsn_fast.training.samples import TrainingSamples, Unwanted
 from ncsn_fast.training.state import RunState
-from ncsn_fast.training.step import TrainingStep
+from ncsn_fast.training.step import TrainingStep, check_trainable
 
 _log = logging.getLogger("ncsn_fast")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM while training: the step was finished and, with ``out``, saved."""
+    """Ctrl-C, SIGTERM or SIGHUP while training: the step was finished and, with ``out``, saved.
+
+    Attributes:
+        signal: which of them.
+    """
+
+    def __init__(self, message: str, signal: signal.Signals) -> None:
+        super().__init__(message, signal)  # so that it survives pickling
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TrainingError(RuntimeError):
@@ -62,6 +71,9 @@ class Trainer:
         resume: go on from the checkpoint in ``config.out``.
         held_out: (M, *shape) float images in [0, 1] that are not in the data set, to judge by
             them the samples drawn every ``config.sample_every`` steps.
+        locked: whether the caller holds the lock of the folder ``config.out``
+            (``support.files.folder_lock``), as ncsn-fast train does. Else the trainer takes it
+            while it looks at the folder, and again for :meth:`fit` and :meth:`save`.
 
     Attributes:
         step: optimiser steps done.
@@ -71,10 +83,12 @@ class Trainer:
 
     Raises:
         ValueError: for data that do not fit the network, a precision the device does not have, an
-            ``out`` folder that holds another run, or a checkpoint of other settings.
+            ``out`` folder that holds another run or that another process is writing to, or a
+            checkpoint of other settings.
         OSError: for an ``out`` that cannot be written, or a disk without room for the run.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         net: ScoreNetwork,
@@ -83,13 +97,14 @@ class Trainer:
         *,
         resume: bool = False,
         held_out: Tensor | None = None,
+        locked: bool = False,
     ) -> None:
         if not isinstance(net, ScoreNetwork):
             raise ValueError(f"a Trainer takes a network of ncsn_fast, got {type(net).__name__}")
         self.config = config = config or TrainConfig()
         self.device = net.sigmas.device
         check_precision(config.precision, self.device)
-        _check_weights_are_wide(net, config.precision)
+        check_trainable(net, config)
         if len(net.shape) == 3:
             layout: dict[str, Any] = {"memory_format": torch.channels_last}
             net.to(**layout)  # a keyword unknown to torch's type hints
@@ -107,13 +122,14 @@ class Trainer:
         self.average = copy.deepcopy(net).requires_grad_(False) if config.ema else net
         self.out = None if config.out is None else Path(config.out)
         self.sums = LossSums(len(net.sigmas), self.device)
-        _check_continuous(net, config)
         self._compute = TrainingStep(net, self.average, self.sums, config)
         self.optimizer, self.scaler = self._compute.optimizer, self._compute.scaler
         self._graph = TrainingGraph(self._compute, self.device, config.graph, self._compute.weights)
         self._samples = TrainingSamples.of(net, config, held_out)
         self._stop: signal.Signals | None = None
         self._saved: int | None = None  # the step that was saved last
+        self._drawn: int | None = None  # the step that samples were drawn of last
+        self._locked = locked
         self._open_folder(resume)
 
     @property
@@ -123,22 +139,27 @@ class Trainer:
     def fit(self, progress: ProgressWish = None) -> ScoreNetwork:
         """Train until ``config.steps`` or ``config.max_seconds``; return the averaged network.
 
+        The first Ctrl-C, SIGTERM or SIGHUP lets the step under way be finished and saved, a second
+        one ends at once.
+
         Raises:
-            TrainingInterrupted: on Ctrl-C or SIGTERM, after finishing the step and saving.
+            TrainingInterrupted: after such a signal.
             TrainingError: when the loss is no longer finite; the last checkpoint stays.
+            ValueError: where another process writes to the folder, or has written there since this
+                trainer looked at it.
             OSError: where the last step cannot be saved. Before that a failed save is a warning,
                 and training goes on towards the next.
         """
         with contextlib.ExitStack() as stack:
+            for mode in (torch.inference_mode(False), torch.enable_grad()):  # whoever calls
+                stack.enter_context(mode)
             stack.enter_context(float32_mode(self.config.precision, self.device))
-            if self.out is not None:
-                stack.enter_context(folder_lock(self.out))
+            stack.enter_context(self._lock())
             stack.callback(self._graph.release)
             self._run(progress)
         self.net.eval()
-        if self._stop is not None and self.step < self.config.steps:
-            saved = f"; saved in {self.out}, resume it to go on" if self.out else ""
-            raise TrainingInterrupted(f"{self._stop.name} at step {self.step}{saved}")
+        if self._stop is not None and (self.step < self.config.steps or self._are_samples_due()):
+            raise self._interrupted(self._stop)
         return self.average.eval()
 
     def save(self) -> None:
@@ -146,6 +167,7 @@ class Trainer:
 
         Raises:
             TrainingError: where the loss or the weights are not finite; nothing is written.
+            ValueError: as for :meth:`fit`.
             OSError: where the disk does not take them; the files of before stay.
         """
         if self.out is None:
@@ -156,8 +178,28 @@ class Trainer:
         self.average.sampling = self.net.sampling
         every = self.config.keep_every
         keep = every is not None and self.step > 0 and self.step % every == 0
-        training_state.save(self._state(), self.out, self.average, keep=keep)
+        with self._lock():
+            training_state.save(self._state(), self.out, self.average, keep=keep)
+            self._seen = training_state.stamp(self.out)
         self._saved = self.step
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Nobody else writes to the folder, nor has done so since this trainer looked at it."""
+        if self.out is None or self._locked:
+            yield
+            return
+        with folder_lock(self.out):
+            if training_state.stamp(self.out) != self._seen:
+                raise ValueError(
+                    f"another trainer has saved in {self.out} since this one looked at it: make a "
+                    "new one with resume=True, or choose another folder"
+                )
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
 
     @profiling.mark("train")
     def _run(self, progress: ProgressWish) -> None:
@@ -167,33 +209,64 @@ class Trainer:
         started, first = time.monotonic(), self.step
         ending = self.step >= config.steps
         self._stop = None
-        self.log.open(self.step)
-        if ending:
-            self.save()  # the process that finished may have been killed before it wrote the model
-        self.net.train()
-        with _SignalWatch(self), Progress(progress, config.steps, done=self.step) as bar:
-            duties = self._duties(lambda _: bar.note(self._log_loss(started, first)))
+        if self.out is not None:
+            remove_leftovers(self.out)
+        with on_stop(self._asked_to_stop), Progress(progress, config.steps, done=self.step) as bar:
+            self._take_up(ending)
+            self.net.train()
+            ending = ending or self._stop is not None
             while not ending:
                 self._step_or_save()
                 seconds = time.monotonic() - started
                 out_of_time = config.max_seconds is not None and seconds > config.max_seconds
                 ending = out_of_time or self.step == config.steps or self._stop is not None
-                for duty in duties:
-                    if duty.is_due(self.step, ending):
-                        duty.do(ending)
+                if self.step % config.log_every == 0:
+                    bar.note(self._log_loss(started, first))
+                if ending or self._is_save_due():
+                    self._save_or_warn(ending)
+                if self._are_samples_due():  # of a step that is saved
+                    self._draw_samples()
                 # A signal that came in the meantime ends the run here only if the step is saved.
                 ending = ending or (self._stop is not None and self._saved == self.step)
                 bar.advance()
         self.log.close()
 
-    def _duties(self, log: Callable[[bool], None]) -> list[_Duty]:
-        """What is done every so many steps, in this order: a step is saved before it is drawn."""
-        drawn = () if self._samples is None else (self._samples.every,)
-        return [
-            _Duty((self.config.log_every,), log),
-            _Duty((self.config.checkpoint_every, *drawn), self._save_or_warn, at_end=True),
-            _Duty(drawn, self._draw_samples),
-        ]
+    def _take_up(self, ending: bool) -> None:
+        """Begin to write, and do what the process before may not have come to."""
+        # A run that goes on draws the samples of its step once more, so that it does not depend on
+        # what was written after the checkpoint; one that has ended only those that are missing.
+        if self._are_samples_due() and (not ending or self.step not in dict(self.log.distances)):
+            self.log.forget_distance(self.step)
+        else:
+            self._drawn = self.step
+        self.log.open(self.step)
+        if ending:
+            self.save()  # the process that finished may have been killed before it wrote the model
+        if self._are_samples_due():
+            self._draw_samples()
+
+    def _is_save_due(self) -> bool:
+        samples = self._samples
+        drawn = samples is not None and samples.are_due(self.step)
+        return drawn or self.step % self.config.checkpoint_every == 0
+
+    def _are_samples_due(self) -> bool:
+        """Whether samples belong to this step, and have not been drawn."""
+        samples = self._samples
+        return samples is not None and samples.are_due(self.step) and self._drawn != self.step
+
+    def _asked_to_stop(self, number: signal.Signals) -> None:
+        """The step under way is finished first, unless this is the second time."""
+        if self._stop is not None:
+            raise self._interrupted(number)
+        self._stop = number
+
+    def _interrupted(self, number: signal.Signals) -> TrainingInterrupted:
+        saved = ""
+        if self.out is not None and self._saved is not None:
+            at = "" if self._saved == self.step else f" at step {self._saved}"
+            saved = f"; saved{at} in {self.out}, resume it to go on"
+        return TrainingInterrupted(f"{number.name} at step {self.step}{saved}", number)
 
     def _step_or_save(self) -> None:
         """A step; if it fails, on bad data say, the steps before it are not lost."""
@@ -222,7 +295,7 @@ class Trainer:
         self.log.loss(self.step, self.sums.mean(self.step), rate)
         return f"loss {self.history[-1][1]:.3g}, {rate:.0f} images/s"
 
-    def _draw_samples(self, last: bool) -> None:
+    def _draw_samples(self) -> None:
         """Pictures of what the averaged network makes, their distance, and the best model yet.
 
         The step has been saved. What goes wrong here is told, and does not end the run.
@@ -232,34 +305,43 @@ class Trainer:
             return
         try:
             distance = samples.draw(self.average, self.step, self.out, lambda: self._stop is None)
+        except Unwanted:
+            return  # when the run goes on, they are drawn first
         except (RuntimeError, ValueError, OSError) as error:
             _log.warning("no samples at step %d (%s): training goes on", self.step, error)
-            return
+            distance = None
+        self._drawn = self.step
         if distance is None:
             return
-        self.log.distance(self.step, distance)
         if self.out is not None and (best is None or distance < best):
             self.average.sampling = self.net.sampling
             with warned("the best model"):
                 save_checkpoint(self.average, self.out / training_state.BEST)
+        self.log.distance(self.step, distance)  # last: it says that all of this is done
 
     def _save_or_warn(self, last: bool) -> None:
-        """Save the step and the losses by level; but for the ``last`` step failure is a warning."""
-        levels = self.sums.take_levels()
+        """Save the step and the losses by level; but for the ``last`` step failure is a warning.
+
+        The losses are reported first, and on the disk before a checkpoint counts from there on. At
+        an end between two saves they go on being summed: the run may go on.
+        """
+        levels = self.sums.levels.clone()
+        self.log.levels(self.step, self.net.sigmas, by_level(levels))
+        self.log.flush()
+        if self._is_save_due():
+            self.sums.levels.zero_()
         try:
             self.save()
         except OSError as error:
             if last:
                 raise
-            self.sums.levels += levels
+            self.sums.levels.copy_(levels)
             _log.warning(
                 "step %d could not be saved (%s): training goes on and tries again in %d steps",
                 self.step,
                 error,
                 self.config.checkpoint_every,
             )
-        else:
-            self.log.levels(self.step, self.net.sigmas, by_level(levels))
 
     def _check_loss(self) -> None:
         if not bool(torch.isfinite(self.sums.sum)):
@@ -296,19 +378,26 @@ class Trainer:
         self.log = TrainingLog(self.out, tensorboard=self.config.tensorboard)
         if self.out is None:
             return
+        if resume and not self.out.is_dir():
+            raise ValueError(f"there is no folder {self.out} to resume from: start without resume")
+        with contextlib.nullcontext() if self._locked else folder_lock(self.out):
+            self._seen = training_state.stamp(self.out)
+            self._look_into(self.out, resume)
+
+    def _look_into(self, folder: Path, resume: bool) -> None:
+        """Refuse a folder that is not for this run; take over what it holds."""
         if resume:
-            state = training_state.read(self.out)
-            training_state.check_same_run(
-                state, self._state(), self.out / training_state.CHECKPOINT
-            )
+            state = training_state.read(folder)
+            path = folder / training_state.CHECKPOINT
+            training_state.check_same_run(state, self._state(), path)
         else:
-            training_state.make_new_folder(self.out)
+            training_state.check_new(folder)
         every = self.config.keep_every
         kept = 0 if every is None else math.ceil(self.config.steps / every)
-        training_state.check_can_be_saved(self._state(), self.out, kept)
+        training_state.check_can_be_saved(self._state(), folder, kept)
         if resume:
             self._take_over(state)
-            self.log.read(self.step)
+            self.log.read(self.step, state.log)
 
     def _state(self) -> RunState:
         """The run as it is now."""
@@ -325,11 +414,12 @@ class Trainer:
             level_sums=self.sums.levels,
             loss_since=self.sums.since,
             scaler=self.scaler.state_dict(),
+            log=self.log.digest(self.step),
         )
 
     def _take_over(self, state: RunState) -> None:
         """Go on from a state of this run."""
-        self.step = state.step
+        self.step = self._saved = state.step
         self.net.load_state_dict(state.weights)
         if self.average is not self.net:
             self.average.load_state_dict(state.average)
@@ -341,66 +431,6 @@ class Trainer:
         self.sums.levels.copy_(state.level_sums)
         if state.scaler:
             self.scaler.load_state_dict(dict(state.scaler))
-
-
-@dataclass(frozen=True)
-class _Duty:
-    """What is done every so many steps: at the multiples of each of these numbers.
-
-    Attributes:
-        do: told whether this is the last step.
-        at_end: whether it is done there too.
-    """
-
-    every: tuple[int, ...]
-    do: Callable[[bool], None]
-    at_end: bool = False
-
-    def is_due(self, step: int, ending: bool) -> bool:
-        return (ending and self.at_end) or any(step % every == 0 for every in self.every)
-
-
-def _check_weights_are_wide(net: ScoreNetwork, precision: str) -> None:
-    for name, parameter in net.named_parameters():
-        narrow = parameter.dtype not in (torch.float32, torch.float64)
-        if narrow or (parameter.dtype == torch.float64 and precision != "fp32"):
-            raise ValueError(
-                f"the weights are {parameter.dtype} ({name}): training keeps them in float32, "
-                "whatever the precision; call net.float()"
-            )
-
-
-def _check_continuous(net: ScoreNetwork, config: TrainConfig) -> None:
-    if config.continuous and net.sees_sigma:
-        raise ValueError(
-            f"continuous = True, but {type(net).__name__} is told the noise level as a "
-            "label of its ladder: train it on the ladder, or take NCSNv2, which takes any σ"
-        )
-
-
-class _SignalWatch:
-    """Ctrl-C and SIGTERM ask the trainer to stop after the step under way; a second one of them
-    interrupts that step too."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # a background job of a script: its parent decides
-                self._previous[number] = signal.signal(number, self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._trainer._stop is not None:
-            raise KeyboardInterrupt
-        self._trainer._stop = signal.Signals(number)
 
 
 __all__ = ["TrainConfig", "Trainer", "TrainingError", "TrainingInterrupted"]
