@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import re
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from ncsn_fast.support.first_bytes import told_by_first_bytes
+from ncsn_fast.support.parsers import open_npy, open_npz, shortened, shown
+
 ARRAY_SUFFIXES = (".npy", ".npz")
 LAYOUTS = {"NHW": 3, "NCHW": 4, "NHWC": 4}
+VALUES = ("unit", "signed")
 # An axis this short is taken for channels (grey, complex, RGB, RGBA), a longer one for pixels.
 _MOST_CHANNELS = 4
 # What numpy.load raises for a file that is cut short, altered or no array at all.
 READ_ERRORS = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 # How much of a mapped file is looked at in one go.
 _BLOCK_BYTES = 64 << 20
+_MOST_NAMED = 10
+_A_LITTLE = 0.05
+_UNIT = "images are uint8 (0 to 255) or floating point in [0, 1]"
+_SIGNED = "values='signed' is for floating-point or complex values in [-1, 1]"
+_SCALE = "array / numpy.abs(array).max()"
+_GIB = 1 << 30
+_log = logging.getLogger("ncsn_fast")
 
 
-def read_array_file(path: Path, layout: str | None, key: str | None) -> np.ndarray:
+def read_array_file(path: Path, layout: str | None, key: str | None, values: str) -> np.ndarray:
     """The images of one file, (N, C, H, W): uint8, or floating point in [0, 1].
 
     A ``.npy`` is mapped read-only, not read: the result is a view of the file, whose values are
-    fetched as they are used. ``.npz`` files are read whole. See :func:`ncsn_fast.data.load_pixels`.
+    fetched as they are used. ``.npz`` files are read whole, and so are "signed" values. See
+    :func:`ncsn_fast.data.load_pixels`.
     """
     array = _open_array(path, key)
+    _check_kind(array, path, values)
     if array.size == 0:
         raise ValueError(f"{path} is empty: its shape is {array.shape}")
     layout = _recognise_layout(array.shape, path) if layout is None else layout
@@ -32,42 +48,68 @@ def read_array_file(path: Path, layout: str | None, key: str | None) -> np.ndarr
         raise ValueError(
             f"layout {layout} needs {LAYOUTS[layout]} axes, {path} has shape {array.shape}"
         )
-    if array.dtype != np.uint8:
-        _check_float_range(array, path)
     if layout == "NHW":
-        return array[:, None]
-    return array.transpose(0, 3, 1, 2) if layout == "NHWC" else array
+        array = array[:, None]
+    elif layout == "NHWC":
+        array = array.transpose(0, 3, 1, 2)
+    if values == "signed":
+        return _from_signed(array, path)
+    if array.dtype != np.uint8:
+        _check_range(array, path)
+    return array
 
 
 def _open_array(path: Path, key: str | None) -> np.ndarray:
-    try:
-        # Pickled objects run code when they are loaded, so they never are.
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if key is not None:
-                raise ValueError(f"key={key!r} names an array of an .npz file; this is one array")
-            return loaded
-        with loaded as archive:
-            return archive[_choose_key(list(archive.files), key)]
-    except READ_ERRORS as error:
-        if "allow_pickle" in str(error) or "Python objects" in str(error):
-            raise ValueError(
-                f"{path} holds Python objects, which are never loaded because loading them can "
-                "run code: save a plain array, e.g. numpy.stack(list_of_uint8_images)"
-            ) from error
-        raise ValueError(f"cannot read {path}: {error}") from error
-
-
-def _choose_key(names: list[str], key: str | None) -> str:
-    if key is None and len(names) == 1:
-        return names[0]
-    wanted = "images" if key is None else key
-    if wanted not in names:
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] == b"PK":  # by what it is, whatever the ending says
+        return _from_archive(path, key)
+    if head != b"\x93NUM":
+        told = told_by_first_bytes(path)
         raise ValueError(
-            f"found no array named {wanted!r}, only {', '.join(names) or 'nothing'}: "
-            "say which one to load with key=NAME"
+            f"{path} is no NumPy array{f' but {told}' if told else ': it is damaged, or another'}"
         )
-    return wanted
+    if key is not None:
+        raise ValueError(f"key={key!r} names an array of an .npz file; {path} is one array")
+    return open_npy(path)
+
+
+def _from_archive(path: Path, key: str | None) -> np.ndarray:
+    with open_npz(path) as archive:
+        names = archive.names
+        if not names:
+            raise ValueError(f"{path} is a zip archive without arrays: save one with numpy.savez")
+        wanted = key or (names[0] if len(names) == 1 else "images")
+        if wanted not in names:
+            raise ValueError(
+                f"{path}: found no array named {shown(wanted)}, only {_listed(names)}: "
+                "say which one to load with key=NAME"
+            )
+        if key is None and (others := [name for name in names if name != wanted]):
+            _log.warning("of %s the array 'images' is read, not %s", path, _listed(others))
+        size, free = archive.size(wanted), _free_bytes()
+        if size > free:
+            raise ValueError(
+                f"{path}: {shown(wanted)} takes {size / _GIB:.3g} GiB of memory, of which "
+                f"{free / _GIB:.3g} are free: save it with numpy.save as .npy, which is not read "
+                "whole"
+            )
+        return archive[wanted]
+
+
+def _listed(names: list[str]) -> str:
+    """Some names, whatever strangers put into them."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return shortened(", ".join(repr(name)[1:-1] for name in names[:_MOST_NAMED])) + more
+
+
+def _free_bytes() -> float:
+    """Free memory of this machine, infinite where it does not say."""
+    try:
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else math.inf
 
 
 def _recognise_layout(shape: tuple[int, ...], path: Path) -> str:
@@ -89,32 +131,87 @@ def _recognise_layout(shape: tuple[int, ...], path: Path) -> str:
     )
 
 
-def _check_float_range(array: np.ndarray, path: Path) -> None:
-    allowed = "images are uint8 (0 to 255) or floating point in [0, 1]"
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{path} has data type {array.dtype}: {allowed}; convert it first")
-    low, high = _value_range(array)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(f"{path} holds values that are not finite (NaN or infinity): {allowed}")
+def _check_kind(array: np.ndarray, path: Path, values: str) -> None:
+    kind, mend = array.dtype.kind, "convert it first"
+    if values == "signed":
+        if kind not in "fc":
+            raise ValueError(f"{path} has data type {array.dtype}: {_SIGNED}; leave it out")
+        return
+    if kind == "f" or array.dtype == np.uint8:
+        return
+    if kind == "b":
+        mend = "array.astype(numpy.float32) makes 0 and 1 of it"
+    elif kind in "iu":
+        mend = "divide it by its white, such as 65535 for 16 bits"
+    elif kind == "c":
+        mend = (
+            "real and imaginary part become two channels with values='signed'; scale them to "
+            f"[-1, 1] first, e.g. {_SCALE}"
+        )
+    raise ValueError(f"{path} has data type {array.dtype}: {_UNIT}; {mend}")
+
+
+def _check_range(array: np.ndarray, path: Path) -> None:
+    low, high = _value_range(array, path, _UNIT)
     if low >= 0 and high <= 1:
         return
-    if low >= 0 and high <= 255:
+    if low >= -_A_LITTLE and high <= 1 + _A_LITTLE:
+        mend = "array.clip(0, 1) cuts off what is a little outside"
+    elif low >= 0 and high <= 255:
         mend = "divide it by 255 if it holds 8-bit values"
     elif low >= -1 and high <= 1:
-        mend = "map it with (array + 1) / 2 if it was scaled to [-1, 1]"
+        mend = (
+            "map it with (array + 1) / 2 if it was scaled to [-1, 1], or say values='signed' for a "
+            "network that sees it as it is"
+        )
+    elif low < 0:
+        mend = f"scale it to [0, 1], or to [-1, 1], e.g. {_SCALE}, and say values='signed'"
     else:
         mend = "scale it to [0, 1]"
-    raise ValueError(f"{path} has values from {low:.9g} to {high:.9g}: {allowed}; {mend}")
+    raise ValueError(f"{path} has values from {low:.9g} to {high:.9g}: {_UNIT}; {mend}")
 
 
-def _value_range(array: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest value, NaN if there is one, looked up block by block."""
+def _from_signed(array: np.ndarray, path: Path) -> np.ndarray:
+    """float32 (x + 1) / 2 of x in [-1, 1], complex values as two channels."""
+    channels = array.shape[1]
+    if array.dtype.kind == "c":
+        if channels != 1:
+            raise ValueError(
+                f"{path} has {channels} complex channels (shape {array.shape}): combine them to "
+                "one image, e.g. by the coils' sensitivities, or save real and imaginary parts as "
+                "channels of floating point"
+            )
+        channels = 2
+    found = np.empty((len(array), channels, *array.shape[2:]), np.float32)
+    for rows in _blocks(array):
+        block = array[rows]
+        if array.dtype.kind == "c":
+            block = np.concatenate([block.real, block.imag], axis=1)
+        low, high = _value_range(block, path, _SIGNED)
+        if not (low >= -1 and high <= 1):
+            raise ValueError(
+                f"{path} has values from {low:.9g} to {high:.9g}: {_SIGNED}; scale it, e.g. "
+                f"{_SCALE}"
+            )
+        part = found[rows]
+        part[:] = block
+        part += 1
+        part /= 2
+    return found
+
+
+def _value_range(array: np.ndarray, path: Path, allowed: str) -> tuple[float, float]:
+    """Smallest and largest value, looked up block by block; NaN and infinities are refused."""
+    ends = [(array[rows].min(), array[rows].max()) for rows in _blocks(array)]
+    low, high = float(np.min(ends)), float(np.max(ends))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{path} holds values that are not finite (NaN or infinity): {allowed}")
+    return low, high
+
+
+def _blocks(array: np.ndarray) -> list[slice]:
     rows = max(1, _BLOCK_BYTES // array[0].nbytes)
-    blocks = [array[start : start + rows] for start in range(0, len(array), rows)]
-    return (
-        float(np.min([block.min() for block in blocks])),
-        float(np.max([block.max() for block in blocks])),
-    )
+    return [slice(start, start + rows) for start in range(0, len(array), rows)]
 
 
-__all__ = ["ARRAY_SUFFIXES", "LAYOUTS", "READ_ERRORS", "read_array_file"]
+__all__ = ["ARRAY_SUFFIXES", "LAYOUTS", "READ_ERRORS", "VALUES", "read_array_file"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.data.array_files import READ_ERRORS
+from ncsn_fast.support.parsers import FileError, open_npz
 
 _DIGITS_FILE = Path(__file__).parents[1] / "assets" / "digits.npz"
 _DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
@@ -56,9 +56,9 @@ def digits(split: str = "train") -> Digits:
 def _read_digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
     mend = "reinstall ncsn_fast to get it back"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path) as archive:
             pixels, labels = archive["images"], archive["labels"]
-    except READ_ERRORS as error:
+    except (OSError, FileError) as error:
         raise ValueError(f"the bundled digits {path} cannot be read ({error}): {mend}") from error
     # The checksum is of the values, so that another zip library may write the same file again.
     found = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()

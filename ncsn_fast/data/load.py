@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.data.array_files import ARRAY_SUFFIXES, LAYOUTS, read_array_file
+from ncsn_fast.data.array_files import ARRAY_SUFFIXES, LAYOUTS, VALUES, read_array_file
 from ncsn_fast.data.cifar import CIFAR_FILES, cifar_files, read_cifar
 from ncsn_fast.data.image_folder import read_folder
 from ncsn_fast.data.pixels import unit_interval
@@ -29,6 +29,7 @@ def load_images(
     crop: int | None = None,
     damaged: str = "refuse",
     split: str | None = None,
+    values: str = "unit",
 ) -> Tensor:
     """Load a user's images as floats: those of :func:`load_pixels`, 8-bit values divided by 255.
 
@@ -38,7 +39,14 @@ def load_images(
         float32 (N, C, H, W) in [0, 1], contiguous, on the CPU.
     """
     pixels = load_pixels(
-        path, layout=layout, key=key, image_size=image_size, crop=crop, damaged=damaged, split=split
+        path,
+        layout=layout,
+        key=key,
+        image_size=image_size,
+        crop=crop,
+        damaged=damaged,
+        split=split,
+        values=values,
     )
     if pixels.dtype == np.uint8:
         return unit_interval(torch.from_numpy(np.require(pixels, requirements=["C", "W"])))
@@ -54,6 +62,7 @@ def load_pixels(
     crop: int | None = None,
     damaged: str = "refuse",
     split: str | None = None,
+    values: str = "unit",
 ) -> np.ndarray:
     """Load a user's images as they are stored: a quarter of the memory of :func:`load_images`.
 
@@ -78,6 +87,9 @@ def load_pixels(
             pages or frames, of more than 8 bits, partly transparent, too small, links that lead
             nowhere): "refuse" them all by name, or "skip" them with a warning.
         split: "train" (default) or "test" images of a CIFAR-10 folder.
+        values: of an array, "unit" for [0, 1] (uint8: 0 to 255), or "signed" for x in [-1, 1],
+            which becomes (x + 1) / 2: a network with ``rescaled=True`` then sees x itself. Complex
+            images (N, H, W) are signed ones of two channels, real and imaginary part.
 
     Returns:
         (N, C, H, W): uint8 from 8-bit sources, else the file's floating-point type, in [0, 1].
@@ -89,20 +101,23 @@ def load_pixels(
             range or setting that is not one of the above.
     """
     path = Path(path)
-    size = _check_settings(layout, image_size, crop, damaged, split)
+    size = _check_settings(layout, image_size, crop, damaged, split, values)
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     cifar = cifar_files(path, split)
     if cifar is None and split is not None:
         raise ValueError(f"split = {split!r} is for CIFAR-10, and {path} is not (binary version)")
-    if (cifar or path.is_dir()) and (layout is not None or key is not None):
-        raise ValueError(f"layout and key describe an array file, but {path} is none")
+    if cifar or path.is_dir():
+        if layout is not None or key is not None:
+            raise ValueError(f"layout and key describe an array file, but {path} is none")
+        if values != "unit":
+            raise ValueError(f"values={values!r} is for an array file; {path} holds 8-bit pixels")
     if not cifar and path.is_dir():
         return read_folder(path, size, crop, skip=damaged == "skip")
     if cifar:
         pixels = read_cifar(cifar)
     elif path.suffix.lower() in ARRAY_SUFFIXES:
-        pixels = read_array_file(path, layout, key)
+        pixels = read_array_file(path, layout, key, values)
     else:
         raise ValueError(
             f"cannot load images from {path}: give a {' or '.join(ARRAY_SUFFIXES)} file, a folder "
@@ -123,10 +138,12 @@ def _check_settings(
     crop: int | None,
     damaged: str,
     split: str | None,
+    values: str,
 ) -> tuple[int, int] | None:
     """Refuse unknown settings; return the wanted (H, W), if any."""
     if layout is not None:
         choice("layout", layout, tuple(LAYOUTS), "not a known order of axes")
+    choice("values", values, VALUES, "not a known range")
     choice("damaged", damaged, ("refuse", "skip"), "not a known way")
     if split is not None:
         choice("split", split, tuple(CIFAR_FILES), "not a known part")

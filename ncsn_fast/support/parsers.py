@@ -184,6 +184,10 @@ class Npz:
     def names(self) -> list[str]:
         return list(self._members)
 
+    def size(self, name: str) -> int:
+        """How many bytes reading an array takes."""
+        return self._members[name].file_size if name in self._members else 0
+
     def __enter__(self) -> Npz:
         return self
 
@@ -270,7 +274,8 @@ def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
         with naming(path, "no .npy file"):
             if header.nbytes == 0:
                 return np.empty(header.shape, header.dtype, order)
-            return np.memmap(file, header.dtype, "r", header.length, header.shape, order)
+            place = os.fspath(path)  # by its name, which the array then tells
+            return np.memmap(place, header.dtype, "r", header.length, header.shape, order)
 
 
 def _opened(path: str | os.PathLike[str]) -> IO[bytes]:

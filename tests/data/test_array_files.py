@@ -170,3 +170,86 @@ def test_a_wrong_value_is_found_in_any_of_several_blocks(
     np.save(tmp_path / "bad.npy", array)
     with pytest.raises(ValueError, match=r"bad\.npy (holds values that are not|has values from)"):
         data.load_pixels(tmp_path / "bad.npy")
+
+
+# --- ranges that have to be said ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((6, 8, 8), bool), r"bool.*astype\(numpy\.float32\)"),
+        (np.zeros((6, 8, 8), np.uint16), r"uint16.*divide it by its white, such as 65535"),
+        (np.zeros((6, 8, 8), np.complex64), r"complex64.*two channels with values='signed'"),
+        (np.full((6, 8, 8), 1.02), r"from 1\.02.*array\.clip\(0, 1\)"),
+        (np.full((6, 8, 8), -0.6), r"from -0\.6.*or say values='signed'"),
+        (np.full((6, 8, 8), -3.0), r"from -3.*numpy\.abs\(array\)\.max\(\), and say values='sig"),
+        (np.full((6, 8, 8), "a"), r"data type <U1"),
+    ],
+)
+def test_what_helps_is_said_for_each_kind(array: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=message):
+        data.load_pixels(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 8), (6, 1, 8, 8), (6, 8, 8, 1)])
+def test_complex_images_become_two_signed_channels(
+    shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array_files, "_BLOCK_BYTES", 2 * 8 * 8 * 16)
+    random = np.random.default_rng(0)
+    array = random.uniform(-1, 1, shape) + 1j * random.uniform(-1, 1, shape)
+    np.save(tmp_path / "a.npy", array)
+    pixels = data.load_pixels(tmp_path / "a.npy", values="signed")
+    assert pixels.shape == (6, 2, 8, 8)
+    assert pixels.dtype == np.float32
+    seen = 2 * pixels - 1  # by a network with rescaled=True
+    found = (seen[:, 0] + 1j * seen[:, 1]).reshape(shape)
+    np.testing.assert_allclose(found, array, rtol=0, atol=2e-7)
+    images = data.load_images(tmp_path / "a.npy", values="signed")
+    np.testing.assert_array_equal(images.numpy(), pixels)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((6, 8, 8), 1.5j), r"from 0 to 1\.5.*scale it, e\.g\. array / numpy\.abs"),
+        (np.full((6, 8, 8), -1.5), r"from -1\.5 to -1\.5.*scale it"),
+        (np.full((6, 8, 8), np.nan + 0j), r"not finite"),
+        (np.full((6, 3, 8, 8), 0.5j), r"3 complex channels.*combine them"),
+        (np.zeros((6, 8, 8), np.uint8), r"data type uint8.*leave it out"),
+    ],
+)
+def test_signed_values_beyond_their_range_are_refused(
+    array: np.ndarray, message: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=message):
+        data.load_pixels(tmp_path / "a.npy", values="signed")
+
+
+def test_arrays_that_are_not_read_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((6, 8, 8)), labels=np.zeros(6))
+    data.load_pixels(tmp_path / "a.npz", key="images")
+    assert not caplog.records
+    data.load_pixels(tmp_path / "a.npz")
+    assert "the array 'images' is read, not labels" in caplog.text
+
+
+def test_an_archive_that_does_not_fit_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "a.npz", np.zeros((6, 8, 8), np.uint8))
+    monkeypatch.setattr(array_files, "_free_bytes", lambda: 300.0)
+    with pytest.raises(ValueError, match=r"a\.npz: 'arr_0' takes .*save it with numpy\.save"):
+        data.load_pixels(tmp_path / "a.npz")
+
+
+def test_the_mapped_file_is_known_by_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((6, 8, 8)))
+    pixels = data.load_pixels(tmp_path / "a.npy")
+    assert isinstance(pixels, np.memmap)
+    assert Path(str(pixels.filename)) == tmp_path / "a.npy"
