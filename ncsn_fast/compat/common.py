@@ -1,14 +1,133 @@
-"""What the modules of this folder share."""
+"""What the modules of this folder share: arguments are refused by the names that they have there,
+networks see the dtype that they are given states in, and bars count steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ncsn_fast.noise import check_seed
+from ncsn_fast.sampling import inputs
+from ncsn_fast.support.progress import Progress
+
 
 def check_noise(noise: str, seed: int | None) -> None:
-    """Refuse a kind of noise that does not exist, and a seed that it would not heed."""
-    if noise not in ("philox", "torch"):
-        raise ValueError(f"noise = {noise!r}: choose 'philox' or 'torch'")
-    if noise == "torch" and seed is not None:
+    """Refuse a kind of noise that does not exist, a bad seed, and one that would not be heeded."""
+    if not isinstance(noise, str) or noise not in ("philox", "torch"):
+        raise ValueError(f"noise = {noise!r:.80}: choose 'philox' or 'torch'")
+    if seed is None:
+        return
+    check_seed(seed)
+    if noise == "torch":
         raise ValueError("seed goes with noise='philox'; torch.manual_seed governs noise='torch'")
 
 
-__all__ = ["check_noise"]
+def states(name: str, value: object, needed: str = "(N, *shape)", dimensions: int = 2) -> Tensor:
+    """States of the caller's as float32, detached.
+
+    Args:
+        name: what the caller calls them.
+        value: (N, *shape), floating point, finite, with at least one value.
+        needed: their shape in words.
+        dimensions: how many it has at least.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not isinstance(value, Tensor):
+        got = type(value).__name__
+    elif not value.is_floating_point() or value.ndim < dimensions or not value.numel():
+        got = f"{value.dtype} of shape {tuple(value.shape)}"
+    else:
+        return inputs.states(name, value, tuple(value.shape), value.device)
+    raise ValueError(f"{name} is {got}; needed is a floating-point tensor {needed}")
+
+
+def function(name: str, value: object, what: str) -> None:
+    """Refuse what cannot be called; ``what`` says how it will be.
+
+    Raises:
+        ValueError: for that.
+    """
+    if not callable(value):
+        raise ValueError(f"{name} is {type(value).__name__}; needed is a function {what}")
+
+
+def flag(name: str, value: object) -> bool:
+    """A truth value, or 0 or 1 in its place.
+
+    Raises:
+        ValueError: for anything else: "False" and [0] would be true.
+    """
+    if isinstance(value, (bool, int, np.bool_, np.integer)) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{name} = {value!r:.80}: give True or False")
+
+
+class _Shown(nn.Module):
+    """A network that is shown states, and noise levels, in a dtype of its own."""
+
+    def __init__(
+        self, network: Callable[..., Tensor], dtype: torch.dtype, whole: int | None
+    ) -> None:
+        super().__init__()
+        self.network, self.dtype, self.whole = network, dtype, whole
+
+    def forward(self, x: Tensor, condition: Tensor, **extra: Any) -> Tensor:
+        if self.whole is not None:
+            check_whole(x, self.whole)
+        told = condition.to(self.dtype) if condition.is_floating_point() else condition
+        output = self.network(x.to(self.dtype), told, **extra)
+        return output.float() if isinstance(output, Tensor) else output
+
+
+def shown(
+    network: Callable[..., Tensor], dtype: torch.dtype, whole: int | None = None
+) -> Callable[..., Tensor]:
+    """The network as the engine may call it, with float32, for states that are given in ``dtype``.
+
+    Args:
+        whole: how many samples it has to see at once; None: any number.
+    """
+    if dtype == torch.float32 and whole is None:
+        return network
+    return _Shown(network, dtype, whole)
+
+
+def check_whole(x: Tensor, n: int) -> None:
+    """Refuse a part of n samples, where something is seen or made for all of them at once.
+
+    A batch that does not fit in memory comes in parts, and torch would draw other noise for each.
+
+    Raises:
+        RuntimeError: for a part.
+    """
+    if len(x) != n:
+        raise RuntimeError(f"{n} samples at once do not fit in memory: give fewer")
+
+
+@contextmanager
+def steps_shown(wanted: bool, steps: int) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar that counts steps, as the originals' do, where the engine counts rows of samples.
+
+    Yields:
+        What the sampler takes for its progress; None where there is no bar.
+    """
+    with Progress(wanted, total=steps) as bar:
+        yield (lambda done, total: bar.back_to(done * steps // total)) if wanted else None
+
+
+__all__ = [
+    "check_noise",
+    "check_whole",
+    "flag",
+    "function",
+    "shown",
+    "states",
+    "steps_shown",
+]

@@ -4,41 +4,50 @@ from ncsn_fast.compat.k_diffusion import sample_annealed_langevin
 
 In all of them:
 
-    model: model(x, sigma, **extra_args) → D(x, σ), the denoised x, with sigma (N,) float32.
-    x: (N, *shape), the initial state, on the model's device: randn(N, *shape)·sigmas[0].
-    sigmas: (L + 1,) noise levels, descending, the last being 0.
+    model: model(x, sigma, **extra_args) → D(x, σ), the denoised x, with sigma (N,), both of x's
+        dtype.
+    x: (N, *shape), the initial state, on the model's device: randn(N, *shape)·sigmas[0]. The
+        state is float32 on its way, whatever its dtype is.
+    sigmas: (L + 1,) noise levels, strictly descending, the last being 0: numbers, a NumPy array or
+        a tensor on any device.
     extra_args: further keyword inputs of the model.
-    callback: called once per evaluation of the model with {"x", "i", "sigma", "sigma_hat",
-        "denoised"}: the state before the update, the number of the evaluation from 0, its noise
-        level twice, as a CPU tensor (), and D there.
-    disable: True hides the progress bar; None shows it where stderr is a terminal.
+    callback: called once per step with {"x", "i", "sigma", "sigma_hat", "denoised"}: the state
+        before the step, its number from 0, its noise level twice, an element of sigmas, and D
+        there. (A step of annealed Langevin dynamics is one evaluation of the model; one of Heun's
+        method has two, and is told of at the first.)
+    disable: True hides the progress bar, of steps; None shows it where stderr is a terminal.
+    s_churn, s_tmin, s_tmax, s_noise: the noise on the way of Karras et al. 2022. Only s_churn = 0
+        is taken, where there is none and the three others have no effect.
     seed: of this engine's noise; None draws one from torch's default generator.
     noise: "philox", this engine's noise, or "torch", torch.randn_like(x) once per step that adds
         noise.
 
-They return (N, *shape) float32, and raise ValueError for bad input, before any work.
+They return (N, *shape) in x's dtype, and raise ValueError for bad input, before any work.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.compat.common import check_noise
+from ncsn_fast.compat import common
 from ncsn_fast.methods import tables
 from ncsn_fast.methods.levels import best_step_size, check_sigmas
 from ncsn_fast.models.score import Score
 from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
 Model = Callable[..., Tensor]
 Sigmas = Sequence[float] | np.ndarray | Tensor
 Callback = Callable[[dict[str, Any]], None] | None
+NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 
 
 def sample_annealed_langevin(
@@ -68,6 +77,7 @@ def sample_annealed_langevin(
         ValueError: for levels or settings out of range.
     """
     denoise, levels = _split(sigmas)
+    checks.count("steps_per_level", steps_per_level)
     if step_size is None:
         if len(levels) < 2:
             raise ValueError(
@@ -77,7 +87,7 @@ def sample_annealed_langevin(
         last = float(levels[-1])
         step_size = best_step_size(float(levels[-2]) / last, last, steps_per_level)
     table = tables.annealed_langevin(levels, step_size, steps_per_level, denoise)
-    return _run(model, x, table, extra_args, callback, disable, seed, noise)
+    return _run(model, x, sigmas, table, extra_args, callback, disable, seed=seed, noise=noise)
 
 
 def sample_euler(
@@ -87,9 +97,14 @@ def sample_euler(
     extra_args: dict[str, Any] | None = None,
     callback: Callback = None,
     disable: bool | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
 ) -> Tensor:
     """Euler's method on the probability flow ODE; arguments as above."""
-    return _run(model, x, tables.euler(_to_zero(sigmas)), extra_args, callback, disable)
+    _check_churn(s_churn, s_tmin, s_tmax, s_noise)
+    return _run(model, x, sigmas, tables.euler(_to_zero(sigmas)), extra_args, callback, disable)
 
 
 def sample_heun(
@@ -99,9 +114,15 @@ def sample_heun(
     extra_args: dict[str, Any] | None = None,
     callback: Callback = None,
     disable: bool | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
 ) -> Tensor:
     """Heun's method, two evaluations a step but the last; arguments as above."""
-    return _run(model, x, tables.heun(_to_zero(sigmas)), extra_args, callback, disable)
+    _check_churn(s_churn, s_tmin, s_tmax, s_noise)
+    table = tables.heun(_to_zero(sigmas))
+    return _run(model, x, sigmas, table, extra_args, callback, disable, rows_per_step=2)
 
 
 def sample_dpmpp_2m(
@@ -113,7 +134,7 @@ def sample_dpmpp_2m(
     disable: bool | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M); arguments as above."""
-    return _run(model, x, tables.dpmpp_2m(_to_zero(sigmas)), extra_args, callback, disable)
+    return _run(model, x, sigmas, tables.dpmpp_2m(_to_zero(sigmas)), extra_args, callback, disable)
 
 
 def sample_euler_ancestral(
@@ -123,54 +144,169 @@ def sample_euler_ancestral(
     extra_args: dict[str, Any] | None = None,
     callback: Callback = None,
     disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
     *,
     seed: int | None = None,
     noise: str = "philox",
 ) -> Tensor:
-    """Ancestral sampling with Euler steps, η = 1; arguments as above."""
-    table = tables.ancestral(_to_zero(sigmas))
-    return _run(model, x, table, extra_args, callback, disable, seed, noise)
+    """Ancestral sampling with Euler steps.
+
+    Args:
+        model, x, sigmas, extra_args, callback, disable, seed, noise: see above.
+        eta: η ≥ 0, how much noise a step adds: 0 none, 1 that of ancestral sampling.
+        s_noise: factor on that noise, at least 0.
+        noise_sampler: (σ_i, σ_{i+1}), elements of sigmas, → (N, *shape), noise of unit variance in
+            the place of this engine's.
+    """
+    table = _ancestral(_to_zero(sigmas), eta, s_noise)
+    return _run(
+        model,
+        x,
+        sigmas,
+        table,
+        extra_args,
+        callback,
+        disable,
+        seed=seed,
+        noise=noise,
+        noise_sampler=noise_sampler,
+    )
 
 
-@torch.no_grad()
 def _run(
     model: Model,
     x: Tensor,
+    sigmas: Sigmas,
     table: Table,
     extra_args: dict[str, Any] | None,
     callback: Callback,
     disable: bool | None,
+    *,
+    rows_per_step: int = 1,
     seed: int | None = None,
     noise: str = "philox",
+    noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
-    check_noise(noise, seed)
+    """Take x down a table made from sigmas."""
+    initial = common.states("x", x)
+    common.function("model", model, "model(x, sigma) → the denoised x")
+    _check_inputs(extra_args, callback, disable)
+    common.check_noise(noise, seed)
+    told = _elements(sigmas, x)
+    source = _noise_source(x, told, noise, seed, noise_sampler)
 
     def report(row: int, state: Tensor, n: Tensor) -> None:
+        if row % rows_per_step:
+            return
         assert callback is not None
-        sigma = torch.tensor(table.sigma[row], dtype=torch.float32)
-        denoised = state + sigma * n
-        callback({"x": state, "i": row, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+        sigma = told[table.level[row]]
+        denoised = state + table.sigma[row] * n
+        callback(
+            {
+                "x": state.to(x.dtype),
+                "i": row // rows_per_step,
+                "sigma": sigma,
+                "sigma_hat": sigma,
+                "denoised": denoised.to(x.dtype),
+            }
+        )
 
-    return Sampler(
-        Score(model, "denoiser", "sigma"), tuple(x.shape[1:]), method=table, device=x.device
-    )(
-        len(x),
-        seed=0 if noise == "torch" else seed,  # None would draw one from torch, ahead of the noise
-        initial=x,
-        noise=(lambda row: torch.randn_like(x)) if noise == "torch" else None,
-        callback=None if callback is None else report,
-        extra=extra_args,
-        batch_size=len(x),
-        progress=sys.stderr.isatty() if disable is None else not disable,
+    whole = None if source is None and callback is None else len(x)
+    sampler = Sampler(
+        Score(common.shown(model, x.dtype, whole), "denoiser", "sigma"),
+        tuple(x.shape[1:]),
+        method=table,
+        device=x.device,
     )
+    wanted = sys.stderr.isatty() if disable is None else not disable
+    with common.steps_shown(wanted, -(-len(table) // rows_per_step)) as progress:
+        last = sampler(
+            len(x),
+            seed=0 if source else seed,  # None would draw one from torch, ahead of the noise
+            initial=initial,
+            noise=source,
+            callback=None if callback is None else report,
+            extra=extra_args,
+            batch_size=len(x),
+            progress=progress,
+        )
+    return last.to(x.dtype)
+
+
+def _check_inputs(extra_args: object, callback: object, disable: object) -> None:
+    if extra_args is not None and not isinstance(extra_args, Mapping):
+        raise ValueError(
+            f"extra_args is {type(extra_args).__name__}; needed is a dict of the model's further "
+            "inputs by name"
+        )
+    if callback is not None:
+        common.function("callback", callback, "of a dict, or None")
+    if disable is not None:
+        common.flag("disable", disable)
+
+
+def _check_churn(s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> None:
+    for name, value in (("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)):
+        if math.isnan(checks.number(name, value)):
+            raise ValueError(f"{name} = {value}: it has to be a number")
+    if checks.number("s_churn", s_churn) != 0:
+        raise ValueError(
+            f"s_churn = {s_churn}: this sampler adds no noise on its way, so only s_churn = 0 is "
+            "taken; sample_euler_ancestral adds noise"
+        )
+
+
+def _noise_source(
+    x: Tensor, told: Tensor, noise: str, seed: int | None, noise_sampler: NoiseSampler | None
+) -> Callable[[int], Tensor] | None:
+    """Noise that is made outside of the engine, for a row."""
+    if noise_sampler is None:
+        return (lambda row: torch.randn_like(x)) if noise == "torch" else None
+    if seed is not None or noise != "philox":
+        raise ValueError(
+            f"noise_sampler given beside seed = {seed}, noise = {noise!r}: it makes the noise, "
+            "leave these out"
+        )
+    sampled = noise_sampler
+    common.function("noise_sampler", sampled, "of two noise levels")
+
+    def draw(row: int) -> Tensor:
+        return checks.same_shape("noise_sampler()", sampled(told[row], told[row + 1]), x.shape, x)
+
+    return draw
+
+
+def _ancestral(levels: Tensor, eta: float, s_noise: float) -> Table:
+    """Ancestral sampling with η of its noise: from σ down to √(σ'² - up²), and up to σ' by noise.
+
+    up = min(σ', η·σ'·√(σ² - σ'²)/σ); 1 in the place of η gives ``tables.ancestral``.
+    """
+    for name, value in (("eta", eta), ("s_noise", s_noise)):
+        if not 0 <= checks.number(name, value) < math.inf:
+            raise ValueError(f"{name} = {value}: a factor on the noise is finite and at least 0")
+    sigma = levels.double().numpy()
+    following = np.append(sigma[1:], 0.0)
+    up = np.minimum(following, eta * following * np.sqrt(sigma**2 - following**2) / sigma)
+    down = np.sqrt(following**2 - up**2)
+    return Table.of(sigma, b=sigma - down, d=s_noise * up, level=np.arange(len(sigma)))
+
+
+def _elements(sigmas: Sigmas, x: Tensor) -> Tensor:
+    """The noise levels as tensors () for the caller's functions: his own, where he gave a tensor"""
+    if isinstance(sigmas, Tensor):
+        return sigmas.detach()
+    return torch.tensor([float(sigma) for sigma in sigmas], dtype=torch.float32, device=x.device)
 
 
 def _split(sigmas: Sigmas) -> tuple[bool, Tensor]:
     """Whether the list ends in 0, and the noise levels before that."""
-    levels = torch.as_tensor(np.asarray(sigmas) if not isinstance(sigmas, Tensor) else sigmas)
-    levels = levels.detach().cpu()
-    ends = levels.ndim == 1 and len(levels) > 1 and float(levels[-1]) == 0
-    return ends, check_sigmas(levels[:-1] if ends else levels)
+    try:
+        ends = len(sigmas) > 1 and float(sigmas[-1]) == 0
+    except (TypeError, ValueError, LookupError, RuntimeError):
+        ends = False  # no list of numbers: that is said next
+    return ends, check_sigmas(sigmas[:-1] if ends else sigmas)
 
 
 def _to_zero(sigmas: Sigmas) -> Tensor:

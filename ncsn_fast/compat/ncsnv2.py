@@ -3,20 +3,23 @@
 from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
 
 The network computes in float32, one of this package too, so that ``noise="torch"`` gives the
-official states to rounding; nf.Sampler has the 16-bit precisions. The initial states are left
-alone. All functions return CPU tensors (N, *shape).
+official states to rounding; nf.Sampler has the 16-bit precisions. Where the initial states have
+another dtype the network is shown that one, and the states are returned in it, though they are
+float32 on their way. A module is put in eval mode meanwhile. The initial states are left alone. All
+functions return CPU tensors (N, *shape), and raise ValueError for bad input, before any work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
-from ncsn_fast.compat.common import check_noise
+from ncsn_fast.compat import common
+from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.models.score import Score
@@ -27,12 +30,14 @@ from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
 ScoreNet = Callable[[Tensor, Tensor], Tensor]
+Sigmas = Sequence[float] | np.ndarray | Tensor
+_SCORENET = "scorenet(x, labels) → the score"
 
 
 def anneal_Langevin_dynamics(  # the official name
     x_mod: Tensor,
     scorenet: ScoreNet,
-    sigmas: np.ndarray | Tensor,
+    sigmas: Sigmas,
     n_steps_each: int = 200,
     step_lr: float = 8e-6,
     final_only: bool = False,
@@ -47,11 +52,12 @@ def anneal_Langevin_dynamics(  # the official name
     Args:
         x_mod: (N, *shape), the initial states, on the network's device.
         scorenet: scorenet(x, labels) → score, with long labels of shape (N,).
-        sigmas: (L,) float32 noise levels, descending.
+        sigmas: (L,) noise levels, descending: numbers, a NumPy array or a tensor on any device.
         n_steps_each: steps per level.
         step_lr: ε; the step size at level i is ε(σ_i/σ_L)².
         final_only: return the last state only.
-        verbose: show a progress bar. (The official code prints norms, which stalls a GPU.)
+        verbose: show a progress bar, of steps. (The official code prints norms, which stalls a
+            GPU.)
         denoise: end with x + σ_L²·score.
         noise: "philox", this engine's noise (sample i of a seed is the same in every batch), or
             "torch", torch.randn_like in the official order.
@@ -61,9 +67,10 @@ def anneal_Langevin_dynamics(  # the official name
         CPU tensors (N, *shape): the state after every step, the denoised one last; with
         ``final_only`` a list of the last one.
     """
-    check_noise(noise, seed)
+    common.check_noise(noise, seed)
+    common.states("x_mod", x_mod)
     source = (lambda row: torch.randn_like(x_mod)) if noise == "torch" else None
-    table = annealed_langevin(sigmas, step_lr, n_steps_each, denoise)
+    table = _table(sigmas, step_lr, n_steps_each, common.flag("denoise", denoise))
     return _states_after(
         x_mod, scorenet, sigmas, table, source, final_only, verbose, noise == "torch", seed
     )
@@ -73,7 +80,7 @@ def anneal_Langevin_dynamics_inpainting(
     x_mod: Tensor,
     refer_image: Tensor,
     scorenet: ScoreNet,
-    sigmas: np.ndarray | Tensor,
+    sigmas: Sigmas,
     image_size: int,
     n_steps_each: int = 100,
     step_lr: float = 8e-6,
@@ -104,22 +111,23 @@ def anneal_Langevin_dynamics_inpainting(
     Raises:
         ValueError: for other shapes, orders and kinds of noise.
     """
-    check_noise(noise, seed)
+    common.check_noise(noise, seed)
     checks.choice("order", order, ("ncsnv2", "ncsn"), "noise per step, or per noise level")
     initial, reference = _inpainting_batch(x_mod, refer_image, image_size)
-    table = annealed_langevin(sigmas, step_lr, n_steps_each, denoise=False)
+    table = _table(sigmas, step_lr, n_steps_each, denoise=False)
+    common.function("scorenet", scorenet, _SCORENET)
     half = _KnownHalf(
-        scorenet=scorenet,
+        scorenet=common.shown(scorenet, x_mod.dtype),
         table=table,
         reference=reference,
         renew=n_steps_each if order == "ncsn" else 1,
         clamp=order == "ncsn",
         seed=None if noise == "torch" else noise_source.chosen_seed(seed),
-        like=initial,
+        like=x_mod.flatten(0, 1),
     )
     sampler = Sampler(
         # What the function returns is the state after the drift, so the table has the noise only.
-        Score(half, "normalized", "label", torch.as_tensor(sigmas)),
+        Score(half, "normalized", "label", check_sigmas(sigmas)),
         shape=tuple(initial.shape[1:]),
         method=Table.of(table.sigma, a=0.0, b=1.0, d=table.d, level=table.level),
         device=initial.device,
@@ -132,7 +140,7 @@ def anneal_Langevin_dynamics_inpainting(
 def anneal_Langevin_dynamics_interpolation(
     x_mod: Tensor,
     scorenet: ScoreNet,
-    sigmas: np.ndarray | Tensor,
+    sigmas: Sigmas,
     n_interpolations: int,
     n_steps_each: int = 200,
     step_lr: float = 8e-6,
@@ -156,7 +164,8 @@ def anneal_Langevin_dynamics_interpolation(
         CPU tensors (rows·n_interpolations, *shape), row after row: the state after every step,
         without denoising; with ``final_only`` a list of the last one.
     """
-    check_noise(noise, seed)
+    common.check_noise(noise, seed)
+    common.states("x_mod", x_mod)
     number = checks.count("n_interpolations", n_interpolations)
     if noise == "philox":
         seed = noise_source.chosen_seed(seed)
@@ -165,7 +174,7 @@ def anneal_Langevin_dynamics_interpolation(
         return torch.randn_like(x_mod) if seed is None else _philox(x_mod, seed, stream, row)
 
     mixed = turning_noise(draw, number, x_mod)
-    table = annealed_langevin(sigmas, step_lr, n_steps_each, denoise=False)
+    table = _table(sigmas, step_lr, n_steps_each, denoise=False)
     initial = x_mod.repeat_interleave(number, 0)
     whole = noise == "torch"
     return _states_after(initial, scorenet, sigmas, table, mixed, final_only, verbose, whole, 0)
@@ -200,38 +209,47 @@ class _KnownHalf:
 
     def __call__(self, x: Tensor, labels: Tensor) -> Tensor:
         """x + α·score(x), x being the state with the known half imposed."""
-        _check_whole(x, len(self._reference))
+        common.check_whole(x, len(self._reference))
         x = torch.cat([self._corrupted, x[..., self._reference.shape[-1] :]], -1)
-        self.states.append((x.clamp(0, 1) if self._clamp else x).cpu())
+        self.states.append((x.clamp(0, 1) if self._clamp else x).to("cpu", self._like.dtype))
         score = checks.same_shape("the network", self._scorenet(x, labels), x.shape, x)
         return x + self._step_size * score
 
     def _draw(self, like: Tensor, stream: int, row: int) -> Tensor:
         if self._seed is None:
-            return torch.randn_like(like)
+            return torch.randn_like(like, dtype=self._like.dtype)
         # The element of a sample is counted in the whole image, as everywhere in this engine.
         return _philox(self._like, self._seed, stream, row)[..., : like.shape[-1]]
 
 
 def _inpainting_batch(x_mod: Tensor, refer_image: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
     """The initial states (N, C, H, W) and the left halves of their references, one for each."""
-    square = (image_size, image_size)
-    if x_mod.ndim != 5 or x_mod.shape[-2:] != square:
-        raise ValueError(
-            f"x_mod has shape {tuple(x_mod.shape)}; needed is (references, repeats, C, "
-            f"{image_size}, {image_size})"
-        )
+    checks.count("image_size", image_size, least=2)
+    needed = f"(references, repeats, C, {image_size}, {image_size})"
+    initial = common.states("x_mod", x_mod, needed, 1)
+    if x_mod.ndim != 5 or x_mod.shape[-2:] != (image_size, image_size):
+        raise ValueError(f"x_mod has shape {tuple(x_mod.shape)}; needed is {needed}")
     wanted = (len(x_mod), *x_mod.shape[2:])
     reference = inputs.states("refer_image", refer_image, wanted, x_mod.device)
     half = reference[..., : image_size // 2].repeat_interleave(x_mod.shape[1], 0)
-    initial = inputs.states("x_mod", x_mod, tuple(x_mod.shape), x_mod.device)
     return initial.flatten(0, 1), half
+
+
+def _table(sigmas: Sigmas, step_lr: float, n_steps_each: int, denoise: bool) -> Table:
+    """The rows of the official loop; what is refused has the official name."""
+    levels = check_sigmas(sigmas)
+    steps = checks.count("n_steps_each", n_steps_each)
+    epsilon = checks.number("step_lr", step_lr)
+    try:
+        return annealed_langevin(levels, epsilon, steps, denoise)
+    except ValueError as error:
+        raise ValueError(f"step_lr = {step_lr}: {error}") from None
 
 
 def _states_after(
     initial: Tensor,
     scorenet: ScoreNet,
-    sigmas: np.ndarray | Tensor,
+    sigmas: Sigmas,
     table: Table,
     source: Callable[[int], Tensor] | None,
     final_only: bool,
@@ -243,8 +261,10 @@ def _states_after(
 
     ``whole``: whether the noise is drawn once per row, for all samples.
     """
+    common.function("scorenet", scorenet, _SCORENET)
+    last_only = common.flag("final_only", final_only)
     sampler = Sampler(
-        Score(scorenet, "score", "label", torch.as_tensor(sigmas)),
+        Score(common.shown(scorenet, initial.dtype), "score", "label", check_sigmas(sigmas)),
         shape=tuple(initial.shape[1:]),
         method=table,
         device=initial.device,
@@ -252,29 +272,23 @@ def _states_after(
     states: list[Tensor] = []
 
     def keep(row: int, x: Tensor, n: Tensor) -> None:
-        # A batch that did not fit in memory comes in parts. The list of states has no place for
-        # them, and torch would draw other noise for each.
-        if whole or not final_only:
-            _check_whole(x, len(initial))
-        if row > 0 and not final_only:  # the official list begins after the first step
-            states.append(x.cpu())
+        if whole or not last_only:
+            common.check_whole(x, len(initial))
+        if row > 0 and not last_only:  # the official list begins after the first step
+            states.append(x.to("cpu", initial.dtype))
 
-    last = sampler(
-        len(initial),
-        seed=0 if whole else seed,  # None would draw one from torch, ahead of the noise
-        initial=initial,
-        noise=source,
-        callback=keep,
-        # One chunk, as the official loop: torch's noise is drawn once per step for all samples.
-        batch_size=len(initial),
-        progress=verbose,
-    )
-    return [*states, last.cpu()]
-
-
-def _check_whole(x: Tensor, n: int) -> None:
-    if len(x) != n:
-        raise RuntimeError(f"{n} samples at once do not fit in memory: give fewer")
+    with common.steps_shown(common.flag("verbose", verbose), len(table)) as progress:
+        last = sampler(
+            len(initial),
+            seed=0 if whole else seed,  # None would draw one from torch, ahead of the noise
+            initial=initial,
+            noise=source,
+            callback=keep,
+            # One chunk, as the official loop: torch's noise is drawn once per step for all samples.
+            batch_size=len(initial),
+            progress=progress,
+        )
+    return [*states, last.to("cpu", initial.dtype)]
 
 
 def _philox(like: Tensor, seed: int, stream: int, step: int) -> Tensor:

@@ -50,7 +50,10 @@ def check_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
     """
     try:
         if not isinstance(sigmas, Tensor):
-            sigmas = torch.from_numpy(np.array(sigmas, dtype=np.float64))
+            given = np.asarray(sigmas)
+            if given.dtype.kind not in "iufO":  # words and complex numbers can be made to floats
+                raise TypeError(f"they are {given.dtype}")
+            sigmas = torch.from_numpy(np.array(given, dtype=np.float64))
         levels = sigmas.detach().to("cpu", torch.float32)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"sigmas are no list of numbers ({error}): give noise levels") from None

@@ -274,3 +274,69 @@ def test_a_batch_that_does_not_fit_is_cut_only_where_that_changes_nothing():
             anneal_Langevin_dynamics(x, small, SIGMAS, 2, **keywords)
     with pytest.raises(RuntimeError, match="4 samples at once do not fit in memory"):
         anneal_Langevin_dynamics_inpainting(x[None], x[:1], small, SIGMAS, 4, 2)
+
+
+OTHERS = {
+    "array": SIGMAS,
+    "view": SIGMAS[::-1].copy()[::-1],
+    "list": SIGMAS.tolist(),
+    "doubles": SIGMAS.astype(np.float64),
+    "other bytes": SIGMAS.astype(">f4"),
+    "tensor": torch.from_numpy(SIGMAS),
+    "gradient": torch.from_numpy(SIGMAS).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_levels_may_be_numbers_tensors_and_views_of_arrays(name):
+    x, reference = torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8)
+
+    def run(sigmas):
+        settings = {"seed": 1, "final_only": True}
+        yield anneal_Langevin_dynamics(x, scorenet, sigmas, 1, **settings)
+        yield anneal_Langevin_dynamics_interpolation(x, scorenet, sigmas, 2, 1, **settings)
+        yield anneal_Langevin_dynamics_inpainting(
+            x[:, None], reference, scorenet, sigmas, 8, 1, seed=1
+        )
+
+    for found, expected in zip(run(OTHERS[name]), run(SIGMAS), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_network_is_shown_the_dtype_of_the_initial_states(dtype):
+    def net(x, labels):
+        assert x.dtype == dtype
+        return scorenet(x, labels).to(dtype)
+
+    x = torch.rand(3, 2, 8, 8, dtype=dtype)
+    torch.manual_seed(1)
+    expected = published_formula(scorenet, x.double(), 2, 8e-6, True)
+    torch.manual_seed(1)
+    found = anneal_Langevin_dynamics(x, net, SIGMAS, 2, 8e-6, noise="torch")
+    assert all(state.dtype == dtype for state in found)
+    if dtype == torch.float64:  # torch draws other noise in other dtypes
+        assert_equal(found, expected)
+    states = anneal_Langevin_dynamics_inpainting(x[:, None], x, net, SIGMAS, 8, 1, seed=1)
+    assert all(state.dtype == dtype for state in states)
+
+
+def test_a_module_is_evaluated_and_left_in_its_mode():
+    class Net(torch.nn.Module):
+        def forward(self, x, labels):
+            assert not self.training
+            return scorenet(x, labels)
+
+    net, x = Net().train(), torch.rand(2, 2, 8, 8)
+    for states in (x, x.double()):
+        anneal_Langevin_dynamics(states, net, SIGMAS, 1)
+        anneal_Langevin_dynamics_inpainting(states[:, None], states, net, SIGMAS, 8, 1)
+        assert net.training
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_the_bar_counts_steps(number, capfd):
+    anneal_Langevin_dynamics(torch.rand(number, 1, 4, 4), scorenet, SIGMAS, 2, verbose=True)
+    assert "/13 " in capfd.readouterr().err
+    anneal_Langevin_dynamics(torch.rand(number, 1, 4, 4), scorenet, SIGMAS, 2)
+    assert not capfd.readouterr().err
