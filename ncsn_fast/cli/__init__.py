@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ncsn_fast.cli.bench import bench
+from ncsn_fast.cli.common import Group
 from ncsn_fast.cli.convert import convert
 from ncsn_fast.cli.demo import demo
 from ncsn_fast.cli.doctor import doctor
@@ -14,7 +15,9 @@ from ncsn_fast.cli.schedule import schedule
 from ncsn_fast.cli.train import train
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="ncsn_fast")
 def main() -> None:
     """A fast and trusted engine for Noise Conditional Score Networks.

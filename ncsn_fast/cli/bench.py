@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from ncsn_fast.cli.common import Command, device_of, device_option
+from ncsn_fast.cli.output import Output
 
 
 @click.command(cls=Command)
@@ -18,7 +20,8 @@ from ncsn_fast.cli.common import Command, device_of, device_option
     help="Folder to keep the results in: rows.jsonl, results.md and report.html with plots.",
 )
 @device_option
-def bench(out: Path | None, device: str | None) -> None:
+@click.pass_obj
+def bench(output: Output, out: Path | None, device: str | None) -> None:
     """How fast this machine samples, in about a minute.
 
     The engine, the published code and plain PyTorch run the same steps of the same network, taking
@@ -41,12 +44,13 @@ def bench(out: Path | None, device: str | None) -> None:
     kind = device_of(device).split(":")[0]
     if (kind, "short") not in PLANS:
         raise click.UsageError(f"--device {device}: there are benchmarks for cpu and cuda")
-    results = runner.run(PLANS[kind, "short"], out, ("operations", "chain"), click.echo)
-    click.echo("\n" + tables.environment(results))
-    click.echo(tables.brief(results))
+    results = runner.run(PLANS[kind, "short"], out, ("operations", "chain"), output.say)
+    output.say("\n" + tables.environment(results))
+    output.say(tables.brief(results))
     problems = tables.problems(results)
     if problems.lines:
-        click.echo("\n" + problems.markdown())
+        output.say("\n" + problems.markdown())
+    output.report({"rows": [asdict(row) for row in results.rows]})
     if not runner.passed(results):
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""What the commands share: how they refuse, and the options that several of them have."""
+"""What the commands share: how they refuse and end, and the options that several of them have."""
 
 from __future__ import annotations
 
@@ -11,21 +11,50 @@ import click
 import torch
 
 import ncsn_fast as nf
+from ncsn_fast.cli.output import Output, open_streams, write
 from ncsn_fast.support.settings import Setting
 from ncsn_fast.support.signals import on_stop
 
 SEED = click.IntRange(0, 2**64 - 1)
-COUNT = click.IntRange(min=1)
+COUNT = click.IntRange(1, 2**31 - 1)
+_REFUSED = (ValueError, OSError, nf.SamplingError, nf.TrainingError)
+_NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+
+class Group(click.Group):
+    """The command line: its commands can do without stdin, stdout and stderr."""
+
+    def main(self, *arguments: Any, **keywords: Any) -> Any:
+        open_streams()
+        return super().main(*arguments, **keywords)
 
 
 class Command(click.Command):
-    """Turns the library's refusals into one clear line instead of a traceback.
+    """Refuses in one clear line, and tells what it does through an :class:`Output`, which its
+    function gets by ``click.pass_obj``.
 
     After a signal the exit code is 128 and its number, as is the custom: 130 for Ctrl-C, 143 for
     SIGTERM, 129 for SIGHUP.
     """
 
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params += [
+            click.Option(["--quiet"], is_flag=True, help="Say nothing but warnings and errors."),
+            click.Option(
+                ["--json", "report"],
+                metavar="FILE",
+                help="Write a report of what was done: a file ending in .json, or - for stdout, "
+                "where nothing else is said then.",
+            ),
+        ]
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        self._check_words(context, list(args))
+        return super().parse_args(context, args)
+
     def invoke(self, context: click.Context) -> Any:
+        quiet, report = context.params.pop("quiet"), context.params.pop("report")
         came = [signal.SIGINT]
 
         def stop(number: signal.Signals) -> NoReturn:
@@ -33,17 +62,39 @@ class Command(click.Command):
             raise KeyboardInterrupt
 
         try:
-            with on_stop(stop):
+            context.obj = Output(str(self.name), quiet=quiet, report=report)
+            with context.obj.warnings(), on_stop(stop):
                 return super().invoke(context)
-        except (ValueError, OSError) as error:
+        except _REFUSED as error:
             raise click.ClickException(self._in_flags(str(error))) from error
-        except RuntimeError as error:
-            if isinstance(error, nf.SamplingError | nf.TrainingError):
-                raise click.ClickException(str(error)) from error
-            raise
+        except _NO_MEMORY as error:
+            reason = str(error).splitlines()[0] if str(error) else "nothing more can be had"
+            raise click.ClickException(f"out of memory ({reason}): ask for less at once") from error
         except KeyboardInterrupt as end:
-            click.echo(f"\nstopped{f': {end}' if str(end) else ''}", err=True)
+            write(f"\nstopped{f': {end}' if str(end) else ''}", err=True)
             context.exit(128 + getattr(end, "signal", came[-1]))
+
+    def _check_words(self, context: click.Context, args: list[str]) -> None:
+        """Refuse what could only be taken by a guess: an option given twice, without a value, or
+        with an empty one.
+
+        Raises:
+            click.UsageError: naming the option.
+        """
+        values, _, order = self.make_parser(context).parse_args(args)
+        flags = {flag for option in self.params for flag in (*option.opts, *option.secondary_opts)}
+        for parameter in order:
+            if not isinstance(parameter, click.Option):
+                title = parameter.make_metavar(context).strip("[]")
+            else:
+                title = parameter.opts[-1]
+                if sum(parameter is other for other in order) > 1 and not parameter.is_eager:
+                    raise click.UsageError(f"{title} is given more than once: give it once")
+            value = values.get(str(parameter.name))
+            if isinstance(value, str) and not value.strip():
+                raise click.UsageError(f"{title} is empty: give a value, or leave it out")
+            if isinstance(parameter, click.Option) and value in flags:
+                raise click.UsageError(f"{title} has no value: {value} is an option itself")
 
     def _in_flags(self, message: str) -> str:
         """What the library calls image_size=32 and resume=True is --image-size 32 and --resume
@@ -104,4 +155,4 @@ def setting_option(
     )
 
 
-__all__ = ["COUNT", "SEED", "Command", "device_of", "device_option", "setting_option"]
+__all__ = ["COUNT", "SEED", "Command", "Group", "device_of", "device_option", "setting_option"]

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from ncsn_fast.cli.common import COUNT, Command
+from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import convert as work
+from ncsn_fast.runs.report import in_words, network_facts, told
 
 
 @click.command(cls=Command)
@@ -35,7 +37,8 @@ from ncsn_fast.runs import convert as work
 )
 @click.option("--image-size", type=COUNT, default=None, help="Where neither IN nor --config says.")
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
-def convert(source: Path, target: Path, weights: str, **options: Any) -> None:
+@click.pass_obj
+def convert(output: Output, source: Path, target: Path, weights: str, **options: Any) -> None:
     """Convert a checkpoint between the official layouts and ours.
 
     The ending of OUT decides. A .safetensors file (with a .json to read) holds all that sampling
@@ -50,14 +53,17 @@ def convert(source: Path, target: Path, weights: str, **options: Any) -> None:
       ncsn-fast convert runs/photos/model.safetensors small.safetensors --dtype float16
     """
     net, files = work.convert(source, target, ema=weights == "ema", **options)
-    size = "×".join(map(str, net.shape))
-    click.echo(f"{net.source}\n{net.config['network']} {size}, {len(net.sigmas)} noise levels")
-    for path in files:
-        click.echo(f"  {path}")
+    facts = network_facts(net)
+    output.say(told(facts))
     if net.sampling is None:
-        click.echo("How to sample from it is not known: give --step-size and --steps-per-level.")
-    elif target.suffix == ".safetensors":
-        click.echo(f"Now: ncsn-fast sample {target}")
+        output.say("How to sample from it is not known: give --step-size and --steps-per-level.")
+    else:
+        output.say(f"To be sampled by {in_words(net.sampling)}")
+    for path in files:
+        output.say(f"  {path}")
+    if net.sampling is not None and target.suffix == ".safetensors":
+        output.say(f"Now: ncsn-fast sample {target}")
+    output.report({**facts, "dtype": options["dtype"], "files": files})
 
 
 __all__ = ["convert"]

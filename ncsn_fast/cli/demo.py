@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ncsn_fast.cli.common import SEED, Command, device_of, device_option
+from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import demo as work
 
 
@@ -36,7 +36,8 @@ from ncsn_fast.runs import demo as work
 )
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @device_option
-def demo(out: Path, device: str | None, **options: Any) -> None:
+@click.pass_obj
+def demo(output: Output, out: Path, device: str | None, **options: Any) -> None:
     """Train on handwritten digits for a minute, sample, and look at the result.
 
     \b
@@ -44,10 +45,11 @@ def demo(out: Path, device: str | None, **options: Any) -> None:
       ncsn-fast demo
       ncsn-fast demo --seconds 300 --out better
     """
-    shown = sys.stderr.isatty()
-    result = work.run(out, device=device_of(device), say=click.echo, progress=shown, **options)
+    result = work.run(
+        out, device=device_of(device), say=output.say, progress=output.progress, **options
+    )
     distance = result.metrics["pixel_frechet_distance_to_held_out"]
-    click.echo(
+    output.say(
         f"\nPixel Fréchet distance to {result.metrics['held_out_images']} held-out digits "
         f"({result.metrics['images_compared']} images each; 0 is a perfect match):\n"
         f"  generated        {distance['generated']:8.3f}   after "
@@ -63,7 +65,8 @@ def demo(out: Path, device: str | None, **options: Any) -> None:
         "model": f"the network; more: ncsn-fast sample {result.files['model']}",
     }
     for key, path in result.files.items():
-        click.echo(f"  {path!s:40} {meaning[key]}")
+        output.say(f"  {path!s:40} {meaning[key]}")
+    output.report({**result.metrics, "files": result.files})
 
 
 __all__ = ["demo"]

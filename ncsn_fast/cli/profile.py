@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ncsn_fast.cli.common import COUNT, Command, device_of, device_option
+from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import profile as work
 from ncsn_fast.training.presets import PRESETS
 
@@ -50,7 +51,8 @@ from ncsn_fast.training.presets import PRESETS
     help="Folder for the report.",
 )
 @device_option
-def profile(out: Path, tool: str, device: str | None, **settings: Any) -> None:
+@click.pass_obj
+def profile(output: Output, out: Path, tool: str, device: str | None, **settings: Any) -> None:
     """See where the time of a sampling or training step goes.
 
     A few steps of the network are run and recorded, after a warm-up. On a GPU with NVIDIA Nsight
@@ -74,13 +76,14 @@ def profile(out: Path, tool: str, device: str | None, **settings: Any) -> None:
         raise click.UsageError("give a MODEL or a --preset, not both")
     load = work.Workload(device=device_of(device), **settings)
     if tool != "mark":
-        click.echo("To profile this with NVIDIA's tools, on a machine that has them:\n")
+        output.say("To profile this with NVIDIA's tools, on a machine that has them:\n")
         for command in work.commands(load, out).values():
-            click.echo(shlex.join(command) + "\n")
+            output.say(shlex.join(command) + "\n")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler tells when it starts
-    files = work.profile(load, out, tool, click.echo)
+    files = work.profile(load, out, tool, output.say)
     for path in files.values():
-        click.echo(f"  {path}")
+        output.say(f"  {path}")
+    output.report({"work": vars(load), "tool": tool, "files": files})
 
 
 __all__ = ["profile"]

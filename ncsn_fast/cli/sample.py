@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option
+from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import sample as work
 
 _MOST_SAMPLES = 10_000_000
@@ -94,7 +94,9 @@ _MOST_SAMPLES = 10_000_000
 @click.option("--batch-size", type=COUNT, default=None, help="Images at once; changes no image.")
 @click.option("--gif", is_flag=True, help="Also animate the first chains.")
 @device_option
+@click.pass_obj
 def sample(
+    output: Output,
     checkpoint: Path,
     number: int,
     out: Path,
@@ -120,7 +122,7 @@ def sample(
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """
-    files = work.sample(
+    report = work.sample(
         checkpoint,
         out,
         ids=range(first_id, first_id + number),
@@ -131,11 +133,12 @@ def sample(
         batch_size="auto" if batch_size is None else batch_size,
         gif=gif,
         device=device_of(device),
-        say=click.echo,
-        progress=sys.stderr.isatty(),
+        say=output.say,
+        progress=output.progress,
     )
-    for path in files.values():
-        click.echo(f"  {path}")
+    for path in report["files"].values():
+        output.say(f"  {path}")
+    output.report(report)
 
 
 __all__ = ["sample"]

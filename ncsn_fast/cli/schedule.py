@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option, setting_option
+from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import schedule as work
 from ncsn_fast.runs.train import SETTINGS
 
@@ -49,7 +49,9 @@ from ncsn_fast.runs.train import SETTINGS
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Which of them.")
 @device_option
+@click.pass_obj
 def schedule(
+    output: Output,
     data: str,
     out: Path,
     image_size: int | None,
@@ -77,18 +79,19 @@ def schedule(
       ncsn-fast schedule images.npy --steps-per-level 10 --out levels
       ncsn-fast schedule cifar-10-batches-bin --max-points 50000
     """
-    files = work.schedule(
+    report = work.schedule(
         data,
         out,
         loading={"image_size": image_size, "crop": crop, "damaged": damaged},
         space={"rescaled": rescaled, "logit_transform": logit_transform},
         settings=settings,
         device=device_of(device),
-        say=click.echo,
-        progress=sys.stderr.isatty(),
+        say=output.say,
+        progress=output.progress,
     )
-    for path in files.values():
-        click.echo(f"  {path}")
+    for path in report["files"].values():
+        output.say(f"  {path}")
+    output.report(report)
 
 
 __all__ = ["schedule"]

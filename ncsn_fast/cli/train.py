@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ import click
 
 from ncsn_fast.checkpoints.official_yaml import is_official, read_official_yaml, run_settings
 from ncsn_fast.cli.common import Command, device_of, device_option, setting_option
+from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import train as work
 from ncsn_fast.runs.train import SETTINGS
 from ncsn_fast.training.presets import PRESETS
 
-_NOT_IN_FILES = {"config", "device", "help", "out", "resume"}
+_NOT_IN_FILES = {"config", "device", "help", "out", "quiet", "report", "resume"}
 _FROM_DATA = ("sigma_max", "num_levels", "step_size")
-_OF_THE_RUN = ("out", "resume", "preset", "config", "device")
+_OF_THE_RUN = ("out", "resume", "preset", "config", "device", "quiet", "report")
 
 
 class _TrainCommand(Command):
@@ -85,7 +85,8 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="auto: largest level, number of levels and step size follow from the data, whatever a "
     "preset or file says. Default: auto, with a preset or an official file theirs.",
 )
-def train(out: Path, resume: bool, device: str | None, **options: Any) -> None:
+@click.pass_obj
+def train(output: Output, out: Path, resume: bool, device: str | None, **options: Any) -> None:
     """Train a score network on images.
 
     Settings come from the flags, else from --config, else from --preset, else they have the
@@ -106,14 +107,15 @@ def train(out: Path, resume: bool, device: str | None, **options: Any) -> None:
     context = click.get_current_context()
     source = click.core.ParameterSource.COMMANDLINE
     flags = {k: v for k, v in options.items() if context.get_parameter_source(k) == source}
-    told: dict[str, Any] = {"say": click.echo, "progress": sys.stderr.isatty()}
+    told: dict[str, Any] = {"say": output.say, "progress": output.progress}
     if resume:
         _check_free(flags)
-        model = work.resume(out, flags, device=device_of(device), **told)
+        report = work.resume(out, flags, device=device_of(device), **told)
     else:
         run, config = work.from_settings(_merged(context, options, flags), out)
-        model = work.train(run, config, device=device_of(device), **told)
-    click.echo(f"Done. Now: ncsn-fast sample {model}")
+        report = work.train(run, config, device=device_of(device), **told)
+    output.say(f"Done. Now: ncsn-fast sample {report['files']['model']}")
+    output.report(report)
 
 
 def _check_free(flags: Mapping[str, Any]) -> None:

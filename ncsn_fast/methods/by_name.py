@@ -78,13 +78,7 @@ def make_table(
             "for example nf.geometric_sigmas(50, 0.01, 232) or nf.auto_schedule(data).sigmas"
         )
     title = method if isinstance(method, str) else getattr(method, "__name__", "your function")
-    takes = _parameters(known.table)
-    strange = sorted(set(named) - set(takes))
-    if strange:
-        raise ValueError(
-            f"method {title!r} takes no {' and no '.join(strange)}; its settings are "
-            f"{', '.join(takes)}"
-        )
+    takes = check_taken(method, named)
     chosen = {**_defaults(method, known, named, defaults), **named}
     missing = [n for n, p in takes.items() if p.default is p.empty and n not in chosen]
     if missing:
@@ -105,6 +99,42 @@ def make_table(
     if not isinstance(table, Table):
         raise ValueError(f"method {title!r} returned {type(table).__name__}; needed is a Table")
     return table
+
+
+def check_taken(
+    method: str | Callable[..., Table], settings: Mapping[str, Any]
+) -> dict[str, inspect.Parameter]:
+    """The settings that a method takes, by name.
+
+    Raises:
+        ValueError: where there is no such method, or it takes no setting of this name.
+    """
+    title = method if isinstance(method, str) else getattr(method, "__name__", "your function")
+    takes = _parameters(_find(method).table)
+    strange = sorted(name for name in set(settings) - set(takes) if settings[name] is not None)
+    if strange:
+        raise ValueError(
+            f"method {title!r} takes no {' and no '.join(strange)}; its settings are "
+            f"{', '.join(takes)}"
+        )
+    return takes
+
+
+def used_settings(
+    method: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The settings that a method is run with, by where they come from: "given", "checkpoint" or
+    "default"; those that the method leaves open are None. The arguments are those of
+    :func:`make_table`."""
+    takes = _parameters(_find(method).table)
+    given = {name: value for name, value in settings.items() if value is not None}
+    stored = _defaults(method, _find(method), given, defaults)
+    rest = {n: p.default for n, p in takes.items() if p.default is not p.empty}
+    return {
+        "given": {n: given[n] for n in takes if n in given},
+        "checkpoint": {n: stored[n] for n in takes if n in stored and n not in given},
+        "default": {n: rest[n] for n in takes if n in rest and n not in {**given, **stored}},
+    }
 
 
 def table_for(
@@ -245,8 +275,10 @@ def _silence(method: object, defaults: Mapping[str, Any]) -> str:
 __all__ = [
     "ANNEALED_LANGEVIN",
     "METHODS",
+    "check_taken",
     "known_settings",
     "make_table",
     "starts_uniform",
     "table_for",
+    "used_settings",
 ]

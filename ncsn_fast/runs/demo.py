@@ -25,9 +25,11 @@ from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.pictures.curves import save_loss_plot
+from ncsn_fast.runs.report import check_own
 from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.files import check_writable, make_folder, write_text
+from ncsn_fast.support.progress import Bar
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.trainer import Trainer
@@ -79,7 +81,6 @@ def run(
     say(f"{len(train)} handwritten digits of 8×8 pixels. Chosen from them: {schedule}.")
 
     trainer = _trained(schedule, train, seconds, seed, device, say, progress)
-    save_checkpoint(trainer.average, files["model"])
     drawn = _drawn(trainer.average, samples, seed, say, progress)
     metrics = _metrics(drawn.images, train, held_out, seed) | {
         "training_steps": trainer.step,
@@ -92,11 +93,13 @@ def run(
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    # First, as it says whose the files are.
+    write_text(files["metrics"], json.dumps(metrics, indent=2) + "\n")
+    save_checkpoint(trainer.average, files["model"])
     plots.save_comparison(files["samples"], drawn.images, held_out, count=100)
     plots.save_chain_gif(files["chain"], drawn.frames, sigmas=drawn.sigmas)
     steps, losses = zip(*trainer.history, strict=True)
     save_loss_plot(files["loss"], steps, losses)
-    write_text(files["metrics"], json.dumps(metrics, indent=2) + "\n")
     return DemoResult(files, metrics)
 
 
@@ -156,7 +159,10 @@ def _files(out: Path) -> dict[str, Path]:
         "metrics": "metrics.json",
         "model": "model.safetensors",
     }
-    return {key: out / name for key, name in names.items()}
+    files = {key: out / name for key, name in names.items()}
+    keys = ("pixel_frechet_distance_to_held_out", "training_steps")
+    check_own([files["metrics"], *files.values()], keys, "ncsn-fast demo")
+    return files
 
 
 def _settings(seconds: float, seed: int, device: str) -> TrainConfig:
@@ -216,15 +222,13 @@ def _metrics(images: Tensor, train: Tensor, held_out: Tensor, seed: int) -> dict
 
 def _clock(seconds: float) -> Callable[[int, int], None]:
     """A progress function that shows the time of a training that is limited by time."""
-    from tqdm import tqdm
-
     whole = round(seconds)
-    bar = tqdm(total=whole, leave=False, bar_format="{l_bar}{bar}| {n}/{total} s {postfix}")
+    bar = Bar(total=whole, bar_format="{l_bar}{bar}| {n}/{total} s {postfix}")
     started = time.monotonic()
 
     def show(step: int, total: int) -> None:
-        bar.set_postfix_str(f"step {step}", refresh=False)
-        bar.update(min(whole, round(time.monotonic() - started)) - bar.n)
+        bar.note(f"step {step}")
+        bar.to(min(whole, round(time.monotonic() - started)))
 
     return show
 

@@ -7,6 +7,8 @@ is saved now and then, and the same command goes on from it.
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,20 @@ from typing import Any
 from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint
+from ncsn_fast.checkpoints.official_yaml import read_official_yaml
+from ncsn_fast.checkpoints.tensor_file import check_is_file
+from ncsn_fast.device import precision as precisions
+from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, check_taken, used_settings
+from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
+from ncsn_fast.runs.report import in_words, machine_facts, network_facts, told
 from ncsn_fast.runs.sample_store import SampleStore
 from ncsn_fast.sampling.chunks import SamplingInterrupted
+from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.sampler import Sampler
-from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers
+from ncsn_fast.support.files import check_space, check_writable, folder_lock, remove_leftovers
 from ncsn_fast.support.progress import Progress
 
 GRID_IMAGES = 256
@@ -41,7 +50,7 @@ def sample(
     device: str,
     say: Callable[[str], None],
     progress: bool,
-) -> dict[str, Path]:
+) -> dict[str, Any]:
     """Sample from a checkpoint into a folder; what the folder has already is not made again.
 
     Args:
@@ -54,32 +63,104 @@ def sample(
         gif: also write chain.gif.
 
     Returns:
-        The files by name.
+        The report, as docs/use.md describes it; its files are paths.
 
     Raises:
-        ValueError: where the folder holds samples of other settings, or cannot be written.
+        ValueError, OSError: for settings that cannot be had, a folder that holds something else or
+            cannot be written, and a disk without room; as far as can be before the network is read.
         SamplingInterrupted: on Ctrl-C; what is done is saved.
     """
+    _check(checkpoint, config, settings)
     overrides: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
-    net = load_checkpoint(checkpoint, config=config, device=device, **overrides)
-    sampler = Sampler(net, **settings)
-    identity = {
+    with folder_lock(out, "choose another --out"):
+        check_writable(out / "samples.npz")
+        _check_pictures(out)
+        net = load_checkpoint(checkpoint, config=config, device=device, **overrides)
+        sampler = Sampler(net, **settings)
+        facts, used = network_facts(net), _used(net, sampler, settings)
+        say(f"{told(facts)}\n{_told_settings(used)}")
+        identity = _identity(seed, checkpoint, net, sampler)
+        store = SampleStore(out, identity, net.shape, set(sampler.table.beginnings))
+        remove_leftovers(out)
+        wanted = store.missing(ids)
+        # The samples and those before them, each in one file.
+        check_space(out, 2 * 4 * math.prod(net.shape) * (len(store) + len(wanted)), "the samples")
+        if len(wanted) < len(ids):
+            say(f"{len(ids) - len(wanted)} of {len(ids)} samples are in {store.path} already.")
+        started = time.monotonic()
+        with store.kept():  # also where a killed process had made all of them
+            if wanted:
+                _fill(store, sampler, net, wanted, seed, batch_size, progress)
+        seconds = time.monotonic() - started
+        files = _draw(store.images(ids), out, sampler, net, ids, seed, gif, say, progress)
+    return {
+        "checkpoint": {"file": checkpoint_file(checkpoint), "sha256": identity["checkpoint"]}
+        | facts,
+        "settings": used,
+        "seed": seed,
+        "sample_ids": {"first": ids[0], "number": len(ids), "made_now": len(wanted)},
+        "files": files,
+        "seconds": round(seconds, 3),
+        "samples_per_second": round(len(wanted) / seconds, 3) if wanted else None,
+        "precision": identity["precision"],
+        **machine_facts(sampler.device),
+    }
+
+
+def _check(checkpoint: Path, config: Path | None, settings: dict[str, Any]) -> None:
+    """Refuse what can be refused without the network, which may take long to read."""
+    check_is_file(checkpoint_file(checkpoint))
+    if config is not None:
+        read_official_yaml(config)
+    if settings.get("method") is not None:
+        check_taken(settings["method"], {k: v for k, v in settings.items() if k != "method"})
+    spaced = {name: settings[name] for name in ("spacing", "rho") if settings.get(name) is not None}
+    noise_levels((1.0, 0.5), **spaced)
+
+
+def _check_pictures(out: Path) -> None:
+    """Refuse to replace pictures of others: ours come after samples.npz."""
+    for name in ("grid.png", "chain.gif"):
+        if (out / name).exists() and not (out / "samples.npz").exists():
+            raise ValueError(
+                f"{out / name} is there already, and no samples.npz that it may be of: choose "
+                "another --out"
+            )
+
+
+def _used(net: ScoreNetwork, sampler: Sampler, settings: dict[str, Any]) -> dict[str, Any]:
+    """The method and its settings, by where they come from."""
+    stored = net.sampling or {}
+    method = settings.get("method") or stored.get("method", ANNEALED_LANGEVIN)
+    rest = {name: value for name, value in settings.items() if name != "method"}
+    return {
+        "method": method,
+        **used_settings(method, rest, stored),
+        "network_evaluations": len(sampler.table),
+    }
+
+
+def _told_settings(used: dict[str, Any]) -> str:
+    told = {"the command": "given", "the checkpoint": "checkpoint"}
+    words = [f"{in_words(used[key])} (from {who})" for who, key in told.items() if used[key]]
+    return (
+        f"Sampling by {'; '.join([used['method'], *words])}: {used['network_evaluations']:,} "
+        "network evaluations an image"
+    )
+
+
+def _identity(
+    seed: int, checkpoint: Path, net: ScoreNetwork, sampler: Sampler
+) -> dict[str, int | str]:
+    """What samples have to agree in to be of one set. Neither the device nor how many are made at
+    once is in it: they change an image by rounding."""
+    return {
         "seed": seed,
         "checkpoint": _digest(checkpoint_file(checkpoint)),
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
         "table": hashlib.sha256(repr(sampler.table).encode()).hexdigest(),
+        "precision": precisions.resolve("auto", sampler.device),
     }
-    with folder_lock(out, "choose another --out"):
-        check_writable(out / "samples.npz")
-        store = SampleStore(out, identity)
-        remove_leftovers(out)
-        wanted = store.missing(ids)
-        if len(wanted) < len(ids):
-            say(f"{len(ids) - len(wanted)} of {len(ids)} samples are in {store.path} already.")
-        if wanted:
-            _fill(store, sampler, net, wanted, seed, batch_size, progress)
-        store.finish()  # also where a killed process had made all of them
-        return _draw(store.images(ids), out, sampler, net, ids, seed, gif, say, progress)
 
 
 def _fill(
@@ -113,9 +194,10 @@ def _fill(
                     progress=show,
                     **begin,
                 )
-            except SamplingInterrupted as stop:
+            except (SamplingError, SamplingInterrupted) as stop:
                 store.add(stop.sample_ids, to_images(net, stop.samples))
-                store.finish()
+                if isinstance(stop, SamplingError):
+                    store.forget_chains()  # they would only break again
                 raise
             store.add(part.ids, to_images(net, states))
             store.write_now_and_then()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
 from ncsn_fast.data.array_files import READ_ERRORS
 from ncsn_fast.support.files import atomic_write
 
+_log = logging.getLogger("ncsn_fast")
+MOST_SAMPLES = 1 << 48  # ids of samples are below
 SAVE_SECONDS = 30.0  # at most this much work is lost when the process is killed
 
 
@@ -37,12 +41,17 @@ class SampleStore:
     Args:
         folder: where the files are.
         identity: JSON values that say what the samples are of; files of others are refused.
+        shape: of one sample.
+        levels: the noise levels that a chain can begin.
 
     Raises:
-        ValueError: for files that are damaged or of another identity.
+        ValueError: for files that are damaged, of other contents or of another identity.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, identity: dict[str, Any], shape: Sequence[int], levels: Collection[int]
+    ) -> None:
+        self._shape, self._levels = tuple(shape), levels
         self.path, self._partial = folder / "samples.npz", folder / "partial.safetensors"
         self._identity = identity
         self._done: dict[int, np.ndarray] = {}
@@ -56,6 +65,9 @@ class SampleStore:
             self._read_done(path)
         if self._partial.exists():
             self._read_chains()
+
+    def __len__(self) -> int:
+        return len(self._done)
 
     def missing(self, ids: Iterable[int]) -> list[int]:
         return [i for i in ids if i not in self._done]
@@ -91,9 +103,44 @@ class SampleStore:
         self._chains.update({i: (level, states, row) for row, i in enumerate(ids)})
         self.write_now_and_then()
 
+    def forget_chains(self) -> None:
+        """Give up the chains under way."""
+        self._chains.clear()
+
     def write_now_and_then(self) -> None:
-        if time.monotonic() - self._written > SAVE_SECONDS:
+        """Save, if the last time is long ago; a disk that takes nothing is a warning."""
+        if time.monotonic() - self._written <= SAVE_SECONDS:
+            return
+        try:
             self.write()
+        except (OSError, ValueError) as error:
+            self._written = time.monotonic()
+            _log.warning(
+                "%s. Sampling goes on, and tries again in %.0f seconds", error, SAVE_SECONDS
+            )
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Save all there is when the block ends, however it does.
+
+        Raises:
+            OSError: where that cannot be saved, with what is lost and what ended the block.
+        """
+        end: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            end = error
+            raise
+        finally:
+            try:
+                self.finish()
+            except (OSError, ValueError) as error:
+                why = "" if end is None else f" ({str(end) or type(end).__name__})"
+                raise OSError(
+                    f"{error}. {len(self._new)} finished samples were in no file yet and are lost; "
+                    f"the same command makes them again{why}"
+                ) from end
 
     def write(self) -> None:
         """Save what is new, and where the chains are."""
@@ -144,37 +191,70 @@ class SampleStore:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 identity = json.loads(str(stored["settings"]))
-                ids, images = stored["sample_ids"].tolist(), stored["images"]
+                self._check(path, identity)
+                ids, images = stored["sample_ids"], stored["images"]
+            self._check_states(ids, images)
+        except _Other:
+            raise
         except READ_ERRORS as error:
             raise _damaged(path, error) from error
-        self._check(path, identity)
-        self._done.update(zip(ids, images, strict=True))
+        self._done.update(zip(ids.tolist(), images, strict=True))
 
     def _read_chains(self) -> None:
         try:
             tensors, metadata = read_tensors(self._partial)
-            ids, levels = metadata["ids"], metadata["levels"]
-            states, identity = tensors["states"], metadata["identity"]
-        except (KeyError, ValueError) as error:
+            self._check(self._partial, metadata["identity"])
+            ids, levels, states = metadata["ids"], metadata["levels"], tensors["states"]
+            self._check_states(np.array(ids), states.numpy())
+            if not isinstance(levels, list) or not {*map(type, levels)} <= {int}:
+                raise ValueError("its levels are no list of whole numbers")
+            if len(levels) != len(ids) or not set(levels) <= set(self._levels):
+                raise ValueError("no chain can begin at its levels")
+        except _Other:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(self._partial, error) from error
-        self._check(self._partial, identity)
         for row, (i, level) in enumerate(zip(ids, levels, strict=True)):
             if i not in self._done:
                 self._chains[i] = (level, states, row)
 
-    def _check(self, path: Path, identity: dict[str, Any]) -> None:
+    def _check_states(self, ids: np.ndarray, states: np.ndarray) -> None:
+        """Refuse ids and states, one for each, that no run of these samples has written.
+
+        Raises:
+            ValueError: saying what is wrong.
+        """
+        if ids.dtype != np.int64 or ids.ndim != 1 or len(set(ids.tolist())) != len(ids):
+            raise ValueError("its ids are no distinct whole numbers")
+        if len(ids) and not (ids.min() >= 0 and ids.max() < MOST_SAMPLES):
+            raise ValueError("its ids are out of range")
+        if states.dtype != np.float32 or states.shape != (len(ids), *self._shape):
+            raise ValueError(
+                f"it holds {states.dtype} {states.shape}, which is not one sample of "
+                f"{self._shape} for each of {len(ids)} ids"
+            )
+        if not np.isfinite(states).all():
+            raise ValueError("it holds values that are not finite")
+
+    def _check(self, path: Path, identity: Any) -> None:
+        if not isinstance(identity, dict):
+            raise ValueError("its settings are no table of names and values")
         differ = [key for key in self._identity if identity.get(key) != self._identity[key]]
         if differ:
-            raise ValueError(
+            raise _Other(
                 f"{path} holds samples of other settings ({', '.join(differ)} differ): choose "
                 "another --out"
             )
 
 
+class _Other(ValueError):
+    """A file of another run."""
+
+
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{path} is damaged or not of ncsn-fast sample ({type(error).__name__}): remove it, or "
-        "choose another --out"
+        f"{path} is damaged or not of ncsn-fast sample ({type(error).__name__}: {error}): remove "
+        "it, or choose another --out"
     )
 
 

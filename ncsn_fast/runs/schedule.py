@@ -12,6 +12,7 @@ import numpy as np
 
 from ncsn_fast.data.digits import digits
 from ncsn_fast.data.load import load_pixels
+from ncsn_fast.runs.report import check_own, machine_facts
 from ncsn_fast.support.files import check_writable, make_folder, write_text
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.schedule_figure import save_schedule
@@ -27,7 +28,7 @@ def schedule(
     device: str,
     say: Callable[[str], None],
     progress: bool,
-) -> dict[str, Path]:
+) -> dict[str, Any]:
     """Choose noise levels and step size for a data set; write schedule.json and schedule.png.
 
     Args:
@@ -39,7 +40,7 @@ def schedule(
         device: where distances are computed.
 
     Returns:
-        The files by name.
+        The report: what schedule.json holds, and the files by name.
 
     Raises:
         ValueError, OSError: for data or settings that ``load_pixels`` or ``auto_schedule`` refuse,
@@ -47,6 +48,7 @@ def schedule(
     """
     make_folder(out, "choose another --out")
     files = {"settings": out / "schedule.json", "picture": out / "schedule.png"}
+    check_own(list(files.values()), ("sigmas", "step_size", "train"), "ncsn-fast schedule")
     for path in files.values():
         check_writable(path)
     say(f"Reading {data}")
@@ -61,11 +63,11 @@ def schedule(
     calls = len(chosen.sigmas) * chosen.steps_per_level
     say(f"  one sample: {calls:,} network evaluations by annealed Langevin dynamics")
     command = _training(data, chosen, settings["sigma_min"], loading, space)
-    text = json.dumps(_plain(data, chosen, command), indent=2, ensure_ascii=False) + "\n"
-    write_text(files["settings"], text)
+    report = _plain(data, chosen, command)
+    write_text(files["settings"], json.dumps(report, indent=2) + "\n")
     save_schedule(files["picture"], chosen)
     say(f"To train with these levels:\n  {command}")
-    return files
+    return {**report, "shape": list(images.shape[1:]), "files": files, **machine_facts(device)}
 
 
 def _images(data: str, loading: dict[str, Any]) -> np.ndarray:

@@ -20,6 +20,7 @@ from ncsn_fast.data.load import load_pixels
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
 from ncsn_fast.pictures.curves import save_loss_plot
+from ncsn_fast.runs.report import machine_facts
 from ncsn_fast.support.files import check_writable, folder_lock, write_text
 from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun
@@ -39,6 +40,16 @@ _ALWAYS_TOLD = {
     "learning_rate",
     "ema",
     "precision",
+}
+_FILES = {
+    "model": "model.safetensors",
+    "best": "best.safetensors",
+    "checkpoint": "checkpoint.safetensors",
+    "settings": "run.json",
+    "log": "log.jsonl",
+    "levels": "levels.json",
+    "loss": "loss.png",
+    "samples": "samples",
 }
 # Every setting of a run that users are asked for, by name.
 SETTINGS = {
@@ -65,8 +76,10 @@ def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, Tra
     return TrainRun(**of(TrainRun)), TrainConfig(**{**of(TrainConfig), "out": out})
 
 
-def train(run: TrainRun, config: TrainConfig, *, device: str, say: Say, progress: bool) -> Path:
-    """Train a network in the folder ``config.out``; return the path of the trained network.
+def train(
+    run: TrainRun, config: TrainConfig, *, device: str, say: Say, progress: bool
+) -> dict[str, Any]:
+    """Train a network in the folder ``config.out``; return the report, as docs/use.md describes it.
 
     The folder gets run.json (settings), log.jsonl, loss.png, checkpoint.safetensors (to resume)
     and model.safetensors (to sample). Whatever is refused leaves it as it was.
@@ -81,8 +94,10 @@ def train(run: TrainRun, config: TrainConfig, *, device: str, say: Say, progress
         return _train(run, config, False, device, say, progress)
 
 
-def resume(out: Path, changes: Mapping[str, Any], *, device: str, say: Say, progress: bool) -> Path:
-    """Go on with the run in a folder; return the path of the trained network.
+def resume(
+    out: Path, changes: Mapping[str, Any], *, device: str, say: Say, progress: bool
+) -> dict[str, Any]:
+    """Go on with the run in a folder; return the report, as :func:`train` does.
 
     Args:
         changes: settings that are new, of those that may be (``SETTINGS[name].free``): "data" too,
@@ -112,7 +127,7 @@ def resume(out: Path, changes: Mapping[str, Any], *, device: str, say: Say, prog
 
 def _train(
     run: TrainRun, config: TrainConfig, goes_on: bool, device: str, say: Say, progress: bool
-) -> Path:
+) -> dict[str, Any]:
     """Begin the run or go on with it, in a folder whose lock is held."""
     out = Path(str(config.out))
     if not goes_on:
@@ -143,7 +158,32 @@ def _train(
         trainer.fit(progress=progress)
     finally:
         _plot(trainer, out, say)
-    return out / MODEL
+    data = {"source": run.data, "images": len(images), "shape": list(images.shape[1:])}
+    return {
+        "settings": _stored(run, config),
+        "data": data | {"held_out": 0 if held_out is None else len(held_out)},
+        "schedule": {
+            "sigmas": schedule.sigmas.tolist(),
+            "step_size": schedule.step_size,
+            "steps_per_level": schedule.steps_per_level,
+            "warnings": list(schedule.warnings),
+        },
+        **_result(trainer, out),
+        **machine_facts(device),
+    }
+
+
+def _result(trainer: Trainer, out: Path) -> dict[str, Any]:
+    """What a run has come to, and its files."""
+    log = trainer.log
+    best = min(log.distances, key=lambda pair: pair[1], default=None)
+    return {
+        "steps": trainer.step,
+        "final_loss": log.losses[-1][1] if log.losses else None,
+        "distances": [{"step": step, "distance": distance} for step, distance in log.distances],
+        "best": None if best is None else {"step": best[0], "distance": best[1]},
+        "files": {name: out / file for name, file in _FILES.items() if (out / file).exists()},
+    }
 
 
 def _plot(trainer: Trainer, out: Path, say: Say) -> None:
@@ -156,9 +196,14 @@ def _plot(trainer: Trainer, out: Path, say: Say) -> None:
         say(f"The loss so far: {out / _PLOT}")
 
 
-def _write_run(out: Path, run: TrainRun, config: TrainConfig) -> None:
+def _stored(run: TrainRun, config: TrainConfig) -> dict[str, Any]:
+    """The settings as run.json has them."""
     training = {name: value for name, value in vars(config).items() if name != "out"}
-    stored: dict[str, Any] = {"run": vars(run), "training": training}
+    return {"run": vars(run), "training": training}
+
+
+def _write_run(out: Path, run: TrainRun, config: TrainConfig) -> None:
+    stored = _stored(run, config)
     stored["sha256"] = _checksum(stored)
     write_text(out / _SETTINGS, json.dumps(stored, indent=2) + "\n")
 

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +117,27 @@ def make_folder(path: str | os.PathLike[str], otherwise: str = "choose another")
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot make the folder {path}: {error}; {otherwise}") from error
+
+
+def check_space(
+    folder: str | os.PathLike[str], needed: int, what: str, *, replaced: int = 0
+) -> None:
+    """Refuse now what would not fit on the disk of a folder.
+
+    Args:
+        needed: bytes that ``what`` takes.
+        replaced: bytes of files that make room for it.
+
+    Raises:
+        OSError: where there is less.
+    """
+    free = shutil.disk_usage(folder).free + replaced
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder} has {free / 1e6:,.0f} MB of disk left and {what} take up to "
+            f"{needed / 1e6:,.0f} MB: make room, or choose another folder",
+        )
 
 
 def refuse_link(path: Path) -> None:
@@ -320,6 +342,7 @@ __all__ = [
     "NoFolderError",
     "append_text",
     "atomic_write",
+    "check_space",
     "check_suffix",
     "check_writable",
     "flush",

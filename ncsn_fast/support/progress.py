@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 # True: a bar on stderr; a function (done, total); None or False: nothing.
 ProgressWish = bool | Callable[[int, int], None] | None
+
+
+class Bar:
+    """A bar on stderr; where that is closed, or its reader has gone, nothing. Work goes on.
+
+    Args:
+        total: how many steps there are.
+        settings: others of tqdm.
+    """
+
+    def __init__(self, total: int, **settings: Any) -> None:
+        from tqdm import tqdm
+
+        self._bar: Any = None
+        if sys.stderr is not None:
+            self._shown(lambda: setattr(self, "_bar", tqdm(total=total, leave=False, **settings)))
+
+    def to(self, done: int) -> None:
+        """Show that so many steps are done."""
+        if self._bar is not None:
+            self._shown(lambda: self._bar.update(done - self._bar.n))
+
+    def note(self, text: str) -> None:
+        """A word beside the bar, shown with its next change."""
+        if self._bar is not None:
+            self._shown(lambda: self._bar.set_postfix_str(text, refresh=False))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._shown(self._bar.close)
+
+    def _shown(self, change: Callable[[], object]) -> None:
+        try:
+            change()
+        except (OSError, ValueError):  # ValueError: a stream that Python has closed
+            if self._bar is not None:
+                self._bar.disable = True  # or tqdm writes once more when it is collected
+            self._bar = None
 
 
 class Progress:
@@ -16,13 +55,9 @@ class Progress:
         self.done = done  # what an earlier run did already
         self.total = total
         self._report = wish if callable(wish) else None
-        self._bar: Any = None
+        self._bar: Bar | None = None
         if wish is True:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=total, initial=done, unit=unit, unit_scale=total > 10_000, leave=False
-            )
+            self._bar = Bar(total, initial=done, unit=unit, unit_scale=total > 10_000)
 
     def __enter__(self) -> Progress:
         return self
@@ -36,16 +71,16 @@ class Progress:
 
     def back_to(self, done: int) -> None:
         """Set the count, for work that has to be done again."""
-        step, self.done = done - self.done, done
+        self.done = done
         if self._bar is not None:
-            self._bar.update(step)
+            self._bar.to(done)
         if self._report is not None:
             self._report(done, self.total)
 
     def note(self, text: str) -> None:
         """A word beside the bar, such as the current loss."""
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.note(text)
 
 
-__all__ = ["Progress", "ProgressWish"]
+__all__ = ["Bar", "Progress", "ProgressWish"]

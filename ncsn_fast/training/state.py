@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, below, read_tensors, write_tensors
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.checks import count
-from ncsn_fast.support.files import check_writable, leftovers
+from ncsn_fast.support.files import check_space, check_writable, leftovers
 
 CHECKPOINT, MODEL, BEST = "checkpoint.safetensors", "model.safetensors", "best.safetensors"
 _OF_A_RUN = (CHECKPOINT, MODEL)
@@ -238,16 +236,11 @@ def check_can_be_saved(state: RunState, folder: Path, kept: int) -> None:
         check_writable(folder / name)
     weights = sum(value.numel() * value.element_size() for value in state.weights.values())
     # Weights, average and two moments; the model; the best; and each file beside its successor.
-    needed, free = (2 * (4 + 1 + 1) + kept) * weights, shutil.disk_usage(folder).free
+    needed = (2 * (4 + 1 + 1) + kept) * weights
     # What is there already makes room for what comes.
     old = [path for name in (*_OF_A_RUN, BEST) if (path := folder / name).exists()]
-    free += sum(path.stat().st_size for path in (*old, *leftovers(folder)))
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{folder} has {free / 1e6:,.0f} MB of disk left and the files of this run take up to "
-            f"{needed / 1e6:,.0f} MB: make room, or choose another folder",
-        )
+    replaced = sum(path.stat().st_size for path in (*old, *leftovers(folder)))
+    check_space(folder, needed, "the files of this run", replaced=replaced)
 
 
 __all__ = [

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from ncsn_fast.runs.sample_store import SampleStore
+from ncsn_fast.runs import sample_store
 from ncsn_fast.support import files
 
 IDENTITY = {"seed": 0}
+SHAPE, LEVELS = (1, 2, 2), (0, 2, 5)
+
+
+def store_in(folder, identity):
+    return sample_store.SampleStore(folder, identity, SHAPE, LEVELS)
 
 
 def image(i):
@@ -28,7 +33,7 @@ def check(store, *ids):
 
 
 def test_a_save_writes_only_what_is_new(tmp_path):
-    store = SampleStore(tmp_path, IDENTITY)
+    store = store_in(tmp_path, IDENTITY)
     add(store, 3, 1)
     store.write()
     before = (tmp_path / "part_000000.npz").read_bytes()
@@ -42,13 +47,13 @@ def test_a_save_writes_only_what_is_new(tmp_path):
 
 
 def test_the_parts_of_a_killed_process_are_read_and_become_one_file(tmp_path):
-    store = SampleStore(tmp_path, IDENTITY)
+    store = store_in(tmp_path, IDENTITY)
     add(store, 5)
     store.finish()
     for ids in ((3, 1), (2,)):
         add(store, *ids)
         store.write()
-    again = SampleStore(tmp_path, IDENTITY)  # as after kill -9
+    again = store_in(tmp_path, IDENTITY)  # as after kill -9
     check(again, 1, 2, 3, 5)
     add(again, 0)
     again.write()
@@ -58,12 +63,12 @@ def test_the_parts_of_a_killed_process_are_read_and_become_one_file(tmp_path):
     with np.load(tmp_path / "samples.npz") as whole:
         assert whole["sample_ids"].tolist() == [0, 1, 2, 3, 5]
         assert whole["images"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 5]
-    check(SampleStore(tmp_path, IDENTITY), 0, 1, 2, 3, 5)
+    check(store_in(tmp_path, IDENTITY), 0, 1, 2, 3, 5)
 
 
 @pytest.mark.parametrize("when", ["replace", "unlink"])
 def test_killed_while_the_parts_become_one_file_nothing_is_lost(tmp_path, monkeypatch, when):
-    store = SampleStore(tmp_path, IDENTITY)
+    store = store_in(tmp_path, IDENTITY)
     for i in (4, 2):
         add(store, i)
         store.write()
@@ -80,7 +85,7 @@ def test_killed_while_the_parts_become_one_file_nothing_is_lost(tmp_path, monkey
         patch.setattr(owner, when, killed)
         with pytest.raises(KeyboardInterrupt):
             store.finish()
-    again = SampleStore(tmp_path, IDENTITY)
+    again = store_in(tmp_path, IDENTITY)
     check(again, 2, 4, 7)
     again.finish()
     assert [name for name in names(tmp_path) if not name.startswith(".")] == ["samples.npz"]
@@ -88,11 +93,11 @@ def test_killed_while_the_parts_become_one_file_nothing_is_lost(tmp_path, monkey
 
 def test_parts_of_other_settings_are_refused(tmp_path):
     (tmp_path / "part_of_mine.npz").write_bytes(b"")  # is none of them
-    store = SampleStore(tmp_path, IDENTITY)
+    store = store_in(tmp_path, IDENTITY)
     add(store, 0)
     store.write()
     with pytest.raises(ValueError, match=r"part_000000.npz holds samples of other settings"):
-        SampleStore(tmp_path, {"seed": 1})
+        store_in(tmp_path, {"seed": 1})
     (tmp_path / "part_000000.npz").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"part_000000.npz is damaged"):
-        SampleStore(tmp_path, IDENTITY)
+        store_in(tmp_path, IDENTITY)

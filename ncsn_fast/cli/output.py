@@ -1,0 +1,176 @@
+"""What a command tells: words, warnings, progress, and a report as JSON.
+
+Nobody has to listen: where a stream is closed, or its reader has gone, the work goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ncsn_fast.support.files import check_suffix, check_writable, write_text
+
+STDOUT = "-"
+_log = logging.getLogger("ncsn_fast")
+_absent: set[int] = set()  # the standard streams that this process was started without
+
+
+def open_streams() -> None:
+    """Let descriptors 0 to 2 be open, and words be written as they can be.
+
+    A process may be started without them (``2>&-``). The first file that it opens would then get
+    such a number, and whatever writes to stderr would write into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            _absent.add(number)
+        if getattr(sys, name) is None:
+            nowhere = os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False)
+            setattr(sys, name, nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
+        if hasattr(stream, "reconfigure"):
+            # The bytes of a file's name come out as they are; σ and × somehow.
+            stream.reconfigure(
+                errors="surrogateescape" if encoding == "utf8" else "backslashreplace"
+            )
+
+
+def write(text: str, *, err: bool = False) -> Exception | None:
+    """Write a line to stdout or stderr; returns why that did not take it.
+
+    One that does not, a pipe without a reader or a full disk, gets nothing from then on.
+    """
+    stream = sys.stderr if err else sys.stdout
+    try:
+        click.echo(text, err=err)
+    except (OSError, ValueError) as error:
+        # What is left in its buffer would fail once more when Python ends.
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return error
+    return None
+
+
+class Output:
+    """Where the words of one command go.
+
+    Args:
+        command: its name.
+        quiet: whether to say nothing but warnings.
+        report: the file of the report, "-" for stdout, None for none.
+
+    Attributes:
+        progress: whether to show bars, which are for somebody who watches.
+
+    Raises:
+        ValueError, OSError: for a report that cannot be written, or would replace another file.
+    """
+
+    def __init__(self, command: str, *, quiet: bool = False, report: str | None = None) -> None:
+        self._command, self._quiet, self._report = command, quiet, report
+        self.progress = not quiet and sys.stderr.isatty()
+        if report == STDOUT:
+            if 1 in _absent:
+                raise ValueError("--json -: stdout is closed, give the name of a file")
+        elif report is not None:
+            _check_report(Path(report))
+
+    def say(self, text: str = "") -> None:
+        """A line for the user: on stdout, unless the report is there."""
+        if self._quiet:
+            return
+        error = write(text, err=self._report == STDOUT)
+        if error is not None and not isinstance(error, BrokenPipeError):  # as of `| head`
+            self.warn(f"warning: stdout cannot be written ({error}), the work goes on")
+
+    def warn(self, text: str) -> None:
+        """A line that the user has to see, also one who wants quiet."""
+        write(text, err=True)
+
+    def report(self, facts: Mapping[str, Any]) -> None:
+        """Write the report, if one is wanted.
+
+        Raises:
+            OSError: where it cannot be written any more.
+        """
+        if self._report is None:
+            return
+        text = json.dumps(_plain({"command": self._command, **facts}), indent=2)
+        if self._report == STDOUT:
+            if error := write(text):
+                raise OSError(f"the report could not be written to stdout ({error})")
+            return
+        path = Path(self._report)
+        if path.exists() and not path.is_file():  # a pipe, say, which cannot be replaced
+            path.write_text(text + "\n", encoding="utf-8")
+        else:
+            write_text(path, text + "\n")
+
+    @contextlib.contextmanager
+    def warnings(self) -> Iterator[None]:
+        """Show the warnings of the library while the block runs."""
+        handler = _Warnings(self, logging.WARNING)
+        _log.addHandler(handler)
+        try:
+            yield
+        finally:
+            _log.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, output: Output, level: int) -> None:
+        super().__init__(level)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.warn(f"warning: {record.getMessage()}")
+
+
+def _check_report(path: Path) -> None:
+    """Refuse now a report that could not be written after the work, or would replace another file.
+
+    Raises:
+        ValueError, OSError: naming the file.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return  # a pipe or a device
+    check_suffix(path, (".json",))
+    check_writable(path)
+    if path.exists() and not _is_report(path):
+        raise ValueError(
+            f"{path} is there already and is no report of ncsn-fast: give another name"
+        )
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file begins as reports do."""
+    with open(path, "rb") as file:
+        start = file.read(64).split()
+    return not start or start[:2] == [b"{", b'"command":']
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: a number that is not finite is null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+__all__ = ["STDOUT", "Output", "open_streams", "write"]

@@ -1,0 +1,222 @@
+"""What the commands tell, and to whom: words, reports, and streams that nobody reads."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from helpers.command import invoke, stop_after, succeed
+
+from ncsn_fast.cli import main
+from ncsn_fast.sampling.step import EagerStep
+
+ROOT = Path(__file__).parents[2]
+TINY = ("--ngf", 4, "--batch-size", 4, "--steps", 2, "--num-levels", 3, "--sigma-max", 5)
+RUNS = {
+    "sample": ("sample", "CHECKPOINT", "-n", 2, "--out", "out"),
+    "train": ("train", "--out", "out", *TINY),
+    "schedule": ("schedule", "--out", "out"),
+    "convert": ("convert", "CHECKPOINT", "new.safetensors"),
+    "doctor": ("doctor",),
+    "profile": ("profile", "sample", "CHECKPOINT", "--steps", 1, "--batch", 1, "--out", "out"),
+}
+# Of `demo` and `bench` the work takes long, and is not what is tested here.
+
+
+@pytest.fixture
+def run(tmp_path, checkpoint, monkeypatch):
+    """Runs a command of RUNS with further options in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *options):
+        words = [checkpoint if word == "CHECKPOINT" else word for word in RUNS[name]]
+        return CliRunner().invoke(main, [str(word) for word in (*words, *options)])
+
+    return run
+
+
+def documented_keys(command):
+    """The keys that docs/use.md gives a command's report, without those inside brackets."""
+    page = (ROOT / "docs" / "use.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{command}` \| (.*) \|$", page, re.MULTILINE)
+    held = re.findall(r"schedule.json holds \((.*?)\)", row)
+    return set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row) + "".join(held)))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_report_has_the_keys_that_are_documented(run, name):
+    result = run(name, "--json", "report.json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(Path("report.json").read_text())
+    assert report.pop("command") == name
+    assert set(report) == documented_keys(name)
+    for path in report.get("files", {}).values() if name != "convert" else report["files"]:
+        assert Path(path).exists()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_report_on_stdout_is_all_that_is_there(run, name):
+    result = run(name, "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["command"] == name
+    assert result.stderr
+    Path("new.safetensors").unlink(missing_ok=True)
+    Path("new.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_quiet_is_quiet(run, name):
+    result = run(name, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.output == ""
+
+
+def test_the_report_of_samples_says_what_was_taken_from_where(run):
+    run("sample", "--json", "report.json", "--method", "ancestral", "--steps", 4, "--seed", 7)
+    report = json.loads(Path("report.json").read_text())
+    assert report["checkpoint"]["source"].endswith("network checkpoint, weights as trained")
+    assert report["checkpoint"]["shape"] == [1, 8, 8]
+    assert report["checkpoint"]["levels"]["number"] == 6
+    settings = report["settings"]
+    assert (settings["method"], settings["given"]) == ("ancestral", {"steps": 4})
+    assert settings["checkpoint"] == {}
+    assert settings["network_evaluations"] == 4
+    assert report["sample_ids"] == {"first": 0, "number": 2, "made_now": 2}
+    assert report["samples_per_second"] == pytest.approx(2 / report["seconds"], rel=0.01)
+    assert report["device"] == "cpu"
+    assert report["precision"] in ("fp32", "bf16")
+    assert set(report["files"]) == {"samples", "grid"}
+
+
+def test_sample_and_convert_say_what_they_took(run):
+    words = run("sample", "--step-size", "1e-5").output
+    assert "model.safetensors: ncsn_fast network checkpoint, weights as trained" in words
+    assert "NCSNv2 1×8×8, 6 noise levels from 5 to 0.01" in words
+    assert (
+        "Sampling by annealed_langevin; step_size 1e-05 (from the command); steps_per_level 2, "
+        "denoise (from the checkpoint): 13 network evaluations an image"
+    ) in words
+    words = run("convert").output
+    assert "NCSNv2 1×8×8, 6 noise levels from 5 to 0.01" in words
+    assert "To be sampled by annealed_langevin, step_size 2e-05, steps_per_level 2" in words
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("report", "its name must end in .json"),
+        ("digits", "its name must end in .json"),
+        ("nowhere/report.json", "does not exist"),
+        ("mine.json", "is there already and is no report of ncsn-fast"),
+        ("folder.json", "it is a folder"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(run, file, message):
+    Path("mine.json").write_text('{"mine": 1}')
+    Path("folder.json").mkdir()
+    result = run("sample", "--json", file)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not Path("out").exists()
+    assert Path("mine.json").read_text() == '{"mine": 1}'
+
+
+def test_a_report_replaces_a_report_and_goes_down_a_pipe(run, tmp_path):
+    for _ in range(2):
+        assert run("doctor", "--json", "report.json").exit_code == 0
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert run("doctor", "--json", "pipe").exit_code == 0
+    assert json.loads(os.read(reader, 1 << 16))["command"] == "doctor"
+    assert not Path("pipe").is_file()
+
+
+def shell(line, folder, **variables):
+    """A line of shell in which NF is the command; (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        ["bash", "-c", line.replace("NF", f"{sys.executable} -m ncsn_fast")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_hurt_no_file(tmp_path, checkpoint, closed):
+    code, out, _ = shell(f"NF sample {checkpoint} -n 1 --out {tmp_path} {closed}", tmp_path)
+    assert code == 0
+    assert ("samples.npz" in out) == (closed == "2>&-")
+    # Had a file got the number of a stream, what is written there would lie in it.
+    assert "1 of 1 samples are in" in succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
+
+
+def test_a_reader_that_goes_does_not_end_the_work(tmp_path):
+    words = " ".join(map(str, TINY))
+    line = f"NF train {words} --out {tmp_path} | head -1; echo ${{PIPESTATUS[0]}}"
+    _, out, err = shell(line, tmp_path)
+    assert out.splitlines()[-1] == "0"
+    assert err == ""
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_full_disk_below_stdout_is_told(tmp_path, checkpoint):
+    code, _, err = shell(f"NF sample {checkpoint} -n 1 --out {tmp_path} > /dev/full", tmp_path)
+    assert (code, err.count("stdout cannot be written")) == (0, 1)
+    line = f"NF convert {checkpoint} new.safetensors --json - > /dev/full"
+    code, _, err = shell(line, tmp_path)
+    assert code == 1
+    assert "the report could not be written to stdout" in err
+
+
+def test_words_come_out_in_any_encoding(tmp_path, checkpoint):
+    line = f"NF sample {checkpoint} -n 1 --out $'a\\xff'; NF sample {checkpoint} -n 1 --out b"
+    code, out, err = shell(line, tmp_path, PYTHONIOENCODING="ascii")
+    assert code == 0, err
+    assert "b/samples.npz" in out
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_the_exit_code_says_which_signal_it_was(tmp_path, checkpoint, monkeypatch, name, code):
+    step = EagerStep.run
+
+    def signalled(self, row, *arguments):
+        if row == 7:
+            os.kill(os.getpid(), getattr(signal, name))
+        return step(self, row, *arguments)
+
+    monkeypatch.setattr(EagerStep, "run", signalled)
+    arguments = ("sample", checkpoint, "-n", 2, "--out", tmp_path)
+    result = invoke(*arguments)
+    assert (result.exit_code, "stopped: interrupted after 0 samples" in result.output) == (
+        code,
+        True,
+    )
+    assert (tmp_path / "partial.safetensors").exists()
+    monkeypatch.undo()
+    made = stop_after(monkeypatch, -1)
+    succeed(*arguments)
+    assert made == list(range(6, 13))
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path, checkpoint, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        step = EagerStep.run
+
+        def signalled(self, row, *arguments):
+            os.kill(os.getpid(), signal.SIGHUP)
+            return step(self, row, *arguments)
+
+        monkeypatch.setattr(EagerStep, "run", signalled)
+        succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
