@@ -90,7 +90,7 @@ def train(
         OSError: for a folder that cannot be written, or a disk without room for the run.
     """
     assert config.out is not None, "a run needs a folder"
-    with folder_lock(config.out, "use another --out"):
+    with folder_lock(config.out, "choose another --out"):
         return _train(run, config, False, device, say, progress)
 
 
@@ -108,7 +108,7 @@ def resume(
             are not those of the run.
     """
     if not out.is_dir():
-        raise ValueError(f"there is no folder {out}: nothing to resume")
+        raise ValueError(f"{out} holds no training run (there is no folder): nothing to resume")
     with folder_lock(out, "resume another run"):
         run, config = read_run(out)
         if "data" in changes:
