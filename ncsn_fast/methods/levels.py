@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ncsn_fast.support import checks
+from ncsn_fast.support.callables import layers
 
 # Overlap C of neighbouring levels in Technique 2, as the paper states it.
 OVERLAP = 0.5
@@ -118,6 +120,53 @@ def nearest_level(sigma: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
     return nearest, gap
 
 
+def place_between(wanted: Tensor, ladder: Tensor) -> Tensor:
+    """Where each ln σ lies in a ladder of ln σ, counted from 0 and linear between two levels."""
+    # The ladder descends; searchsorted wants it ascending.
+    right = torch.searchsorted(-ladder, -wanted).clamp(0, len(ladder) - 1)
+    left = (right - 1).clamp(min=0)
+    # A ladder of one level, and its first level, have no gap to lie in.
+    gap = (ladder[left] - ladder[right]).clamp(min=torch.finfo(ladder.dtype).tiny)
+    return left + ((ladder[left] - wanted) / gap).clamp(0, 1)
+
+
+def counted_by_labels(fn: Callable[..., Tensor], given: Tensor | None) -> Tensor | None:
+    """The ladder that a network's labels count, as far as it is known: as given, or its own.
+
+    Args:
+        fn: the network, or what calls it; its own ladder is its attribute ``sigmas``.
+        given: (L,) levels that are said to be those, or None.
+
+    Raises:
+        ValueError: where its own is no ladder, and where a part of it is given that its labels do
+            not begin with.
+    """
+    own = _own_sigmas(fn)
+    if own is None:
+        return given
+    try:
+        own = trusted_sigmas(own)
+    except ValueError as error:
+        if given is not None:
+            return given
+        raise ValueError(
+            f"the network's own sigmas are no ladder for its labels: {error}. Say what it is told "
+            "with nf.Score(fn, kind, condition, sigmas=...), such as nf.Score(lambda x, i: net(x, "
+            'len(net.sigmas) - 1 - i), "score", "label", sigmas=net.sigmas.flip(0)) where labels '
+            "count from the smallest"
+        ) from None
+    if given is None or given.device.type != "cpu" or own.device.type != "cpu":
+        return own if given is None else given  # looking at a device would stall it
+    label, gap = nearest_level(given.double(), own.double())
+    if bool((gap <= SAME_LEVEL).all()) and label.tolist() != list(range(len(given))):
+        raise ValueError(
+            f"sigmas are {len(given)} of the {len(own)} levels that the network's own sigmas have, "
+            f"from label {int(label[0])} on, but would be counted from 0: leave them out of the "
+            "Score (the sampler's are looked up in the network's), or give a function for fn"
+        )
+    return given
+
+
 def check_step_size(step_size: float, sigma_min: float) -> float:
     """Return ε, or raise ValueError unless 0 < ε < 2σ_L², where the chain does not diverge."""
     step_size = checks.number("step_size", step_size)
@@ -206,6 +255,13 @@ def best_step_size(ratio: float, sigma_min: float, steps_per_level: int) -> floa
     return float(grid[best]) * sigma_min**2
 
 
+def _own_sigmas(fn: Callable[..., Tensor]) -> Any:
+    """The ``sigmas`` of the network that a callable runs, if they are a list of numbers."""
+    own: Any = getattr(list(layers(fn))[-1], "sigmas", None)
+    several = isinstance(own, (Tensor, np.ndarray, list, tuple)) and getattr(own, "ndim", 1) > 0
+    return own if several and len(own) else None
+
+
 def _normal_cdf(value: float) -> float:
     return 0.5 * math.erfc(-value / math.sqrt(2))
 
@@ -227,11 +283,13 @@ __all__ = [
     "best_step_size",
     "check_sigmas",
     "check_step_size",
+    "counted_by_labels",
     "geometric_sigmas",
     "level_overlap",
     "level_ratio",
     "nearest_level",
     "num_levels_for",
+    "place_between",
     "relative_variance",
     "trusted_sigmas",
 ]

@@ -18,10 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ncsn_fast.methods.levels import SAME_LEVEL, nearest_level, trusted_sigmas
+from ncsn_fast.methods.levels import (
+    SAME_LEVEL,
+    check_sigmas,
+    counted_by_labels,
+    nearest_level,
+    place_between,
+    trusted_sigmas,
+)
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
+from ncsn_fast.support.callables import layers
 from ncsn_fast.table import Table
 
 Coefficient = Tensor | float
@@ -50,6 +58,22 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,  # no second argument
 }
 _COUNTED = ("label", "timestep")
+# Attributes of networks that are no score(x, labels) -> what has them, and what to say of it.
+_OTHERS = {
+    ("round_sigma", "sigma_data"): (
+        "EDM's preconditioned networks",
+        'nf.Score(net, "denoiser", "sigma")',
+    ),
+    ("sigma_to_t", "t_to_sigma"): (
+        "k-diffusion's wrappers",
+        'nf.Score(net, "denoiser", "sigma", sigmas=net.sigmas.flip(0))',
+    ),
+    ("alphas_cumprod",): (
+        "models of DDPM's kind",
+        "nf.Score.ddpm(fn, alphas_cumprod), fn(x, t) returning ε",
+    ),
+}
+_DIFFUSERS = "nf.Score.ddpm(lambda x, t: net(x, t).sample, scheduler.alphas_cumprod)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +92,17 @@ class Score:
         condition: how it is told the noise level: "label" (int64 index in ``sigmas``), "timestep"
             (index counted from the smallest of ``sigmas``), "sigma", "log_sigma", "c_noise"
             (ln σ / 4), "none", or a function of σ, (B,) → (B,).
-        sigmas: (L,) the noise levels it was trained on, descending; needed for "label", where the
-            sampler's take their place if they are not given, and for "timestep".
+        sigmas: (L,) the noise levels it was trained on, descending; needed for "label" and
+            "timestep". For "label", where they are not given, the network's own ``sigmas`` are
+            they, if it has such an attribute (also behind wrappers of devices, torch.compile,
+            bound methods and partials), else the sampler's.
         sigma_data: σ_data > 0 of its input's scaling; None: it sees x itself.
         quantize: whether σ between two levels is told as the nearer of them. Otherwise a "label"
             refuses it, and a "timestep" (then float32) is interpolated linearly in ln σ.
 
     Raises:
-        ValueError: for an unknown kind or condition, levels that do not descend, and for kinds and
-            conditions that lack what they need.
+        ValueError: for an unknown kind or condition, levels that do not descend, kinds and
+            conditions that lack what they need, and a network that is recognisably another kind.
     """
 
     fn: Callable[..., Tensor]
@@ -110,9 +136,13 @@ class Score:
                 f"quantize=True is for the conditions {_COUNTED}, which count noise levels; this "
                 f"network is told {self.condition!r}"
             )
+        if (self.kind, self.condition) == ("score", "label"):
+            _refuse_another_kind(self.fn)
         if self.sigmas is not None:
             object.__setattr__(self, "sigmas", trusted_sigmas(self.sigmas))
-        elif self.condition == "timestep":
+        if self.condition == "label":
+            object.__setattr__(self, "sigmas", counted_by_labels(self.fn, self.sigmas))
+        elif self.condition == "timestep" and self.sigmas is None:
             raise ValueError(
                 'condition "timestep" needs the noise levels that the timesteps count: give '
                 "sigmas=, or nf.Score.ddpm(fn, alphas_cumprod)"
@@ -193,8 +223,15 @@ class Score:
     @property
     def module(self) -> nn.Module | None:
         """The network behind fn, if it is a module or a method of one."""
-        owner = getattr(self.fn, "__self__", self.fn)
-        return owner if isinstance(owner, nn.Module) else None
+        return next((one for one in layers(self.fn) if isinstance(one, nn.Module)), None)
+
+    @property
+    def reading(self) -> str:
+        """How the network is called and understood, in words."""
+        told = "x" if self.condition == "none" else "x, labels"
+        if self.condition not in ("none", "label"):
+            told = f"x, {self.condition if isinstance(self.condition, str) else 'condition(σ)'}"
+        return f"it is called as fn({told}) and read as {self.kind!r} (nf.Score says it otherwise)"
 
     @property
     def only_levels(self) -> bool:
@@ -282,7 +319,8 @@ class Score:
                 'condition "label" needs the ladder that the labels count: '
                 'nf.Score(fn, kind, "label", sigmas=...)'
             )
-        levels = self.sigmas.to(sigma)
+        unseen = self.sigmas.device.type != "cpu" and sigma.device.type == "cpu"
+        levels = (check_sigmas(self.sigmas) if unseen else self.sigmas).to(sigma)
         nearest, gap = nearest_level(sigma, levels)
         only = self.condition == "label" and not self.quantize
         # A device would have to be waited for.
@@ -291,9 +329,9 @@ class Score:
             self._refuse_others((gap if only else beyond) > SAME_LEVEL, sigma, who)
         if only:
             return nearest
-        place = _place(sigma.log(), levels.log())
+        place = place_between(sigma.log(), levels.log())
         if self.quantize:  # halfway between two levels the even place, whatever rounding does
-            place = place.round().long()
+            place = place.round(decimals=4).round().long()
         else:  # at a level it is whole: some networks round what they are told down
             place = torch.where(gap > SAME_LEVEL, place, nearest)
         return place if self.condition == "label" else len(levels) - 1 - place
@@ -309,7 +347,8 @@ class Score:
             raise ValueError(
                 f"{asked}, but this network knows only its {len(self.sigmas)} levels {ends} by "
                 "label: use levels of its ladder (spacing='ladder'), a network that takes any σ "
-                "(nf.NCSNv2 does), or nf.Score(..., quantize=True), which tells it the nearest"
+                "(nf.NCSNv2 does), or nf.Score(..., quantize=True), which tells it the nearest; "
+                "where its labels count others, nf.Score(fn, kind, condition, sigmas=...)"
             )
         raise ValueError(
             f"{asked}, but this network was trained on {len(self.sigmas)} levels {ends}: stay "
@@ -321,13 +360,16 @@ class Score:
 
         Raises:
             ValueError: where the network answers in another shape, on another device, or not in
-                floating-point numbers.
+                floating-point numbers; the message says what it may be.
         """
         if self.condition == "none" or condition is None:
             output = self.fn(x, **extra)
         else:
             output = self.fn(x, condition.expand(len(x)), **extra)
-        return checks.same_shape("the network", output, x.shape, x)
+        try:
+            return checks.same_shape("the network", output, x.shape, x)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_other_output(output, x)}{self.reading}") from None
 
 
 def as_score(
@@ -338,7 +380,7 @@ def as_score(
     One of our networks is taken by its normalised output (without a condition where the network
     does not see the noise level, so that any σ is legal): its ``normalized`` method is called, not
     the module, so hooks belong on ``net`` wrapped in a callable. A bare callable is
-    score(x, labels).
+    score(x, labels), with labels in its own ``sigmas``, if it has any, else in those given.
     """
     if isinstance(score, Score):
         if score.sigmas is None and sigmas is not None:
@@ -347,17 +389,46 @@ def as_score(
     if isinstance(score, ScoreNetwork):
         condition = "label" if score.sees_sigma else "none"
         return Score(score.normalized, "normalized", condition, score.sigmas)
-    return Score(score, "score", "label", None if sigmas is None else trusted_sigmas(sigmas))
+    kind, network = "score", list(layers(score))
+    if isinstance(network[-1], ScoreNetwork):  # in a wrapper, or a method of it
+        names = [getattr(one, "__name__", "") for one in network]
+        undivided = not getattr(network[-1], "divided", True)
+        kind = "normalized" if undivided or "normalized" in names else "score"
+    read = Score(score, kind, "label")
+    return read if read.sigmas is not None else as_score(read, sigmas)
 
 
-def _place(wanted: Tensor, ladder: Tensor) -> Tensor:
-    """Where each ln σ lies in a ladder of ln σ, counted from 0 and linear between two levels."""
-    # The ladder descends; searchsorted wants it ascending.
-    right = torch.searchsorted(-ladder, -wanted).clamp(0, len(ladder) - 1)
-    left = (right - 1).clamp(min=0)
-    # A ladder of one level, and its first level, have no gap to lie in.
-    gap = (ladder[left] - ladder[right]).clamp(min=torch.finfo(ladder.dtype).tiny)
-    return left + ((ladder[left] - wanted) / gap).clamp(0, 1)
+def _refuse_another_kind(fn: Callable[..., Tensor]) -> None:
+    """Refuse what is recognisably no score(x, labels), with what to say of it instead."""
+    network = list(layers(fn))[-1]
+    what = recipe = ""
+    for names, (owners, cure) in _OTHERS.items():
+        if found := [name for name in names if hasattr(network, name)]:
+            what, recipe = f"has {' and '.join(found)}, as {owners} have", cure
+    if any(parent.__module__.startswith("diffusers.") for parent in type(network).__mro__):
+        what, recipe = "is a model of diffusers", _DIFFUSERS
+    if getattr(network, "embedding_type", None) == "fourier":
+        what, recipe = "embeds σ itself (embedding_type)", 'nf.Score(net, "score", "sigma")'
+    if what:
+        raise ValueError(
+            f"{type(network).__name__} {what}: it would be read as score(x, labels), the score of "
+            f"x with labels that count noise levels. Say what it is, for example {recipe}; if it "
+            "is a score by label indeed, lambda x, labels: net(x, labels)"
+        )
+
+
+def _other_output(output: Any, x: Tensor) -> str:
+    """What an output may be that is not of x's shape, and what to do, or nothing."""
+    if hasattr(output, "sample") and not isinstance(output, Tensor):
+        return f"of what it returns take .sample, for example {_DIFFUSERS}; "
+    if isinstance(output, (tuple, list, dict)):
+        return "of what it returns take one, nf.Score(lambda x, told: net(x, told)[0], …); "
+    if getattr(output, "shape", None) == (len(x), 2 * x.shape[1], *x.shape[2:]):
+        return (
+            "twice the channels are a mean and a variance (improved DDPM, ADM): take the first "
+            f"half, nf.Score(lambda x, told: net(x, told)[:, :{x.shape[1]}], …); "
+        )
+    return ""
 
 
 def _vp_time(sigma: Tensor, beta_min: float, beta_max: float) -> Tensor:

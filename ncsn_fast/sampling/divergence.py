@@ -114,12 +114,15 @@ def explanation(
 def _error(chain: Chain, chunk: Chunk, row: int, where: str, state: Tensor) -> SamplingError:
     sigma, level = chain.table.sigma[row], chain.table.level[row]
     which = f"noise level {level}, " if level >= 0 else ""
+    # Of a network of this package it is known.
+    reading = "" if chain.prepared else f"; of the network: {chain.score.reading}"
     range_ends = ', or precision="bf16": float16 ends at 65,504'
     return SamplingError(
         f"the state is no longer finite after row {row} of {len(chain.table)} "
         f"({which}σ = {sigma:g}) {where}: the network returned NaN or infinity, or the chain "
         "diverged. The last good state is in the error's .state; look at the network's output "
-        f"there, or try a lower step size{range_ends if chain.precision == 'fp16' else ''}",
+        f"there, or try a lower step size{range_ends if chain.precision == 'fp16' else ''}"
+        f"{reading}",
         row,
         sigma,
         state,

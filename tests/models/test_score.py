@@ -1,12 +1,15 @@
 """What a network is told and how its answer is read."""
 
+import functools
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ncsn_fast as nf
-from ncsn_fast.methods.tables import annealed_langevin
+from ncsn_fast.methods.tables import annealed_langevin, euler
 from ncsn_fast.models.score import as_score
 from ncsn_fast.table import Table
 
@@ -123,3 +126,306 @@ def test_scores_survive_pickling(score):
     table = Table.of([0.5])
     assert torch.equal(again.conditions(table, "cpu"), score.conditions(table, "cpu"))
     assert again.fold(table) == score.fold(table)
+
+
+# --- The ladder that labels count.
+
+
+class Official(nn.Module):
+    """A network as NCSNv2 has published it: its labels count its own noise levels."""
+
+    def __init__(self, sigmas=SIGMAS):
+        super().__init__()
+        self.register_buffer("sigmas", torch.as_tensor(sigmas))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.seen = []
+
+    def forward(self, x, y):
+        self.seen += y.tolist()
+        return -x / (1 + self.sigmas[y][:, None] ** 2)
+
+    score = forward
+
+
+class Held:
+    """No module, with a ladder of its own as an array of float64."""
+
+    def __init__(self):
+        self.sigmas, self.net = SIGMAS.double().numpy(), Official()
+
+    def __call__(self, x, labels):
+        return self.net(x, labels)
+
+
+NETWORKS = {
+    "module": lambda net: net,
+    "method": lambda net: net.forward,
+    "another method": lambda net: net.score,
+    "partial": lambda net: functools.partial(net),
+    "partial of a method": lambda net: functools.partial(net.forward),
+    "without gradients": lambda net: torch.no_grad()(net.forward),
+    "several devices": nn.DataParallel,
+    "averaged": lambda net: torch.optim.swa_utils.AveragedModel(net),
+    "compiled": lambda net: torch.compile(net, backend="eager"),
+    "compiled function": lambda net: torch.compile(net.forward, backend="eager"),
+    "wrapped twice": lambda net: nn.DataParallel(torch.compile(net, backend="eager")),
+    "score": lambda net: nf.Score(net, "score", "label"),
+    "guided": lambda net: nf.guided(net, 1.0, unconditional={"c": 0}),
+}
+PARTS = {
+    "the end": SIGMAS[2:],
+    "thinned": SIGMAS[::2],
+    "a list": SIGMAS[1:4].tolist(),
+    "float64": np.geomspace(10, 0.01, 6)[3:],
+    "whole": SIGMAS,
+    "its own": None,
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("made", NETWORKS)
+def test_labels_of_a_part_of_the_ladder_count_the_networks_own(made, part):
+    given = PARTS[part]
+    whole = SIGMAS.double() if given is None else torch.as_tensor(given).double()
+    expected = [int((SIGMAS.double() - sigma).abs().argmin()) for sigma in whole]
+    score = as_score(NETWORKS[made](Official()), given)
+    assert score.conditions(euler(whole), "cpu").tolist() == expected
+
+
+def test_samples_of_a_part_of_the_ladder_are_those_of_its_noise_levels():
+    net = Official()
+    told = nf.Score(lambda x, sigma: -x / (1 + sigma[:, None] ** 2), "score", "sigma")
+    for part in (SIGMAS[2:], SIGMAS[::3]):
+        keywords = {"method": "euler", "precision": "fp32", "graph": False}
+        found = nf.Sampler(net, (2,), part, **keywords)(3, seed=0)
+        assert torch.allclose(found, nf.Sampler(told, (2,), part, **keywords)(3, seed=0))
+    assert set(net.seen) == {0, 2, 3, 4, 5}
+
+
+def test_a_callable_object_has_a_ladder_of_its_own_too():
+    score = as_score(Held(), SIGMAS[4:])
+    assert score.conditions(euler(SIGMAS[4:]), "cpu").tolist() == [4, 5]
+
+
+def test_a_bare_function_without_a_ladder_counts_the_samplers_levels():
+    net = Official()
+    score = as_score(lambda x, labels: net(x, labels), SIGMAS[2:])
+    assert score.conditions(euler(SIGMAS[2:]), "cpu").tolist() == [0, 1, 2, 3]
+    told = nf.Score(lambda x, labels: net(x, labels), "score", "label", net.sigmas)
+    assert as_score(told, SIGMAS[2:]).conditions(euler(SIGMAS[2:]), "cpu").tolist() == [2, 3, 4, 5]
+
+
+def test_levels_off_the_networks_own_ladder_are_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"knows only its 6 levels .* nf.Score\(fn, kind, cond"):
+        nf.Sampler(Official(), (2,), nf.geometric_sigmas(10, 0.01, 7), method="euler")
+    with pytest.raises(ValueError, match=r"4 sigmas from .* labels count 6 levels"):
+        nf.dsm_loss(Official(), torch.zeros(2, 2), SIGMAS[2:])
+
+
+def test_a_part_that_is_said_to_be_the_whole_ladder_is_refused():
+    with pytest.raises(ValueError, match=r"sigmas are 4 of the 6 levels .* from label 2 on"):
+        nf.Score(Official(), "score", "label", SIGMAS[2:])
+    first = nf.Score(Official(), "score", "label", SIGMAS[:3])  # counted alike
+    others = nf.Score(Official(), "score", "label", 2 * SIGMAS)  # it is said so
+    assert (len(first.sigmas), float(others.sigmas[0])) == (3, 20)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (SIGMAS.flip(0), r"ladder for its labels: .*these ascend: .*net\.sigmas\.flip\(0\)"),
+        (torch.cat([SIGMAS, torch.zeros(1)]), r"sigmas\[6\] = 0.0: .*leave the 0 at the end out"),
+        (SIGMAS[:, None], r"shape \(6, 1\)"),
+    ],
+)
+def test_a_network_whose_own_sigmas_are_no_ladder_is_refused(own, message):
+    net = Official(own)
+    with pytest.raises(ValueError, match=message):
+        nf.Sampler(net, (2,), SIGMAS, method="euler")
+    if own.ndim == 1 and len(own) == 6:  # as the message says
+        told = nf.Score(
+            lambda x, i: net(x, len(net.sigmas) - 1 - i),
+            "score",
+            "label",
+            sigmas=net.sigmas.flip(0),
+        )
+        nf.Sampler(told, (2,), SIGMAS[1:], method="euler", graph=False)(1, seed=0)
+        assert net.seen == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("own", [torch.tensor(3.0), None, "sigmas", []])
+def test_an_attribute_that_is_no_list_of_levels_is_none(own):
+    net = Official()
+    del net.sigmas
+    net.sigmas = own
+    assert torch.equal(as_score(net, SIGMAS).sigmas, SIGMAS)
+
+
+@pytest.mark.parametrize("name", ["NCSN", "NCSNv2"])
+def test_networks_of_this_package_are_told_a_part_of_their_ladder_right(name):
+    torch.manual_seed(0)
+    net = getattr(nf, name)(channels=1, image_size=8, ngf=4, sigmas=SIGMAS).eval()
+    table = euler(SIGMAS[2:])
+    x = torch.randn(2, 1, 8, 8)
+    keywords = {"method": table, "precision": "fp32", "graph": False}
+    expected = nf.Sampler(net, **keywords)(2, seed=0, initial=x)
+    for score in (net.forward, net.normalized, nn.DataParallel(net), functools.partial(net)):
+        found = nf.Sampler(score, net.shape, SIGMAS[2:], **keywords)(2, seed=0, initial=x)
+        assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_an_undivided_network_of_this_package_stays_what_it_is_in_a_wrapper():
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS, divided=False).eval()
+    for score in (net.forward, nn.DataParallel(net)):
+        assert as_score(score).kind == "normalized"
+    divided = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS)
+    assert [as_score(one).kind for one in (divided.forward, divided.normalized)] == [
+        "score",
+        "normalized",
+    ]
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_a_level_rounded_to_float32_or_float64_is_that_level(quantize):
+    score = nf.Score(abs, "score", "label", SIGMAS, quantize=quantize)
+    for factor in (1, 1 + 9e-6, 1 - 9e-6):
+        told = score.conditions(euler(factor * SIGMAS.double()), "cpu")
+        assert told.tolist() == list(range(6))
+    between = Table.of([float(SIGMAS[2]) * (1 + 2e-5)])
+    if quantize:
+        assert score.conditions(between, "cpu").tolist() == [2]
+    else:
+        with pytest.raises(ValueError, match="row 0 of the table asks for"):
+            score.conditions(between, "cpu")
+
+
+def test_a_level_halfway_between_two_is_told_as_the_even_one():
+    score = nf.Score(abs, "score", "label", [16.0, 4.0, 1.0, 0.25], quantize=True)
+    assert score.conditions(Table.of([8.0, 2.0, 0.5]), "cpu").tolist() == [0, 2, 2]
+    assert score.conditions(Table.of([8.1, 7.9, 2.1, 1.9]), "cpu").tolist() == [0, 1, 1, 2]
+
+
+# --- What is recognisably read wrong.
+
+
+class EDM(nn.Module):
+    sigma_min, sigma_max, sigma_data = 0.002, 80, 0.5
+
+    def forward(self, x, sigma, class_labels=None):
+        return x
+
+    def round_sigma(self, sigma):
+        return sigma
+
+
+class Wrapper(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("sigmas", SIGMAS.flip(0))
+
+    def sigma_to_t(self, sigma):
+        return sigma
+
+    def forward(self, x, sigma):
+        return x
+
+
+class Fourier(Official):
+    embedding_type = "fourier"
+
+
+def of_diffusers():
+    made = type("UNet2DModel", (nn.Module,), {"forward": lambda self, x, t: x})
+    made.__module__ = "diffusers.models.unets.unet_2d"
+    return made()
+
+
+def with_alphas():
+    net = nn.Identity()
+    net.alphas_cumprod = torch.tensor([0.9, 0.5])
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (EDM(), r"EDM has round_sigma and sigma_data.*score\(x, labels\).*nf.Score\(net, \"den"),
+        (EDM().forward, 'nf.Score\\(net, "denoiser", "sigma"\\)'),
+        (nn.DataParallel(EDM()), "as EDM's preconditioned networks have"),
+        (Wrapper(), "has sigma_to_t, as k-diffusion's wrappers have"),
+        (Fourier(), 'embeds σ itself .* nf.Score\\(net, "score", "sigma"\\)'),
+        (of_diffusers(), "is a model of diffusers: .*nf.Score.ddpm"),
+        (with_alphas(), "has alphas_cumprod"),
+    ],
+)
+def test_a_bare_network_of_another_kind_is_refused(net, message):
+    for build in (
+        lambda: nf.Sampler(net, (2,), SIGMAS),
+        lambda: nf.dsm_loss(net, torch.zeros(2, 2), SIGMAS),
+        lambda: nf.Score(net),
+        lambda: nf.guided(net, 2.0, unconditional={"y": 0}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()
+
+
+def test_what_it_is_said_to_be_it_is():
+    for score in (nf.Score(EDM(), "denoiser", "sigma"), lambda x, labels: EDM()(x, labels)):
+        x = nf.Sampler(score, (2,), SIGMAS, method="euler", graph=False)(2, seed=0)
+        assert x.shape == (2, 2)
+
+
+class Answer:
+    sample = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: Answer(), r"returned Answer.* take .sample, for example nf.Score.ddpm"),
+        (lambda x: (x, x), r"returned tuple.*net\(x, told\)\[0\]"),
+        (lambda x: {"out": x}, r"returned dict.* take one"),
+        (lambda x: torch.cat([x, x], 1), r"\(2, 6\).* mean and a variance.*\[:, :3\]"),
+        (lambda x: x[:, :2], r"returned \(2, 2\) on cpu; needed is \(2, 3\)"),
+        (lambda x: x.sum(), r"returned \(\) on cpu"),
+        (lambda x: x.long(), "returned torch.int64; needed are floating-point"),
+        (lambda x: x.to(torch.complex64), "returned torch.complex64; needed are floating-point"),
+        (lambda x: x.to("meta"), r"on meta; needed is"),
+        (lambda x: None, "returned NoneType"),
+    ],
+)
+def test_an_answer_that_is_no_score_says_what_it_may_be_and_how_it_is_read(answer, message):
+    sampler = nf.Sampler(lambda x, labels: answer(x), (3,), SIGMAS, method="euler", graph=False)
+    with pytest.raises(ValueError, match=message) as refused:
+        sampler(2, seed=0)
+    assert "it is called as fn(x, labels) and read as 'score'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("score", "reading"),
+    [
+        (lambda x, labels: x * float("nan"), r"fn\(x, labels\) and read as 'score'"),
+        (nf.Score(lambda x, s: x / 0, "denoiser", "sigma"), r"fn\(x, sigma\) and read as 'denoi"),
+        (nf.Score(lambda x: x / 0, "epsilon", "none"), r"fn\(x\) and read as 'epsilon'"),
+        (nf.Score(lambda x, t: x / 0, "epsilon", torch.log), r"fn\(x, condition\(σ\)\) and"),
+    ],
+)
+def test_a_chain_that_is_no_longer_finite_says_how_the_network_is_read(score, reading):
+    sampler = nf.Sampler(score, (2,), SIGMAS, method="euler", graph=False)
+    with pytest.raises(nf.SamplingError, match=reading):
+        sampler(2, seed=0)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: net.forward, functools.partial])
+def test_a_network_samples_in_evaluation_mode_however_it_is_given(wrap):
+    seen = []
+
+    class Dropping(nn.Module):
+        def forward(self, x, labels):
+            seen.append(self.training)
+            return -x
+
+    net = Dropping().train()
+    nf.Sampler(wrap(net), (2,), SIGMAS, method="euler", graph=False)(1, seed=0)
+    assert set(seen) == {False}
+    assert net.training

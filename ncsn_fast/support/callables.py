@@ -1,0 +1,44 @@
+"""What a callable runs in the end: behind partials, bound methods and wrappers of modules."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+# By name: not every build of torch has them all.
+_WRAPPERS = (
+    "AveragedModel",
+    "DataParallel",
+    "DistributedDataParallel",
+    "FullyShardedDataParallel",
+    "OptimizedModule",
+)
+
+
+def layers(function: Any) -> Iterator[Any]:
+    """A callable and what it hands its call on to, the last being what computes.
+
+    A ``functools.partial`` and a wrapped function go on to theirs, a bound method to its owner, and
+    the modules of ``_WRAPPERS`` to the one inside. What a lambda or a function calls is not seen.
+    """
+    seen: set[int] = set()
+    while id(function) not in seen:
+        seen.add(id(function))
+        yield function
+        inside = getattr(function, "_modules", {}) if isinstance(function, nn.Module) else {}
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif inspect.ismethod(function):
+            function = function.__self__
+        elif type(function).__name__ in _WRAPPERS and len(inside) == 1:
+            function = next(iter(inside.values()))
+        elif inspect.isfunction(function):
+            compiled = getattr(function, "_torchdynamo_orig_callable", function)
+            function = getattr(function, "__wrapped__", compiled)
+
+
+__all__ = ["layers"]
