@@ -10,7 +10,7 @@ import click
 from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option, setting_option
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import schedule as work
-from ncsn_fast.runs.train import SETTINGS
+from ncsn_fast.runs.train import LOADING, SETTINGS
 
 
 @click.command(cls=Command)
@@ -27,6 +27,9 @@ from ncsn_fast.runs.train import SETTINGS
     "--crop", type=COUNT, default=None, help="Cut a square of this side from their middle first."
 )
 @setting_option("damaged", SETTINGS["damaged"])
+@setting_option("key", SETTINGS["key"])
+@setting_option("layout", SETTINGS["layout"])
+@setting_option("values", SETTINGS["values"])
 @click.option("--rescaled/--no-rescaled", default=False, help="For a network that sees 2x - 1.")
 @click.option(
     "--logit-transform/--no-logit-transform", default=False, help="For one that sees the logit."
@@ -54,9 +57,6 @@ def schedule(
     output: Output,
     data: str,
     out: Path,
-    image_size: int | None,
-    crop: int | None,
-    damaged: str,
     rescaled: bool,
     logit_transform: bool,
     device: str | None,
@@ -82,7 +82,7 @@ def schedule(
     report = work.schedule(
         data,
         out,
-        loading={"image_size": image_size, "crop": crop, "damaged": damaged},
+        loading={name: settings.pop(name) for name in LOADING},
         space={"rescaled": rescaled, "logit_transform": logit_transform},
         settings=settings,
         device=device_of(device),

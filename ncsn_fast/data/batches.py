@@ -6,14 +6,19 @@ is no state of a loader to save.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
 from ncsn_fast import noise
 from ncsn_fast.data.pixels import horizontal_flip, unit_interval
+from ncsn_fast.data.remarks import remarks
 from ncsn_fast.data.samples import Data, fingerprint, open_samples, place
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import Space
+
+_log = logging.getLogger("ncsn_fast")
 
 
 class Batches:
@@ -56,6 +61,14 @@ class Batches:
         given = open_samples(dataset, net.shape)
         self._samples, self.placement = place(given, self.device)
         self.sha256 = fingerprint(self._samples, whole=given.hashed_whole)
+        for remark in remarks(self._samples):
+            _log.warning("%s", remark)
+        if 1 < len(given) < batch_size:
+            _log.warning(
+                "%d samples are fewer than batch_size = %d: a step takes some of them repeatedly",
+                len(given),
+                batch_size,
+            )
         self.data = self._samples.data
         self.batch_size, self.seed = batch_size, seed
         self.flip, self.dequantize = flip, dequantize

@@ -6,8 +6,10 @@ works on *model space*; ``models/space.py`` goes there and back.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,13 @@ from torch import Tensor
 
 from ncsn_fast.data.array_files import ARRAY_SUFFIXES, LAYOUTS, VALUES, read_array_file
 from ncsn_fast.data.cifar import CIFAR_FILES, cifar_files, read_cifar
+from ncsn_fast.data.digits import digits
 from ncsn_fast.data.image_folder import read_folder
 from ncsn_fast.data.pixels import unit_interval
+from ncsn_fast.data.remarks import dark
 from ncsn_fast.support.checks import choice, count
+
+_log = logging.getLogger("ncsn_fast")
 
 
 def load_images(
@@ -33,7 +39,8 @@ def load_images(
 ) -> Tensor:
     """Load a user's images as floats: those of :func:`load_pixels`, 8-bit values divided by 255.
 
-    Takes what :func:`load_pixels` takes and raises what it raises.
+    Takes what :func:`load_pixels` takes and raises what it raises. Logs a warning where the largest
+    8-bit value is a quarter of white or less, as it is where 1 or 16 was meant to be white.
 
     Returns:
         float32 (N, C, H, W) in [0, 1], contiguous, on the CPU.
@@ -49,6 +56,8 @@ def load_images(
         values=values,
     )
     if pixels.dtype == np.uint8:
+        if told := dark(float(pixels.max()), torch.uint8):
+            _log.warning("%s: %s", path, told)
         return unit_interval(torch.from_numpy(np.require(pixels, requirements=["C", "W"])))
     return torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))
 
@@ -132,6 +141,22 @@ def load_pixels(
     return pixels
 
 
+def pixels_of(data: str, **settings: Any) -> np.ndarray:
+    """The images that commands call ``data``: the word "digits", for their training part, or what
+    :func:`load_pixels` takes, with its settings.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``load_pixels``, and for settings that the digits cannot
+            meet; their size, 8×8, is not looked at.
+    """
+    if data != "digits":
+        return load_pixels(data, **settings)
+    for name in ("crop", "key", "layout", "values"):
+        if settings.get(name) not in (None, "unit"):
+            raise ValueError(f"the digits are no file: {name}={settings[name]!r} is not for them")
+    return digits("train").images.numpy()
+
+
 def _check_settings(
     layout: str | None,
     image_size: int | tuple[int, int] | None,
@@ -162,4 +187,4 @@ def _check_settings(
     return height, width
 
 
-__all__ = ["load_images", "load_pixels"]
+__all__ = ["load_images", "load_pixels", "pixels_of"]

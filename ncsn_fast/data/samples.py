@@ -276,7 +276,8 @@ def _check_values(x: Tensor, shape: tuple[int, ...], what: str) -> None:
     if len(shape) == 3 and not (low >= 0 and high <= 1):
         raise ValueError(
             f"values of {what} lie in [{low:g}, {high:g}]: give images in [0, 1] (divide 8-bit "
-            "images by 255, or give uint8); transforms of the network are applied later"
+            "images by 255, or give uint8; of x in [-1, 1] give (x + 1) / 2, which a network with "
+            "rescaled=True sees as x); transforms of the network are applied later"
         )
 
 

@@ -12,12 +12,13 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.mlp import MLPScore
 from ncsn_fast.models.ncsn import NCSN
 from ncsn_fast.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
+from ncsn_fast.models.refinenet import RefineNet
 
-NETWORKS: dict[str, type[ScoreNetwork]] = {
-    network.__name__: network for network in (NCSN, NCSNv2, NCSNv2Deeper, NCSNv2Deepest, MLPScore)
-}
 # Those that a training run of images can take.
-IMAGE_NETWORKS = tuple(name for name in NETWORKS if name != "MLPScore")
+IMAGE_NETWORKS: dict[str, type[RefineNet]] = {
+    network.__name__: network for network in (NCSN, NCSNv2, NCSNv2Deeper, NCSNv2Deepest)
+}
+NETWORKS: dict[str, type[ScoreNetwork]] = {**IMAGE_NETWORKS, "MLPScore": MLPScore}
 
 
 def build(config: dict[str, Any], sigmas: Tensor | np.ndarray | Sequence[float]) -> ScoreNetwork:

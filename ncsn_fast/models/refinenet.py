@@ -196,20 +196,23 @@ class RefineNet(ScoreNetwork):
         if len(sides) != 2 or not all(type(side) is int for side in sides):
             raise ValueError(f"image_size must be a whole number or (height, width), got {size!r}")
         height, width = sides
-        self._check_sides(height, width)
+        self.check_sides(height, width)
         return height if height == width else (height, width)
 
-    def _check_sides(self, height: int, width: int) -> None:
-        factor = self.reduction()
+    @classmethod
+    def check_sides(cls, height: int, width: int) -> None:
+        """Refuse a size of images that this network cannot take, and say which it can."""
+        factor = cls.reduction()
         if height % factor or width % factor or height < factor or width < factor:
+            wider = (max(2 * factor, -(-side // factor) * factor) for side in (height, width))
             raise ValueError(
-                f"{type(self).__name__} cannot take images of {height}×{width}: it halves them "
-                f"until they are {factor} times smaller, so each side must be a multiple of "
-                f"{factor}. Resize or pad the images"
+                f"{cls.__name__} cannot take images of {height}×{width}: it halves them until they "
+                f"are {factor} times smaller, so each side must be a multiple of {factor}. Resize "
+                f"or pad the images, e.g. to {'×'.join(map(str, wider))}"
             )
         if height * width == factor * factor:
             raise ValueError(
-                f"{type(self).__name__} cannot take images of {height}×{width}: its coarsest stage "
+                f"{cls.__name__} cannot take images of {height}×{width}: its coarsest stage "
                 "would see a single pixel, which instance normalisation turns into zero. The "
                 f"smallest square size is {2 * factor}"
             )
@@ -220,7 +223,7 @@ class RefineNet(ScoreNetwork):
                 f"{type(self).__name__} takes images (N, {self.channels}, H, W), "
                 f"got {tuple(x.shape)}"
             )
-        self._check_sides(x.shape[2], x.shape[3])
+        self.check_sides(x.shape[2], x.shape[3])
 
 
 def _check_width(name: str, value: int, least: int, why: str) -> None:

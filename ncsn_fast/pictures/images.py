@@ -77,6 +77,14 @@ def image_grid(
     return Image.fromarray(np.ascontiguousarray(grid[..., 0] if channels == 1 else grid))
 
 
+def visible(images: Tensor) -> Tensor:
+    """Images that a grid can show: (N, 1, H, C·W), the channels side by side, of such whose C is
+    neither 1 nor 3, like real and imaginary parts; others (N, C, H, W) as they are."""
+    if images.shape[1] in (1, 3):
+        return images
+    return torch.cat(list(images.split(1, dim=1)), dim=-1)
+
+
 def save_grid(
     path: str | os.PathLike[str],
     images: Tensor,
@@ -311,4 +319,4 @@ def _save_image(path: str | os.PathLike[str], image: Image.Image) -> None:
         image.save(temporary)
 
 
-__all__ = ["image_grid", "save_chain_gif", "save_comparison", "save_grid"]
+__all__ = ["image_grid", "save_chain_gif", "save_comparison", "save_grid", "visible"]

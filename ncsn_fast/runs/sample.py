@@ -234,18 +234,22 @@ def _draw(
     progress: bool,
 ) -> dict[str, Path]:
     files = {"samples": out / "samples.npz"}
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        say("No pictures: they need images of 1 or 3 channels.")
+    if images.ndim != 4:
+        say("No pictures: the samples are points.")
         return files
+    if images.shape[1] not in (1, 3):
+        say(f"The pictures show the {images.shape[1]} channels side by side.")
     files["grid"] = out / "grid.png"
-    plots.save_grid(files["grid"], images[:GRID_IMAGES])
+    plots.save_grid(files["grid"], plots.visible(images[:GRID_IMAGES]))
     if gif:
         files["chain"] = out / "chain.gif"
         shown = ids[:CHAIN_IMAGES]
         every = max(1, len(sampler.table) // CHAIN_FRAMES)
         say(f"Running {len(shown)} of the chains again for the animation.")
         _, states = sampler(len(shown), seed=seed, sample_ids=shown, every=every, progress=progress)
-        plots.save_chain_gif(files["chain"], to_images(net, states), sampler.kept_sigmas(every))
+        frames = plots.visible(to_images(net, states).flatten(0, 1))
+        frames = frames.unflatten(0, states.shape[:2])
+        plots.save_chain_gif(files["chain"], frames, sampler.kept_sigmas(every))
     return files
 
 

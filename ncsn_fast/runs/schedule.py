@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ncsn_fast.data.digits import digits
-from ncsn_fast.data.load import load_pixels
+from ncsn_fast.data.load import pixels_of
+from ncsn_fast.data.remarks import remarks
+from ncsn_fast.data.samples import open_samples
+from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.runs.report import check_own, machine_facts
 from ncsn_fast.support.files import check_writable, make_folder, write_text
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.schedule_figure import save_schedule
+
+_log = logging.getLogger("ncsn_fast")
 
 
 def schedule(
@@ -46,15 +49,24 @@ def schedule(
         ValueError, OSError: for data or settings that ``load_pixels`` or ``auto_schedule`` refuse,
             or a folder that cannot be written.
     """
+    if loading["values"] == "signed" and not space["rescaled"]:
+        raise ValueError(
+            "values='signed' is for a network that sees them as they are: add rescaled=True"
+        )
     make_folder(out, "choose another --out")
     files = {"settings": out / "schedule.json", "picture": out / "schedule.png"}
     check_own(list(files.values()), ("sigmas", "step_size", "train"), "ncsn-fast schedule")
     for path in files.values():
         check_writable(path)
     say(f"Reading {data}")
-    images = _images(data, loading)
+    images = pixels_of(data, **loading)
     if len(images) < 2:
         raise ValueError(f"{data} holds 1 image: noise levels come from distances between images")
+    if data == "digits" and loading["image_size"] not in (None, images.shape[-1]):
+        raise ValueError(f"the digits are 8×8: image_size={loading['image_size']} is not for them")
+    NCSNv2.check_sides(*images.shape[2:])  # what it cannot halve no other network can
+    for remark in remarks(open_samples(images, images.shape[1:])):
+        _log.warning("%s", remark)
     say(f"{len(images):,} images of {tuple(images.shape[1:])}; comparing them")
     chosen = auto_schedule(images, **space, **settings, device=device, progress=progress)
     assert chosen.distances is not None
@@ -70,20 +82,13 @@ def schedule(
     return {**report, "shape": list(images.shape[1:]), "files": files, **machine_facts(device)}
 
 
-def _images(data: str, loading: dict[str, Any]) -> np.ndarray:
-    if data != "digits":
-        return load_pixels(data, **loading)
-    if loading.get("image_size") is not None or loading.get("crop") is not None:
-        raise ValueError("image_size and crop are for a folder of files; the digits are 8×8")
-    return digits("train").images.numpy()
-
-
 def _training(
     data: str, chosen: Schedule, sigma_min: float, loading: dict[str, Any], space: dict[str, bool]
 ) -> str:
     """The command that trains with exactly these numbers."""
     assert chosen.distances is not None
-    options = [*(item for item in loading.items() if item != ("damaged", "refuse"))]
+    usual = (("damaged", "refuse"), ("values", "unit"))
+    options = [item for item in loading.items() if item not in usual]
     # In full: the levels between the ends would differ in their last bits.
     options += [("sigma_max", repr(chosen.distances.largest)), ("sigma_min", repr(sigma_min))]
     options += [("num_levels", len(chosen.sigmas)), ("step_size", repr(chosen.step_size))]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.data.digits import digits
-from ncsn_fast.data.load import load_pixels
+from ncsn_fast.data.load import pixels_of
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.by_name import build
+from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import machine_facts
 from ncsn_fast.support.files import check_writable, folder_lock, write_text
@@ -51,6 +51,8 @@ _FILES = {
     "loss": "loss.png",
     "samples": "samples",
 }
+# Settings of a run that say how its images are read.
+LOADING = ("image_size", "crop", "damaged", "key", "layout", "values")
 # Every setting of a run that users are asked for, by name.
 SETTINGS = {
     name: setting
@@ -142,6 +144,8 @@ def _train(
     run, schedule = _with_schedule(run, images, device)
     origin = "Chosen from them" if found else "As before" if goes_on else "As given"
     say(f"{len(images)} images of {tuple(images.shape[1:])}. {origin}: {schedule}.")
+    if run.values == "signed":
+        say("They are (x + 1) / 2 of the values x: of samples of this network take 2 * images - 1.")
     torch.manual_seed(config.seed)  # for the initial weights; noise has its own seed
     net = _network(run, images, schedule).to(device)
     trainer = Trainer(net, images, config, resume=goes_on, held_out=held_out, locked=True)
@@ -252,18 +256,13 @@ def _images(run: TrainRun) -> tuple[np.ndarray, Tensor | None]:
     Raises:
         ValueError: where they are not what the run's settings are for.
     """
-    held_out = None
-    if run.data == "digits":
-        images, held_out = digits("train").images.numpy(), digits("test").images
-    else:
-        if run.crop is not None and Path(run.data).is_file():
-            raise ValueError(
-                f"{run.data} holds images that are cut already, but the run has crop {run.crop}, "
-                "which is for a folder of files: say --crop 0"
-            )
-        images = load_pixels(
-            run.data, image_size=run.image_size, crop=run.crop, damaged=run.damaged
+    if run.crop is not None and Path(run.data).is_file():
+        raise ValueError(
+            f"{run.data} holds images that are cut already, but the run has crop {run.crop}, "
+            "which is for a folder of files: say --crop 0"
         )
+    images = pixels_of(run.data, **{name: getattr(run, name) for name in LOADING})
+    held_out = digits("test").images if run.data == "digits" else None
     channels, height, width = images.shape[1:]
     wanted = f"but {f'preset {run.preset} is' if run.preset else 'the settings are'} for"
     other = "convert them" if held_out is None else "choose yours with --data FOLDER"
@@ -278,6 +277,7 @@ def _images(run: TrainRun) -> tuple[np.ndarray, Tensor | None]:
             f"the images of {run.data} are {height}×{width}, {wanted} {run.image_size}×"
             f"{run.image_size}: {other}, or say --image-size {min(height, width)}"
         )
+    IMAGE_NETWORKS[run.network].check_sides(height, width)  # before all of them are compared
     return images, held_out
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ncsn_fast import noise
+from ncsn_fast.data.array_files import LAYOUTS, VALUES
 from ncsn_fast.device.precision import PRECISIONS
 from ncsn_fast.methods.levels import OVERLAP, check_step_size, geometric_sigmas
 from ncsn_fast.models.by_name import IMAGE_NETWORKS
@@ -76,10 +77,19 @@ class TrainRun:
     damaged: str = _data(
         "refuse", "What to do with files that cannot be used.", choices=("refuse", "skip")
     )
+    key: str | None = _data(None, "The array of an .npz that holds more than one.")
+    layout: str | None = _data(
+        None, "Axes of an array, where its shape does not tell.", choices=tuple(LAYOUTS)
+    )
+    values: str = _data(
+        "unit",
+        "Of an array: unit for [0, 1]; signed for [-1, 1] and complex ones, with --rescaled.",
+        choices=VALUES,
+    )
     channels: int | None = _data(
         None, "Refuse images of another number.", "None takes any.", least=1
     )
-    network: str = _network("NCSNv2", choices=IMAGE_NETWORKS)
+    network: str = _network("NCSNv2", choices=tuple(IMAGE_NETWORKS))
     ngf: int = _network(32, "Width of the network.", least=1)
     activation: str = _network("elu", choices=tuple(ACTIVATIONS))
     rescaled: bool = _data(False, "Train on 2x - 1.")
@@ -98,6 +108,10 @@ class TrainRun:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.values == "signed" and not self.rescaled:
+            raise ValueError(
+                "values='signed' is for a network that sees them as they are: add rescaled=True"
+            )
         if self.sigma_max is not None:
             geometric_sigmas(self.sigma_max, self.sigma_min, 2)
         if self.step_size is not None:

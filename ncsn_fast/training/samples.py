@@ -83,7 +83,8 @@ class TrainingSamples:
         if out is not None and len(net.shape) == 3:
             refuse_link(out / _FOLDER)
             (out / _FOLDER).mkdir(exist_ok=True)
-            plots.save_grid(out / _FOLDER / f"step_{step:07d}.png", images[:_SHOWN])
+            shown = plots.visible(images[:_SHOWN])
+            plots.save_grid(out / _FOLDER / f"step_{step:07d}.png", shown)
         if self.held_out is None:
             return None
         return pixel_frechet_distance(images, self.held_out)

@@ -249,6 +249,13 @@ def test_faces_of_an_official_configuration_are_cropped():
         (("--data", "PHOTOS"), "give image_size, e.g. --image-size 32, to cut"),
         (("--data", "PHOTOS", "--image-size", 13), "leave them out with --damaged skip"),
         (("--data", "ARRAY", "--preset", "celeba"), "has crop 140, which is for a folder of files"),
+        (("--layout", "NHW"), "the digits are no file: --layout NHW is not for them"),
+        (("--data", "ARRAY", "--key", "a"), "--key a names an array of an .npz file"),
+        (("--data", "ARRAY", "--values", "signed"), "sees them as they are: add --rescaled"),
+        (("--data", "ODD"), "NCSNv2 cannot take images of 9×14"),
+        (("--data", "ODD", "--network", "NCSNv2Deepest"), "e.g. to 16×16"),
+        (("--data", "UNCLEAR"), "say so with --layout NHW"),
+        (("--data", "SEVERAL"), "only x_train, y_train: say which one to load with --key NAME"),
     ],
 )
 def test_data_and_settings_that_do_not_fit_are_refused_before_work_begins(
@@ -260,11 +267,56 @@ def test_data_and_settings_that_do_not_fit_are_refused_before_work_begins(
         Image.new("RGB", size).save(photos / f"{i}.png")
     np.save(array, np.zeros((4, 64, 64, 3), np.uint8))
     places = {"PHOTOS": photos, "ARRAY": array}
+    for name, shape in (("ODD", (4, 1, 9, 14)), ("UNCLEAR", (4, 8, 8))):
+        places[name] = tmp_path / f"{name}.npy"
+        np.save(places[name], np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
+    places["SEVERAL"] = tmp_path / "several.npz"
+    np.savez(places["SEVERAL"], x_train=np.zeros((4, 8, 8), np.uint8), y_train=np.zeros(4))
     given = (places.get(argument, argument) for argument in arguments)
     result = invoke("train", "--out", tmp_path / "run", *given)
     assert result.exit_code in (1, 2)
     assert message in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "schedule"])
+def test_sizes_that_no_network_takes_are_refused_before_images_are_compared(
+    command, tmp_path, monkeypatch
+):
+    np.save(tmp_path / "a.npy", np.zeros((4, 1, 9, 14), np.uint8))
+    for module in ("train", "schedule"):
+        monkeypatch.setattr(f"ncsn_fast.runs.{module}.auto_schedule", None)
+    data = ("--data",) if command == "train" else ()
+    result = invoke(command, *data, tmp_path / "a.npy", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "each side must be a multiple of 2. Resize or pad the images, e.g. to 10×14" in (
+        result.output
+    )
+
+
+def test_complex_images_are_trained_on_and_sampled(tmp_path):
+    random = np.random.default_rng(0)
+    images = random.uniform(-0.7, 0.7, (20, 8, 8)) + 1j * random.uniform(-0.7, 0.7, (20, 8, 8))
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.zeros(20))
+    signed = ("--values", "signed", "--rescaled", "--key", "x_train")
+    output = succeed("schedule", tmp_path / "a.npz", *signed, "--out", tmp_path / "levels")
+    assert "--key x_train --values signed" in output
+    assert " --rescaled" in output
+    small = ("--ngf", 4, "--batch-size", 8, "--num-levels", 3, "--steps-per-level", 1)
+    often = ("--steps", 2, "--sample-every", 1, "--samples", 2)
+    run = ("--data", tmp_path / "a.npz", *signed, *small, *often, "--out", tmp_path / "run")
+    output = succeed("train", *run)
+    assert "of samples of this network take 2 * images - 1" in output
+    with Image.open(tmp_path / "run" / "samples" / "step_0000002.png") as picture:
+        assert picture.width > 1.9 * picture.height / 2  # two samples, each of two channels
+        assert picture.mode == "L"
+    output = succeed("train", "--out", tmp_path / "run", "--resume", "--steps", 3)
+    assert "from step 2 to 3" in output
+    model = tmp_path / "run" / "model.safetensors"
+    output = succeed("sample", model, "-n", 2, "--gif", "--out", tmp_path / "samples")
+    assert "show the 2 channels side by side" in output
+    with np.load(tmp_path / "samples" / "samples.npz") as samples:
+        assert samples["images"].shape == (2, 2, 8, 8)
 
 
 def test_options_of_training_reach_the_trainer(tmp_path):

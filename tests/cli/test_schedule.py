@@ -63,6 +63,27 @@ def test_one_image_has_no_distance(tmp_path):
     assert "holds 1 image: noise levels come from distances" in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--key", "a"), "the digits are no file: --key a is not for them"),
+        (("--image-size", 16), "the digits are 8×8: --image-size 16 is not for them"),
+        (("--values", "signed"), "sees them as they are: add --rescaled"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(arguments, message, tmp_path):
+    result = invoke("schedule", "digits", "--out", tmp_path / "new", *arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_images_that_are_dark_are_said(tmp_path, caplog):
+    images = np.random.default_rng(0).integers(0, 17, (120, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    succeed("schedule", tmp_path / "a.npy", "--out", tmp_path / "new")
+    assert "the largest value is 16, where white is 255" in caplog.text
+
+
 def test_the_picture_says_where_levels_overlap_at_any_distance(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 

@@ -206,3 +206,10 @@ def test_settings_that_do_not_fit_the_network_are_refused() -> None:
     logit = network(channels=1, logit_transform=True)
     with pytest.raises(ValueError, match=r"the logit is undefined: use 'uniform'"):
         Batches(FLOATS, logit, batch_size=2, seed=0, dequantize="gaussian")
+
+
+def test_fewer_samples_than_a_batch_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    batches(FLOATS, batch_size=len(FLOATS))
+    assert not caplog.records
+    batches(FLOATS, batch_size=len(FLOATS) + 1)
+    assert f"{len(FLOATS)} samples are fewer than batch_size = {len(FLOATS) + 1}" in caplog.text

@@ -22,6 +22,8 @@ def test_other_paths_are_refused(tmp_path: Path) -> None:
         ({"layout": "CHW"}, r"layout = 'CHW'.*one of \('NHW', 'NCHW', 'NHWC'\)"),
         ({"layout": "NHW"}, r"layout and key describe an array file"),
         ({"key": "images"}, r"layout and key describe an array file"),
+        ({"values": "signed"}, r"values='signed' is for an array file"),
+        ({"values": "any"}, r"values = 'any'.*one of \('unit', 'signed'\)"),
         ({"damaged": "ignore"}, r"damaged = 'ignore'.*one of \('refuse', 'skip'\)"),
         ({"split": "valid"}, r"split = 'valid'.*one of \('train', 'test'\)"),
         ({"split": "test"}, r"split = 'test' is for CIFAR-10, and .* is not"),
@@ -45,3 +47,12 @@ def test_arrays_are_not_resized(settings: dict[str, int], tmp_path: Path) -> Non
     assert len(data.load_pixels(tmp_path / "a.npy", image_size=8)) == 6
     with pytest.raises(ValueError, match=r"are \(8, 8\).*resize the array first.*interpolate"):
         data.load_pixels(tmp_path / "a.npy", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"crop": 8}, {"key": "a"}, {"layout": "NHW"}, {"values": "signed"}]
+)
+def test_settings_of_files_are_refused_for_the_digits(settings: dict[str, object]) -> None:
+    assert data.pixels_of("digits", image_size=8, values="unit").shape == (1400, 1, 8, 8)
+    with pytest.raises(ValueError, match="the digits are no file: "):
+        data.pixels_of("digits", **settings)

@@ -354,3 +354,12 @@ def test_plotting_leaves_the_backend_alone(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would be an error
     curves.save_loss_plot(tmp_path / "loss.png", [1, 2], [2.0, 1.0])
     assert (tmp_path / "loss.png").exists()
+
+
+def test_two_channels_are_shown_side_by_side() -> None:
+    images = torch.rand(3, 2, 4, 5, generator=torch.Generator().manual_seed(0))
+    shown = plots.visible(images)
+    assert shown.shape == (3, 1, 4, 10)
+    assert torch.equal(shown[:, 0, :, 5:], images[:, 1])
+    for channels in (1, 3):
+        assert plots.visible(images[:, :1].expand(-1, channels, -1, -1)).shape[1] == channels
