@@ -170,11 +170,12 @@ def folder_lock(
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     make_folder(folder, otherwise)
     try:
-        descriptor, is_new = _take_lock(folder, otherwise)
+        descriptor, goes = _take_lock(folder, otherwise)
         try:
             yield
+            goes = True  # also one that a killed process left
         finally:
-            if is_new:
+            if goes:
                 with contextlib.suppress(OSError):
                     (folder / ".lock").unlink()
             os.close(descriptor)

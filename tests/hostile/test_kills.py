@@ -1,0 +1,84 @@
+"""Killed at any operation on files, what is written in a folder goes on to the same last bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.kills import report
+from helpers.training import network
+
+import ncsn_fast as nf
+from ncsn_fast.runs import sample_store
+from ncsn_fast.runs import train as runs
+from ncsn_fast.training.config import TrainConfig, TrainRun
+
+_RUN = TrainRun(ngf=2, sigma_max=2.0, num_levels=3, step_size=2e-5, steps_per_level=1)
+_SETTINGS: dict[str, Any] = {
+    "steps": 4,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "keep_every": 2,
+    "sample_every": 2,
+    "samples": 3,
+}
+
+
+def _train(folder: Path) -> None:
+    quiet: dict[str, Any] = {"device": "cpu", "say": lambda text: None, "progress": False}
+    if (folder / "run.json").exists():
+        runs.resume(folder, {}, **quiet)
+    else:
+        runs.train(_RUN, TrainConfig(**_SETTINGS, out=folder), **quiet)
+
+
+def _save(folder: Path) -> None:
+    nf.save_checkpoint(network(), folder / "net.safetensors")
+
+
+def _save_another(folder: Path) -> None:
+    nf.save_checkpoint(network(activation="relu"), folder / "net.safetensors")
+
+
+def _sample(folder: Path) -> None:
+    from ncsn_fast.cli import main
+
+    sample_store.SAVE_SECONDS = 0.0  # whenever it can
+    model = folder.parent / "net.safetensors"
+    arguments = [model, "-n", 4, "--batch-size", 2, "--out", folder]
+    main.main(["sample", *map(str, arguments)], standalone_mode=False)
+
+
+_every = pytest.mark.parametrize(
+    "stride", [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+)
+
+
+@_every
+def test_a_run_killed_at_any_operation_is_the_run_that_was_not(tmp_path, stride):
+    found = report(_train, tmp_path, stride)
+    assert found["differ"] == {}
+    assert found["operations"] > 150
+    assert {"best.safetensors", "levels.json", "loss.png", "model_0000002.json", "run.json"} <= {
+        *found["files"]
+    }
+    assert "samples/step_0000004.png" in found["files"]
+
+
+@_every
+def test_samples_killed_at_any_operation_are_those_of_a_command_that_was_not(tmp_path, stride):
+    nf.save_checkpoint(network(), tmp_path / "net.safetensors")
+    found = report(_sample, tmp_path, stride)
+    assert found["differ"] == {}
+    assert found["operations"] > 60
+    assert found["files"] == ["grid.png", "samples.npz"]
+
+
+def test_a_checkpoint_killed_at_any_operation_is_the_old_one_or_the_new(tmp_path):
+    found = report(_save, tmp_path, prepare=_save_another)
+    # Its folder is the user's, where nothing is tidied up.
+    assert all(name.startswith(".net-") for names in found["differ"].values() for name in names)
+    assert found["files"] == ["net.json", "net.safetensors"]
