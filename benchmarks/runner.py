@@ -211,7 +211,7 @@ def _open(out: Path | None, wanted: Sequence[str]) -> list[Row]:
         return []
     out.mkdir(parents=True, exist_ok=True)
     check_writable(out / ROWS)
-    (out / "log.txt").write_text("", encoding="utf-8")
+    write_text(out / "log.txt", "")
     if not (out / ROWS).exists():
         return []
     return [row for row in read_rows(out / ROWS) if row.suite not in wanted]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn_fast.support.files import atomic_write
+from ncsn_fast.support.files import atomic_write, utf8_name
 
 FORMAT = 1
 KEY = "ncsn_fast"
@@ -95,7 +95,7 @@ def read_safetensors(
 
     check_is_file(path)
     try:
-        with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
+        with utf8_name(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:

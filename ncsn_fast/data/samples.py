@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 Data = Tensor | np.ndarray | Dataset[Any]
 
@@ -25,6 +26,7 @@ Data = Tensor | np.ndarray | Dataset[Any]
 HELD_BYTES = 4 << 30
 _SPREAD = 64
 _BLOCK_BYTES = 64 << 20
+_NOT_TAKEN = "the data are a {}, needed is a tensor, an array or a map-style Dataset"
 _log = logging.getLogger("ncsn_fast")
 
 
@@ -60,12 +62,12 @@ class Samples(ABC):
     def blocks(self) -> Iterator[Tensor]:
         """Indices of all samples, a block of memory at a time."""
         number = max(1, _BLOCK_BYTES * len(self) // self.nbytes)
-        return iter(torch.arange(len(self)).split(number))
+        return iter(torch.arange(len(self), device="cpu").split(number))
 
     def spread(self) -> Iterator[Tensor]:
         """Indices of at most 64 samples, evenly spread, one at a time."""
         number = min(_SPREAD, len(self))
-        return iter((torch.arange(number) * len(self) // number).split(1))
+        return iter((torch.arange(number, device="cpu") * len(self) // number).split(1))
 
 
 class _TensorSamples(Samples):
@@ -136,6 +138,8 @@ def open_samples(data: Data, shape: tuple[int, ...]) -> Samples:
         ValueError: if there are none, or they are not of this shape, floating point or (images)
             uint8.
     """
+    if remedy := _remedy(data, shape):
+        raise ValueError(f"{_NOT_TAKEN.format(type(data).__name__)}: {remedy}")
     if isinstance(data, Tensor | np.ndarray):
         length = len(data) if data.ndim else 0
     elif isinstance(data, Sized) and not isinstance(data, IterableDataset):
@@ -148,6 +152,23 @@ def open_samples(data: Data, shape: tuple[int, ...]) -> Samples:
         return _DatasetSamples(data, length, shape)
     _check_kind(data, (length, *shape), "the data are", shape)
     return _TensorSamples(data) if isinstance(data, Tensor) else _ArraySamples(data)
+
+
+def _remedy(data: object, shape: tuple[int, ...]) -> str | None:
+    """What to give instead of something that is no data set, but near to one."""
+    if isinstance(data, DataLoader):
+        return "give loader.dataset; order and size of the batches are settings of the run"
+    if isinstance(data, str | os.PathLike):
+        return "open it first, as numpy.load does, or use ncsn-fast train --data"
+    if isinstance(data, Mapping):
+        return f"give one of its entries ({', '.join(map(str, list(data)[:5]))})"
+    if isinstance(data, Tensor) and data.layout != torch.strided:
+        return "call to_dense() on it"
+    if isinstance(data, list | tuple) and data and getattr(data[0], "shape", ())[1:] == shape:
+        return "of (images, labels) give the images, of batches torch.cat(batches)"
+    if isinstance(data, Sized) and not hasattr(data, "__getitem__"):
+        return "batch k of a run needs its samples by index"
+    return None
 
 
 def place(samples: Samples, device: torch.device) -> tuple[Samples, str]:
@@ -231,9 +252,15 @@ def _as_tensor(item: Any, index: int) -> Tensor:
     if isinstance(sample, np.ndarray) and _kept_as(sample) is not None:
         return _from_numpy(sample)
     kind = f"{type(sample).__name__} {getattr(sample, 'dtype', '')}".strip()
+    instead = "for images of PIL: torchvision.transforms.ToTensor()"
+    if isinstance(sample, Mapping):
+        instead = (
+            f"its entries are {', '.join(map(str, list(sample)[:5]))}: give a Dataset whose items "
+            "are the images alone, or torch.stack of them"
+        )
     raise ValueError(
         f"the data set gives {kind}, needed are tensors or arrays of values in [0, 1] or of uint8 "
-        f"(sample {index}; for images of PIL: torchvision.transforms.ToTensor())"
+        f"(sample {index}; {instead})"
     )
 
 

@@ -22,6 +22,7 @@ from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import machine_facts
 from ncsn_fast.support.files import check_writable, folder_lock, write_text
+from ncsn_fast.support.parsers import read_json
 from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun
 from ncsn_fast.training.log import warned
@@ -222,12 +223,12 @@ def read_run(out: Path) -> tuple[TrainRun, TrainConfig]:
     if not path.exists():
         raise ValueError(f"{out} holds no training run (there is no {path}): nothing to resume")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         checksum = stored.pop("sha256", None)  # older versions wrote none
         if set(stored) != {"run", "training"}:
             raise KeyError(f"it holds {', '.join(sorted(stored))}")
         run, config = TrainRun(**stored["run"]), TrainConfig(**stored["training"], out=out)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): write the run's settings into it again, or start anew "
             "in another folder"

@@ -325,6 +325,22 @@ def _flush_descriptor(descriptor: int) -> None:
             raise
 
 
+@contextmanager
+def utf8_name(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A name by which libraries that know only UTF-8 can read a file, whatever it is called."""
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield f"/dev/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        yield name
+
+
 def check_suffix(path: str | os.PathLike[str], allowed: tuple[str, ...]) -> None:
     """Refuse now a file of a type that could not be written later.
 
@@ -352,5 +368,6 @@ __all__ = [
     "make_folder",
     "refuse_link",
     "remove_leftovers",
+    "utf8_name",
     "write_text",
 ]

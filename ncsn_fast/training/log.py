@@ -32,9 +32,9 @@ class LossSums:
     """
 
     def __init__(self, num_levels: int, device: torch.device) -> None:
-        self.sum = torch.zeros((), device=device)
+        self.sum = torch.zeros((), dtype=torch.float32, device=device)
         self.since = 0
-        self.levels = torch.zeros(2, num_levels, device=device)
+        self.levels = torch.zeros(2, num_levels, dtype=torch.float32, device=device)
 
     def add(self, losses: Tensor, labels: Tensor) -> None:
         """Take in the (B,) losses of a step and the levels they belong to."""

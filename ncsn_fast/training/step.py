@@ -7,6 +7,7 @@ the learning rate and the rate of the average are tensors. So it can be captured
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,13 +84,14 @@ class TrainingStep:
         self._averages: list[Tensor] = [] if average is net else list(average.parameters())
         self.weights: list[Tensor] = [*self._weights, *self._averages]
         self._rate: Tensor = self.optimizer.param_groups[0]["lr"]
-        self._share = torch.zeros((), device=device)  # of the new weights in the average
-        self._x = torch.zeros(config.batch_size, *net.shape, device=device)
+        floats: Any = {"dtype": torch.float32, "device": device}
+        self._share = torch.zeros((), **floats)  # of the new weights in the average
+        self._x = torch.zeros(config.batch_size, *net.shape, **floats)
         self._ids = torch.arange(config.batch_size, device=device)
         self._seed = noise.seed_tensor(config.seed, device)
         self._number = noise.step_tensor(0, device)
         size = config.batch_size // config.accumulate
-        self._upstream = torch.full((size,), 1 / config.batch_size, device=device)
+        self._upstream = torch.full((size,), 1 / config.batch_size, **floats)
 
     def load(self, x: Tensor, step: int) -> None:
         """Say which step comes: its batch (B, *shape) in model space and its number, from 0.

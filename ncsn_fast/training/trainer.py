@@ -58,6 +58,17 @@ class TrainingError(RuntimeError):
     """The loss is no longer finite."""
 
 
+@contextlib.contextmanager
+def _usual_modes() -> Iterator[None]:
+    """Whatever the caller has set: gradients, and tensors on the CPU where no device is named."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
 class Trainer:
     """Trains a network by denoising score matching.
 
@@ -88,7 +99,7 @@ class Trainer:
         OSError: for an ``out`` that cannot be written, or a disk without room for the run.
     """
 
-    @torch.inference_mode(False)
+    @_usual_modes()
     def __init__(
         self,
         net: ScoreNetwork,
@@ -151,8 +162,7 @@ class Trainer:
                 and training goes on towards the next.
         """
         with contextlib.ExitStack() as stack:
-            for mode in (torch.inference_mode(False), torch.enable_grad()):  # whoever calls
-                stack.enter_context(mode)
+            stack.enter_context(_usual_modes())
             stack.enter_context(float32_mode(self.config.precision, self.device))
             stack.enter_context(self._lock())
             stack.callback(self._graph.release)
