@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import os
-import pickle
-import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ncsn_fast.checkpoints.copies import (
+    LEVELS,
+    RAW,
+    Copy,
+    Found,
+    check_fits,
+    one_of,
+    paired,
+    search,
+)
+from ncsn_fast.checkpoints.first_bytes import is_safetensors, refuse_other_files
 from ncsn_fast.checkpoints.tensor_file import (
     CheckpointError,
     below,
     check_is_file,
     read_safetensors,
 )
+from ncsn_fast.checkpoints.torch_file import read_torch
 
 KNOWN_LAYOUTS = """\
   - a list [model, optimizer] (NCSN), [model, optimizer, epoch, step] or
     [model, optimizer, epoch, step, ema] (NCSNv2, AdversarialConsistentScoreMatching)
   - the weights alone, a dict of tensors (state_dict), as .pth or .safetensors
-  - a dict with the weights under "model_state", "state_dict" or "model"
+  - a dict with the weights under a name of its own ("model_state", "state_dict", "model", …) and,
+    where there are some, averaged weights under another ("ema", "model_ema", "params_ema", …)
   - .safetensors files of ncsn_fast: weights, or a training checkpoint"""
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-}
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,18 @@ class Contents:
         weights: what to load, without ``sigmas``.
         sigmas: noise levels, where the file holds them.
         source: in words, where the weights come from.
+        averaged: whether the weights are averaged; None where the file does not say.
+        both: whether it holds weights as trained beside averaged ones.
+        checked: False for a file of a kind that has checksums, but without them.
         settings: config and sampling, in files of ncsn_fast.
     """
 
     weights: dict[str, Tensor]
     sigmas: Tensor | None
     source: str
+    averaged: bool | None
+    both: bool
+    checked: bool
     settings: dict[str, Any] | None = None
 
 
@@ -61,158 +73,164 @@ def read_contents(path: str | os.PathLike[str], *, ema: bool) -> Contents:
         FileNotFoundError, CheckpointError
     """
     check_is_file(path)
-    model: Mapping[str, Tensor]
-    average: Mapping[str, Tensor] | None
-    if _is_safetensors(path):
+    refuse_other_files(path)
+    if is_safetensors(path):
         tensors, metadata = read_safetensors(path)
         if metadata is not None:
             return _our_contents(path, tensors, metadata, ema)
-        model, average, layout = tensors, None, "safetensors file of weights"
+        data, checked, kind = tensors, True, "safetensors file of weights"
     else:
-        model, average, layout = _recognise(path, _read_pickle(path))
-    used_average = ema and average is not None
-    weights = _without_prefix(model)
-    if ema and average is not None:
-        weights |= _without_prefix(average)
-    sigmas = weights.pop("sigmas", None)
-    return Contents(weights, sigmas, f"{layout}, {_which(used_average)}")
+        data, checked = read_torch(path)
+        kind = _kind_of(data)
+    found = search(data)
+    trained, average = _trained(path, data, found), _average(path, found, ema)
+    weights, sigmas, which = _chosen(path, trained, average, ema)
+    places = [copy.place for copy in (trained, average) if copy is not None and copy.place]
+    places = [] if all(place.isdecimal() for place in places) else places
+    where = f" ({', '.join(places)})" if places else ""
+    return Contents(
+        weights,
+        sigmas,
+        f"{kind}{where}, {which}",
+        averaged=ema and average is not None,
+        both=trained is not None and (bool(found.averages) or bool(found.unnamed)),
+        checked=checked,
+    )
 
 
 def _our_contents(
     path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, Any], ema: bool
 ) -> Contents:
     kind = metadata.get("kind")
-    used_average = False
+    average: dict[str, Tensor] = {}
     if kind == "training":
         weights = below("model.", tensors)
-        average = below("ema.", tensors)
-        used_average = ema and bool(average)
-        if used_average:
-            weights |= average
-        weights.setdefault("sigmas", tensors.get("sigmas", torch.empty(0)))
+        average = below("ema.", tensors) if ema else {}
+        weights.setdefault(LEVELS, tensors.get(LEVELS, torch.empty(0)))
     elif kind == "network":
         weights = dict(tensors)
     else:
         raise CheckpointError(f"{path} holds {kind or 'values'}, not a network")
-    sigmas = weights.pop("sigmas", None)
+    sigmas = weights.pop(LEVELS, None)
     if sigmas is None or sigmas.numel() == 0 or not isinstance(metadata.get("config"), dict):
         raise CheckpointError(f"{path} has no noise levels or no configuration of a network")
+    which = "weights as saved" if kind == "network" else _which(weights, average)
+    weights |= {name: value for name, value in average.items() if name != LEVELS}
     if "dtype" in metadata:  # stored rounded
         if metadata["dtype"] not in DTYPES:
             raise CheckpointError(f"{path} is of the unknown data type {metadata['dtype']!r}")
         weights = {key: value.to(DTYPES[metadata["dtype"]]) for key, value in weights.items()}
-    source = f"ncsn_fast {kind} checkpoint, {_which(used_average)}"
-    return Contents(weights, sigmas, source, metadata)
-
-
-def _which(average: bool) -> str:
-    return "averaged (EMA) weights" if average else "weights as trained"
-
-
-def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    plain = dict(weights)
-    for prefix in PREFIXES:
-        if plain and all(key.startswith(prefix) for key in plain):
-            plain = below(prefix, plain)
-    return plain
-
-
-def _is_safetensors(path: str | os.PathLike[str]) -> bool:
-    if Path(path).suffix == ".safetensors":
-        return True
-    with open(path, "rb") as file:
-        start = file.read(9)
-    # An eight-byte length, then a JSON object: no pickle and no zip file looks like that.
-    return len(start) == 9 and start[8:] == b"{" and start[6:8] == b"\0\0"
-
-
-def _read_pickle(path: str | os.PathLike[str]) -> Any:
-    """What torch.save wrote, as far as it consists of tensors and plain values."""
-    zipped = zipfile.is_zipfile(path)
-    try:
-        if zipped:
-            _check_parts(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as error:
-        names = re.findall(r"(?:GLOBAL|Unsupported class|REDUCE on) ([\w.]+)", str(error))
-        if names:
-            raise CheckpointError(_needs_python(path, names[0])) from error
-        raise _damaged(path, "its pickle cannot be read") from error
-    except Exception as error:  # torch.load meets damage with a dozen kinds of exception
-        raise _damaged(path, str(error).split(". ")[0]) from error
-
-
-def _check_parts(path: str | os.PathLike[str]) -> None:
-    """Compare the checksums inside a file of torch.save, which torch.load itself does not do."""
-    broken = []
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        for name in names:
-            try:
-                with archive.open(name) as part:
-                    while part.read(1 << 20):
-                        pass
-            except zipfile.BadZipFile:
-                broken.append(name)
-    # All of them wrong: saved without checksums (torch.serialization.set_crc32_options).
-    if broken and len(broken) < len(names):
-        raise _damaged(path, f"the checksum of its part {broken[0]} does not match")
-
-
-def _damaged(path: str | os.PathLike[str], why: str) -> CheckpointError:
-    with open(path, "rb") as file:
-        incomplete = file.read(2) == b"PK" and not zipfile.is_zipfile(path)
-    why = "it ends before its table of contents" if incomplete else why
-    return CheckpointError(
-        f"{path} is damaged, incomplete or not a PyTorch file"
-        f"{f' ({why})' if why else ''}: copy or download it again"
+    return Contents(
+        weights,
+        sigmas,
+        f"ncsn_fast {kind} checkpoint, {which}",
+        averaged=None if kind == "network" else bool(average),
+        both=kind == "training" and bool(below("ema.", tensors)),
+        checked=True,
+        settings=metadata,
     )
 
 
-def _needs_python(path: str | os.PathLike[str], name: str) -> str:
+def _trained(path: str | os.PathLike[str], data: Any, found: Found) -> Copy | None:
+    """The weights as trained."""
+    copy = one_of(found.trained, path, "a network")
+    if copy is None and not found.averages:
+        if not found.others or found.unnamed:
+            unpaired = "".join(
+                f" There are tensors in {place!r}, but no network to pair them with."
+                for place, _ in found.unnamed
+            )
+            raise CheckpointError(
+                f"{path} has an unknown layout. Found: {_describe(data)}.{unpaired}\n"
+                f"Known layouts:\n{KNOWN_LAYOUTS}"
+            )
+        return found.others[0]  # whose names say why it is none of ours
+    return copy
+
+
+def _average(path: str | os.PathLike[str], found: Found, ema: bool) -> Copy | None:
+    """The averaged weights, where they are asked for or all there is."""
+    if not ema:
+        if not found.trained and found.averages:
+            raise CheckpointError(
+                f"{path} holds averaged weights only ({found.averages[0].place or 'all of it'}): "
+                "take them (ema=True, --weights ema)"
+            )
+        return None
+    model = found.trained[0].weights if found.trained else None
+    size = sum(value.numel() for value in (model or {}).values())
+    averages = list(found.averages)
+    for place, tensors in found.unnamed:
+        if isinstance(tensors, Tensor) and tensors.numel() < size // 2:
+            continue  # too few numbers for an average of the network: losses, for instance
+        named = None if model is None else paired(tensors, model)
+        if named is None:
+            raise CheckpointError(
+                f"{path} holds {place!r}, which looks like averaged weights, in a form that is not "
+                f"known or does not fit the network: {RAW}, or save the averaged ones alone as a "
+                "state_dict"
+            )
+        averages.append(Copy(place, named, average=True))
+    average = one_of(averages, path, "averaged weights")
+    if average is not None and not average.begun:
+        raise CheckpointError(
+            f"{path}: the averaged weights ({average.place or 'n_averaged = 0'}) have averaged "
+            f"nothing yet: {RAW}"
+        )
+    if average is not None and model is not None:
+        check_fits(average, model, path)
+    return average
+
+
+def _chosen(
+    path: str | os.PathLike[str], trained: Copy | None, average: Copy | None, ema: bool
+) -> tuple[dict[str, Tensor], Tensor | None, str]:
+    """What to load, the noise levels, and which weights these are in words."""
+    copies = [copy for copy in (trained, average) if copy is not None]
+    for copy in copies:
+        if copy.beside:
+            raise CheckpointError(
+                f"{path}: beside the network ({copy.place or 'its names without a prefix'}) lie "
+                f"tensors of something else ({', '.join(copy.beside[:3])}, …): save the network's "
+                "alone (its state_dict)"
+            )
+    plain = dict(trained.weights) if trained is not None else {}
+    averaged = dict(average.weights) if average is not None else {}
+    levels = [held.pop(LEVELS) for held in (plain, averaged) if LEVELS in held]
+    if len(levels) == 2 and (
+        levels[0].shape != levels[1].shape
+        or not torch.allclose(levels[0].double(), levels[1].double(), rtol=1e-3, atol=0)
+    ):
+        raise CheckpointError(
+            f"{path}: the noise levels beside the averaged weights are not those beside the "
+            f"weights as trained: {RAW}"
+        )
+    return plain | averaged, levels[0] if levels else None, _which(plain, averaged)
+
+
+def _which(trained: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> str:
+    """In words, which weights these are."""
+    if not average:
+        return "weights as trained"
+    missing = [name for name in trained if name not in average and name != LEVELS]
+    if not missing:
+        return "averaged (EMA) weights"
     return (
-        f"{path} is refused: besides tensors it holds a pickled Python object ({name}), and "
-        "unpickling that would run whatever code the file names. Whoever trusts the file can "
-        "convert it once, where its classes are installed:\n"
-        f"    states = torch.load({os.fspath(path)!r}, weights_only=False)\n"
-        "    torch.save(states['model_state'], 'weights.pth')   # a list: states[0]\n"
-        "and then load 'weights.pth', with the settings the object held (image_size=, activation=, "
-        "sigmas=, …)"
+        f"averaged (EMA) weights, but {len(missing)} of {len(trained)} tensors, which have no "
+        f"average, as trained ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''})"
     )
 
 
-def _recognise(
-    path: str | os.PathLike[str], data: Any
-) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None, str]:
-    """Model, average and the name of the layout."""
-    if isinstance(data, (list, tuple)) and data and _is_weights(data[0]):
-        average = next((item for item in data[2:] if _is_weights(item)), None)
-        return data[0], average, f"list of {len(data)}"
-    if _is_weights(data):
-        return data, None, "dict of weights"
-    if isinstance(data, Mapping):
-        for key in ("model_state", "state_dict", "model"):
-            if _is_weights(data.get(key)):
-                average = data.get("ema")
-                return data[key], average if _is_weights(average) else None, f"dict, {key!r}"
-    raise CheckpointError(
-        f"{path} has an unknown layout. Found: {_describe(data)}.\nKnown layouts:\n{KNOWN_LAYOUTS}"
-    )
-
-
-def _is_weights(item: Any) -> bool:
-    return (
-        isinstance(item, Mapping)
-        and bool(item)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in item.items())
-    )
+def _kind_of(data: Any) -> str:
+    if isinstance(data, (list, tuple)):
+        return f"list of {len(data)}"
+    plain = isinstance(data, Mapping) and all(isinstance(v, Tensor) for v in data.values())
+    return "dict of weights" if plain else "dict"
 
 
 def _describe(data: Any) -> str:
     if isinstance(data, Mapping):
-        kinds = [f"{key!r}: {type(value).__name__}" for key, value in list(data.items())[:8]]
+        kinds = [f"{str(k)[:60]!r}: {type(v).__name__}" for k, v in list(data.items())[:8]]
         return f"a dict of {len(data)} entries ({', '.join(kinds)})"
     if isinstance(data, (list, tuple)):
         kinds = [type(item).__name__ for item in data[:8]]

@@ -8,10 +8,12 @@ noise levels, and all that is needed to rebuild the network and sample from it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +32,27 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
 from ncsn_fast.support.files import check_writable, write_text
 
+_log = logging.getLogger("ncsn_fast")
 BUNDLED = {"digits": Path(__file__).parents[1] / "assets" / "digits_ncsnv2.safetensors"}
 STORED = (torch.float16, torch.bfloat16)
 SAMPLING = ("method", "step_size", "steps_per_level", "denoise")
 CHOICES = ("image_size", "activation", "rescaled", "logit_transform", "divided")
 FROM_WEIGHTS = ("network", "channels", "ngf")
 OVERRIDES = (*CHOICES, *FROM_WEIGHTS, "sigmas", *SAMPLING)
+
+
+class Loaded(NamedTuple):
+    """A network from a file.
+
+    Attributes:
+        net: in eval mode.
+        averaged: whether its weights are averaged; None where the file does not say.
+        both: whether the file holds weights as trained beside averaged ones.
+    """
+
+    net: ScoreNetwork
+    averaged: bool | None
+    both: bool
 
 
 def load_checkpoint(
@@ -72,6 +89,18 @@ def load_checkpoint(
         CheckpointError: for a file that is damaged, of an unknown layout, or needs more than
             tensors; for settings that are missing or contradict the weights.
     """
+    return load(path, config, ema=ema, device=device, **overrides).net
+
+
+def load(
+    path: str | os.PathLike[str],
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    ema: bool = True,
+    device: torch.device | str = "cpu",
+    **overrides: Any,
+) -> Loaded:
+    """As :func:`load_checkpoint`, and which of the file's weights the network has."""
     unknown = sorted(set(overrides) - set(OVERRIDES))
     if unknown:
         raise ValueError(
@@ -90,8 +119,20 @@ def load_checkpoint(
         raise CheckpointError(f"{path}: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
-    net.source = f"{Path(path).name}: {contents.source}"
-    return net
+    net.source = f"{path.name}: {contents.source}"
+    if not contents.checked:
+        _say_unchecked(str(path))
+    return Loaded(net, contents.averaged, contents.both)
+
+
+@cache
+def _say_unchecked(path: str) -> None:
+    """Once a process: what cannot be noticed in such a file."""
+    _log.warning(
+        "%s has no checksums (the legacy format of torch.save, or saved without): damage to its "
+        "weights cannot be noticed. ncsn-fast convert makes a file that has one",
+        path,
+    )
 
 
 def checkpoint_file(path: str | os.PathLike[str]) -> Path:

@@ -25,9 +25,8 @@ from ncsn_fast.runs.report import in_words, network_facts, told
 @click.option(
     "--weights",
     type=click.Choice(["ema", "model"]),
-    default="ema",
-    show_default=True,
-    help="The averaged weights, where IN has them, or the weights as trained.",
+    default=None,
+    help="The averaged weights, or those as trained.  [default: the averaged, where IN has them]",
 )
 @click.option(
     "--dtype",
@@ -38,12 +37,14 @@ from ncsn_fast.runs.report import in_words, network_facts, told
 @click.option("--image-size", type=COUNT, default=None, help="Where neither IN nor --config says.")
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
 @click.pass_obj
-def convert(output: Output, source: Path, target: Path, weights: str, **options: Any) -> None:
+def convert(
+    output: Output, source: Path, target: Path, weights: str | None, **options: Any
+) -> None:
     """Convert a checkpoint between the official layouts and ours.
 
     The ending of OUT decides. A .safetensors file (with a .json to read) holds all that sampling
     needs. A .pth file, with a .yml beside it, is what the official code of NCSN or NCSNv2 loads;
-    with --weights ema it gets the averaged weights besides those as trained, where IN has both.
+    unless --weights model it gets the averaged weights besides those as trained, where IN has both.
     Numbers come through bit for bit; the state of the optimiser stays behind.
 
     \b
@@ -52,7 +53,8 @@ def convert(output: Output, source: Path, target: Path, weights: str, **options:
       ncsn-fast convert runs/photos/checkpoint.safetensors photos.pth
       ncsn-fast convert runs/photos/model.safetensors small.safetensors --dtype float16
     """
-    net, files = work.convert(source, target, ema=weights == "ema", **options)
+    ema = None if weights is None else weights == "ema"
+    net, files = work.convert(source, target, ema=ema, **options)
     facts = network_facts(net)
     output.say(told(facts))
     if net.sampling is None:

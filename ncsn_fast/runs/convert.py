@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ncsn_fast.checkpoints import official_keys
-from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint, save_checkpoint
+from ncsn_fast.checkpoints.load_save import checkpoint_file, load, save_checkpoint
 from ncsn_fast.checkpoints.official_yaml import levels_told, sampling_told
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import IMAGE_NETWORKS
@@ -45,7 +45,7 @@ def convert(
     target: Path,
     *,
     config: Path | None = None,
-    ema: bool = True,
+    ema: bool | None = None,
     dtype: str | None = None,
     image_size: int | None = None,
     force: bool = False,
@@ -57,7 +57,8 @@ def convert(
         target: a .safetensors file (a .json comes with it), or a .pth file in the layout of the
             official code (a .yml comes with it).
         config: the official YAML of ``source``.
-        ema: take the averaged weights where there are some. A .pth file of NCSNv2 holds both.
+        ema: take the averaged weights, or those as trained; None: the averaged ones where there
+            are some. A .pth file of NCSNv2 holds both, where ``source`` does.
         dtype: "float16" or "bfloat16", to store a .safetensors file rounded.
         image_size: where neither ``source`` nor ``config`` says.
         force: replace files that are there.
@@ -66,23 +67,30 @@ def convert(
         The network as converted, and the files written.
 
     Raises:
-        ValueError: for an ending of ``target`` that is neither, files that are there already, and
-            networks that the official code does not have.
+        ValueError: for an ending of ``target`` that is neither, files that are there already,
+            averaged weights that are asked for and not there, and networks that the official code
+            does not have.
     """
     official = _is_official(target, dtype)
     files = [target, target.with_suffix(".yml" if official else ".json")]
     _check_free(files, [checkpoint_file(source), config], force)
     overrides: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
-    net = load_checkpoint(source, config, ema=ema, **overrides)
+    net, averaged, both = load(source, config, ema=ema is not False, **overrides)
+    if ema and not averaged:
+        raise ValueError(
+            f"{source} holds no averaged weights, or does not say that its weights are: leave "
+            "ema=True (--weights ema) out to take those that are there"
+        )
     if net.config.get("image_size", ()) is None:
         raise ValueError(
             f"{source} does not tell for images of which size it is: give image_size=32, or "
             "whatever it is, or the configuration file it was trained with"
         )
     if official:
-        averaged = ema and net.config["network"] != "NCSN"
-        trained = load_checkpoint(source, config, ema=False, **overrides) if ema else net
-        _write_official(files, net, trained, averaged)
+        trained = load(source, config, ema=False, **overrides).net if averaged and both else net
+        # Of a file that does not say, the one set of weights stands for both, as ever.
+        average = ema is not False and (both if averaged else averaged is None)
+        _write_official(files, net, trained, average and net.config["network"] != "NCSN")
     else:
         save_checkpoint(net, target, dtype=None if dtype is None else _DTYPES[dtype])
     return net, files

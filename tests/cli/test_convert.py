@@ -269,3 +269,39 @@ def test_a_bundled_network_has_a_name(tmp_path, monkeypatch):
     monkeypatch.setitem(BUNDLED, "digits", path)
     assert nf.load_checkpoint("digits").source.startswith("asset.safetensors: ncsn_fast network")
     assert nf.load_checkpoint(Path("digits")).shape == net.shape
+
+
+def test_averaged_weights_that_are_asked_for_have_to_be_there(tmp_path, trained):
+    config = config_file(tmp_path / "in.yml")
+    path = official(tmp_path / "in.pth", weights_of(network()), {}, 3, 7)
+    with pytest.raises(ValueError, match="holds no averaged weights"):
+        convert(path, tmp_path / "a.safetensors", config=config, ema=True)
+    assert not (tmp_path / "a.safetensors").exists()
+    result = invoke("convert", path, tmp_path / "a.pth", "--config", config, "--weights", "ema")
+    assert result.exit_code == 1
+    assert "holds no averaged weights" in result.output
+    convert(trained, tmp_path / "a.safetensors", ema=True)
+    # Where nothing is asked for, what is there is taken, and nothing is called an average.
+    convert(path, tmp_path / "b.pth", config=config)
+    assert len(states_of(tmp_path / "b.pth")) == 4
+    assert read_official_yaml(tmp_path / "b.yml")["model"]["ema"] is False
+
+
+def test_averaged_weights_alone_are_the_model(tmp_path):
+    net = network()
+    torch.save({"params_ema": net.state_dict()}, tmp_path / "in.pth")
+    convert(tmp_path / "in.pth", tmp_path / "out.pth", config=config_file(tmp_path / "in.yml"))
+    states = states_of(tmp_path / "out.pth")
+    assert_equal(states[0], weights_of(net))
+    assert len(states) == 4
+
+
+def test_shadow_parameters_are_converted(tmp_path):
+    net, average = network(seed=1), network(seed=2)
+    ema = {"decay": 0.9, "num_updates": 3, "shadow_params": list(average.parameters())}
+    torch.save({"model": net.state_dict(), "ema": ema, "step": 3}, tmp_path / "in.pth")
+    config = config_file(tmp_path / "in.yml")
+    succeed("convert", tmp_path / "in.pth", tmp_path / "out.pth", "--config", config)
+    states = states_of(tmp_path / "out.pth")
+    assert_equal(states[0], weights_of(net))
+    assert_equal(states[4], average_of(average))
