@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from ncsn_fast.device.memory import check_host_memory
 from ncsn_fast.support.first_bytes import told_by_first_bytes
 from ncsn_fast.support.parsers import open_npy, open_npz, shortened, shown
 
@@ -28,7 +28,6 @@ _A_LITTLE = 0.05
 _UNIT = "images are uint8 (0 to 255) or floating point in [0, 1]"
 _SIGNED = "values='signed' is for floating-point or complex values in [-1, 1]"
 _SCALE = "array / numpy.abs(array).max()"
-_GIB = 1 << 30
 _log = logging.getLogger("ncsn_fast")
 
 
@@ -87,13 +86,8 @@ def _from_archive(path: Path, key: str | None) -> np.ndarray:
             )
         if key is None and (others := [name for name in names if name != wanted]):
             _log.warning("of %s the array 'images' is read, not %s", path, _listed(others))
-        size, free = archive.size(wanted), _free_bytes()
-        if size > free:
-            raise ValueError(
-                f"{path}: {shown(wanted)} takes {size / _GIB:.3g} GiB of memory, of which "
-                f"{free / _GIB:.3g} are free: save it with numpy.save as .npy, which is not read "
-                "whole"
-            )
+        otherwise = "save it with numpy.save as .npy, which is not read whole"
+        check_host_memory(archive.size(wanted), f"{path}: {shown(wanted)}", otherwise)
         return archive[wanted]
 
 
@@ -101,15 +95,6 @@ def _listed(names: list[str]) -> str:
     """Some names, whatever strangers put into them."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return shortened(", ".join(repr(name)[1:-1] for name in names[:_MOST_NAMED])) + more
-
-
-def _free_bytes() -> float:
-    """Free memory of this machine, infinite where it does not say."""
-    try:
-        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else math.inf
 
 
 def _recognise_layout(shape: tuple[int, ...], path: Path) -> str:
@@ -182,6 +167,8 @@ def _from_signed(array: np.ndarray, path: Path) -> np.ndarray:
                 "channels of floating point"
             )
         channels = 2
+    needed = 4 * array.size // array.shape[1] * channels
+    check_host_memory(needed, f"{path} as float32", "train on a part of it")
     found = np.empty((len(array), channels, *array.shape[2:]), np.float32)
     for rows in _blocks(array):
         block = array[rows]

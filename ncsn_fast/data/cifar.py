@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ncsn_fast.device.memory import check_host_memory
+
 CIFAR_FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     "test": ("test_batch.bin",),
@@ -55,6 +57,8 @@ def read_cifar(files: list[Path]) -> np.ndarray:
     Raises:
         ValueError: for a file that is not made of whole rows with labels from 0 to 9.
     """
+    needed = sum(file.stat().st_size for file in files)
+    check_host_memory(needed, f"{files[0]}", "CIFAR-10 has 10,000 images in a file")
     return np.concatenate([_read_rows(file)[:, 1:] for file in files]).reshape(-1, *_SHAPE)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from ncsn_fast.data.folder_walk import FolderWalk
 from ncsn_fast.data.image_file import Decoded, Unusable, decode, readable_endings
+from ncsn_fast.device.memory import check_host_memory
 
 _MOST_NAMED = 10
 _GREY = "are grey among colour ones: their values are repeated over the three channels"
@@ -64,7 +65,11 @@ def read_folder(
         if isinstance(taken, Unusable):
             unusable[file] = str(taken)
             continue
-        first = first or (file, taken.pixels)
+        if first is None:
+            first = file, taken.pixels
+            needed = taken.pixels.nbytes * len(found.files)
+            otherwise = "give a smaller image_size, or save the images as one .npy of uint8"
+            check_host_memory(needed, f"{len(found.files):,} files like {file}", otherwise)
         # At once: a whole folder of large photos may not fit into memory.
         if taken.pixels.shape[1:] != first[1].shape[1:]:
             raise _sizes_differ(*first, file, taken.pixels)

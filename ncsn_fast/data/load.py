@@ -22,6 +22,7 @@ from ncsn_fast.data.image_folder import read_folder
 from ncsn_fast.data.pixels import unit_interval
 from ncsn_fast.data.remarks import dark
 from ncsn_fast.support.checks import choice, count
+from ncsn_fast.support.first_bytes import told_by_first_bytes
 
 _log = logging.getLogger("ncsn_fast")
 
@@ -125,12 +126,14 @@ def load_pixels(
         return read_folder(path, size, crop, skip=damaged == "skip")
     if cifar:
         pixels = read_cifar(cifar)
-    elif path.suffix.lower() in ARRAY_SUFFIXES:
+    elif path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
         pixels = read_array_file(path, layout, key, values)
     else:
+        told = told_by_first_bytes(path) if path.is_file() else "no file: a pipe or device"
         raise ValueError(
             f"cannot load images from {path}: give a {' or '.join(ARRAY_SUFFIXES)} file, a folder "
             "of image files, or CIFAR-10's binary version (unpacked)"
+            + (f"; this is {told}" if told else "")
         )
     if crop is not None or size not in (None, pixels.shape[2:]):
         raise ValueError(
@@ -151,6 +154,8 @@ def pixels_of(data: str, **settings: Any) -> np.ndarray:
     """
     if data != "digits":
         return load_pixels(data, **settings)
+    if Path(data).exists():
+        _log.warning("digits are the bundled digits; what lies here by this name is ./digits")
     for name in ("crop", "key", "layout", "values"):
         if settings.get(name) not in (None, "unit"):
             raise ValueError(f"the digits are no file: {name}={settings[name]!r} is not for them")

@@ -287,9 +287,12 @@ def _check_kind(
     """Refuse what has another shape or data type; return the type it is kept in."""
     kept, points = _kept_as(x), len(sample) != 3
     if kept is None or tuple(x.shape) != wanted or (kept == torch.uint8 and points):
+        mend = ""
+        if "complex" in str(x.dtype):
+            mend = ": give real and imaginary part as channels, torch.cat([x.real, x.imag], 1)"
         raise ValueError(
             f"{what} {x.dtype} of shape {tuple(x.shape)}; the network takes floating-point "
-            f"{'' if points else 'or uint8 '}samples of shape {sample}"
+            f"{'' if points else 'or uint8 '}samples of shape {sample}{mend}"
         )
     return kept
 

@@ -1,15 +1,18 @@
-"""What does not fit in memory is halved."""
+"""What does not fit in memory is halved, or refused before it is read."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from ncsn_fast.support import checks
 
 _log = logging.getLogger("ncsn_fast")
+_GIB = 1 << 30
 
 
 def in_chunks(
@@ -87,4 +90,31 @@ def _fits(work: Callable[[slice], None], part: slice) -> bool:
     return True
 
 
-__all__ = ["chunk_size", "in_chunks"]
+def check_host_memory(needed: int, what: str, otherwise: str) -> None:
+    """Refuse now what would not fit into the free memory of this machine, where that is known.
+
+    Args:
+        needed: bytes that ``what`` takes.
+        otherwise: what helps.
+
+    Raises:
+        ValueError: where there is less.
+    """
+    free = free_host_bytes()
+    if free is not None and needed > free:
+        raise ValueError(
+            f"{what} takes {needed / _GIB:.3g} GiB of memory, of which {free / _GIB:.3g} are free: "
+            f"{otherwise}"
+        )
+
+
+def free_host_bytes() -> int | None:
+    """Free memory of this machine, None where the system does not say."""
+    try:
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+__all__ = ["check_host_memory", "chunk_size", "free_host_bytes", "in_chunks"]

@@ -14,7 +14,7 @@ from ncsn_fast.data.remarks import remarks
 from ncsn_fast.data.samples import open_samples
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.runs.report import check_own, machine_facts
-from ncsn_fast.support.files import check_writable, make_folder, write_text
+from ncsn_fast.support.files import check_writable, folder_lock, write_text
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.schedule_figure import save_schedule
 
@@ -53,7 +53,20 @@ def schedule(
         raise ValueError(
             "values='signed' is for a network that sees them as they are: add rescaled=True"
         )
-    make_folder(out, "choose another --out")
+    with folder_lock(out, "choose another --out"):  # who is refused leaves no folder behind
+        return _schedule(data, out, loading, space, settings, device, say, progress)
+
+
+def _schedule(
+    data: str,
+    out: Path,
+    loading: dict[str, Any],
+    space: dict[str, bool],
+    settings: dict[str, Any],
+    device: str,
+    say: Callable[[str], None],
+    progress: bool,
+) -> dict[str, Any]:
     files = {"settings": out / "schedule.json", "picture": out / "schedule.png"}
     check_own(list(files.values()), ("sigmas", "step_size", "train"), "ncsn-fast schedule")
     for path in files.values():

@@ -77,6 +77,13 @@ def test_settings_that_do_not_fit_are_refused(arguments, message, tmp_path):
     assert message in result.output
 
 
+def test_who_is_refused_leaves_no_folder(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 1, 9, 9), np.uint8))
+    for data in (tmp_path / "nowhere", tmp_path / "a.npy"):
+        assert invoke("schedule", data, "--out", tmp_path / "new").exit_code == 1
+        assert not (tmp_path / "new").exists()
+
+
 def test_images_that_are_dark_are_said(tmp_path, caplog):
     images = np.random.default_rng(0).integers(0, 17, (120, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "a.npy", images)

@@ -9,6 +9,7 @@ import torch
 
 from ncsn_fast.data import array_files
 from ncsn_fast.data import load as data
+from ncsn_fast.device import memory
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_an_archive_that_does_not_fit_into_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez(tmp_path / "a.npz", np.zeros((6, 8, 8), np.uint8))
-    monkeypatch.setattr(array_files, "_free_bytes", lambda: 300.0)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 300)
     with pytest.raises(ValueError, match=r"a\.npz: 'arr_0' takes .*save it with numpy\.save"):
         data.load_pixels(tmp_path / "a.npz")
 

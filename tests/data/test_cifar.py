@@ -8,6 +8,7 @@ import torch
 
 from ncsn_fast.data import load as data
 from ncsn_fast.data.cifar import CIFAR_FILES
+from ncsn_fast.device import memory
 
 ROWS = 3
 
@@ -108,3 +109,12 @@ def test_the_size_may_be_said_but_not_changed(tmp_path: Path) -> None:
     assert len(data.load_pixels(tmp_path, image_size=32)) == 5 * ROWS
     with pytest.raises(ValueError, match=r"are \(32, 32\).*change files of a folder only"):
         data.load_pixels(tmp_path, image_size=16)
+
+
+def test_a_file_that_does_not_fit_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar(tmp_path)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 3072)
+    with pytest.raises(ValueError, match=r"data_batch_2\.bin takes .* GiB of memory"):
+        data.load_pixels(tmp_path / "data_batch_2.bin")

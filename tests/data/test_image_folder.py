@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from ncsn_fast.data import load as data
+from ncsn_fast.device import memory
 
 
 def save_image(path: Path, shape: tuple[int, ...], seed: int = 0, **options: object) -> np.ndarray:
@@ -284,3 +285,13 @@ def test_a_folder_that_cannot_be_written_to_is_read(tmp_path: Path) -> None:
         assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
     finally:
         tmp_path.chmod(0o755)
+
+
+def test_a_folder_that_does_not_fit_into_memory_is_refused_after_its_first_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        save_image(tmp_path / f"{name}.png", (10, 10, 3))
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 899)
+    with pytest.raises(ValueError, match=r"3 files like .*a\.png takes .*smaller image_size, or"):
+        data.load_pixels(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,27 @@ def test_settings_of_files_are_refused_for_the_digits(settings: dict[str, object
     assert data.pixels_of("digits", image_size=8, values="unit").shape == (1400, 1, 8, 8)
     with pytest.raises(ValueError, match="the digits are no file: "):
         data.pixels_of("digits", **settings)
+
+
+def test_what_a_file_is_instead_is_told(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match=r"photos\.zip: give a .*; this is a zip archive: unpack"):
+        data.load_pixels(tmp_path / "photos.zip")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=r"a\.npy: .*this is no file: a pipe"):
+        data.load_pixels(tmp_path / "a.npy")
+
+
+def test_the_bundled_digits_are_told_from_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data.pixels_of("digits")
+    assert not caplog.records
+    (tmp_path / "digits").mkdir()
+    data.pixels_of("digits")
+    assert "what lies here by this name is ./digits" in caplog.text

@@ -40,6 +40,7 @@ def check(data: Any, shape: tuple[int, ...] = SHAPE) -> None:
         (torch.zeros(3, 1, 4, 4, dtype=torch.int64), r"the data are torch\.int64"),
         (np.zeros((3, 4, 4, 1)), r"float64 of shape \(3, 4, 4, 1\)"),
         (np.zeros((3, 1, 4, 4), dtype=bool), r"the data are bool"),
+        (torch.zeros(3, 1, 4, 4, dtype=torch.complex64), r"complex64.*\[x\.real, x\.imag\], 1\)"),
         (torch.zeros(()), r"the data set is empty"),
         (np.zeros((0, 1, 4, 4)), r"the data set is empty"),
         ([], r"the data set is empty"),

@@ -1,8 +1,9 @@
-"""What does not fit in memory is halved."""
+"""What does not fit in memory is halved, or refused."""
 
 import pytest
 import torch
 
+from ncsn_fast.device import memory
 from ncsn_fast.device.memory import in_chunks
 
 
@@ -47,3 +48,17 @@ def test_one_sample_that_does_not_fit_and_other_errors_pass_through(error, n):
 
     with pytest.raises(type(error), match=str(error)):
         in_chunks(n, n, work, lambda done: None)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(monkeypatch):
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 3 << 29)
+    memory.check_host_memory(3 << 29, "the data", "shrink them")
+    with pytest.raises(ValueError, match=r"the data takes 2 GiB .* 1\.5 are free: shrink them"):
+        memory.check_host_memory(1 << 31, "the data", "shrink them")
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: None)
+    memory.check_host_memory(1 << 60, "the data", "shrink them")
+
+
+def test_free_memory_is_known_or_said_to_be_unknown():
+    free = memory.free_host_bytes()
+    assert free is None or 1 << 20 < free < 1 << 50
