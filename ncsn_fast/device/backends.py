@@ -28,15 +28,17 @@ NATIVE_TYPES = (torch.float32, torch.bfloat16)  # those of the CPU
 OLDEST_TRITON = (3, 4)  # the first whose compiler knows tuples as the kernels use them
 _MOST_ELEMENTS = (1 << 33) - (1 << 18)  # of one sample; see kernels/triton/common/tiles.py
 _ENVIRONMENT = "NCSN_FAST_BACKEND"
-_chosen: str | None = None  # what use_backend() asked for; None leaves it to the environment
+# What use_backend() asked for, the last of them counts; none leaves it to the environment.
+_chosen: list[use_backend] = []
 _log = logging.getLogger("ncsn_fast")
 
 
 class use_backend:
     """Choose the backend of all operations: a plain call stays, a ``with`` block restores.
 
-    The choice is the whole process's, all of its threads included. A function that torch.compile
-    has compiled keeps the backend it was compiled with.
+    The choice is the whole process's, all of its threads included; of blocks that several threads
+    are in, the one begun last counts until it ends. A function that torch.compile has compiled
+    keeps the backend it was compiled with.
 
     Args:
         name: "torch", "triton" or "cpp"; "auto" leaves the choice to the environment variable
@@ -47,10 +49,9 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
-        global _chosen
         _check(name, "use_backend")
-        self._previous = _chosen
-        _chosen = name
+        self.name = name
+        _chosen.append(self)
 
     def __enter__(self) -> None:
         return None
@@ -61,8 +62,7 @@ class use_backend:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        global _chosen
-        _chosen = self._previous
+        _chosen.remove(self)
 
 
 def resolve(backend: str = "auto", device: torch.device | str = "cpu") -> tuple[str, str]:
@@ -191,8 +191,9 @@ def _missing_triton(device: torch.device | None) -> str | None:
 
 def wished() -> tuple[str, str]:
     """What was asked for outside the call: the backend's name and who asked."""
-    if _chosen not in (None, "auto"):
-        return str(_chosen), "use_backend"
+    chosen = _chosen[-1].name if _chosen else "auto"
+    if chosen != "auto":
+        return chosen, "use_backend"
     return os.environ.get(_ENVIRONMENT) or "auto", _ENVIRONMENT
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -12,6 +16,20 @@ from torch import Tensor, nn
 
 from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.reference import ACTIVATIONS, per_sample
+
+T = TypeVar("T")
+
+# Weights are changed and taken over under it, so that no thread sees them half changed.
+_weights_lock = threading.RLock()
+# Networks whose weights were last seen whole, and by what their tensors are told from changed ones.
+_whole: WeakKeyDictionary[nn.Module, list[tuple[int, int]]] = WeakKeyDictionary()
+# Where another thread changes weights without that lock, it is given so long to go on, and in all
+# so long to come to an end.
+_PAUSE, _PATIENCE = 0.005, 5.0  # seconds
+
+_modes_lock = threading.Lock()
+# How many blocks have put a module, which was in training mode, into evaluation mode.
+_evaluating: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def activation_name(name: str) -> str:
@@ -92,9 +110,15 @@ class ScoreNetwork(nn.Module, ABC):
         check_labels(labels, len(x), len(self.sigmas))
         return per_sample(self.sigmas[labels], x)
 
+    def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
+        """As of a module; no sampler in another thread takes the weights over half loaded."""
+        with changing_weights(self):
+            return super().load_state_dict(*arguments, **keywords)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreNetwork:
         before = self.sigmas
-        super()._apply(fn, recurse)
+        with changing_weights(self):
+            super()._apply(fn, recurse)
         # σ = 0.01 has no exact half-precision value, and to_empty() would leave noise levels that
         # no state_dict restores: they keep their values and move only between devices.
         if not before.is_meta:
@@ -123,19 +147,101 @@ def check_labels(labels: Tensor, batch: int, num_levels: int) -> None:
         )
 
 
+@contextmanager
+def changing_weights(*networks: nn.Module) -> Iterator[None]:
+    """Inside, the weights of networks are changed from one whole state to another.
+
+    :func:`whole_weights` in another thread waits for the end.
+    """
+    with _weights_lock:
+        yield
+        if threading.active_count() > 1:
+            for network in networks:
+                _whole[network] = _marks(network)
+
+
+def whole_weights(network: nn.Module, take: Callable[[], T]) -> T:
+    """What ``take`` makes of a network's weights, all from before or all from after a change.
+
+    What other threads change inside of :func:`changing_weights` is waited for. Other changes are
+    noticed by PyTorch's counters of in-place operations (not those made through ``.data``): what
+    has been taken is then taken again once they have ended.
+
+    Raises:
+        RuntimeError: where they do not end.
+    """
+    end = time.monotonic() + _PATIENCE
+    while True:
+        with _weights_lock:
+            before = _marks(network)
+            known = threading.active_count() == 1 or _whole.get(network) == before
+            taken = take()
+            unchanged = _marks(network) == before
+        if unchanged and not known:
+            time.sleep(_PAUSE)  # whoever is about to change more of them goes on meanwhile
+            unchanged = _marks(network) == before
+        if unchanged:
+            _whole[network] = before
+            return taken
+        if time.monotonic() > end:
+            raise RuntimeError(
+                "the network's weights are being changed all the time by another thread: sample "
+                "between its steps, or from a copy of the network (copy.deepcopy)"
+            )
+
+
+def _marks(module: nn.Module, *, buffers: bool = True) -> list[tuple[int, int]]:
+    """Which tensors a module has, and how often each has been changed in place."""
+    tensors = (*module.parameters(), *(module.buffers() if buffers else ()))
+    # Tensors made in inference mode do not count.
+    return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
+
+
 class evaluating:
-    """The network in evaluation mode while it samples, as it was afterwards."""
+    """A module in evaluation mode while it is sampled from, as it was afterwards.
+
+    Threads may be inside for one module at once: the last to leave puts its mode back.
+
+    Raises:
+        RuntimeError: at the end, where its parameters were changed in the meantime.
+    """
 
     def __init__(self, module: nn.Module | None) -> None:
-        self._training = [] if module is None else [m for m in module.modules() if m.training]
+        self._module = module
+        self._training: list[nn.Module] = []
 
     def __enter__(self) -> None:
-        for module in self._training:
-            module.training = False
+        if self._module is None:
+            return
+        self._before = _marks(self._module, buffers=False)
+        with _modes_lock:
+            self._training = [m for m in self._module.modules() if m.training or m in _evaluating]
+            for module in self._training:
+                _evaluating[module] = _evaluating.get(module, 0) + 1
+                module.training = False
 
-    def __exit__(self, *_: object) -> None:
-        for module in self._training:
-            module.training = True
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._module is None:
+            return
+        with _modes_lock:
+            for module in self._training:
+                _evaluating[module] -= 1
+                if not _evaluating[module]:
+                    del _evaluating[module]
+                    module.training = True
+        if kind is None and _marks(self._module, buffers=False) != self._before:
+            raise RuntimeError(
+                "the network's parameters were changed while it was sampled from, so that the "
+                "result is of both: sample between the changes, from a copy (copy.deepcopy), or, "
+                "where that is meant, give the network as a function, lambda *a: net(*a)"
+            )
 
 
-__all__ = ["ScoreNetwork", "activation_name", "check_labels", "evaluating"]
+__all__ = [
+    "ScoreNetwork",
+    "activation_name",
+    "changing_weights",
+    "check_labels",
+    "evaluating",
+    "whole_weights",
+]

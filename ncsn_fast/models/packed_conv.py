@@ -25,18 +25,20 @@ class PackedConv(nn.Conv2d):
 
     def pack(self) -> None:
         """Pack the weight as it is now; whoever changes it has to call this again."""
-        self.packed = None
+        packed = None
         if _can_pack(self.weight):
-            self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
                 self.weight.detach().to_mkldnn(), *self._geometry()
             )
+        self.packed = packed  # at once: another thread may be computing
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of x (N, C, H, W)."""
-        if self.packed is None or not backends.unwatched(x):
+        packed = self.packed
+        if packed is None or not backends.unwatched(x):
             return super().forward(x)
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self.packed, self.bias, *self._geometry(), "none", [], ""
+            x, packed, self.bias, *self._geometry(), "none", [], ""
         )
 
     def takes_along(self, x: Tensor, residual: Tensor) -> bool:
@@ -60,6 +62,16 @@ class PackedConv(nn.Conv2d):
         if overwrite:
             return torch.ops.mkldnn._convolution_pointwise_.binary(residual, x, *weights)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, residual, *weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is packed can be neither copied nor saved, and is for this CPU.
+        return {**self.__dict__, "packed": self.packed is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        packed = state.pop("packed", False)
+        super().__setstate__(state)
+        if packed:
+            self.pack()
 
     def _geometry(self) -> tuple[Any, ...]:
         return self.padding, self.stride, self.dilation, self.groups

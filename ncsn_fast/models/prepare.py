@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +28,7 @@ from ncsn_fast import noise
 from ncsn_fast.device import malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
-from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.base import ScoreNetwork, whole_weights
 from ncsn_fast.models.blocks import PooledConv, ResidualBlock
 from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.models.refinenet import RefineNet
@@ -39,7 +42,8 @@ class PreparedNetwork:
     """A network's copy for inference; see :func:`prepare_for_inference`.
 
     The copy has weights of its own. They follow the source's at every :meth:`refresh`, which a
-    ``Sampler`` calls before each chain, and at no other time.
+    ``Sampler`` calls before each chain, and at no other time. Threads may share it: a refresh waits
+    until no other computes with it. Copied or pickled, it keeps the weights that it has.
 
     Attributes:
         source: the network it was made of, which is left as it is.
@@ -57,7 +61,10 @@ class PreparedNetwork:
         self.source = source
         self.precision = precision
         self.generation = 0
-        self._make()
+        self._turn = threading.Condition()
+        self._computing = 0  # how many are
+        whole_weights(source, self._make)
+        self._pack()
 
     def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The normalised score σ·s.
@@ -70,12 +77,12 @@ class PreparedNetwork:
             (N, *shape) in 16 bits or float32, in any memory format.
         """
         # A region of autocast around the caller does not change what a precision means.
-        with torch.autocast(x.device.type, enabled=False):
+        with self._use(), torch.autocast(x.device.type, enabled=False):
             return self.network.normalized(x, labels)
 
     def __call__(self, x: Tensor, labels: Tensor) -> Tensor:
         """What the source returns, the score s(x, σ) as a rule; arguments as for normalized."""
-        with torch.autocast(x.device.type, enabled=False):
+        with self._use(), torch.autocast(x.device.type, enabled=False):
             return self.network(x, labels)
 
     @torch.no_grad()
@@ -89,7 +96,56 @@ class PreparedNetwork:
 
         Raises:
             ValueError: where the source has become a network that cannot be prepared.
+            RuntimeError: where another thread changes the source's weights all the time.
         """
+        with self._turn:
+            self._turn.wait_for(lambda: not self._computing)
+            whole_weights(self.source, self._follow)
+            self._pack()
+
+    @torch.no_grad()
+    def agrees(self) -> bool:
+        """Whether the weights are those that the source has now; waits for the device."""
+
+        def same() -> bool:
+            given = self._given()
+            if self._layout != _layout(self.source, given):
+                return False
+            return all(torch.equal(own, new.to(own.dtype)) for own, new in self._pairs(given))
+
+        return whole_weights(self.source, same)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        for name in ("_turn", "_computing", "_own"):  # of this process, and of these tensors
+            del kept[name]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _turn=threading.Condition(), _computing=0)
+        self._own = _tensors(self.network)
+
+    def __copy__(self) -> PreparedNetwork:
+        other = PreparedNetwork.__new__(PreparedNetwork)
+        other.__setstate__({**self.__getstate__(), "network": copy.deepcopy(self.network)})
+        return other
+
+    def _use(self) -> AbstractContextManager[None]:
+        """No refresh begins inside; torch.compile sees nothing of that."""
+        return nullcontext() if torch.compiler.is_compiling() else self._counted()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._turn:
+            self._computing += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._computing -= 1
+                self._turn.notify_all()
+
+    def _follow(self) -> None:
         given = self._given()
         if self._layout == _layout(self.source, given):
             self._fill(given)
@@ -116,9 +172,16 @@ class PreparedNetwork:
         return _tensors(self.source)
 
     def _fill(self, given: dict[str, Tensor]) -> None:
+        for own, new in self._pairs(given):
+            own.copy_(new)
+
+    def _pairs(self, given: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each tensor of the copy, and what the source has for it."""
         for name, own in self._own.items():
             new = given[name]
-            own.copy_(new if own.shape == new.shape else pooled_kernel(new))
+            yield own, new if own.shape == new.shape else pooled_kernel(new)
+
+    def _pack(self) -> None:
         for module in self.network.modules():
             if isinstance(module, PackedConv):
                 module.pack()
@@ -154,35 +217,71 @@ class Runner:
                 raise ValueError(f"precision = {precision!r}: {reason}")
         self._score, self._network, self._precision = score, network, precision
         self._sigmas = None if network is None else network.sigmas.cpu().clone()
+        self._forget()
+
+    def _forget(self) -> None:
         self._copy: PreparedNetwork | None = None
         self._place: torch.device | None = None
+        self._lock = threading.Lock()
+        self._running: list[PreparedNetwork] = []  # a copy once for each chain
 
-    def now(self, device: torch.device) -> Running:
+    def __getstate__(self) -> dict[str, Any]:
+        made = ("_copy", "_place", "_lock", "_running")  # which a copy makes for itself
+        return {name: value for name, value in self.__dict__.items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[Running]:
         """What is to be run on a device, with the weights that the network has now.
+
+        They stay as they are inside, whatever other threads and chains do meanwhile.
 
         Raises:
             ValueError: where weights with other noise levels have been loaded since.
+            RuntimeError: where another thread changes the weights all the time.
         """
         net = self._network
         if net is None or self._sigmas is None:
             own = "fp32" if self._precision == "auto" else self._precision
-            return Running(self._score, own, prepared=False)
+            yield Running(self._score, own, prepared=False)
+            return
         if not torch.equal(net.sigmas.cpu(), self._sigmas):
             raise ValueError(
                 "the network's noise levels have changed since this sampler was made: make another"
             )
         if self._precision in ("auto", "fp32") and obstacle(net) is not None:
-            return Running(self._score, "fp32", prepared=False)
-        if self._copy is not None and self._place == device:
+            yield Running(self._score, "fp32", prepared=False)
+            return
+        with self._lock:
+            prepared = self._current(net, device)
+            self._running.append(prepared)
+        try:
+            score = replace(self._score, fn=prepared.normalized)
+            yield Running(score, prepared.precision, prepared=True)
+        finally:
+            with self._lock:
+                self._running.remove(prepared)
+
+    def _current(self, net: ScoreNetwork, device: torch.device) -> PreparedNetwork:
+        """The copy for a chain that begins; one that runs already is shared, and never changed."""
+        if self._copy is None or self._place != device:  # elsewhere "auto" may be another
+            keep = False
+        elif any(one is self._copy for one in self._running):
+            keep = self._copy.agrees()
+        else:
+            keep = True
             self._copy.refresh()
-        else:  # on another device "auto" may be another precision
+        if not keep or self._copy is None:
             self._copy, self._place = prepare_for_inference(net, self._precision), device
-        score = replace(self._score, fn=self._copy.normalized)
-        return Running(score, self._copy.precision, prepared=True)
+        return self._copy
 
     def release(self) -> None:
         """Let go of the copy; the next call makes another."""
-        self._copy = None
+        with self._lock:
+            self._copy = None
 
 
 class _FirstConv(PackedConv):

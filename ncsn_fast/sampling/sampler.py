@@ -210,37 +210,34 @@ class Sampler:
         if isinstance(guidance, Guidance):
             guidance.check(self.table[first_row:], len(ids), self.shape)
         size = self.chunk_size(len(ids), batch_size)
-        running = self._runner.now(device)
-        chain = Chain(
-            score=running.score,
-            precision=running.precision,
-            prepared=running.prepared,
-            table=self.table.with_temperature(temperature),
-            shape=self.shape,
-            device=device,
-            n=len(ids),
-            first_row=first_row,
-            noise=noise,
-            mask=mask,
-            known=known,
-            guidance=guidance,
-            clip=inputs.clip(clip),
-            every=None if every is None else checks.count("every", every),
-            callback=callback,
-            extra={} if extra is None else extra,
-            backend=backends.choose(self._backend, device),
-            # Last: a call that is refused leaves torch's generator alone.
-            seed=noise_source.chosen_seed(seed),
-        )
-        self.seed = chain.seed
-        _log.info("sampling %d samples with seed %d", len(ids), chain.seed)
+        with profiling.mark("sample"), self._runner.running(device) as running:
+            chain = Chain(
+                **running._asdict(),
+                table=self.table.with_temperature(temperature),
+                shape=self.shape,
+                device=device,
+                n=len(ids),
+                first_row=first_row,
+                noise=noise,
+                mask=mask,
+                known=known,
+                guidance=guidance,
+                clip=inputs.clip(clip),
+                every=None if every is None else checks.count("every", every),
+                callback=callback,
+                extra={} if extra is None else extra,
+                backend=backends.choose(self._backend, device),
+                # Last: a call that is refused leaves torch's generator alone.
+                seed=noise_source.chosen_seed(seed),
+            )
+            self.seed = chain.seed
+            _log.info("sampling %d samples with seed %d", len(ids), chain.seed)
 
-        def begin(part: slice, part_ids: Tensor) -> Tensor:
-            if initial is not None:
-                return initial[part]
-            return self.first_states(chain.seed, part_ids, first_row)
+            def begin(part: slice, part_ids: Tensor) -> Tensor:
+                if initial is not None:
+                    return initial[part]
+                return self.first_states(chain.seed, part_ids, first_row)
 
-        with profiling.mark("sample"):
             x, trajectory = run_chunks(chain, ids, begin, size, progress, self._graphs)
         return x if trajectory is None else (x, trajectory)
 

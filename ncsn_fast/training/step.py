@@ -17,7 +17,7 @@ from ncsn_fast.device import profiling
 from ncsn_fast.device.precision import autocast
 from ncsn_fast.losses.common import NoiseKey, draw_levels
 from ncsn_fast.losses.denoising import loss_weight
-from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.base import ScoreNetwork, changing_weights
 from ncsn_fast.models.score import as_score
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.log import LossSums
@@ -70,7 +70,7 @@ class TrainingStep:
         self, net: ScoreNetwork, average: ScoreNetwork, sums: LossSums, config: TrainConfig
     ) -> None:
         device = net.sigmas.device
-        self._net, self._config, self._sums = net, config, sums
+        self._net, self._average, self._config, self._sums = net, average, config, sums
         self._score = as_score(net)
         self.optimizer = torch.optim.Adam(
             [parameter for parameter in net.parameters() if parameter.requires_grad],
@@ -116,14 +116,16 @@ class TrainingStep:
                 self._backward(part, sigma[part], labels[part])
                 for part in _slices(len(self._x), config.accumulate)
             ]
-            self._update_weights()
+            with changing_weights(self._net):
+                self._update_weights()
         except BaseException:
             if self.scaler.is_enabled():  # else it takes these gradients for unscaled ones
                 self.scaler._per_optimizer_states.clear()
             raise
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        self._update_average()
+        with changing_weights(self._average):
+            self._update_average()
         self._sums.add(torch.cat(losses), labels)
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
