@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ncsn_fast.device.memory import check_host_memory
+from ncsn_fast.support.checks import printable
 from ncsn_fast.support.first_bytes import told_by_first_bytes
 from ncsn_fast.support.parsers import open_npy, open_npz, shortened, shown
 
@@ -94,7 +95,7 @@ def _from_archive(path: Path, key: str | None) -> np.ndarray:
 def _listed(names: list[str]) -> str:
     """Some names, whatever strangers put into them."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return shortened(", ".join(repr(name)[1:-1] for name in names[:_MOST_NAMED])) + more
+    return shortened(", ".join(map(printable, names[:_MOST_NAMED]))) + more
 
 
 def _recognise_layout(shape: tuple[int, ...], path: Path) -> str:

@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Collection
 from pathlib import Path
 
+from ncsn_fast.support.checks import printable
+
 _MOST_ENDINGS, _LONGEST_ENDING = 8, 12
 
 
@@ -45,7 +47,9 @@ class FolderWalk:
     def passed_over(self) -> str:
         """How many files of which kinds, in a line; "" if there are none."""
         kinds = self._passed.most_common(_MOST_ENDINGS)
-        told = [f"{number:,} {ending or 'without an ending'}" for ending, number in kinds]
+        told = [
+            f"{number:,} {printable(ending) or 'without an ending'}" for ending, number in kinds
+        ]
         rest = self._passed.total() - sum(number for _, number in kinds)
         for number, what in (
             (rest, "of other kinds"),

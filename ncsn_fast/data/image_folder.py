@@ -22,6 +22,7 @@ import numpy as np
 from ncsn_fast.data.folder_walk import FolderWalk
 from ncsn_fast.data.image_file import Decoded, Unusable, decode, readable_endings
 from ncsn_fast.device.memory import check_host_memory
+from ncsn_fast.support.checks import printable
 
 _MOST_NAMED = 10
 _GREY = "are grey among colour ones: their values are repeated over the three channels"
@@ -69,7 +70,9 @@ def read_folder(
             first = file, taken.pixels
             needed = taken.pixels.nbytes * len(found.files)
             otherwise = "give a smaller image_size, or save the images as one .npy of uint8"
-            check_host_memory(needed, f"{len(found.files):,} files like {file}", otherwise)
+            check_host_memory(
+                needed, f"{len(found.files):,} files like {printable(file)}", otherwise
+            )
         # At once: a whole folder of large photos may not fit into memory.
         if taken.pixels.shape[1:] != first[1].shape[1:]:
             raise _sizes_differ(*first, file, taken.pixels)
@@ -112,15 +115,18 @@ def _attempt(file: Path, size: tuple[int, int] | None, crop: int | None) -> Deco
 
 
 def _sizes_differ(one: Path, a: np.ndarray, other: Path, b: np.ndarray) -> ValueError:
+    sizes = (f"{image.shape[2]}×{image.shape[1]}" for image in (a, b))
+    told = ", but ".join(
+        f"{printable(file)} is {size}" for file, size in zip((one, other), sizes, strict=True)
+    )
     return ValueError(
-        f"the images differ in size: {one} is {a.shape[2]}×{a.shape[1]}, but {other} is "
-        f"{b.shape[2]}×{b.shape[1]} (width×height); give image_size, e.g. image_size=32, to cut "
-        "and shrink them all to one size"
+        f"the images differ in size: {told} (width×height); give image_size, e.g. image_size=32, "
+        "to cut and shrink them all to one size"
     )
 
 
 def _report(folder: Path, unusable: dict[Path, str], remain: int, skip: bool) -> None:
-    told = (f"{path.relative_to(folder)} {unusable[path]}" for path in sorted(unusable))
+    told = (f"{printable(path.relative_to(folder))} {unusable[path]}" for path in sorted(unusable))
     named = "; ".join(islice(told, _MOST_NAMED))
     if len(unusable) > _MOST_NAMED:
         named += f"; and {len(unusable) - _MOST_NAMED} more"

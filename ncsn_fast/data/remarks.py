@@ -23,7 +23,11 @@ def remarks(samples: Samples) -> list[str]:
     largest, equal = _look(samples)
     found = []
     if equal:
-        what = "there is one sample" if len(samples) == 1 else f"all {len(samples):,} are equal"
+        what = (
+            "there is one sample"
+            if len(samples) == 1
+            else f"all {len(samples):,} samples are equal"
+        )
         found.append(f"{what}: a network learns to repeat it, and nothing else")
     if told := dark(largest, samples.dtype, len(samples.shape) == 3):
         found.append(told)

@@ -6,11 +6,16 @@ the field reports the same Fréchet distance on the features of an Inception net
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
 # Images of one block pair: 2**20 distances of float64 are 8 MiB, whatever the sets' sizes.
 _BLOCK = 1024
+# Samples of a good network are this little outside [0, 1]; states that are 2x - 1 lie farther out.
+_BEYOND = 0.5
+_log = logging.getLogger("ncsn_fast")
 
 
 def pixel_frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -154,6 +159,15 @@ def _check_pair(
             raise ValueError(
                 f"{name} holds values that are not finite (NaN or infinity): the chain that made "
                 "them has diverged, or the file is damaged"
+            )
+        low, high = (float(value) for value in torch.aminmax(images))
+        if images.ndim == 4 and not (low > -_BEYOND and high < 1 + _BEYOND):
+            _log.warning(
+                "%s holds values from %.4g to %.4g, images are in [0, 1]: the distance is that of "
+                "these values (ncsn_fast.models.space.to_images makes images of a network's states)",
+                name,
+                low,
+                high,
             )
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(

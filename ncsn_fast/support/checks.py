@@ -50,6 +50,13 @@ def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> N
         raise ValueError(f"{name} = {value!r:.80}: {why}; choose one of {allowed}")
 
 
+def printable(text: object) -> str:
+    """A name of a stranger's for a message: what would steer a terminal, or is no character, is
+    written as Python writes it."""
+    name = str(text)
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
 def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:
     """The shape of one sample, as positive numbers.
 
@@ -82,4 +89,4 @@ def same_shape(name: str, value: Tensor, shape: Iterable[int], like: Tensor) -> 
     return value
 
 
-__all__ = ["choice", "count", "number", "same_shape", "sample_shape"]
+__all__ = ["choice", "count", "number", "printable", "same_shape", "sample_shape"]

@@ -295,3 +295,14 @@ def test_a_folder_that_does_not_fit_into_memory_is_refused_after_its_first_file(
     monkeypatch.setattr(memory, "free_host_bytes", lambda: 899)
     with pytest.raises(ValueError, match=r"3 files like .*a\.png takes .*smaller image_size, or"):
         data.load_pixels(tmp_path)
+
+
+def test_names_that_would_steer_a_terminal_are_written_out(tmp_path: Path) -> None:
+    try:
+        (tmp_path / "a\x1b[2J.png").touch()
+        (tmp_path / "b\udcff.png").touch()
+    except (OSError, UnicodeError):
+        pytest.skip("no such names here")
+    with pytest.raises(ValueError, match=r"a\\x1b\[2J\.png is no image.*b\\udcff\.png is") as error:
+        data.load_pixels(tmp_path)
+    assert str(error.value).isprintable()

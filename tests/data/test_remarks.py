@@ -32,8 +32,8 @@ def test_of_usual_images_nothing_is_said() -> None:
 
 def test_one_sample_and_equal_ones_are_said() -> None:
     assert "there is one sample" in told(noise(1))
-    assert "all 3 are equal" in told(noise(1).repeat(3, 1, 1, 1))
-    assert "all 2 are equal" in told(torch.ones(2, 5), (5,))
+    assert "all 3 samples are equal" in told(noise(1).repeat(3, 1, 1, 1))
+    assert "all 2 samples are equal" in told(torch.ones(2, 5), (5,))
 
 
 def test_a_difference_in_the_last_of_several_blocks_is_seen(
@@ -41,7 +41,7 @@ def test_a_difference_in_the_last_of_several_blocks_is_seen(
 ) -> None:
     monkeypatch.setattr(placement, "_BLOCK_BYTES", 2 * 64)
     images = torch.ones(7, *SHAPE)
-    assert "all 7 are equal" in told(images)
+    assert "all 7 samples are equal" in told(images)
     images[-1, 0, 0, 0] = 0
     assert told(images) == ""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -167,3 +168,16 @@ def test_the_second_set_is_checked_too() -> None:
     b[2, 0, 1, 1] = torch.nan
     with pytest.raises(ValueError, match=r"b holds values that are not finite"):
         metrics.nearest_distance(uniform(3, 1, 4, 4), b)
+
+
+@pytest.mark.parametrize("scale", [lambda x: 255 * x, lambda x: 2 * x - 1])
+def test_images_in_another_range_are_said(
+    scale: Callable[[torch.Tensor], torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    images = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    metrics.nearest_distance(images, images * 1.1 - 0.05)
+    assert not caplog.records
+    metrics.nearest_distance(images, scale(images))
+    assert "b holds values from" in caplog.text
+    metrics.nearest_distance(images.flatten(1), scale(images.flatten(1)))
+    assert len(caplog.records) == 1
