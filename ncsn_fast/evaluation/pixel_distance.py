@@ -164,7 +164,7 @@ def _check_pair(
         if images.ndim == 4 and not (low > -_BEYOND and high < 1 + _BEYOND):
             _log.warning(
                 "%s holds values from %.4g to %.4g, images are in [0, 1]: the distance is that of "
-                "these values (ncsn_fast.models.space.to_images makes images of a network's states)",
+                "these values (ncsn_fast.models.space.to_images makes images of states)",
                 name,
                 low,
                 high,
