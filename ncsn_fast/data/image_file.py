@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ncsn_fast.support.checks import printable
 from ncsn_fast.support.first_bytes import told_by_first_bytes
+from ncsn_fast.support.parsers import shortened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +39,7 @@ _FORMATS = {
 _OPTIONAL = ("WEBP", "AVIF")
 # No image is compressed like this but one of a single colour: decoding is not begun.
 _BOMB_BYTES, _BOMB_RATIO = 64 << 20, 500
+_BITS, _SAMPLES, _SAMPLE_FORMAT = 258, 277, 339  # tags of TIFF
 _PROFILE = "have a colour profile other than sRGB: their values are taken as they are stored"
 _FURTHER = "hold further pictures, such as previews: the main one is taken"
 _TO_8_BITS = (
@@ -78,9 +82,10 @@ def decode(file: Path, size: tuple[int, int] | None, crop: int | None) -> Decode
     except PermissionError as error:
         raise Unusable(f"cannot be opened ({error.strerror})") from error
     except Exception as error:  # a decoder may stumble over damaged bytes in any way
-        raise Unusable(f"cannot be read ({error}): replace it") from error
+        raise Unusable(f"cannot be read ({printable(shortened(error))}): replace it") from error
 
 
+@cache
 def _readable() -> list[str]:
     from PIL import features
 
@@ -132,26 +137,31 @@ def _check(file: Path, image: Image) -> None:
         )
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         raise Unusable(f"has the pixel type {image.mode}: {_TO_8_BITS}")
-    if _bits_are_cut(file, image):
+    if _bits(file, image) > 8:
         raise Unusable(f"has more than 8 bits per channel, of which 8 would be read: {_TO_8_BITS}")
 
 
-def _bits_are_cut(file: Path, image: Image) -> bool:
-    """Whether channels have more than 8 bits where the decoded pixels have 8."""
+def _bits(file: Path, image: Image) -> int:
+    """Bits per channel in the file, those of decoded pixels (8) where that is not looked up."""
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        kinds = tags.get(_SAMPLE_FORMAT, (1,))
+        if tags.get(_SAMPLES, 1) > len(image.getbands()) or any(kind in (2, 3) for kind in kinds):
+            raise Unusable(f"has more than three channels, or signed ones: {_TO_8_BITS}")
+        return max(tags.get(_BITS, (8,)))
     if image.format == "AVIF":
         with file.open("rb") as opened:
             head = opened.read(4096)
         place = head.find(b"av1C")  # the third byte after it has a flag for 10 and 12 bits
-        return 0 < place < len(head) - 6 and bool(head[place + 6] & 0x40)
+        return 10 if 0 < place < len(head) - 6 and head[place + 6] & 0x40 else 8
     for tile in getattr(image, "tile", ()):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        if any(isinstance(told, str) and re.search(r";16[BLN]", told) for told in arguments):
-            return True
-        if image.format == "PPM" and any(
-            isinstance(most, int) and most > 255 for most in arguments
-        ):
-            return True
-    return False
+        for told in arguments:  # how PNG's and PPM's decoders are told
+            if told in ("RGB;16B", "RGBA;16B", "LA;16B"):
+                return 16
+            if image.format == "PPM" and isinstance(told, int):  # the largest value
+                return told.bit_length()
+    return 8
 
 
 def _too_large(pixels: int) -> Unusable:

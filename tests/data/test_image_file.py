@@ -30,6 +30,24 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes, extra: byt
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + text + pixels + chunk(b"IEND", b"")
 
 
+def tiff(bits: tuple[int, ...], photometric: int, *, extra: int = 0, kind: int = 1) -> bytes:
+    """A TIFF of 4×4 pixels of zeros, with channels of so many bits."""
+    samples, pixels = len(bits), 4 * 4 * sum(bits) // 8
+    fields = [(256, 4, [4]), (257, 4, [4]), (258, 3, bits), (259, 3, [1]), (262, 3, [photometric])]
+    fields += [(273, 4, [8]), (277, 3, [samples]), (278, 4, [4]), (279, 4, [pixels])]
+    fields += [(338, 3, [0] * extra)] if extra else []
+    fields += [(339, 3, [kind] * samples)]
+    table, more = b"", b""
+    end = 8 + pixels + 2 + 12 * len(fields) + 4
+    for tag, size, values in fields:
+        data = struct.pack(f"<{len(values)}{'HI'[size - 3]}", *values)
+        if len(data) > 4:
+            data, more = struct.pack("<I", end + len(more)), more + data
+        table += struct.pack("<HHI", tag, size, len(values)) + data.ljust(4, b"\0")
+    start = struct.pack("<2sHI", b"II", 42, 8 + pixels) + bytes(pixels)
+    return start + struct.pack("<H", len(fields)) + table + bytes(4) + more
+
+
 def refusal(folder: Path) -> str:
     """What the folder is refused with; warnings, of Pillow's too, are errors."""
     with warnings.catch_warnings():
@@ -72,6 +90,9 @@ def test_of_a_photo_with_a_preview_the_photo_is_taken_and_that_is_said(
         ("rgba.png", png(4, 4, 16, 6, bytes(33 * 4))),
         ("grey_alpha.png", png(4, 4, 16, 4, bytes(17 * 4))),
         ("grey.png", png(4, 4, 16, 0, bytes(9 * 4))),
+        ("rgb.tif", tiff((16, 16, 16), 2)),
+        ("near_infrared.tif", tiff((8, 8, 8, 8), 2, extra=1)),
+        ("signed.tif", tiff((8,), 1, kind=2)),
         ("rgb.ppm", b"P6 4 4 65535\n" + bytes(96)),
         ("grey.pgm", b"P5 4 4 1000\n" + bytes(32)),
     ],
@@ -81,6 +102,13 @@ def test_more_than_8_bits_are_not_cut_in_silence(name: str, content: bytes, tmp_
     told = refusal(tmp_path)
     assert "8-bit grey or RGB, or all images as one .npy array" in told
     assert name in told
+
+
+def test_usual_tiff_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "rgb.tif").write_bytes(tiff((8, 8, 8), 2))
+    (tmp_path / "grey.tif").write_bytes(tiff((8,), 1))
+    image(4, 4).convert("1").save(tmp_path / "bits.tif", compression="group4")
+    assert data.load_pixels(tmp_path).shape == (3, 3, 4, 4)
 
 
 def test_high_bit_depth_of_avif_is_seen(tmp_path: Path) -> None:
