@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.official_keys import number_of, section_of, settings_of, value_of
+from ncsn_fast.support.parsers import LARGEST_YAML, parse_yaml, read_text
 
-LARGEST_FILE = 1 << 20  # bytes; a configuration has about two thousand
 CELEBA_CROP = 140
 PYTHON_TAG = "tag:yaml.org,2002:python/"
 _LADDER = ("sigma_max", "sigma_min", "num_levels", "sigma_dist")
@@ -44,20 +44,13 @@ def read_official_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: for a file that is not YAML, not a mapping, or larger than 1 MiB.
+        ValueError: for a file that is not a mapping, or refused by
+            :func:`ncsn_fast.support.parsers.parse_yaml`: no YAML, larger than 1 MiB, a bomb.
     """
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration file {path}")
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path} is larger than 1 MiB: that is not a configuration file")
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.load(file, Loader=_loader())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {error}") from error
+    values = parse_yaml(read_text(path, LARGEST_YAML), path, _loader())
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} holds a {type(values).__name__}, not the sections (data:, model:, …) of an "

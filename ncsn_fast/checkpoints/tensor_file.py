@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.support.files import atomic_write, utf8_name
+from ncsn_fast.support.parsers import parse_json
 
 FORMAT = 1
 KEY = "ncsn_fast"
@@ -131,7 +132,7 @@ def _verified(
         "again, or go back to an earlier checkpoint"
     )
     try:
-        metadata = json.loads(text)
+        metadata = parse_json(text, path)
         expected = metadata.pop("sha256")
         version = metadata["format"]
     except (ValueError, KeyError, TypeError, AttributeError):

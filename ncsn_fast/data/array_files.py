@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +18,6 @@ LAYOUTS = {"NHW": 3, "NCHW": 4, "NHWC": 4}
 VALUES = ("unit", "signed")
 # An axis this short is taken for channels (grey, complex, RGB, RGBA), a longer one for pixels.
 _MOST_CHANNELS = 4
-# What numpy.load raises for a file that is cut short, altered or no array at all.
-READ_ERRORS = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 # How much of a mapped file is looked at in one go.
 _BLOCK_BYTES = 64 << 20
 _MOST_NAMED = 10
@@ -202,4 +198,4 @@ def _blocks(array: np.ndarray) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, len(array), rows)]
 
 
-__all__ = ["ARRAY_SUFFIXES", "LAYOUTS", "READ_ERRORS", "VALUES", "read_array_file"]
+__all__ = ["ARRAY_SUFFIXES", "LAYOUTS", "VALUES", "read_array_file"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
-from ncsn_fast.data.array_files import READ_ERRORS
 from ncsn_fast.support.files import atomic_write
+from ncsn_fast.support.parsers import open_npz, parse_json
 
 _log = logging.getLogger("ncsn_fast")
 MOST_SAMPLES = 1 << 48  # ids of samples are below
@@ -189,14 +189,14 @@ class SampleStore:
 
     def _read_done(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                identity = json.loads(str(stored["settings"]))
+            with open_npz(path) as stored:
+                identity = parse_json(str(stored["settings"]), "its settings")
                 self._check(path, identity)
                 ids, images = stored["sample_ids"], stored["images"]
             self._check_states(ids, images)
         except _Other:
             raise
-        except READ_ERRORS as error:
+        except (ValueError, OSError) as error:
             raise _damaged(path, error) from error
         self._done.update(zip(ids.tolist(), images, strict=True))
 

@@ -25,7 +25,7 @@ import numpy as np
 
 LARGEST_TEXT = 4 << 20  # bytes of a JSON text: a hundred times what any of ours has
 LARGEST_YAML = 1 << 20  # bytes; a configuration has about two thousand
-MOST_NODES = 20_000  # of a YAML text, its aliases written out; a configuration has about a hundred
+MOST_NODES = 20_000  # lists, objects and, in YAML, values, aliases written out; ours: a hundred
 MOST_NESTED = 100  # levels of brackets
 MOST_DIGITS = 400  # of a number; float64 ends at 309
 MOST_MEMBERS = 10_000  # arrays of an .npz
@@ -52,7 +52,6 @@ def shown(value: object) -> str:
     """A value for a message: at most some hundred characters, and never written out whole."""
     brief = reprlib.Repr()
     brief.maxstring = brief.maxother = brief.maxlong = 100
-    brief.maxlevel = 3
     return shortened(brief.repr(value))
 
 
@@ -78,11 +77,7 @@ def naming(what: object, wanted: str, mend: str = "copy or download it again") -
 
 
 def read_text(path: str | os.PathLike[str], limit: int = LARGEST_TEXT) -> str:
-    """The text of a file in UTF-8.
-
-    Args:
-        path: a file; a folder, pipe or device is refused, nothing of it is read.
-        limit: how many bytes it may have.
+    """The text of a file in UTF-8, of at most ``limit`` bytes.
 
     Raises:
         OSError: where there is none, or it cannot be opened.
@@ -109,16 +104,15 @@ def parse_json(text: str | bytes, what: object, limit: int = LARGEST_TEXT) -> An
         limit: how long it may be, in bytes or characters.
 
     Raises:
-        FileError: for a text that is longer, no JSON, nested more than 100 levels deep, or holds a
-            number of more than 400 digits, one that float64 cannot hold, or a key twice.
+        FileError: for a text that is longer, no JSON, of more than 20,000 lists and objects or 100
+            levels, or holds a number of more than 400 digits or beyond float64, or a key twice.
     """
     if len(text) > limit:
         raise FileError(f"{what} is longer than {_size(limit)}")
     if isinstance(text, bytes):
         text = _decoded(text, what)
     with naming(what, "no JSON", "write it again"):
-        if _depth(text) > MOST_NESTED:
-            raise ValueError(f"nested more than {MOST_NESTED} levels deep")
+        _check_brackets(text)
         return json.loads(
             text,
             parse_int=_whole,
@@ -305,13 +299,16 @@ def _size(number: int) -> str:
     return f"{number:,} {unit}"
 
 
-def _depth(text: str) -> int:
-    """How deep the brackets of a JSON text are nested, 0 where they are few."""
+def _check_brackets(text: str) -> None:
+    """Refuse a JSON text of too many or too deeply nested brackets; those in strings are none."""
     if text.count("[") + text.count("{") <= MOST_NESTED:
-        return 0
+        return
     outside = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+    if outside.count("[") + outside.count("{") > MOST_NODES:
+        raise ValueError(f"more than {MOST_NODES:,} lists and objects")
     steps = {"[": 1, "{": 1, "]": -1, "}": -1}
-    return max(accumulate(steps.get(character, 0) for character in outside), default=0)
+    if max(accumulate(steps.get(character, 0) for character in outside)) > MOST_NESTED:
+        raise ValueError(f"nested more than {MOST_NESTED} levels deep")
 
 
 def _whole(digits: str) -> int:
@@ -435,6 +432,7 @@ def _check_length(header: Header, length: int, what: object) -> None:
 
 
 __all__ = [
+    "LARGEST_YAML",
     "FileError",
     "Header",
     "Npz",

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.support.files import append_text, flush, refuse_link, write_text
+from ncsn_fast.support.parsers import parse_json
 
 _log = logging.getLogger("ncsn_fast")
 _BOARD = "tensorboard"
+_LONGEST_LINE = 10_000  # characters; ours have about seventy
 
 
 class LossSums:
@@ -206,8 +208,8 @@ def _entries(text: str) -> Iterator[tuple[dict[str, Any], str, int, float]]:
     The last line of a killed run may be cut, and others may be damaged.
     """
     for line in text.splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            entry = json.loads(line)
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+            entry = parse_json(line, "a line of the log", _LONGEST_LINE)
             kind = "loss" if "loss" in entry else "pixel_frechet_distance"
             at, value = int(entry["step"]), float(entry[kind])
             if at >= 0 and math.isfinite(value):

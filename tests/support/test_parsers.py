@@ -71,8 +71,10 @@ def test_json_is_read(tmp_path):
     ("text", "message"),
     [
         ("{", "it is damaged or no JSON"),
-        ("[" * 100_000, "nested more than 100 levels"),
-        ('{"a":' * 100_000, "nested more than 100 levels"),
+        ("[" * 10_000, "nested more than 100 levels"),
+        ("[" * 100_000, "more than 20,000 lists and objects"),
+        ('{"a":' * 10_000, "nested more than 100 levels"),
+        ("[" + "{}," * 20_001, "more than 20,000 lists and objects"),
         ('["\\"", ' + "[" * 101, "nested more than 100 levels"),
         ('["\\\\", ' + "[" * 101, "nested more than 100 levels"),
         ("1" * 10**6, "a number of 1,000,000 digits"),

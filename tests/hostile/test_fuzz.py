@@ -1,0 +1,70 @@
+"""Whatever a file holds: a value, or an error of ours that names it, in bounded time and memory."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hostile.targets import TARGETS, Fault, Target, outcome
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[2]
+some = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+by_name = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+
+
+@by_name
+def test_right_files_are_read(target):
+    for data in target.valid() if target.name != "options" else ():
+        assert outcome(target, data) == "read"
+
+
+@by_name
+def test_any_bytes_are_read_or_refused(target):
+    @some
+    @given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(lambda t: t.encode())))
+    def check(data):
+        outcome(target, data)
+
+    check()
+
+
+@by_name
+def test_damaged_and_wrong_files_are_read_or_refused(target):
+    @some
+    @given(st.randoms(use_true_random=False))
+    def check(rng):
+        outcome(target, target.input(rng))
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda path: [][1], "raw IndexError"),
+        (lambda path: int("x"), "a message without 'x.txt'"),
+        (lambda path: float(f"{path}" + "y" * 9999), "a message of"),
+        (lambda path: sum(i for i in range(10**8)), "took .* s"),
+        (lambda path: b"x" * (1 << 30) and None, "took .* MiB"),
+        (lambda path: b"\xff".decode(), "raw UnicodeDecodeError"),
+    ],
+)
+def test_what_may_not_happen_is_a_fault(read, message):
+    with pytest.raises(Fault, match=message):
+        outcome(Target("it", "x.txt", lambda: [b""], read), b"")
+
+
+def test_a_case_is_the_same_wherever_it_is_made():
+    for target in TARGETS:
+        first, again = (target.input(random.Random("seed")) for _ in range(2))
+        assert first == again, target.name
+
+
+def test_the_command_counts_its_cases(tmp_path):
+    command = [sys.executable, "-m", "tests.fuzz", "--case", "3", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(TARGETS)} cases, 0 faults" in done.stdout
