@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from ncsn_fast.device.environment import environment
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.support.parsers import read_json
 
 
 def network_facts(net: ScoreNetwork) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def check_own(files: Sequence[Path], keys: Iterable[str], owner: str) -> None:
 
 def _has_keys(path: Path, keys: set[str]) -> bool:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = read_json(path)
+    except (OSError, ValueError):
         return False
     return isinstance(values, dict) and keys <= set(values)
 

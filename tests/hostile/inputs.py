@@ -196,7 +196,7 @@ model: !!python/object:argparse.Namespace {batch_norm: false, ngf: 64, num_class
 
 WRONG_VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 3, 2**40, 2**70, 10**300, 0.5, -1e300, 1e-300),
-    *("", "x", "nan", "1e-5", "σ\ud800", "../../x", "x" * 2000),
+    *("", "x", "nan", "1e-5", "σ\ud800", f"{os.pardir}/x", "x" * 2000),
     *([], {}, [[]], [1, 2], ["a"], [0.5] * 50, {"a": 1}, {"": {"": []}}),
 )
 

@@ -276,13 +276,19 @@ def _plain_yaml(path: Path) -> Any:
 
 def _options(path: Path) -> Any:
     """A command line: the name of a command, and what is given to one of its options."""
-    name, _, rest = path.read_bytes().decode("utf-8", "replace").partition(" ")
+    line = (
+        path.read_bytes().decode("utf-8", "replace").replace("\0", "")
+    )  # which C's strings end at
+    name, _, rest = line.partition(" ")
     command = main.commands.get(name, main.commands["sample"])
     flag, _, given = rest.partition(" ")
     by_flag = {flag: option for option in command.params for flag in option.opts}
     option = by_flag.get(flag, command.params[0])
     context = click.Context(command, info_name=command.name)
-    found = option.type_cast_value(context, (given,) if option.nargs == -1 else given)
+    try:
+        found = option.type_cast_value(context, (given,) if option.nargs == -1 else given)
+    except ValueError as error:  # nobody catches it there
+        raise TypeError(f"raw ValueError: {error}") from error
     settings = _settings_of_training()
     if option.name in settings and found is not None:
         try:
