@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -141,13 +141,16 @@ def _check(file: Path, image: Image) -> None:
         raise Unusable(f"has more than 8 bits per channel, of which 8 would be read: {_TO_8_BITS}")
 
 
-def _bits(file: Path, image: Image) -> int:
+def _bits(file: Path, image: Any) -> int:
     """Bits per channel in the file, those of decoded pixels (8) where that is not looked up."""
     if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
+        tags = image.tag_v2
         kinds = tags.get(_SAMPLE_FORMAT, (1,))
         if tags.get(_SAMPLES, 1) > len(image.getbands()) or any(kind in (2, 3) for kind in kinds):
             raise Unusable(f"has more than three channels, or signed ones: {_TO_8_BITS}")
+        covered = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile)
+        if covered < image.width * image.height:  # Pillow would fill in black
+            raise Unusable(f"{_told(image)}, but does not hold all of them: replace it")
         return max(tags.get(_BITS, (8,)))
     if image.format == "AVIF":
         with file.open("rb") as opened:

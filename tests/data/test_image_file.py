@@ -111,6 +111,13 @@ def test_usual_tiff_files_are_read(tmp_path: Path) -> None:
     assert data.load_pixels(tmp_path).shape == (3, 3, 4, 4)
 
 
+def test_a_tiff_without_all_of_its_rows_is_not_filled_up_with_black(tmp_path: Path) -> None:
+    whole = tiff((8,), 1)
+    taller = struct.pack("<HHII", 257, 4, 1, 40)
+    (tmp_path / "a.tif").write_bytes(whole.replace(struct.pack("<HHII", 257, 4, 1, 4), taller))
+    assert "a.tif is 4×40 pixels (width×height), but does not hold all" in refusal(tmp_path)
+
+
 def test_high_bit_depth_of_avif_is_seen(tmp_path: Path) -> None:
     if ".avif" not in readable_endings():
         pytest.skip("this Pillow reads no AVIF")
