@@ -78,14 +78,22 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
     """Append to a file of text, in UTF-8; it is made where it does not exist.
 
     Raises:
-        OSError: if it cannot be written, or is a link, a pipe or another thing than a file.
+        OSError: if it cannot be written, or is a link, a pipe or another thing than a file; of the
+            text nothing is left in it, where the disk allows that.
     """
     with _told(Path(path)):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOT_THROUGH_LINKS
-        with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        with open(os.open(path, flags, 0o666), "ab", buffering=0) as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
                 raise OSError(errno.EINVAL, "it is not a file")
-            file.write(text)
+            left = text.encode()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(about.st_size)
+                raise
 
 
 def flush(path: Path) -> None:

@@ -17,7 +17,7 @@ from ncsn_fast.support.files import refuse_link
 from ncsn_fast.training.config import TrainConfig
 
 _SHOWN = 100
-_FOLDER = "samples"
+FOLDER = "samples"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TrainingSamples:
                 "sample_every without a folder (out) or held-out images draws samples for nobody"
             )
         if config.out is not None:
-            refuse_link(Path(config.out) / _FOLDER)
+            refuse_link(Path(config.out) / FOLDER)
         return TrainingSamples(config.sample_every, config.samples, config.seed, held_out)
 
     def are_due(self, step: int) -> bool:
@@ -81,10 +81,10 @@ class TrainingSamples:
         states = Sampler(net)(self.number, seed=self.seed, progress=watch)
         images = to_images(net, states).cpu()
         if out is not None and len(net.shape) == 3:
-            refuse_link(out / _FOLDER)
-            (out / _FOLDER).mkdir(exist_ok=True)
+            refuse_link(out / FOLDER)
+            (out / FOLDER).mkdir(exist_ok=True)
             shown = plots.visible(images[:_SHOWN])
-            plots.save_grid(out / _FOLDER / f"step_{step:07d}.png", shown)
+            plots.save_grid(out / FOLDER / f"step_{step:07d}.png", shown)
         if self.held_out is None:
             return None
         return pixel_frechet_distance(images, self.held_out)
@@ -103,4 +103,4 @@ def _check(held_out: Tensor, net: ScoreNetwork) -> None:
         )
 
 
-__all__ = ["TrainingSamples", "Unwanted"]
+__all__ = ["FOLDER", "TrainingSamples", "Unwanted"]

@@ -32,7 +32,7 @@ from ncsn_fast.training import state as training_state
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.graph import TrainingGraph
 from ncsn_fast.training.log import LossSums, TrainingLog, by_level, warned
-from ncsn_fast.training.samples import TrainingSamples, Unwanted
+from ncsn_fast.training.samples import FOLDER, TrainingSamples, Unwanted
 from ncsn_fast.training.state import RunState
 from ncsn_fast.training.step import TrainingStep, check_trainable
 
@@ -221,6 +221,8 @@ class Trainer:
         self._stop = None
         if self.out is not None:
             remove_leftovers(self.out)
+            if self._samples is not None:
+                remove_leftovers(self.out / FOLDER)
         with on_stop(self._asked_to_stop), Progress(progress, config.steps, done=self.step) as bar:
             self._take_up(ending)
             self.net.train()

@@ -1,4 +1,4 @@
-"""A process that is killed at its k-th operation on the files of a folder, for every k.
+"""A process that is killed, or finds no room, at its k-th operation on the files of a folder.
 
 What a killed process leaves on the disk is the same anywhere between two operations, but for bytes
 that were being written; so it is killed just before each of them. Of temporary files nobody reads
@@ -25,15 +25,21 @@ _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.tru
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
-class _Killer:
-    """Counts the operations on files below a folder; ends the process before a chosen one."""
+class _Meddler:
+    """Counts the operations on files below a folder, and does something before a chosen one.
 
-    def __init__(self, folder: Path, at: int | None) -> None:
-        self.folder, self.at, self.done = str(folder), at, 0
+    Args:
+        at: which one; None: none.
+        how: "kill" ends the process; an error number lets this operation fail with it.
+        on: whether all operations from that one on fail, but for those that make room.
+    """
+
+    def __init__(self, folder: Path, at: int | None, how: str | int = "kill", on: bool = False):
+        self.folder, self.at, self.how, self.on, self.done = str(folder), at, how, on, 0
         fsync = os.fsync
 
         def counted(descriptor: int) -> None:  # it raises no event of its own
-            self._count(f"/proc/self/fd/{descriptor}", None)
+            self._count(f"/proc/self/fd/{descriptor}", None, room=False)
             fsync(descriptor)
 
         os.fsync = counted
@@ -45,17 +51,23 @@ class _Killer:
             if flags & _WRITING and isinstance(path, str | os.PathLike):
                 self._count(os.fspath(path), flags)
         elif event in _EVENTS:
-            self._count(os.fspath(arguments[0]), None)
+            room = event in ("os.remove", "os.rmdir", "os.chmod")
+            self._count(os.fspath(arguments[0]), None, room)
 
-    def _count(self, path: str, flags: int | None) -> None:
+    def _count(self, path: str, flags: int | None, room: bool = False) -> None:
         if path.startswith("/proc/self/fd/"):
             path = os.readlink(path)
-        if not path.startswith(self.folder):
+        if not path.startswith(self.folder) or self.at == -1:
             return
         self.done += 1
-        if self.done - 1 == self.at:
-            if flags is not None and flags & os.O_APPEND and not flags & os.O_EXCL:
-                self.at = None
+        if self.at is None or not (self.done - 1 == self.at or (self.on and self.done > self.at)):
+            return
+        if isinstance(self.how, int):
+            if not room:
+                raise OSError(self.how, os.strerror(self.how))
+        else:
+            if flags is not None and flags & os.O_APPEND:
+                self.at = -1  # what follows is not counted
                 with open(path, "a") as file:
                     file.write('{"step": 1, "lo')
             os.kill(os.getpid(), signal.SIGKILL)
@@ -76,46 +88,47 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def report(
-    work: Work, scratch: Path, stride: int = 1, first: int = 0, prepare: Work | None = None
-) -> dict[str, Any]:
-    """Kill ``work`` at each operation (or each ``stride``-th), let it go on, and compare.
+def report(work: Work, scratch: Path, stride: int = 1, **keywords: Any) -> dict[str, Any]:
+    """Disturb ``work`` at each operation (or each ``stride``-th), let it go on, and compare.
 
     Args:
-        work: does all of its work in a folder, from wherever a killed one has left it.
+        work: does all of its work in a folder, from wherever a disturbed one has left it.
         scratch: where the folders are made.
+        how, on: as for ``_Meddler``.
         prepare: fills the folder beforehand.
 
     Returns:
-        "operations", how many there are; "kills", how many were tried; "differ", by operation what
-        was different from the work that was not killed; "files", the names it left.
+        "operations", how many there are; "tried", how many were disturbed; "differ", by operation
+        what was different in the end from the work that was not disturbed; "told", by operation
+        what was said; "files", the names of what is there in the end.
     """
     answer = scratch / "report.json"
-    process = _SERVER.Process(
-        target=_drive, args=(work, scratch, stride, first, prepare, answer), daemon=False
-    )
+    process = _SERVER.Process(target=_drive, args=(work, scratch, stride, keywords, answer))
     process.start()
     process.join(3600)
     assert process.exitcode == 0, answer.read_text() if answer.exists() else "no report"
     return json.loads(answer.read_text())
 
 
-def _drive(
-    work: Work, scratch: Path, stride: int, first: int, prepare: Work | None, answer: Path
-) -> None:
+def _drive(work: Work, scratch: Path, stride: int, keywords: dict[str, Any], answer: Path) -> None:
     import torch
 
     torch.set_num_threads(1)  # no thread is lost in a fork
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        answer.write_text(json.dumps(_compare(work, scratch, stride, first, prepare)))
+        answer.write_text(json.dumps(_compare(work, scratch, stride, **keywords)))
     except BaseException:
         answer.write_text(traceback.format_exc())
         raise SystemExit(1) from None
 
 
 def _compare(
-    work: Work, scratch: Path, stride: int, first: int, prepare: Work | None
+    work: Work,
+    scratch: Path,
+    stride: int,
+    how: str | int = "kill",
+    on: bool = False,
+    prepare: Work | None = None,
 ) -> dict[str, Any]:
     def folder_of(name: str) -> Path:
         folder = scratch / name
@@ -124,50 +137,61 @@ def _compare(
             prepare(folder)
         return folder
 
+    said = scratch / "said.txt"
     work(folder_of("warm"))  # what is loaded, found out and compiled once is so in every child
     whole, counted = folder_of("whole"), scratch / "count"
-    assert _child(lambda: _counted(work, whole, counted)) == 0
+    assert _child(lambda: _counted(work, whole, counted), said) == 0, said.read_text()
     wanted, operations = contents(whole), int(counted.read_text())
     differ: dict[int, list[str]] = {}
-    kills = range(first, operations, stride)
-    for k in kills:
-        folder = folder_of("killed")
-        status = _child(lambda k=k, folder=folder: _killed(work, folder, k))
-        assert status == -signal.SIGKILL, (k, status)
-        assert _child(lambda folder=folder: work(folder)) == 0, k
+    told: dict[int, str] = {}
+    for k in range(0, operations, stride):
+        folder = folder_of("disturbed")
+        status = _child(lambda k=k, folder=folder: _disturbed(work, folder, k, how, on), said)
+        assert status in ((-signal.SIGKILL,) if how == "kill" else (0, 1)), (k, status)
+        told[k] = f"{status}: {said.read_text()}"
+        assert _child(lambda folder=folder: work(folder), said) == 0, (k, said.read_text())
         found = contents(folder)
         wrong = [name for name in {*found, *wanted} if found.get(name) != wanted.get(name)]
         if wrong:
             differ[k] = sorted(wrong)
         shutil.rmtree(folder)
+    files = sorted(wanted)
     return {
         "operations": operations,
-        "kills": len(kills),
+        "tried": len(told),
         "differ": differ,
-        "files": sorted(wanted),
+        "told": told,
+        "files": files,
     }
 
 
 def _counted(work: Work, folder: Path, answer: Path) -> None:
-    killer = _Killer(folder, None)
+    meddler = _Meddler(folder, None)
     work(folder)
-    answer.write_text(str(killer.done))
+    answer.write_text(str(meddler.done))
 
 
-def _killed(work: Work, folder: Path, k: int) -> None:
-    _Killer(folder, k)
+def _disturbed(work: Work, folder: Path, k: int, how: str | int, on: bool) -> None:
+    _Meddler(folder, k, how, on)
     work(folder)
 
 
-def _child(work: Callable[[], None]) -> int:
-    """The exit status of a process that does this; a negative signal where one ended it."""
+def _child(work: Callable[[], None], said: Path) -> int:
+    """The exit status of a process that does this; a negative signal where one ended it.
+
+    What it says goes to a file, the error that ends it as the last line.
+    """
     child = os.fork()
     if child == 0:
         try:
+            with open(said, "w") as output:
+                for descriptor in (1, 2):
+                    os.dup2(output.fileno(), descriptor)
             work()
+            sys.stderr.flush()
             os._exit(0)
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.kills import report
-from helpers.training import network
+from helpers.training import network, train_small
 
 import ncsn_fast as nf
 from ncsn_fast.runs import sample_store
-from ncsn_fast.runs import train as runs
-from ncsn_fast.training.config import TrainConfig, TrainRun
-
-_RUN = TrainRun(ngf=2, sigma_max=2.0, num_levels=3, step_size=2e-5, steps_per_level=1)
-_SETTINGS: dict[str, Any] = {
-    "steps": 4,
-    "batch_size": 4,
-    "learning_rate": 1e-3,
-    "log_every": 1,
-    "checkpoint_every": 2,
-    "keep_every": 2,
-    "sample_every": 2,
-    "samples": 3,
-}
-
-
-def _train(folder: Path) -> None:
-    quiet: dict[str, Any] = {"device": "cpu", "say": lambda text: None, "progress": False}
-    if (folder / "run.json").exists():
-        runs.resume(folder, {}, **quiet)
-    else:
-        runs.train(_RUN, TrainConfig(**_SETTINGS, out=folder), **quiet)
 
 
 def _save(folder: Path) -> None:
@@ -59,7 +36,7 @@ _every = pytest.mark.parametrize(
 
 @_every
 def test_a_run_killed_at_any_operation_is_the_run_that_was_not(tmp_path, stride):
-    found = report(_train, tmp_path, stride)
+    found = report(train_small, tmp_path, stride)
     assert found["differ"] == {}
     assert found["operations"] > 120
     assert {"best.safetensors", "levels.json", "loss.png", "model_0000002.json", "run.json"} <= {
