@@ -69,13 +69,15 @@ class Table:
 
         Where w is not given it is b·σ: the guidance drift then acts as a term added to the score.
         """
-        levels = np.atleast_1d(np.asarray(sigma, dtype=np.float64))
+        levels = np.atleast_1d(_numbers("sigma", sigma))
+        if levels.ndim != 1:
+            raise ValueError(f"sigma of shape {levels.shape}: give a noise level for each row")
         if w is None:
-            w = np.asarray(b, dtype=np.float64) * levels
+            w = _spread("b", b, levels.shape) * levels
         numbers = {"a": a, "b": b, "c": c, "d": d, "e": e, "f": f, "w": w, "c_in": c_in}
-        columns = {name: _column(value, levels.shape) for name, value in numbers.items()}
-        indices = tuple(int(i) for i in np.broadcast_to(level, levels.shape))
-        return cls(sigma=_column(levels, levels.shape), level=indices, **columns)
+        columns = {name: _column(name, value, levels.shape) for name, value in numbers.items()}
+        indices = tuple(int(i) for i in _spread("level", level, levels.shape))
+        return cls(sigma=_column("sigma", levels, levels.shape), level=indices, **columns)
 
     def __len__(self) -> int:
         return len(self.sigma)
@@ -133,7 +135,8 @@ class Table:
         Raises:
             ValueError: where there is none; the message names those that there are.
         """
-        row = 0 if level == 0 else self.beginnings.get(level)
+        whole = isinstance(level, (int, np.integer)) and not isinstance(level, bool)
+        row = (0 if level == 0 else self.beginnings.get(int(level))) if whole else None
         if row is not None:
             return row
         begin = sorted(self.beginnings)
@@ -144,9 +147,9 @@ class Table:
         else:
             levels = f"the levels {', '.join(map(str, begin))}"
         raise ValueError(
-            f"start_level = {level}: this method can begin at {levels}. Elsewhere (off the ladder, "
-            "or where a history is needed) begin with a Sampler whose sigmas= start at the wished "
-            "noise level"
+            f"start_level = {level!r:.80}: this method can begin at {levels}. Elsewhere (off the "
+            "ladder, or where a history is needed) begin with a Sampler whose sigmas= start at the "
+            "wished noise level"
         )
 
     @property
@@ -160,8 +163,9 @@ class Table:
         Raises:
             ValueError: for another number, and where the method adds no noise.
         """
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"temperature = {temperature}: give a number of at least 0")
+        known = isinstance(temperature, (int, float, np.number)) and math.isfinite(temperature)
+        if not known or temperature < 0 or isinstance(temperature, bool):
+            raise ValueError(f"temperature = {temperature!r:.80}: give a number of at least 0")
         if temperature != 1 and not self.adds_noise:
             raise ValueError(
                 f"temperature = {temperature}: this method adds no noise whose variance it could "
@@ -183,9 +187,25 @@ class Table:
         )
 
 
-def _column(values: float | Sequence[float] | np.ndarray, shape: tuple[int, ...]) -> Column:
-    wide = np.broadcast_to(np.asarray(values, dtype=np.float64), shape)
-    return tuple(float(value) for value in wide)
+def _numbers(name: str, values: object) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} of a table is no list of numbers ({error})") from None
+
+
+def _spread(name: str, values: object, shape: tuple[int, ...]) -> np.ndarray:
+    given = _numbers(name, values)
+    if given.shape not in ((), (1,), shape):
+        raise ValueError(
+            f"{name} of shape {given.shape} for {shape[0]} rows of a table: give one number for "
+            "all, or one each"
+        )
+    return np.broadcast_to(given, shape)
+
+
+def _column(name: str, values: object, shape: tuple[int, ...]) -> Column:
+    return tuple(float(value) for value in _spread(name, values, shape))
 
 
 __all__ = ["Column", "Table"]

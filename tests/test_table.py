@@ -122,3 +122,28 @@ def test_folding_a_parametrisation_leaves_the_step_what_it_was(kind):
             table.e[row] * x + table.f[row] * n,
             atol=1e-14,
         )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Table.of("ab"), "sigma of a table is no list of numbers"),
+        (lambda: Table.of([1.0, None], b=[1, 2]), "column sigma|sigma of a table"),
+        (lambda: Table.of([[1.0, 2.0]]), r"sigma of shape \(1, 2\)"),
+        (lambda: Table.of([1.0, 2.0], b=[1, 2, 3]), r"b of shape \(3,\) for 2 rows"),
+        (lambda: Table.of([1.0, 2.0], d=[[1], [2]]), r"d of shape \(2, 1\) for 2 rows"),
+        (lambda: Table.of([1.0], w="x"), "w of a table is no list of numbers"),
+        (lambda: Table.of([1.0], level=[0, 1]), r"level of shape \(2,\) for 1 rows"),
+        (lambda: Table.of([1.0], d=1.0).with_temperature("1"), "temperature = '1'"),
+        (lambda: Table.of([1.0], d=1.0).with_temperature(None), "temperature = None"),
+        (lambda: Table.of([1.0], d=1.0).with_temperature(float("nan")), "temperature = nan"),
+        (lambda: Table.of([1.0], d=1.0).with_temperature(-1), "temperature = -1"),
+        (lambda: Table.of([1.0]).start_row("0"), "start_level = '0'"),
+        (lambda: Table.of([1.0]).start_row(True), "start_level = True"),
+        (lambda: Table.of([1.0]).start_row([0]), r"start_level = \[0\]"),
+        (lambda: Table.of([1.0]).start_row(-1), "start_level = -1"),
+    ],
+)
+def test_what_is_no_part_of_a_table_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ncsn_fast.models.score import Score, as_score
+from ncsn_fast.support import checks
 from ncsn_fast.support.per_sample import one_each
 
 
@@ -82,11 +84,11 @@ def guided(
 
     Args:
         score: one of our networks, a callable score(x, labels, **extra), or a Score.
-        scale: 0 is the unconditional network, 1 the conditional one, more exaggerates the
-            condition.
+        scale: one number for all samples: 0 is the unconditional network, 1 the conditional one,
+            more exaggerates the condition.
         unconditional: by name, what an input is without the condition: a number, a tensor on the
-            network's device (that of one sample, or one that broadcasts to the batch), or whatever
-            else the network takes, such as None.
+            network's device or an array (that of one sample, or one that broadcasts to the batch),
+            or whatever else the network takes, such as None.
 
     Returns:
         A Score for :class:`Sampler`.
@@ -95,18 +97,28 @@ def guided(
         ValueError: for a scale that is not finite, for no unconditional inputs, and for a score
             that is guided already.
     """
-    if not (isinstance(scale, (int, float)) and math.isfinite(scale)):
+    if not math.isfinite(checks.number("scale", scale)):
         raise ValueError(f"scale = {scale!r}: give a finite number, such as 3.0")
     if not isinstance(unconditional, Mapping) or not unconditional:
         raise ValueError(
-            f"unconditional = {unconditional!r}: say what the network's inputs are without the "
+            f"unconditional = {unconditional!r:.80}: say what the network's inputs are without the "
             'condition, such as {"y": 10}'
         )
     plain = as_score(score)
     if isinstance(plain, Guided):
         raise ValueError("this score is guided already: give the one it was made of")
     given = {one.name: getattr(plain, one.name) for one in fields(Score)}
-    return Guided(**given, scale=float(scale), unconditional=dict(unconditional))
+    without = {name: _torch(name, value) for name, value in unconditional.items()}
+    return Guided(**given, scale=float(scale), unconditional=without)
+
+
+def _torch(name: object, value: Any) -> Any:
+    """An unconditional input, NumPy's numbers and arrays as Python's and torch's."""
+    if not isinstance(name, str):
+        raise ValueError(f"unconditional has the key {name!r}: give names of the network's inputs")
+    if isinstance(value, np.generic):
+        return value.item()
+    return checks.tensor(name, value) if isinstance(value, np.ndarray) else value
 
 
 def _like(value: Any, given: Tensor) -> Tensor | None:

@@ -5,21 +5,24 @@ s² in every real number is complex noise of power N₀ = 2s². With the inner p
 such real numbers the adjoint, ⟨Ax, y⟩ = ⟨x, A*y⟩, is the conjugate transpose Aᴴ.
 
 Operators compute in the dtype and on the device of what they are given. Nothing in them waits for
-a device, so that they run inside a captured chain.
+a device, so that they run inside a captured chain. What they are made of, and what they are given,
+may be NumPy arrays too; they return tensors.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ncsn_fast.support import checks
 
+Array = Tensor | np.ndarray | Sequence[object]
 _POWER_ITERATIONS = 60
 
 
@@ -29,21 +32,22 @@ class Operator(ABC):
     Args:
         shape: shape of one sample x.
         measured: shape of one measurement A x.
-        constants: tensors that the operator is made of; :meth:`constant` hands them out.
+        constants: tensors, or arrays, that the operator is made of; :meth:`constant` hands them
+            out.
 
     Attributes:
         shape, measured: as given.
     """
 
-    def __init__(self, shape: Iterable[int], measured: Iterable[int], **constants: Tensor) -> None:
+    def __init__(self, shape: Iterable[int], measured: Iterable[int], **constants: Array) -> None:
         self.shape = checks.sample_shape(shape)
         self.measured = checks.sample_shape(measured)
-        for name, value in constants.items():
+        self._given = {name: checks.tensor(name, value) for name, value in constants.items()}
+        for name, value in self._given.items():
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(
                     f"{name} of {type(self).__name__} holds values that are not finite"
                 )
-        self._given = {name: value.detach() for name, value in constants.items()}
         self._moved: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     @abstractmethod
@@ -84,12 +88,14 @@ class Operator(ABC):
                     break
         return math.sqrt(squared)
 
-    def check(self, name: str, given: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """What forward or adjoint is given, (N, *shape) of real numbers.
+    def check(self, name: str, given: Array, shape: tuple[int, ...]) -> Tensor:
+        """What forward or adjoint is given, (N, *shape) of real numbers, as a tensor.
 
         Raises:
             ValueError: for another shape or dtype.
         """
+        if not isinstance(given, Tensor):
+            given = checks.tensor(f"what {type(self).__name__}.{name} was given", given)
         if not given.is_floating_point():
             raise ValueError(
                 f"{type(self).__name__}.{name} was given {given.dtype}: give real floating-point "
@@ -111,15 +117,18 @@ class Mask(Operator):
         shape: of one sample; default: the mask's.
     """
 
-    def __init__(self, mask: Tensor, shape: Iterable[int] | None = None) -> None:
+    def __init__(self, mask: Array, shape: Iterable[int] | None = None) -> None:
+        mask = checks.tensor("mask", mask)
         sizes = checks.sample_shape(mask.shape if shape is None else shape)
         super().__init__(sizes, sizes, mask=_zeros_and_ones(mask, sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.check("forward", x, self.shape) * self.constant("mask", x)
+        x = self.check("forward", x, self.shape)
+        return x * self.constant("mask", x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.check("adjoint", y, self.measured) * self.constant("mask", y)
+        y = self.check("adjoint", y, self.measured)
+        return y * self.constant("mask", y)
 
 
 class Blur(Operator):
@@ -132,8 +141,8 @@ class Blur(Operator):
         shape: (C, H, W).
     """
 
-    def __init__(self, kernel: Tensor, shape: Iterable[int]) -> None:
-        sizes = _image_shape("Blur", shape)
+    def __init__(self, kernel: Array, shape: Iterable[int]) -> None:
+        sizes, kernel = _image_shape("Blur", shape), checks.tensor("kernel", kernel)
         if kernel.ndim not in (2, 3) or not all(size % 2 for size in kernel.shape[-2:]):
             raise ValueError(
                 f"kernel has shape {tuple(kernel.shape)}: give (kH, kW) or (C, kH, kW) with odd "
@@ -148,11 +157,13 @@ class Blur(Operator):
         self._padding = (kernel.shape[2] // 2, kernel.shape[3] // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.constant("kernel", self.check("forward", x, self.shape))
+        x = self.check("forward", x, self.shape)
+        kernel = self.constant("kernel", x)
         return F.conv2d(x, kernel, padding=self._padding, groups=len(kernel))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        kernel = self.constant("kernel", self.check("adjoint", y, self.measured))
+        y = self.check("adjoint", y, self.measured)
+        kernel = self.constant("kernel", y)
         return F.conv_transpose2d(y, kernel, padding=self._padding, groups=len(kernel))
 
 
@@ -178,7 +189,7 @@ class Downsample(Operator):
         return F.avg_pool2d(self.check("forward", x, self.shape), self.factor)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        self.check("adjoint", y, self.measured)
+        y = self.check("adjoint", y, self.measured)
         blocks = y[:, :, :, None, :, None].expand(-1, -1, -1, self.factor, -1, self.factor)
         return blocks.reshape(len(y), *self.shape) / self.factor**2
 
@@ -191,7 +202,8 @@ class Dense(Operator):
         shape: of one sample; default: (D,).
     """
 
-    def __init__(self, matrix: Tensor, shape: Iterable[int] | None = None) -> None:
+    def __init__(self, matrix: Array, shape: Iterable[int] | None = None) -> None:
+        matrix = checks.tensor("matrix", matrix)
         if matrix.ndim != 2:
             raise ValueError(f"matrix has shape {tuple(matrix.shape)}: give (M, D)")
         sizes = checks.sample_shape(matrix.shape[1:] if shape is None else shape)
@@ -203,10 +215,12 @@ class Dense(Operator):
         super().__init__(sizes, matrix.shape[:1], matrix=_real("matrix", matrix))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.check("forward", x, self.shape).flatten(1) @ self.constant("matrix", x).T
+        x = self.check("forward", x, self.shape)
+        return x.flatten(1) @ self.constant("matrix", x).T
 
     def adjoint(self, y: Tensor) -> Tensor:
-        flat = self.check("adjoint", y, self.measured) @ self.constant("matrix", y)
+        y = self.check("adjoint", y, self.measured)
+        flat = y @ self.constant("matrix", y)
         return flat.view(len(y), *self.shape)
 
 
@@ -218,16 +232,19 @@ class Fourier(Operator):
             (one that is centred goes through ``torch.fft.ifftshift`` first).
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Array) -> None:
+        mask = checks.tensor("mask", mask)
         sizes = (2, *_plane("mask", mask, 2))
         super().__init__(sizes, sizes, mask=_zeros_and_ones(mask, mask.shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        z = _complex(self.check("forward", x, self.shape), 1)
+        x = self.check("forward", x, self.shape)
+        z = _complex(x, 1)
         return _channels(torch.fft.fft2(z, norm="ortho") * self.constant("mask", x), 1)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        z = _complex(self.check("adjoint", y, self.measured), 1)
+        y = self.check("adjoint", y, self.measured)
+        z = _complex(y, 1)
         return _channels(torch.fft.ifft2(z * self.constant("mask", y), norm="ortho"), 1)
 
 
@@ -241,7 +258,8 @@ class MRI(Operator):
         mask: (H, W), or (W,) for whole lines, of 0 and 1; zero frequency at [0, 0].
     """
 
-    def __init__(self, coils: Tensor, mask: Tensor) -> None:
+    def __init__(self, coils: Array, mask: Array) -> None:
+        coils, mask = checks.tensor("coils", coils), checks.tensor("mask", mask)
         if not coils.is_complex():
             raise ValueError(f"coils are {coils.dtype}: give complex maps, torch.complex(re, im)")
         plane = _plane("coils", coils, 3)
@@ -253,11 +271,13 @@ class MRI(Operator):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        z = _complex(self.check("forward", x, self.shape), 1)[:, None] * self.constant("coils", x)
+        x = self.check("forward", x, self.shape)
+        z = _complex(x, 1)[:, None] * self.constant("coils", x)
         return _channels(torch.fft.fft2(z, norm="ortho") * self.constant("mask", x), 2)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        z = _complex(self.check("adjoint", y, self.measured), 2) * self.constant("mask", y)
+        y = self.check("adjoint", y, self.measured)
+        z = _complex(y, 2) * self.constant("mask", y)
         images = torch.fft.ifft2(z, norm="ortho") * self.constant("coils", y).conj()
         return _channels(images.sum(1), 1)
 
@@ -273,7 +293,8 @@ class MIMO(Operator):
         receivers: N_r.
     """
 
-    def __init__(self, pilots: Tensor, receivers: int) -> None:
+    def __init__(self, pilots: Array, receivers: int) -> None:
+        pilots = checks.tensor("pilots", pilots)
         if not pilots.is_complex() or pilots.ndim != 2:
             raise ValueError(
                 f"pilots are {pilots.dtype} of shape {tuple(pilots.shape)}: give a complex matrix "
@@ -284,11 +305,13 @@ class MIMO(Operator):
         super().__init__((2, receivers, transmitters), (2, receivers, symbols), pilots=pilots)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = _complex(self.check("forward", x, self.shape), 1)
+        x = self.check("forward", x, self.shape)
+        z = _complex(x, 1)
         return _channels(z @ self.constant("pilots", x), 1)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        z = _complex(self.check("adjoint", y, self.measured), 1)
+        y = self.check("adjoint", y, self.measured)
+        z = _complex(y, 1)
         return _channels(z @ self.constant("pilots", y).mH, 1)
 
 
@@ -307,6 +330,7 @@ def _real(name: str, values: Tensor) -> Tensor:
 
 
 def _zeros_and_ones(mask: Tensor, shape: Iterable[int]) -> Tensor:
+    _real("mask", mask)
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("mask holds values other than 0 and 1 (1: measured)")
     try:

@@ -13,12 +13,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.guidance.operators import Operator
 from ncsn_fast.reference import per_sample
+from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
 Number = float | Tensor
@@ -37,11 +39,17 @@ class LinearGuidance(Guidance):
     y: Tensor
 
     def __post_init__(self) -> None:
-        y, measured = self.y, self.operator.measured
-        if not isinstance(y, Tensor) or not y.is_floating_point():
-            kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        needed = ("shape", "measured", "forward", "adjoint", "norm")
+        if not all(hasattr(self.operator, name) for name in needed):
             raise ValueError(
-                f"y is {kind}: give a real floating-point tensor; complex numbers are two channels"
+                f"operator is a {type(self.operator).__name__}: give one of nf.operators, or of a "
+                "class made from nf.operators.Operator"
+            )
+        y, measured = _measured(self.y), self.operator.measured
+        if not y.is_floating_point():
+            raise ValueError(
+                f"y is {y.dtype}: give a real floating-point tensor; complex numbers are two "
+                "channels, torch.stack([y.real, y.imag])"
             )
         if tuple(y.shape) == measured:
             y = y[None]
@@ -52,7 +60,7 @@ class LinearGuidance(Guidance):
             )
         if not bool(torch.isfinite(y).all()):
             raise ValueError("y holds values that are not finite: mask them")
-        object.__setattr__(self, "y", y.detach())
+        object.__setattr__(self, "y", y)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -88,7 +96,10 @@ class LinearGuidance(Guidance):
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """A*(A x - y), the gradient of ½‖A x - y‖², of the shape of x (B, *shape)."""
-        return self.operator.adjoint(self.operator.forward(x) - y)
+        measured = self.operator.forward(x)
+        # A measurement of another shape would be broadcast.
+        checks.same_shape("operator.forward()", measured, (len(x), *self.operator.measured), x)
+        return self.operator.adjoint(measured - y)
 
     def drift(self, x: Tensor, n: Tensor, sigma: Number, y: Tensor) -> Tensor:
         """g of x and n (B, *shape) for measurements y (B or 1, *measured)."""
@@ -104,6 +115,8 @@ class GaussianLikelihood(LinearGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "noise_std", checks.number("noise_std", self.noise_std))
+        checks.choice("annealed", self.annealed, (True, False), "whether σ² widens the likelihood")
         least = "at least 0" if self.annealed else "positive"
         if not (math.isfinite(self.noise_std) and self.noise_std >= 0) or (
             self.noise_std == 0 and not self.annealed
@@ -149,6 +162,7 @@ class ScoreScaled(LinearGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "weight", checks.number("weight", self.weight))
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ValueError(f"weight = {self.weight}: give a finite positive number, such as 1.0")
 
@@ -164,8 +178,14 @@ def _norms(values: Tensor) -> Tensor:
     return per_sample(values.flatten(1).norm(dim=1), values)
 
 
+def _measured(y: Any) -> Tensor:
+    if isinstance(y, (Tensor, np.ndarray)):
+        return checks.tensor("y", y)
+    raise ValueError(f"y is {type(y).__name__}: give a real floating-point tensor or array")
+
+
 def gaussian_likelihood(
-    operator: Operator, y: Tensor, noise_std: float, annealed: bool = True
+    operator: Operator, y: Tensor | np.ndarray, noise_std: float, annealed: bool = True
 ) -> GaussianLikelihood:
     """The likelihood of y = A x + N(0, s²) as guidance: g = -A*(A x - y)/(s² + σ²).
 
@@ -179,17 +199,18 @@ def gaussian_likelihood(
 
     Args:
         operator: A.
-        y: measured, or (1, *measured), for all samples; (n, *measured) for one each.
+        y: a tensor or array, measured, or (1, *measured), for all samples; (n, *measured) for one
+            each.
         noise_std: s ≥ 0 of each real number: √(N₀/2) for complex noise of power N₀.
         annealed: False leaves σ² out (s > 0), which needs steps below 2s²/‖A‖² at every level.
 
     Raises:
         ValueError: for a y that A does not measure, or a noise_std out of range.
     """
-    return GaussianLikelihood(operator, y, noise_std, annealed)
+    return GaussianLikelihood(operator, _measured(y), noise_std, annealed)
 
 
-def score_scaled(operator: Operator, y: Tensor, weight: float = 1.0) -> ScoreScaled:
+def score_scaled(operator: Operator, y: Tensor | np.ndarray, weight: float = 1.0) -> ScoreScaled:
     """A step towards the measurement as long as the score: g = -w·‖s‖/‖∇‖·∇, ∇ = A*A x - A*y.
 
     The drift of csgm-mri-langevin (Jalal et al. 2021). Its norms span the whole batch; here they
@@ -198,13 +219,14 @@ def score_scaled(operator: Operator, y: Tensor, weight: float = 1.0) -> ScoreSca
 
     Args:
         operator: A.
-        y: measured, or (1, *measured), for all samples; (n, *measured) for one each.
+        y: a tensor or array, measured, or (1, *measured), for all samples; (n, *measured) for one
+            each.
         weight: w > 0, the length of the drift in lengths of the score.
 
     Raises:
         ValueError: for a y that A does not measure, or a weight out of range.
     """
-    return ScoreScaled(operator, y, weight)
+    return ScoreScaled(operator, _measured(y), weight)
 
 
 __all__ = [

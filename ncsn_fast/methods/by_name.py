@@ -67,6 +67,7 @@ def make_table(
         ValueError: for settings that are unknown, missing, out of range or without effect.
     """
     named = {name: value for name, value in settings.items() if value is not None}
+    _check_defaults(defaults)
     if isinstance(method, Table):
         if named:
             raise ValueError(f"{list(named)} given beside a table, which already says it all")
@@ -90,7 +91,7 @@ def make_table(
         spacing = chosen.get("spacing", AUTO)
         if chosen.get("steps") is not None:
             chosen["spacing"] = spacing = resolve(spacing, sigmas, only_levels)
-        if "rho" in named and spacing != "karras":
+        if "rho" in named and str(spacing) != "karras":
             raise ValueError(
                 f"rho = {named['rho']!r:.80} has no effect with spacing = {spacing!r}: give "
                 'spacing="karras" too'
@@ -234,9 +235,9 @@ def starts_uniform(method: object) -> bool:
 def _find(method: str | Callable[..., Table]) -> Method:
     if callable(method):
         return Method(method)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(
-            f"method = {method!r} is unknown; choose one of {list(METHODS)}, or give a table "
+            f"method = {method!r:.80} is unknown; choose one of {list(METHODS)}, or give a table "
             "function or a Table of your own"
         )
     return METHODS[method]
@@ -246,6 +247,20 @@ def _parameters(table: Callable[..., Table]) -> dict[str, inspect.Parameter]:
     """The settings that a table function takes: all its parameters but the noise levels."""
     parameters = list(inspect.signature(table).parameters.values())[1:]
     return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _check_defaults(defaults: Mapping[str, Any]) -> None:
+    """Refuse settings of a checkpoint that its own method does not have: it would not use them."""
+    if not defaults:
+        return
+    source = defaults.get("method", ANNEALED_LANGEVIN)
+    takes = _parameters(_find(source).table)
+    given = {name for name, value in defaults.items() if value is not None} - {"method"}
+    if strange := sorted(given - set(takes)):
+        raise ValueError(
+            f"the network's own settings (net.sampling) have {', '.join(strange)}, which their "
+            f"method {source!r} does not take: it takes {', '.join(takes)}"
+        )
 
 
 def _defaults(

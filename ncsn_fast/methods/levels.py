@@ -56,14 +56,13 @@ def check_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
             if given.dtype.kind not in "iufO":  # words and complex numbers can be made to floats
                 raise TypeError(f"they are {given.dtype}")
             sigmas = torch.from_numpy(np.array(given, dtype=np.float64))
+        if sigmas.is_complex() or sigmas.dtype == torch.bool:
+            raise TypeError(f"they are {sigmas.dtype}")
         levels = sigmas.detach().to("cpu", torch.float32)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"sigmas are no list of numbers ({error}): give noise levels") from None
-    if levels.ndim != 1 or len(levels) == 0 or sigmas.is_complex() or sigmas.dtype == torch.bool:
-        raise ValueError(
-            f"sigmas has shape {tuple(levels.shape)} and type {sigmas.dtype}: give a 1-D list of "
-            "noise levels"
-        )
+    if levels.ndim != 1 or len(levels) == 0:
+        raise ValueError(f"sigmas has shape {tuple(levels.shape)}: give a 1-D list of noise levels")
     wrong = (~(torch.isfinite(levels) & (levels > 0))).nonzero()
     if len(wrong):
         raise ValueError(_no_level(sigmas.double().tolist(), int(wrong[0])))

@@ -117,7 +117,8 @@ def noise_levels(
         ValueError: for an unknown spacing, ρ out of range, or more levels than a ladder has.
     """
     levels = check_sigmas(sigmas).double().numpy()
-    spacing = "ladder" if spacing == AUTO and number is None else resolve(spacing, sigmas)
+    given = resolve(spacing, sigmas)
+    spacing = "ladder" if spacing == AUTO and number is None else given
     number = len(levels) if number is None else checks.count("number", number)
     rho = checks.number("rho", rho)
     if not (math.isfinite(rho) and rho > 0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import index
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,32 @@ def printable(text: object) -> str:
     return name if name.isprintable() else repr(name)[1:-1]
 
 
+def tensor(name: str, value: object) -> Tensor:
+    """A tensor as it is, detached; of an array, or of nested lists of numbers, a tensor of its own.
+
+    An array keeps its type, lists become float64, complex128, int64 or bool.
+
+    Raises:
+        ValueError: for what is no array of numbers, and for tensors without values in memory.
+    """
+    if isinstance(value, Tensor):
+        if value.is_meta or value.layout != torch.strided or value.is_quantized:
+            raise ValueError(
+                f"{name} is a tensor of {value.dtype} on {value.device}, {value.layout}: give one "
+                "with its values in memory (.to_dense(), .dequantize())"
+            )
+        return value.detach()
+    try:
+        array = np.array(value, order="C")
+        # Of big-endian files the bytes are in another order.
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{name} is a {type(value).__name__} that is no array of numbers ({error}): give a "
+            "tensor or a NumPy array"
+        ) from None
+
+
 def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:
     """The shape of one sample, as positive numbers.
 
@@ -89,4 +116,4 @@ def same_shape(name: str, value: Tensor, shape: Iterable[int], like: Tensor) -> 
     return value
 
 
-__all__ = ["choice", "count", "number", "printable", "same_shape", "sample_shape"]
+__all__ = ["choice", "count", "number", "printable", "same_shape", "sample_shape", "tensor"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -298,3 +299,29 @@ def test_a_condition_that_is_not_given_is_asked_for():
 def test_an_unconditional_input_per_sample_or_elsewhere_is_refused(unconditional, message):
     with pytest.raises(ValueError, match=message):
         run(guided(conditional(), 2.0, unconditional={"y": unconditional}))
+
+
+@pytest.mark.parametrize("given", [np.float32(2), np.int64(2), torch.tensor(2.0), 2])
+def test_a_scale_may_be_a_number_of_any_library(given):
+    assert nf.guided(abs, given, unconditional={"y": 0}).scale == 2.0
+
+
+@pytest.mark.parametrize("scale", [True, "3", None, torch.ones(3), np.ones(2), [1.0], 1j])
+def test_a_scale_that_is_no_number_for_all_samples_is_refused(scale):
+    with pytest.raises(ValueError, match="scale = "):
+        nf.guided(abs, scale, unconditional={"y": 0})
+
+
+def test_unconditional_inputs_may_be_arrays():
+    x, c = torch.randn(4, 2), torch.arange(4)
+
+    def net(x, told, y):
+        return x * (y[:, None] + 1.0)
+
+    score = nf.Score(lambda x, y: net(x, None, y), "normalized", "none")
+    expected = nf.guided(score, 3.0, unconditional={"y": 7})(x, None, y=c)
+    for value in (np.int64(7), np.array([7])):
+        found = nf.guided(score, 3.0, unconditional={"y": value})
+        assert torch.equal(found(x, None, y=c), expected)
+    with pytest.raises(ValueError, match="give names of the network's inputs"):
+        nf.guided(score, 3.0, unconditional={7: 7})

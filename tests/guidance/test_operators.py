@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from operator_cases import CASES, compound, matrix_of, real
+from operator_cases import CASES, bits, compound, matrix_of, real
 
 from ncsn_fast.guidance.operators import MIMO, MRI, Blur, Dense, Downsample, Fourier, Mask, Operator
 
@@ -125,3 +126,94 @@ def test_other_shapes_and_complex_input_are_refused(name):
 def test_operators_without_a_meaning_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# What each operator is made of, as tensors: (arguments, how it is made of them).
+MADE = {
+    "mask": ((bits(3, 4),), lambda mask: Mask(mask)),
+    "blur": ((real(3, 5),), lambda kernel: Blur(kernel, (2, 4, 3))),
+    "dense": ((real(5, 12),), lambda matrix: Dense(matrix)),
+    "fourier": ((bits(3, 4),), lambda mask: Fourier(mask)),
+    "mri": ((compound(3, 3, 4), bits(3, 4)), lambda coils, mask: MRI(coils, mask)),
+    "mri lines": ((compound(3, 3, 4), bits(4)), lambda coils, mask: MRI(coils, mask)),
+    "mimo": ((compound(3, 5),), lambda pilots: MIMO(pilots, 2)),
+}
+# NumPy's ways to hold the same numbers.
+HELD = {
+    "array": lambda array: array,
+    "32 bits": lambda array: array.astype(np.complex64 if np.iscomplexobj(array) else np.float32),
+    "reversed view": lambda array: np.ascontiguousarray(array[::-1])[::-1],
+    "transposed": np.asfortranarray,
+    "big-endian": lambda array: array.astype(array.dtype.newbyteorder(">")),
+    "read-only": lambda array: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),
+    "lists": lambda array: array.tolist(),
+    "tuple of lists": lambda array: tuple(array.tolist()),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("name", MADE)
+def test_operators_are_made_of_arrays_as_of_tensors(name, held):
+    given, make = MADE[name]
+    operator, expected = make(*(HELD[held](one.numpy()) for one in given)), make(*given)
+    assert (operator.shape, operator.measured) == (expected.shape, expected.measured)
+    x, y = real(2, *operator.shape), real(2, *operator.measured)
+    tolerance = 1e-6 if held == "32 bits" else 0
+    for found, wanted in (
+        (operator.forward(x), expected.forward(x)),
+        (operator.adjoint(y), expected.adjoint(y)),
+        (operator.forward(x.numpy()), expected.forward(x)),
+        (operator.adjoint(y.numpy()), expected.adjoint(y)),
+    ):
+        torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+
+
+def test_masks_of_whole_numbers_and_truth_values_are_masks():
+    for mask in (np.array([True, False]), np.array([1, 0], np.uint8), [1, 0], [True, False]):
+        assert Mask(mask).forward(torch.ones(1, 2)).tolist() == [[1, 0]]
+
+
+def test_an_operator_keeps_its_numbers_when_the_array_is_changed():
+    mask = np.ones(3)
+    operator = Mask(mask)
+    mask[:] = 0
+    assert operator.forward(torch.ones(1, 3)).tolist() == [[1, 1, 1]]
+
+
+BAD = {
+    "words": [["a", "b"], ["c", "d"]],
+    "ragged": [[1.0], [1.0, 0.0]],
+    "none": None,
+    "objects": np.array([[object()]]),
+    "a function": len,
+    "a dict": {"mask": 1},
+    "meta": torch.ones(3, 4, device="meta"),
+    "sparse": torch.ones(3, 4).to_sparse(),
+    "too many dimensions": np.ones((2, 2, 2, 2, 2)),
+    "a number": 3.5,
+    "empty": np.ones((0, 0)),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("name", MADE)
+def test_what_no_operator_can_be_made_of_is_refused_by_name(name, bad):
+    given, make = MADE[name]
+    named = ("mask", "kernel", "matrix", "coils", "pilots", "shape")
+    if (name, bad) == ("mask", "too many dimensions"):
+        return  # a mask may have any
+    for place in range(len(given)):
+        arguments = list(given)
+        arguments[place] = BAD[bad]
+        with pytest.raises(ValueError, match="|".join(named)) as refused:
+            make(*arguments)
+        assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_no_operator_computes_with_is_refused_by_name(name):
+    operator, _ = CASES[name]
+    for bad in (None, "x", [["a"]], np.ones(3, complex), np.array(1.0), len):
+        for method in ("forward", "adjoint"):
+            with pytest.raises(ValueError, match=rf"{type(operator).__name__}\.{method} was given"):
+                getattr(operator, method)(bad)

@@ -8,13 +8,14 @@ first, then the samples are compared with the posterior.
 
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from operator_cases import CASES, compound, matrix_of
 from scipy import stats
 
 import ncsn_fast as nf
-from ncsn_fast.guidance.operators import MIMO, MRI, Dense, Mask
+from ncsn_fast.guidance.operators import MIMO, MRI, Dense, Mask, Operator
 from ncsn_fast.guidance.posterior import gaussian_likelihood, score_scaled
 
 pytest_plugins = ["helpers.recorded_capture"]
@@ -286,3 +287,52 @@ def test_the_limit_of_stability_is_where_the_residual_grows():
                     guidance.check(row, 1, (1,))
             else:
                 guidance.check(row, 1, (1,))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", ">f4"])
+def test_a_measurement_may_be_an_array(dtype):
+    x = torch.randn(3, 3)
+    y = np.array([1.0, 2.0], dtype)
+    for make in (lambda y: gaussian_likelihood(DENSE, y, 0.5), lambda y: score_scaled(DENSE, y)):
+        found, expected = make(y)(x, x, 0.1, 0), make(torch.tensor([1.0, 2.0]))(x, x, 0.1, 0)
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gaussian_likelihood(len, torch.ones(2), 1.0), "operator is a builtin_function"),
+        (lambda: gaussian_likelihood(DENSE, np.ones(2, complex), 1.0), r"y is torch.complex128"),
+        (lambda: gaussian_likelihood(DENSE, np.ones(2, int), 1.0), "y is torch.int64"),
+        (
+            lambda: gaussian_likelihood(DENSE, np.array(["a", "b"]), 1.0),
+            "y is a ndarray that is no",
+        ),
+        (lambda: gaussian_likelihood(DENSE, torch.ones(2), "0.1"), "noise_std = '0.1'"),
+        (lambda: gaussian_likelihood(DENSE, torch.ones(2), None), "noise_std = None"),
+        (lambda: gaussian_likelihood(DENSE, torch.ones(2), float("nan")), "noise_std = nan"),
+        (lambda: gaussian_likelihood(DENSE, torch.ones(2), 1.0, "no"), "annealed = 'no'"),
+        (lambda: score_scaled(DENSE, torch.ones(2), "1"), "weight = '1'"),
+        (lambda: score_scaled(DENSE, torch.ones(2), torch.ones(2)), r"weight = tensor"),
+        (lambda: score_scaled(DENSE, torch.ones(2), float("nan")), "weight = nan"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_operator_that_measures_another_shape_than_it_says_is_refused():
+    class Wrong(Operator):
+        def __init__(self):
+            super().__init__((3,), (2,))
+
+        def forward(self, x):
+            return x[:, :1]
+
+        def adjoint(self, y):
+            return y.expand(-1, 3)
+
+    guidance = score_scaled(Wrong(), torch.ones(2))
+    with pytest.raises(ValueError, match=r"operator.forward\(\) returned \(4, 1\).* \(4, 2\)"):
+        guidance(torch.ones(4, 3), torch.ones(4, 3), 1.0, 0)

@@ -13,7 +13,7 @@ from method_cases import NOISELESS, SIGMAS, curved, run, start, table_of
 import ncsn_fast as nf
 from ncsn_fast import noise as noise_source
 from ncsn_fast.methods import tables as samplers
-from ncsn_fast.methods.by_name import METHODS
+from ncsn_fast.methods.by_name import METHODS, make_table
 from ncsn_fast.table import Table
 
 pytest_plugins = ["helpers.recorded_capture"]
@@ -42,6 +42,86 @@ pytest_plugins = ["helpers.recorded_capture"]
 def test_settings_that_make_no_sense_are_refused(method, settings, message):
     with pytest.raises(ValueError, match=message):
         table_of(method, **settings)
+
+
+# Values that no setting takes, of each type that a caller may have by mistake.
+WRONG = ["7", None, True, float("nan"), [1.0], {}, np.ones(2), torch.ones(2), 1j, object(), len, -1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_of_the_wrong_kind_are_refused_by_name(method):
+    tried = 0
+    for name in inspect.signature(METHODS[method].table).parameters:
+        if name == "sigmas":
+            continue
+        for wrong in WRONG:
+            flag = name in ("denoise", "noise_first")
+            if wrong is None or (wrong is True and flag):
+                continue  # as if it were not given
+            settings = {"spacing": "karras"} if name == "rho" else {}
+            if name == "step_size" and method == "predictor_corrector":
+                settings = {"snr": None}
+            with pytest.raises(ValueError, match=rf"{name} = ") as refused:
+                table_of(method, **{**settings, name: wrong})
+            assert len(str(refused.value)) < 500
+            tried += 1
+    assert tried > 10
+
+
+@pytest.mark.parametrize("wrong", ["dpm++", 3, [], {}, None, b"euler", np.array(["euler"])])
+def test_a_method_that_is_none_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=r"method = .* is unknown; choose one of \['annealed"):
+        make_table(wrong, SIGMAS, {}, {})
+
+
+def test_settings_of_a_checkpoint_that_its_method_does_not_take_are_refused(net):
+    for strange in ("stepsize", "snr", "steps"):
+        net.sampling = {**CHECKPOINT, strange: 0.1}
+        with pytest.raises(ValueError, match=rf"\(net.sampling\) have {strange}, which their"):
+            nf.Sampler(net)
+    net.sampling = {**CHECKPOINT, "method": "langevin"}
+    with pytest.raises(ValueError, match="method = 'langevin' is unknown"):
+        nf.Sampler(net, method="euler")
+
+
+# Settings of some method -> a value that it takes.
+VALUES = {
+    "step_size": 9e-5,
+    "steps_per_level": 3,
+    "denoise": False,
+    "noise_first": True,
+    "spacing": "geometric",
+    "steps": 5,
+    "rho": 5.0,
+    "snr": 0.1,
+    "corrector_steps": 2,
+    "predictor": "ancestral",
+}
+
+
+# What another setting has to be for one to be in its range, or to have an effect.
+BESIDE = {
+    "rho": {"spacing": "karras"},
+    "spacing": {"steps": 6},
+    ("consistent_annealed", "spacing"): {"step_size": 1.0001e-4},
+    ("consistent_annealed", "step_size"): {},
+    ("predictor_corrector", "step_size"): {"snr": None},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_setting_has_an_effect_or_is_refused_by_name(method):
+    takes = set(inspect.signature(METHODS[method].table).parameters) - {"sigmas"}
+    for name, value in VALUES.items():
+        if name not in takes:
+            with pytest.raises(ValueError, match=f"takes no {name}; its settings are"):
+                table_of(method, **{name: value})
+            continue
+        if (method, name) == ("consistent_annealed", "spacing"):
+            value = "linear"
+        beside = BESIDE.get((method, name), BESIDE.get(name, {}))
+        plain = {**beside, "snr": 0.16} if "snr" in beside else beside
+        assert table_of(method, **{**beside, name: value}) != table_of(method, **plain)
 
 
 CHECKPOINT = {

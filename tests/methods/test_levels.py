@@ -133,3 +133,42 @@ def test_the_nearest_level_is_that_in_the_logarithm_and_the_first_of_two():
     nearest, gap = levels.nearest_level(sigma, ladder)
     assert nearest.tolist() == [[0, 0, 1], [1, 2, 3]]
     torch.testing.assert_close(gap, (sigma / ladder[nearest]).log().abs())
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([1.0, 2.0, 3.0], r"is followed by 2: .* \(these ascend: reverse the list\)"),
+        ([3.0, 1.0, 2.0], r"sigmas\[1\] = 1 is followed by 2: .* \(sort the list\)"),
+        ([3.0, 3.0, 1.0], r"sigmas\[0\] = sigmas\[1\] = 3: .*leave repeated ones out"),
+        ([3.0, 1.0, 1.0], r"sigmas\[1\] = sigmas\[2\] = 1: .* steps_per_level"),
+        ([1.0, 1.0], r"sigmas\[0\] = sigmas\[1\] = 1: "),
+        ([1.0 + 1e-9, 1.0], r"sigmas\[0\] = sigmas\[1\] = 1 in float32, which ladders are kept in"),
+        ([1.0, 1e-50], r"sigmas\[1\] = 1e-50: .* in float32"),
+        ([2.0, 1.0, 0.0], r"sigmas\[2\] = 0.0: .*leave the 0 at the end out"),
+        ([2.0, 0.0, 1.0], r"sigmas\[1\] = 0.0: noise levels are finite and positive$"),
+        ([2.0, -1.0], r"sigmas\[1\] = -1.0: noise levels are finite and positive$"),
+        ([float("nan"), 1.0], r"sigmas\[0\] = nan"),
+        ([float("inf"), 1.0], r"sigmas\[0\] = inf: noise levels are finite and positive$"),
+        ([[2.0, 1.0]], r"shape \(1, 2\).* give a 1-D list"),
+        ([], r"shape \(0,\)"),
+        (2.0, r"shape \(\)"),
+        (["2", "b"], "no list of numbers"),
+        ([2.0, [1.0]], "no list of numbers"),
+        (None, r"sigmas"),
+        (np.array([2 + 1j, 1]), r"sigmas"),
+        (torch.tensor([2 + 1j, 1]), r"they are torch.complex64"),
+        (torch.tensor([True]), r"they are torch.bool"),
+        (torch.ones(2, device="meta"), "sigmas"),
+        ({"a": 1}, "no list of numbers"),
+        (len, "no list of numbers"),
+    ],
+)
+def test_of_a_ladder_it_is_said_what_is_wrong_with_which_level(sigmas, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        levels.check_sigmas(sigmas)
+    assert len(str(refused.value)) < 400
+
+
+def test_one_level_is_a_ladder():
+    assert levels.check_sigmas([2.0]).tolist() == [2.0]
