@@ -102,9 +102,17 @@ class _DatasetSamples(Samples):
     def __init__(self, data: Dataset[Any], length: int, shape: tuple[int, ...]) -> None:
         self.data: Dataset[Any] = data
         self.where = "read from the Dataset"
-        first = _as_tensor(data[0], 0)
+        item = data[0]
+        first = _as_tensor(item, 0)
         super().__init__(length, shape, _check_kind(first, shape, "sample 0 is", shape))
         self.hashed_whole = self.nbytes <= HELD_BYTES
+        pairs = isinstance(item, tuple | list) and len(item) > 1
+        if pairs and getattr(item[-1], "shape", ()) == shape != ():
+            _log.warning(
+                "the Dataset gives %d values of the shape of a sample each time it is asked: of "
+                "them the first is taken",
+                len(item),
+            )
         if not torch.equal(first, _as_tensor(data[0], 0)):
             _log.warning(
                 "the Dataset gives another sample 0 each time it is asked: batches will not repeat "
@@ -131,8 +139,11 @@ class _DatasetSamples(Samples):
         return sample
 
 
-def open_samples(data: Data, shape: tuple[int, ...]) -> Samples:
+def open_samples(data: Data, shape: tuple[int, ...] | None = None) -> Samples:
     """The samples of a tensor, array or Dataset, where they lie.
+
+    Args:
+        shape: of one sample; None takes that of the data.
 
     Raises:
         ValueError: if there are none, or they are not of this shape, floating point or (images)
@@ -148,13 +159,23 @@ def open_samples(data: Data, shape: tuple[int, ...]) -> Samples:
         raise ValueError("the data set has no length: give a tensor or a map-style Dataset")
     if length == 0:
         raise ValueError("the data set is empty")
+    shape = _shape(data) if shape is None else shape
     if not isinstance(data, Tensor | np.ndarray):
         return _DatasetSamples(data, length, shape)
     _check_kind(data, (length, *shape), "the data are", shape)
     return _TensorSamples(data) if isinstance(data, Tensor) else _ArraySamples(data)
 
 
-def _remedy(data: object, shape: tuple[int, ...]) -> str | None:
+def _shape(data: Any) -> tuple[int, ...]:
+    """Of one sample of data that are not empty."""
+    if isinstance(data, Tensor | np.ndarray):
+        if data.ndim < 2:
+            raise ValueError(f"data have shape {tuple(data.shape)}: give (N, *shape of one sample)")
+        return tuple(data.shape[1:])
+    return tuple(_as_tensor(data[0], 0).shape)
+
+
+def _remedy(data: object, shape: tuple[int, ...] | None) -> str | None:
     """What to give instead of something that is no data set, but near to one."""
     if isinstance(data, DataLoader):
         return "give loader.dataset; order and size of the batches are settings of the run"
@@ -162,8 +183,14 @@ def _remedy(data: object, shape: tuple[int, ...]) -> str | None:
         return "open it first, as numpy.load does, or use ncsn-fast train --data"
     if isinstance(data, Mapping):
         return f"give one of its entries ({', '.join(map(str, list(data)[:5]))})"
+    if isinstance(data, Tensor) and data.is_nested:
+        return "bring its parts to one shape and torch.stack them"
     if isinstance(data, Tensor) and data.layout != torch.strided:
         return "call to_dense() on it"
+    if isinstance(data, Tensor) and data.is_meta:
+        return "on the device meta there are no values"
+    if isinstance(data, np.ma.MaskedArray):
+        return "say what the masked values are, as data.filled(0) does"
     if isinstance(data, list | tuple) and data and getattr(data[0], "shape", ())[1:] == shape:
         return "of (images, labels) give the images, of batches torch.cat(batches)"
     if isinstance(data, Sized) and not hasattr(data, "__getitem__"):
@@ -246,7 +273,7 @@ def _size(nbytes: float) -> str:
 
 def _as_tensor(item: Any, index: int) -> Tensor:
     """The sample of an item of a Dataset: the item, or the first of (sample, label)."""
-    sample = item[0] if isinstance(item, tuple | list) else item
+    sample = item[0] if isinstance(item, tuple | list) and item else item
     if isinstance(sample, Tensor):
         return sample.detach()
     if isinstance(sample, np.ndarray) and _kept_as(sample) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +90,7 @@ def measure_distances(
             or, where they are to be transformed, outside [0, 1].
     """
     max_points = count("max_points", max_points)
-    samples = open_samples(data, _shape(data))
+    samples = open_samples(data)
     if len(samples) < 2 or max_points < 2:
         raise ValueError(
             f"{len(samples)} data points, max_points = {max_points}: a distance needs at least two"
@@ -103,16 +102,6 @@ def measure_distances(
         held = _held(samples, indices, torch.device(device), shown)
         points = _Points(held, torch.device(device), space or Space())
         return _compare(points, indices, len(samples), shown)
-
-
-def _shape(data: Any) -> tuple[int, ...]:
-    """Of one sample."""
-    if isinstance(data, Tensor | np.ndarray):
-        if data.ndim < 2:
-            raise ValueError(f"data have shape {tuple(data.shape)}: give (N, *shape of one sample)")
-        return tuple(data.shape[1:])
-    first = data[0] if hasattr(data, "__getitem__") and len(data) else ()
-    return tuple(np.shape(first[0] if isinstance(first, tuple | list) and first else first))
 
 
 def _chosen(samples: Samples, max_points: int, seed: int) -> Tensor:

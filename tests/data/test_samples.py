@@ -41,6 +41,13 @@ def check(data: Any, shape: tuple[int, ...] = SHAPE) -> None:
         (np.zeros((3, 4, 4, 1)), r"float64 of shape \(3, 4, 4, 1\)"),
         (np.zeros((3, 1, 4, 4), dtype=bool), r"the data are bool"),
         (torch.zeros(3, 1, 4, 4, dtype=torch.complex64), r"complex64.*\[x\.real, x\.imag\], 1\)"),
+        (torch.zeros(3, *SHAPE, device="meta"), r"on the device meta there are no values"),
+        (np.ma.array(np.zeros((3, *SHAPE)), mask=True), r"masked values are, as data\.filled"),
+        (
+            torch.nested.nested_tensor([torch.zeros(SHAPE)] * 3, layout=torch.jagged),
+            r"torch\.stack them",
+        ),
+        ([()], r"the data set gives tuple, needed are tensors"),
         (torch.zeros(()), r"the data set is empty"),
         (np.zeros((0, 1, 4, 4)), r"the data set is empty"),
         ([], r"the data set is empty"),
@@ -154,3 +161,19 @@ def test_a_gpu_holds_what_fits_into_half_of_its_free_memory(
         assert target == CPU
     else:
         assert target is None
+
+
+def test_of_pairs_of_samples_it_is_said_which_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    image = torch.zeros(SHAPE)
+    open_samples([(image, 3), (image, 4)], SHAPE)
+    open_samples([(image, np.zeros(2))], SHAPE)
+    assert not caplog.records
+    open_samples([(image, torch.ones(SHAPE))], SHAPE)
+    assert "gives 2 values of the shape of a sample" in caplog.text
+
+
+@pytest.mark.parametrize("data", [{"a": torch.zeros(3, 2)}, [()], torch.zeros(3), iter([1])])
+def test_the_shape_is_asked_of_data_that_have_one(data: Any) -> None:
+    with pytest.raises(ValueError, match=r"give|needed"):
+        open_samples(data)
+    assert open_samples([torch.zeros(SHAPE)]).shape == SHAPE
