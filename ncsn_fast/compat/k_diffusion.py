@@ -42,6 +42,7 @@ from ncsn_fast.methods.levels import best_step_size, check_sigmas
 from ncsn_fast.models.score import Score
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
+from ncsn_fast.support.per_sample import one_each
 from ncsn_fast.table import Table
 
 Model = Callable[..., Tensor]
@@ -213,6 +214,9 @@ def _run(
             }
         )
 
+    # Networks there get the batch as a whole; should that not fit, what is as long as it is cut.
+    inputs = {} if extra_args is None else extra_args
+    extra = {name: value for name, value in inputs.items() if one_each(value, len(x))}
     whole = None if source is None and callback is None else len(x)
     sampler = Sampler(
         Score(common.shown(model, x.dtype, whole), "denoiser", "sigma"),
@@ -228,7 +232,8 @@ def _run(
             initial=initial,
             noise=source,
             callback=None if callback is None else report,
-            extra=extra_args,
+            extra=extra,
+            shared={name: value for name, value in inputs.items() if name not in extra},
             batch_size=len(x),
             progress=progress,
         )

@@ -12,7 +12,7 @@ pass for each value of a sample, or Hutchinson's estimate E vᵀ(∂n/∂x)v wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,7 @@ from ncsn_fast.evaluation.probability_flow import METHODS, Flow, integrate, make
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import Space
-from ncsn_fast.support import checks
-from ncsn_fast.support.per_sample import cut
+from ncsn_fast.support import checks, per_sample
 from ncsn_fast.support.progress import Progress, ProgressWish
 
 # Values of the states in one chunk: backward passes keep every layer's.
@@ -70,7 +69,8 @@ def log_likelihood(
     logit_transform: bool | None = None,
     seed: int | None = None,
     sample_ids: Iterable[int] | None = None,
-    extra: dict[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    shared: Mapping[str, Any] | None = None,
     batch_size: int | str = "auto",
     progress: ProgressWish = None,
 ) -> Likelihood:
@@ -84,7 +84,8 @@ def log_likelihood(
         score: one of our networks, a callable score(x, labels), or a Score; computed in the
             precision of its weights, in evaluation mode.
         x: (N, *shape) floating-point states in model space, on the network's device; with
-            ``grey_levels``, images: uint8 levels 0 … G - 1, or k/(G - 1) as floating point.
+            ``grey_levels``, images: uint8 levels 0 … G - 1, or k/(G - 1) as floating point. A
+            NumPy array will do.
         sigmas: noise levels, descending, of which the first and the last bound the integral;
             default: the network's. Networks that are told labels step from level to level.
         steps: of equal ln σ between those ends, for networks that take any σ; default 50.
@@ -103,7 +104,9 @@ def log_likelihood(
             for others none.
         seed: in [0, 2⁶⁴), of probes and dequantisation; None draws one from torch.
         sample_ids: N ids; a sample's result does not depend on the others.
-        extra: further keyword inputs of the network; tensors of length N are chunked.
+        extra: further keyword inputs of the network that come one per sample, of length N; of
+            length 1, and no tensors, arrays, lists or tuples: one for all.
+        shared: those that all samples get as they are, of any length.
         batch_size: samples at once; changes no result beyond rounding. Halved where they do not
             fit in memory.
         progress: True for a bar, or a function (done, total) of steps times samples.
@@ -113,6 +116,8 @@ def log_likelihood(
             a network that knows its levels by label is asked for others.
         RuntimeError: where the network returns values that are not finite.
     """
+    where = score.sigmas.device if isinstance(score, ScoreNetwork) else torch.device("cpu")
+    x = checks.from_numpy("x", x, where)
     own = Space.of(score) if isinstance(score, ScoreNetwork) else Space()
     space = Space(
         own.rescaled if rescaled is None else rescaled,
@@ -122,6 +127,9 @@ def log_likelihood(
     flow = make_flow(
         as_score(score, sigmas), sigmas, steps, method, probes=None if exact else probes
     )
+    extra, shared = extra or {}, shared or {}
+    per_sample.check("extra", extra, len(x), shared)
+    flow = flow._replace(score=flow.score.sharing(shared))
     ids = noise_source.sample_ids(len(x), sample_ids)
     seed = noise_source.chosen_seed(seed)
     x = _in_the_type(score, x)
@@ -133,7 +141,7 @@ def log_likelihood(
     _check_prior(mean, std, x)
     budget = _AUTO_ELEMENTS["cuda" if x.is_cuda else "cpu"]
     size = chunk_size(batch_size, math.prod(x.shape[1:]), budget)
-    state, change = _in_chunks(flow, x, seed, ids, extra or {}, size, progress)
+    state, change = _in_chunks(flow, x, seed, ids, extra, shared, size, progress)
     found = change.mean(0) + _log_normal(state, mean, std)
     error = change.std(0) / math.sqrt(len(change)) if len(change) > 1 else None
     return Likelihood(
@@ -150,7 +158,8 @@ def _in_chunks(
     x: Tensor,
     seed: int,
     ids: Tensor,
-    extra: dict[str, Any],
+    extra: Mapping[str, Any],
+    shared: Mapping[str, Any],
     chunk: int,
     wish: ProgressWish,
 ) -> tuple[Tensor, Tensor]:
@@ -160,7 +169,7 @@ def _in_chunks(
     with Progress(wish, total=len(x) * steps) as shown, evaluating(flow.score.module):
 
         def work(part: slice) -> None:
-            inputs = cut(extra, part, len(x))
+            inputs = {**per_sample.cut(extra, part, len(x)), **shared}
             found.append(integrate(flow, x[part], seed, ids[part].to(x.device), inputs, shown))
 
         in_chunks(len(x), chunk, work, again=lambda done: shown.back_to(done * steps))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class Guided(Score):
 
     scale: float = field(kw_only=True)
     unconditional: dict[str, Any] = field(kw_only=True)
+    shared: frozenset[str] = field(default=frozenset(), kw_only=True)  # inputs never cut by sample
 
     def frozen(self) -> tuple[Any, ...]:
         """As of :class:`Score`, with the scale and the unconditional inputs."""
@@ -29,7 +30,11 @@ class Guided(Score):
             (name, id(value) if isinstance(value, Tensor) else repr(value))
             for name, value in self.unconditional.items()
         )
-        return (*super().frozen(), self.scale, unconditional)
+        return (*super().frozen(), self.scale, unconditional, self.shared)
+
+    def sharing(self, names: Iterable[str]) -> Guided:
+        """As of :class:`Score`: tensors of these names go to both networks as they are."""
+        return replace(self, shared=frozenset(names))
 
     def __call__(self, x: Tensor, condition: Tensor | None, **extra: Any) -> Tensor:
         missing = sorted(self.unconditional.keys() - extra.keys())
@@ -56,7 +61,9 @@ class Guided(Score):
         that differ are not one entry per sample."""
         pairs = {}
         for name, value in extra.items():
-            per_sample = one_each(value, batch)
+            per_sample = (
+                isinstance(value, Tensor) and name not in self.shared and one_each(value, batch)
+            )
             if name in self.unconditional:
                 other = _like(self.unconditional[name], value) if per_sample else None
                 if other is None:
@@ -76,8 +83,7 @@ def guided(
     output = u + scale·(c - u), where c is the network's output for the inputs given by the
     sampler's ``extra`` and u that for the same inputs with ``unconditional`` in their places. Both
     are computed in one batch of 2B where the inputs that differ are tensors of one entry per
-    sample, else by two calls. (As for ``extra``, a shared tensor whose length is by chance that of
-    a chunk needs a leading dimension of 1.)
+    sample, else by two calls. What the sampler's call is given as ``shared`` goes to both as it is.
 
         score = nf.guided(nf.Score(net, "denoiser", "sigma"), 3.0, unconditional={"y": 10})
         images = nf.Sampler(score, (3, 32, 32), sigmas)(8, extra={"y": classes})

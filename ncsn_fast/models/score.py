@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -241,6 +241,10 @@ class Score:
     def frozen(self) -> tuple[Any, ...]:
         """What a captured step freezes of it beside fn."""
         return (self.kind,)
+
+    def sharing(self, names: Iterable[str]) -> Score:
+        """The same score, told which of the further inputs are never one per sample."""
+        return self
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """(p, q), each of the shape of sigma, with n = p·x + q·output."""

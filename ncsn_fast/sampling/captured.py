@@ -52,7 +52,7 @@ class CapturedLoop:
     def __init__(self, chain: Chain, state: StepResult, chunk: Chunk) -> None:
         # Its functions are part of the key; what else the caller gave is not held on to.
         heard = None if chain.callback is None else _nobody
-        self._chain = replace(chain, mask=None, known=None, extra={}, callback=heard)
+        self._chain = replace(chain, mask=None, known=None, extra={}, shared={}, callback=heard)
         self.callback = chain.callback
         # Tensors made in inference mode could not be filled outside of it.
         with torch.inference_mode(False), torch.no_grad():

@@ -51,7 +51,8 @@ class Chain:
         clip: largest norm of the score.
         every: which states are kept; None: none.
         callback: hears (row, x, n) after every row.
-        extra: further inputs of the network, tensors (n, …) where they come one per sample.
+        extra: further inputs of the network, one per sample where they are as long as the batch.
+        shared: those that all samples get as they are.
         backend: of the update; one that runs, "auto" has been resolved.
         precision: what the network computes in; likewise.
         prepared: whether the network makes its own 16 bits.
@@ -74,6 +75,7 @@ class Chain:
     every: int | None = None
     callback: Callback | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
     backend: str = "torch"
     precision: str = "fp32"
     prepared: bool = False
@@ -149,7 +151,7 @@ class Chain:
             # Expanded from one image, they would be copied at every step.
             None if self.mask is None else self.mask[part].contiguous(),
             None if self.known is None else self.known[part].contiguous(),
-            cut(self.extra, part, self.n),
+            {**cut(self.extra, part, self.n), **self.shared},
             cut(guiding, part, self.n),
         )
 

@@ -160,14 +160,15 @@ def edit(
     """
     if (start_level is None) == (sigma is None):
         raise ValueError("say where to begin by start_level= or by sigma=, one of them")
-    if not isinstance(images, Tensor) or images.ndim != 1 + len(sampler.shape):
+    given = checks.from_numpy("images", images, sampler.device)
+    if not isinstance(given, Tensor) or given.ndim != 1 + len(sampler.shape):
         raise ValueError(f"images: give (n, *{sampler.shape}) in the model's space")
     if sigma is not None:
         start_level = _nearest_level(sampler.table, float(sigma))
     assert start_level is not None
     row = sampler.table.start_row(start_level)
-    ids = noise.sample_ids(len(images), sample_ids)
-    images = inputs.states("images", images, (len(ids), *sampler.shape), sampler.device)
+    ids = noise.sample_ids(len(given), sample_ids)
+    images = inputs.states("images", given, (len(ids), *sampler.shape), sampler.device)
     seed = noise.chosen_seed(seed)
     z = sampler.first_noise(seed, ids.to(sampler.device))
     return sampler(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.sampling.chain import Callback, Drift, Noise
+from ncsn_fast.support import checks
 from ncsn_fast.support.progress import ProgressWish
 
 
@@ -27,16 +28,17 @@ class Call(TypedDict, total=False):
     temperature: float
     callback: Callback | None
     extra: Mapping[str, object] | None
+    shared: Mapping[str, object] | None
     batch_size: int | str
     progress: ProgressWish
 
 
-def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def states(name: str, value: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """States of the caller's, detached, as float32.
 
     Args:
         name: what the messages call them.
-        state: (n, *shape), floating point, on the device.
+        value: (n, *shape), floating point, on the device, or a NumPy array.
         shape: n and the shape of one sample.
         device: where the chain runs.
 
@@ -46,6 +48,7 @@ def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torc
     Raises:
         ValueError: for another shape, dtype or device, and for values that are not finite.
     """
+    state = checks.from_numpy(name, value, device)
     if not isinstance(state, Tensor) or not state.is_floating_point():
         raise ValueError(f"{name} has to be a floating-point tensor of shape {shape}")
     if tuple(state.shape) != shape:
@@ -57,12 +60,13 @@ def states(name: str, state: Tensor | None, shape: tuple[int, ...], device: torc
 
 
 def mask_and_known(
-    mask: Tensor | None, known: Tensor | None, shape: tuple[int, ...], device: torch.device
+    mask: object, known: object, shape: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor | None, Tensor | None]:
     """The imposed region, broadcast to the batch.
 
     Args:
-        mask: 0 and 1, of any dtype, and a shape that broadcasts to (n, *shape); on the device.
+        mask: 0 and 1, of any dtype, and a shape that broadcasts to (n, *shape); on the device, or
+            a NumPy array.
         known: states, floating point, likewise.
         shape: n and the shape of one sample.
         device: where the chain runs.
@@ -78,11 +82,11 @@ def mask_and_known(
         return None, None
     if mask is None or known is None:
         raise ValueError("mask and known belong together: give both or none")
-    _check_device("mask", mask, device)
+    mask = _broadcast("mask", mask, shape, device)
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("mask holds values other than 0 and 1 (1: imposed, 0: free)")
-    known = states("known", _broadcast("known", known, shape), shape, device)
-    return _broadcast("mask", mask, shape).bool(), known
+    known = states("known", _broadcast("known", known, shape, device), shape, device)
+    return mask.bool(), known
 
 
 def clip(value: float | None) -> float | None:
@@ -104,7 +108,24 @@ def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         )
 
 
-def _broadcast(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _broadcast(name: str, value: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Expanded to (n, *shape).
+
+    Raises:
+        ValueError: where it is no tensor there or does not fit, and where its first size may be
+            that of a sample or the number of samples.
+    """
+    tensor = checks.from_numpy(name, value, device)
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} is {type(value).__name__}: give a tensor or a NumPy array")
+    _check_device(name, tensor, device)
+    n, *sample = shape
+    if n > 1 and tensor.ndim == len(sample) > 1 and tensor.shape[0] == n == sample[0]:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}, which may be that of one sample or begin "
+            f"with n = {n} samples: give {name}[None] for one that all samples share, or "
+            f"{name}[:, None] for one per sample"
+        )
     try:
         return tensor.expand(shape)
     except RuntimeError:

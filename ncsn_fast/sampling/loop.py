@@ -25,6 +25,7 @@ from ncsn_fast.sampling.divergence import Finite, explanation
 from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.sampling.start import first_state
 from ncsn_fast.sampling.step import EagerStep
+from ncsn_fast.support import checks
 from ncsn_fast.support.progress import Progress
 
 _log = logging.getLogger("ncsn_fast")
@@ -144,9 +145,12 @@ def langevin(
             range.
         SamplingError: where the chains leave the finite numbers.
     """
-    if x.ndim < 2:
-        raise ValueError(f"x has shape {tuple(x.shape)}: give (N, *shape), N chains")
-    x = inputs.states("x", x, tuple(x.shape), x.device)
+    given = checks.from_numpy("x", x, torch.device("cpu"))
+    if not isinstance(given, Tensor):
+        raise ValueError(f"x is {type(x).__name__}: give a tensor (N, *shape), N chains")
+    if given.ndim < 2 or not given.numel():
+        raise ValueError(f"x has shape {tuple(given.shape)}: give (N, *shape), N chains")
+    x = inputs.states("x", given, tuple(given.shape), given.device)
     if not 0 <= first_step < 1 << 31:
         raise ValueError(f"first_step = {first_step}: steps count from 0 to 2³¹ - 1")
     chain = Chain(

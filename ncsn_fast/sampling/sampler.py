@@ -31,7 +31,7 @@ from ncsn_fast.sampling.chunks import SamplingInterrupted, run_chunks
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.sampling.start import Start
-from ncsn_fast.support import checks
+from ncsn_fast.support import checks, per_sample
 from ncsn_fast.support.progress import ProgressWish
 from ncsn_fast.table import Table
 
@@ -156,6 +156,7 @@ class Sampler:
         every: int | None = None,
         callback: Callback | None = None,
         extra: Mapping[str, object] | None = None,
+        shared: Mapping[str, object] | None = None,
         batch_size: int | str = "auto",
         progress: ProgressWish = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -175,7 +176,8 @@ class Sampler:
                 row alone: each chunk of the batch asks for its rows again. Such a chain runs
                 eagerly.
             mask, known: where the mask is 1 the state is held at ``known`` (model space), noised
-                to the level of each step and exact at the end; both broadcast to (n, *shape).
+                to the level of each step and exact at the end; tensors or arrays that broadcast
+                to (n, *shape).
             guidance: (x, n, σ, row) → drift g, which acts like a term added to the score: it is
                 multiplied by the step size, α_i = ε(σ_i/σ_L)² in annealed Langevin dynamics. In a
                 captured chain σ and row are tensors () on the device (float64, int64) and what it
@@ -186,8 +188,10 @@ class Sampler:
             callback: called as (row, x, n) after every row with the state before the update and
                 the normalised score there. It runs per chunk, and on the host even where the chain
                 is captured.
-            extra: further keyword inputs of the network; tensors of length n are chunked (a shared
-                tensor of that very length needs a leading dimension of 1).
+            extra: further keyword inputs of the network that come one per sample: tensors and
+                arrays (n, …), lists and tuples of length n, cut as the batch is; of length 1 and
+                all else: one for all.
+            shared: further keyword inputs that all samples get as they are, of any length.
             batch_size: samples per chunk, at least 1, or "auto".
             progress: True for a bar, or a function (rows done, rows in all).
 
@@ -209,10 +213,15 @@ class Sampler:
             initial = inputs.states("initial", initial, full, device)
         if isinstance(guidance, Guidance):
             guidance.check(self.table[first_row:], len(ids), self.shape)
+            per_sample.check("guidance.inputs", guidance.inputs, len(ids))
+        extra, shared = extra or {}, shared or {}
+        per_sample.check("extra", extra, len(ids), shared)
         size = self.chunk_size(len(ids), batch_size)
         with profiling.mark("sample"), self._runner.running(device) as running:
             chain = Chain(
-                **running._asdict(),
+                score=running.score.sharing(shared),
+                precision=running.precision,
+                prepared=running.prepared,
                 table=self.table.with_temperature(temperature),
                 shape=self.shape,
                 device=device,
@@ -225,7 +234,8 @@ class Sampler:
                 clip=inputs.clip(clip),
                 every=None if every is None else checks.count("every", every),
                 callback=callback,
-                extra={} if extra is None else extra,
+                extra=extra,
+                shared=shared,
                 backend=backends.choose(self._backend, device),
                 # Last: a call that is refused leaves torch's generator alone.
                 seed=noise_source.chosen_seed(seed),
@@ -288,39 +298,7 @@ class Sampler:
 
 
 @overload
-def sample(
-    net: ScoreNetwork,
-    n: int,
-    *,
-    shape: Sequence[int] | None = None,
-    sigmas: Sequence[float] | Tensor | None = None,
-    method: str | Table | Callable[..., Table] | None = None,
-    step_size: float | None = None,
-    steps_per_level: int | None = None,
-    denoise: bool | None = None,
-    steps: int | None = None,
-    spacing: str | None = None,
-    precision: str = "auto",
-    backend: str = "auto",
-    graph: str | bool = "auto",
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    sample_ids: Iterable[int] | None = None,
-    initial: Tensor | None = None,
-    start_level: int = 0,
-    noise: Noise | None = None,
-    mask: Tensor | None = None,
-    known: Tensor | None = None,
-    guidance: Drift | None = None,
-    clip: float | None = None,
-    temperature: float = 1.0,
-    every: None = None,
-    callback: Callback | None = None,
-    extra: Mapping[str, object] | None = None,
-    batch_size: int | str = "auto",
-    progress: ProgressWish = None,
-    **settings: object,
-) -> Tensor: ...
+def sample(net: ScoreNetwork, n: int, *, every: None = None, **keywords: Any) -> Tensor: ...
 
 
 @overload
@@ -356,6 +334,7 @@ def sample(
     every: int | None = None,
     callback: Callback | None = None,
     extra: Mapping[str, object] | None = None,
+    shared: Mapping[str, object] | None = None,
     batch_size: int | str = "auto",
     progress: ProgressWish = None,
     **settings: object,
@@ -376,7 +355,7 @@ def sample(
         clip, temperature: largest norm of the score, > 0; factor on the noise's variance, ≥ 0.
         every: keep every k-th state, k ≥ 1.
         callback: hears (row, x, n) after every row; all states so far are in model space.
-        extra: further inputs of the network, tensors (n, …) where they come one per image.
+        extra, shared: further inputs of the network, one per image, and those of all images.
         batch_size, progress: images at once, or "auto"; True for a bar, or (done, total) → None.
         settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
             your own).
@@ -430,6 +409,7 @@ def sample(
         "temperature": temperature,
         "callback": callback,
         "extra": extra,
+        "shared": shared,
         "batch_size": batch_size,
         "progress": progress,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import index
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,6 +99,15 @@ def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:
     return tuple(count("shape", size) for size in sizes)
 
 
+def from_numpy(name: str, value: Any, device: torch.device) -> Any:
+    """A NumPy array as a tensor on the device; anything else as it is.
+
+    Raises:
+        ValueError: for an array of other things than numbers.
+    """
+    return tensor(name, value).to(device) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
 def same_shape(name: str, value: Tensor, shape: Iterable[int], like: Tensor) -> Tensor:
     """What a function of the caller's returned, in the dtype and on the device of the state.
 
@@ -116,4 +126,13 @@ def same_shape(name: str, value: Tensor, shape: Iterable[int], like: Tensor) -> 
     return value
 
 
-__all__ = ["choice", "count", "number", "printable", "same_shape", "sample_shape", "tensor"]
+__all__ = [
+    "choice",
+    "count",
+    "from_numpy",
+    "number",
+    "printable",
+    "same_shape",
+    "sample_shape",
+    "tensor",
+]
