@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
 from ncsn_fast.support.files import atomic_write
-from ncsn_fast.support.parsers import open_npz, parse_json
+from ncsn_fast.support.parsers import open_npz, parse_json, shortened, shown
 
 _log = logging.getLogger("ncsn_fast")
 MOST_SAMPLES = 1 << 48  # ids of samples are below
@@ -188,33 +188,24 @@ class SampleStore:
         return states[row].cpu()
 
     def _read_done(self, path: Path) -> None:
-        try:
-            with open_npz(path) as stored:
-                identity = parse_json(str(stored["settings"]), "its settings")
-                self._check(path, identity)
-                ids, images = stored["sample_ids"], stored["images"]
+        with _read(path), open_npz(path) as stored:
+            self._check(path, parse_json(str(stored["settings"]), "its entry settings"))
+            ids, images = stored["sample_ids"], stored["images"]
             self._check_states(ids, images)
-        except _Other:
-            raise
-        except (ValueError, OSError) as error:
-            raise _damaged(path, error) from error
         self._done.update(zip(ids.tolist(), images, strict=True))
 
     def _read_chains(self) -> None:
-        try:
+        with _read(self._partial):
             tensors, metadata = read_tensors(self._partial)
             self._check(self._partial, metadata["identity"])
-            ids, levels, states = metadata["ids"], metadata["levels"], tensors["states"]
-            self._check_states(np.array(ids), states.numpy())
-            if not isinstance(levels, list) or not {*map(type, levels)} <= {int}:
-                raise ValueError("its levels are no list of whole numbers")
-            if len(levels) != len(ids) or not set(levels) <= set(self._levels):
-                raise ValueError("no chain can begin at its levels")
-        except _Other:
-            raise
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise _damaged(self._partial, error) from error
-        for row, (i, level) in enumerate(zip(ids, levels, strict=True)):
+            ids, levels = np.array(metadata["ids"]), np.array(metadata["levels"])
+            states = tensors["states"]
+            self._check_states(ids, states.numpy())
+            if levels.dtype != np.int64 or levels.shape != ids.shape:
+                raise ValueError("its levels are not one whole number for each id")
+            if strange := set(levels.tolist()) - set(self._levels):
+                raise ValueError(f"no chain can begin at level {shown(min(strange))}")
+        for row, (i, level) in enumerate(zip(ids.tolist(), levels.tolist(), strict=True)):
             if i not in self._done:
                 self._chains[i] = (level, states, row)
 
@@ -251,11 +242,18 @@ class _Other(ValueError):
     """A file of another run."""
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is damaged or not of ncsn-fast sample ({type(error).__name__}: {error}): remove "
-        "it, or choose another --out"
-    )
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[None]:
+    """What goes wrong in the block is told of this file."""
+    try:
+        yield
+    except _Other:
+        raise
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged or not of ncsn-fast sample ({type(error).__name__}: "
+            f"{shortened(error)}): remove it, or choose another --out"
+        ) from error
 
 
 def _cut(ids: list[int], chunk: int) -> list[list[int]]:
