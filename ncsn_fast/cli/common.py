@@ -12,11 +12,13 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast.cli.output import Output, open_streams, write
+from ncsn_fast.device import backends
 from ncsn_fast.support.settings import Setting
 from ncsn_fast.support.signals import on_stop
 
 SEED = click.IntRange(0, 2**64 - 1)
 COUNT = click.IntRange(1, 2**31 - 1)
+PIXELS = click.IntRange(1, 1 << 14)
 _REFUSED = (ValueError, OSError, nf.SamplingError, nf.TrainingError)
 _NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
@@ -66,7 +68,9 @@ class Command(click.Command):
             with context.obj.warnings(), on_stop(stop):
                 return super().invoke(context)
         except _REFUSED as error:
-            raise click.ClickException(self._in_flags(str(error))) from error
+            # What the system says, without the number of its error.
+            told = getattr(error, "strerror", None) if not getattr(error, "filename", 0) else None
+            raise click.ClickException(self._in_flags(told or str(error))) from error
         except _NO_MEMORY as error:
             reason = str(error).splitlines()[0] if str(error) else "nothing more can be had"
             raise click.ClickException(f"out of memory ({reason}): ask for less at once") from error
@@ -115,15 +119,19 @@ class Command(click.Command):
 
 
 def device_of(wish: str | None) -> str:
-    """The device asked for, or a GPU if there is one; refused where it cannot compute."""
-    if wish is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device asked for, or a GPU if there is one; refused where it cannot compute, or the
+    environment asks for a backend that it does not have."""
+    device = wish or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        float(torch.zeros(1, device=wish))
+        float(torch.zeros(1, device=device))
+        if torch.device(device).type == "cpu" and torch.device(device).index:
+            raise ValueError("there is one cpu, whatever the number of its cores")
     except Exception as error:  # each backend of torch has its own
-        reason = str(error).splitlines()[0]
-        raise click.UsageError(f"--device {wish} cannot be used here: {reason}") from error
-    return wish
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise click.UsageError(f"--device {device} cannot be used here: {reason}") from error
+    if backends.wished()[0] != "auto":
+        backends.resolve("auto", device)
+    return device
 
 
 def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -155,4 +163,13 @@ def setting_option(
     )
 
 
-__all__ = ["COUNT", "SEED", "Command", "Group", "device_of", "device_option", "setting_option"]
+__all__ = [
+    "COUNT",
+    "PIXELS",
+    "SEED",
+    "Command",
+    "Group",
+    "device_of",
+    "device_option",
+    "setting_option",
+]

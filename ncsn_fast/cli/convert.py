@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import COUNT, Command
+from ncsn_fast.cli.common import PIXELS, Command
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import convert as work
 from ncsn_fast.runs.report import in_words, network_facts, told
@@ -34,7 +34,7 @@ from ncsn_fast.runs.report import in_words, network_facts, told
     default=None,
     help="Store a .safetensors file in half the size; loading widens to float32 again.",
 )
-@click.option("--image-size", type=COUNT, default=None, help="Where neither IN nor --config says.")
+@click.option("--image-size", type=PIXELS, default=None, help="Where neither IN nor --config says.")
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
 @click.pass_obj
 def convert(

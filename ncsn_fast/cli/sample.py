@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option
+from ncsn_fast.cli.common import COUNT, PIXELS, SEED, Command, device_of, device_option
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import sample as work
 
@@ -47,7 +47,7 @@ _MOST_SAMPLES = 10_000_000
     default=None,
     help="The YAML file of an official checkpoint.",
 )
-@click.option("--image-size", type=COUNT, default=None, help="Where the checkpoint does not say.")
+@click.option("--image-size", type=PIXELS, default=None, help="Where the checkpoint does not say.")
 @click.option(
     "--method",
     metavar="NAME",
@@ -59,7 +59,7 @@ _MOST_SAMPLES = 10_000_000
 )
 @click.option(
     "--steps",
-    type=COUNT,
+    type=click.IntRange(1, 100_000),
     default=None,
     help="How often the network is run, at most: fewer is faster. Default: once per noise level.",
 )
@@ -86,7 +86,7 @@ _MOST_SAMPLES = 10_000_000
 )
 @click.option(
     "--steps-per-level",
-    type=COUNT,
+    type=click.IntRange(1, 10_000),
     default=None,
     help="T of annealed_langevin, k of consistent_annealed. Default: the checkpoint's.",
 )

@@ -120,7 +120,7 @@ def test_right_contents_are_taken(tmp_path):
 
 
 def unharmed(folder, name):
-    """Whether a file is refused by its name, or read as it was: not all bytes of a zip file count."""
+    """Whether a file is refused by its name, or read as it was: not all bytes of a zip count."""
     try:
         store = opened(folder)
     except ValueError as error:
