@@ -79,7 +79,7 @@ def test_quiet_is_quiet(run, name):
 def test_the_report_of_samples_says_what_was_taken_from_where(run):
     run("sample", "--json", "report.json", "--method", "ancestral", "--steps", 4, "--seed", 7)
     report = json.loads(Path("report.json").read_text())
-    assert report["checkpoint"]["source"].endswith("network checkpoint, weights as trained")
+    assert report["checkpoint"]["source"].endswith("network checkpoint, weights as saved")
     assert report["checkpoint"]["shape"] == [1, 8, 8]
     assert report["checkpoint"]["levels"]["number"] == 6
     settings = report["settings"]
@@ -95,7 +95,7 @@ def test_the_report_of_samples_says_what_was_taken_from_where(run):
 
 def test_sample_and_convert_say_what_they_took(run):
     words = run("sample", "--step-size", "1e-5").output
-    assert "model.safetensors: ncsn_fast network checkpoint, weights as trained" in words
+    assert "model.safetensors: ncsn_fast network checkpoint, weights as saved" in words
     assert "NCSNv2 1×8×8, 6 noise levels from 5 to 0.01" in words
     assert (
         "Sampling by annealed_langevin; step_size 1e-05 (from the command); steps_per_level 2, "
