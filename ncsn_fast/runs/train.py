@@ -290,6 +290,11 @@ def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[Trai
     """
     sigma_max, num_levels = run.sigma_max, run.num_levels
     if sigma_max is None:
+        if len(images) < 2:
+            raise ValueError(
+                f"{run.data} holds 1 image: noise levels come from distances between images; of "
+                "one give the largest level yourself, such as sigma_max=10"
+            )
         auto = auto_schedule(
             images,
             sigma_min=run.sigma_min,

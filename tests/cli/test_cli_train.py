@@ -254,6 +254,7 @@ def test_faces_of_an_official_configuration_are_cropped():
         (("--data", "ARRAY", "--values", "signed"), "sees them as they are: add --rescaled"),
         (("--data", "ODD"), "NCSNv2 cannot take images of 9×14"),
         (("--data", "ODD", "--network", "NCSNv2Deepest"), "e.g. to 16×16"),
+        (("--data", "ONE"), "holds 1 image: noise levels come from distances between images"),
         (("--data", "UNCLEAR"), "say so with --layout NHW"),
         (("--data", "SEVERAL"), "only x_train, y_train: say which one to load with --key NAME"),
     ],
@@ -267,7 +268,7 @@ def test_data_and_settings_that_do_not_fit_are_refused_before_work_begins(
         Image.new("RGB", size).save(photos / f"{i}.png")
     np.save(array, np.zeros((4, 64, 64, 3), np.uint8))
     places = {"PHOTOS": photos, "ARRAY": array}
-    for name, shape in (("ODD", (4, 1, 9, 14)), ("UNCLEAR", (4, 8, 8))):
+    for name, shape in (("ODD", (4, 1, 9, 14)), ("UNCLEAR", (4, 8, 8)), ("ONE", (1, 1, 8, 8))):
         places[name] = tmp_path / f"{name}.npy"
         np.save(places[name], np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
     places["SEVERAL"] = tmp_path / "several.npz"
