@@ -188,9 +188,11 @@ def table_for(
             given["rho"] = rho
         if "step_size" in takes and "snr" not in given:
             given["step_size"] = step_size
-        whole = make_table(method, sigmas, given, {})
-        if evaluations is None or (on_ladder and evaluations >= len(whole)):
-            return whole
+        # Every level takes a row or more: for fewer the whole table need not be made.
+        if evaluations is None or (on_ladder and evaluations >= len(sigmas)):
+            whole = make_table(method, sigmas, given, {})
+            if evaluations is None or evaluations >= len(whole):
+                return whole
         return make_table(method, sigmas, {**given, "steps": evaluations}, {})
     if evaluations is not None:
         # The last step of consistent annealed sampling is the one that removes the noise.
