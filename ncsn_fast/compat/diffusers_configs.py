@@ -131,7 +131,7 @@ def _of_betas(theirs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
             f"sigma_max = {ends['sigma_max']}, sigma_min = {ends['sigma_min']} beside betas: give "
             "the noise levels as sigmas="
         )
-    found = {"sigma_data": 1.0, "scaled_state": True, **ends}
+    found = {"sigma_data": theirs.get("sigma_data", 1.0), "scaled_state": True, **ends}
     for name, spacing in (("use_karras_sigmas", "karras"), ("use_exponential_sigmas", "geometric")):
         if theirs.get(name) is not None and flag(name, theirs[name]):
             found["spacing"] = spacing

@@ -363,3 +363,153 @@ def test_what_another_scheduler_told_its_network_is_told_again():
 def test_the_initial_state_of_a_scaled_chain_has_unit_variance():
     assert of_ddpm().init_noise_sigma == 1
     assert scheduler_of().init_noise_sigma == pytest.approx(5)
+
+
+def test_every_row_of_a_chain_has_its_turn_and_another_chain_its_own_scheduler():
+    net, x = TinyUNet(), start()
+    for method in ("euler", "annealed_langevin"):
+        scheduler = scheduler_of(method=method, steps_per_level=2)
+        scheduler.set_timesteps(9)
+        twice = scheduler.timesteps.repeat_interleave(2)  # as of two chains that take turns
+
+        def run(scheduler=scheduler, twice=twice):
+            for t in twice:
+                scheduler.step(net(x, t), t, x)
+
+        with pytest.raises(ValueError, match=r"the next one of this chain.*Give each pipeline its"):
+            run()
+    scheduler.set_timesteps(9)
+    t = scheduler.timesteps[0]
+    scheduler.step(x, t, x)
+    with pytest.raises(ValueError, match="sample has shape"):
+        scheduler.step(x[:1], scheduler.timesteps[1], x[:1])
+
+
+def test_a_scheduler_that_is_done_says_so_wherever_it_is_asked():
+    scheduler, x = scheduler_of(method="euler"), start()
+    pipeline(scheduler, TinyUNet(), x, 4)
+    for t in (scheduler.timesteps[0], None):
+        with pytest.raises(ValueError, match=r"all 4 steps are done: call set_timesteps\(\)"):
+            scheduler.scale_model_input(x, t)
+
+
+def test_before_a_chain_the_input_is_scaled_as_in_training_and_nothing_is_begun():
+    scheduler = scheduler_of(sigma_data=0.5)
+    for t in (3, torch.tensor(7), torch.tensor([3, 3, 3])):
+        sigma = SIGMAS.flip(0)[int(torch.as_tensor(t).flatten()[0])]
+        x = start()
+        expected = x / (sigma**2 + 0.25).sqrt()
+        assert torch.allclose(scheduler.scale_model_input(x, t), expected)
+    assert scheduler.step_index is None
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "annealed_langevin"])
+def test_the_levels_to_visit_may_be_given(method):
+    levels = SIGMAS[[0, 3, 9, 14]]
+    told = 19 - torch.tensor([0, 3, 9, 14])
+    expected = NCSNScheduler(sigmas=levels.tolist(), method=method)
+    expected.set_timesteps()
+    for given in (
+        {"sigmas": levels},
+        {"sigmas": [*levels.tolist(), 0.0]},
+        {"sigmas": levels.numpy()[::-1].copy()[::-1]},
+        {"timesteps": told},
+        {"timesteps": told.tolist()},
+    ):
+        scheduler = scheduler_of(method=method)
+        scheduler.set_timesteps(**given)
+        assert torch.equal(scheduler.sigmas, expected.sigmas)
+        assert scheduler.num_inference_steps == len(scheduler.timesteps)
+        assert set(scheduler.timesteps.tolist()) == set(told.tolist())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sigmas": [1.0, 2.0]}, "sigmas: .*reverse the list"),
+        ({"sigmas": "abc"}, "sigmas is str"),
+        ({"timesteps": [3, 7]}, "timesteps: .*reverse the list"),
+        ({"timesteps": [30]}, "timestep = 30: the network was trained on the whole numbers"),
+        ({"timesteps": [3.5]}, r"timestep = 3\.5"),
+        ({"timesteps": [-1]}, "timestep = -1"),
+        ({"timesteps": [3], "num_inference_steps": 5}, "num_inference_steps and timesteps given"),
+        ({"num_inference_steps": 2.5}, r"num_inference_steps = 2\.5"),
+        ({"num_inference_steps": 0}, "num_inference_steps = 0"),
+    ],
+)
+def test_levels_that_cannot_be_visited_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        scheduler_of(method="euler").set_timesteps(**given)
+
+
+def test_a_step_is_refused_what_does_not_belong_to_it():
+    scheduler, x = scheduler_of(method="ancestral"), start()
+    scheduler.set_timesteps(5)
+    t = scheduler.timesteps[0]
+    generator = torch.Generator()
+    for given, message in (
+        ((x[:, :1], t, x), r"model_output is \(3, 1, 4, 4\)"),
+        ((None, t, x), "model_output has to be"),
+        ((x, t, x.long()), "sample has to be"),
+        ((x, "soon", x), "timestep = 'soon'"),
+        ((x, float(t) + 0.5, x), "is none of this chain"),
+        ((x, scheduler.timesteps[:2], x), "is none of this chain"),
+        ((x, t, x, [generator] * 2), "generator is a list of 2, the samples are 3"),
+        ((x, t, x, [1, 2, 3]), "generator has to be"),
+        ((x, t, x, "cpu"), "generator has to be"),
+    ):
+        scheduler.set_timesteps(5)
+        with pytest.raises(ValueError, match=message):
+            scheduler.step(*given)
+    for wrong in (-1, 6, 1.5, None):
+        with pytest.raises(ValueError, match="begin_index"):
+            scheduler.set_begin_index(wrong)
+
+
+@pytest.mark.parametrize("kind", [int, float, torch.float16, torch.int32, torch.float64])
+def test_a_timestep_may_come_in_any_dtype(kind):
+    scheduler, x = scheduler_of(method="euler"), start()
+    scheduler.set_timesteps(5)
+    for t in scheduler.timesteps:
+        told = kind(t) if kind in (int, float) else t.to(kind)
+        x = scheduler.step(x, told, x).prev_sample
+
+
+def test_noise_for_training_is_that_of_its_timesteps_after_a_chain_too():
+    scheduler = scheduler_of(method="euler")
+    x, z, t = torch.rand(3, *SHAPE), torch.randn(3, *SHAPE), torch.tensor([0, 7, 19])
+    expected = scheduler.add_noise(x, z, t)
+    assert torch.allclose(expected, x + SIGMAS.flip(0)[t].view(-1, 1, 1, 1) * z)
+    scheduler.set_timesteps(5)
+    scheduler.set_begin_index(0)
+    for told in scheduler.timesteps:
+        scheduler.step(x, told, x)
+    assert torch.equal(scheduler.add_noise(x, z, t), expected)
+    for wrong in ([-1, 0, 1], [0, 1, 20], [0.5, 1, 2]):
+        with pytest.raises(ValueError, match="the network was trained on the whole numbers"):
+            scheduler.add_noise(x, z, torch.tensor(wrong))
+
+
+MEAN, DEVIATION = 0.5, 0.2
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_few_steps_of_a_ddpm_keep_the_deviation_of_the_data(schedule):
+    """The exact network of N(½, 0.2²), told timesteps."""
+    deviations = []
+    for steps in (10, 20, 50):
+        scheduler = NCSNScheduler.from_config(
+            DDPMScheduler(beta_schedule=schedule, clip_sample=False).config, method="dpmpp_2m"
+        )
+        levels = scheduler.sigmas[:-1].double().flip(0)
+        scheduler.set_timesteps(steps)
+        x = torch.randn(20000, 1, generator=torch.Generator().manual_seed(0))
+        for t in scheduler.timesteps:
+            sigma = float(levels[int(t)])
+            state = x.double() * (1 + sigma**2) ** 0.5
+            noise = sigma * (state - MEAN) / (sigma**2 + DEVIATION**2)
+            x = scheduler.step(noise.float(), t, x).prev_sample
+        assert abs(float(x.mean()) - MEAN) < 0.01
+        deviations.append(float(x.std()))
+    assert deviations == pytest.approx([DEVIATION] * 3, abs=0.008)
+    assert deviations[-1] == pytest.approx(DEVIATION, abs=0.003)

@@ -8,6 +8,11 @@ import torch
 
 from ncsn_fast.compat import k_diffusion, ncsnv2
 
+try:
+    from ncsn_fast.compat.diffusers import NCSNScheduler
+except ImportError:
+    NCSNScheduler = None
+
 SIGMAS = [2.0, 1.0, 0.5]
 
 
@@ -113,3 +118,64 @@ def test_what_a_function_returns_wrong_is_refused():
             k_diffusion.sample_heun(**{**THEIRS, "model": wrong})
         with pytest.raises(ValueError, match=r"noise_sampler\(\) returned .*needed"):
             k_diffusion.sample_euler_ancestral(**THEIRS, noise_sampler=lambda *_, w=wrong: w(X))
+
+
+WORDS = [3, None, [], {}, "magic", ["euler"], 1.5, True, np.ones(2)]
+FLAGS = ["False", None, 2, [True], 0.5, {}, np.ones(2)]
+POSITIVE = ["1", [1.0], {}, -1.0, 0.0, math.nan, math.inf, True, np.ones(2), 1j]
+WHOLE = ["5", 2.5, -1, None, [5], {}, math.nan, 10**15, True]
+LISTS = ["abc", 3, {}, [], [[1.0]], [None], ["a"], [math.nan], {"a": 1}, [1j], [0.5] * 3, [True]]
+KINDS = {
+    "prediction_type timestep_type method spacing beta_schedule": WORDS,
+    "sigma_schedule variance_type": [one for one in WORDS if one is not None],
+    "scaled_state denoise rescale_betas_zero_snr clip_sample thresholding": FLAGS,
+    "sigma_max sigma_min sigma_data step_size": POSITIVE,
+    "rho clip_sample_range sample_max_value": [*POSITIVE, None],
+    "beta_start beta_end dynamic_thresholding_ratio": ["1", None, -1, 2],
+    "num_train_timesteps steps_per_level": WHOLE,
+    "sigmas trained_betas": LISTS,
+    "settings": ["snr", 3, [], {1: 2}, {"snr": [1]}, {"snr": {}}, {"magic": 1}, {"snr": "a"}],
+    "seed": ["0", -1, 1 << 64, 1.5, True, [1], {}],
+}
+SETTINGS = {name: values for names, values in KINDS.items() for name in names.split()}
+
+
+@pytest.mark.skipif(NCSNScheduler is None, reason="diffusers is not installed")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_wrong_entry_of_a_configuration_is_refused_by_name(name):
+    own = dict(NCSNScheduler(num_train_timesteps=5, method="predictor_corrector").config)
+    vp = {"beta_schedule": "linear", "num_train_timesteps": 20, "beta_start": 0.1, "beta_end": 0.2}
+    for value in SETTINGS[name]:
+        for config in (own, vp, {**vp, "use_karras_sigmas": True, "_use_default_values": 5}):
+            # What is wrong inside of the settings is named itself.
+            match = rf"\b{name}\b" if name != "settings" else "settings|snr|magic"
+            with pytest.raises(ValueError, match=match) as caught:
+                NCSNScheduler.from_config({**config, name: value}).set_timesteps()
+            assert len(str(caught.value)) < 700
+
+
+@pytest.mark.skipif(NCSNScheduler is None, reason="diffusers is not installed")
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        *[(value, "needed is a dict") for value in (None, 3, [], "folder", {1: 2})],
+        ({"sigma_schedule": [1], "sigma_max": 2.0}, "sigma_schedule"),
+        ({"correct_steps": "a", "sigma_max": 2.0}, "correct_steps"),
+        ({"correct_steps": 1, "snr": "a"}, "snr"),
+        ({"correct_steps": 1, "sampling_eps": None}, "sampling_eps"),
+        ({"beta_schedule": "linear", "use_flow_sigmas": [1]}, "use_flow_sigmas"),
+        ({"beta_schedule": "linear", "use_karras_sigmas": "no"}, "use_karras_sigmas"),
+        ({"beta_schedule": "linear", "beta_start": 0.0, "beta_end": 0.0}, "beta_start"),
+        ({"beta_schedule": "linear", "sigma_max": np.ones(2)}, "sigma_max"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_a_wrong_configuration_of_another_scheduler_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        NCSNScheduler.from_config(config)
+
+
+@pytest.mark.skipif(NCSNScheduler is None, reason="diffusers is not installed")
+def test_a_setting_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="no setting methd"):
+        NCSNScheduler.from_config(NCSNScheduler().config, methd="heun")
