@@ -28,7 +28,7 @@ from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import check_own
 from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
 from ncsn_fast.sampling.sampler import Sampler
-from ncsn_fast.support.files import check_writable, make_folder, write_text
+from ncsn_fast.support.files import check_writable, folder_lock, write_text
 from ncsn_fast.support.progress import Bar
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.schedule import Schedule, auto_schedule
@@ -71,11 +71,24 @@ def run(
         progress: whether to show bars.
 
     Raises:
-        ValueError: for settings out of range, or a folder that cannot be written.
+        ValueError: for settings out of range, or a folder that cannot be written, holds something
+            else, or that another process is writing to.
     """
     if not 4 <= samples <= MAX_SAMPLES:
         raise ValueError(f"samples = {samples}: the demo draws 4 to {MAX_SAMPLES} images")
-    files = _files(out)
+    with folder_lock(out, "choose another with --out"):
+        return _run(_files(out), seconds, samples, seed, device, say, progress)
+
+
+def _run(
+    files: dict[str, Path],
+    seconds: float,
+    samples: int,
+    seed: int,
+    device: str,
+    say: Say,
+    progress: bool,
+) -> DemoResult:
     train, held_out = digits("train").images, digits("test").images
     schedule = auto_schedule(train, steps_per_level=_STEPS_PER_LEVEL)
     say(f"{len(train)} handwritten digits of 8×8 pixels. Chosen from them: {schedule}.")
@@ -150,7 +163,6 @@ def _files(out: Path) -> dict[str, Path]:
     for name in ("run.json", "checkpoint.safetensors"):
         if (out / name).exists():
             raise ValueError(f"{out} holds a training run ({name}): choose another with --out")
-    make_folder(out, "choose another with --out")
     check_writable(out / "metrics.json")
     names = {
         "samples": "samples.png",

@@ -79,7 +79,7 @@ def test_a_lock_that_is_no_file_is_refused_and_nothing_behind_it_touched(
     before = snapshot(tmp_path)
     with pytest.raises((ValueError, OSError), match=r"\.lock is not a file but a link, folder"):
         trained(out=run)
-    for command in (("train", *TINY), ("sample", "-n", 1)):
+    for command in (("train", *TINY), ("sample", "-n", 1), ("demo",), ("schedule",)):
         result = invoke(*command, "--out", run)
         assert result.exit_code == 1
         assert ".lock is not a file but" in result.output
@@ -294,6 +294,12 @@ def test_a_refused_command_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_demo_in_a_run_changes_nothing(finished: Path) -> None:
+    before = snapshot(finished)
+    assert "holds a training run" in invoke("demo", "--out", finished).output
+    assert snapshot(finished) == before
+
+
 def test_without_room_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -321,7 +327,8 @@ def test_beside_a_process_that_trains_nothing_changes(
         for resume in (True, False):
             with pytest.raises(ValueError, match="another process is writing to"):
                 trainer_of(out=run, resume=resume)
-        assert "another process is writing to" in invoke("sample", "-n", 1, "--out", run).output
+        for command in (("sample", "-n", 1), ("demo", "--seconds", 1), ("schedule",)):
+            assert "another process is writing to" in invoke(*command, "--out", run).output
         assert snapshot(run) == before
 
 
