@@ -29,7 +29,7 @@ from ncsn_fast.methods.levels import (
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
-from ncsn_fast.support.callables import layers
+from ncsn_fast.support.callables import fits, layers
 from ncsn_fast.table import Table
 
 Coefficient = Tensor | float
@@ -59,20 +59,11 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
 }
 _COUNTED = ("label", "timestep")
 # Attributes of networks that are no score(x, labels) -> what has them, and what to say of it.
-_OTHERS = {
-    ("round_sigma", "sigma_data"): (
-        "EDM's preconditioned networks",
-        'nf.Score(net, "denoiser", "sigma")',
-    ),
-    ("sigma_to_t", "t_to_sigma"): (
-        "k-diffusion's wrappers",
-        'nf.Score(net, "denoiser", "sigma", sigmas=net.sigmas.flip(0))',
-    ),
-    ("alphas_cumprod",): (
-        "models of DDPM's kind",
-        "nf.Score.ddpm(fn, alphas_cumprod), fn(x, t) returning ε",
-    ),
-}
+_EDM = "EDM's preconditioned networks", 'nf.Score(net, "denoiser", "sigma")'
+_WRAPPER = "k-diffusion's", 'nf.Score(net, "denoiser", "sigma", sigmas=net.sigmas.flip(0))'
+_DDPM = "models of DDPM's kind", "nf.Score.ddpm(fn, alphas_cumprod), fn(x, t) returning ε"
+_OTHERS = {"round_sigma": _EDM, "sigma_data": _EDM, "alphas_cumprod": _DDPM}
+_OTHERS |= {"sigma_to_t": _WRAPPER, "t_to_sigma": _WRAPPER}
 _DIFFUSERS = "nf.Score.ddpm(lambda x, t: net(x, t).sample, scheduler.alphas_cumprod)"
 
 
@@ -113,6 +104,8 @@ class Score:
     quantize: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        if isinstance(self.fn, type):
+            raise ValueError(f"a score is an object, got the class {self.fn.__name__}: make one")
         if not callable(self.fn):
             raise ValueError(f"a score is a function or a module, got {type(self.fn).__name__}")
         if self.kind not in KINDS:
@@ -363,13 +356,18 @@ class Score:
         """The network's output for a batch of inputs; a single condition goes to every sample.
 
         Raises:
-            ValueError: where the network answers in another shape, on another device, or not in
-                floating-point numbers; the message says what it may be.
+            ValueError: where the network cannot be called so, or answers in another shape, on
+                another device, or not in floating-point numbers; the message says what it may be.
         """
-        if self.condition == "none" or condition is None:
-            output = self.fn(x, **extra)
-        else:
-            output = self.fn(x, condition.expand(len(x)), **extra)
+        given: tuple[Tensor, ...] = (x,)
+        if self.condition != "none" and condition is not None:
+            given = (x, condition.expand(len(x)))
+        try:
+            output = self.fn(*given, **extra)
+        except TypeError as error:
+            if fits(self.fn, given, extra):
+                raise
+            raise ValueError(f"the network does not take this: {error}; {self.reading}") from error
         try:
             return checks.same_shape("the network", output, x.shape, x)
         except ValueError as error:
@@ -406,9 +404,9 @@ def _refuse_another_kind(fn: Callable[..., Tensor]) -> None:
     """Refuse what is recognisably no score(x, labels), with what to say of it instead."""
     network = list(layers(fn))[-1]
     what = recipe = ""
-    for names, (owners, cure) in _OTHERS.items():
-        if found := [name for name in names if hasattr(network, name)]:
-            what, recipe = f"has {' and '.join(found)}, as {owners} have", cure
+    if found := [name for name in _OTHERS if hasattr(network, name)]:
+        owners, recipe = _OTHERS[found[-1]]
+        what = f"has {' and '.join(found)}, as {owners} have"
     if any(parent.__module__.startswith("diffusers.") for parent in type(network).__mro__):
         what, recipe = "is a model of diffusers", _DIFFUSERS
     if getattr(network, "embedding_type", None) == "fourier":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -41,4 +41,16 @@ def layers(function: Any) -> Iterator[Any]:
             function = getattr(function, "__wrapped__", compiled)
 
 
-__all__ = ["layers"]
+def fits(function: Any, given: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Whether a callable takes these arguments, by its signature, if that can be read."""
+    try:
+        # A module's own signature takes anything.
+        inspect.signature(getattr(function, "forward", function)).bind(*given, **named)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+__all__ = ["fits", "layers"]

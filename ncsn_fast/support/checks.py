@@ -121,6 +121,8 @@ def same_shape(name: str, value: Tensor, shape: Iterable[int], like: Tensor) -> 
             f"{name} returned {tuple(value.shape)} on {value.device}; needed is {tuple(shape)} on "
             f"{like.device}"
         )
+    if value.layout != torch.strided:
+        raise ValueError(f"{name} returned {value.layout}; needed are all values (.to_dense())")
     if not value.is_floating_point():
         raise ValueError(f"{name} returned {value.dtype}; needed are floating-point values")
     return value

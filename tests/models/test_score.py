@@ -352,7 +352,7 @@ def with_alphas():
         (EDM(), r"EDM has round_sigma and sigma_data.*score\(x, labels\).*nf.Score\(net, \"den"),
         (EDM().forward, 'nf.Score\\(net, "denoiser", "sigma"\\)'),
         (nn.DataParallel(EDM()), "as EDM's preconditioned networks have"),
-        (Wrapper(), "has sigma_to_t, as k-diffusion's wrappers have"),
+        (Wrapper(), "has sigma_to_t, as k-diffusion's have"),
         (Fourier(), 'embeds σ itself .* nf.Score\\(net, "score", "sigma"\\)'),
         (of_diffusers(), "is a model of diffusers: .*nf.Score.ddpm"),
         (with_alphas(), "has alphas_cumprod"),
@@ -392,6 +392,7 @@ class Answer:
         (lambda x: x.to(torch.complex64), "returned torch.complex64; needed are floating-point"),
         (lambda x: x.to("meta"), r"on meta; needed is"),
         (lambda x: None, "returned NoneType"),
+        (lambda x: x.to_sparse(), r"returned torch.sparse_coo; needed are all values"),
     ],
 )
 def test_an_answer_that_is_no_score_says_what_it_may_be_and_how_it_is_read(answer, message):
@@ -429,3 +430,40 @@ def test_a_network_samples_in_evaluation_mode_however_it_is_given(wrap):
     nf.Sampler(wrap(net), (2,), SIGMAS, method="euler", graph=False)(1, seed=0)
     assert set(seen) == {False}
     assert net.training
+
+
+class OfOne(nn.Module):
+    def forward(self, x):
+        return -x
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda x: -x,
+        lambda x, labels, text: -x,
+        lambda x, *, labels: -x,
+        OfOne(),
+        nn.Sequential(nn.Linear(2, 2)),
+        functools.partial(lambda x, labels: -x, labels=0),
+        nf.Score(lambda x, sigma: -x, "score", "none"),
+    ],
+)
+def test_a_network_of_other_arguments_is_told_how_it_is_called(score):
+    sampler = nf.Sampler(score, (2,), SIGMAS, method="euler", graph=False)
+    with pytest.raises(ValueError, match=r"does not take this: .*it is called as fn\(x") as refused:
+        sampler(2, seed=0)
+    assert isinstance(refused.value.__cause__, TypeError)
+
+
+def test_an_error_of_the_networks_own_stays_what_it_is():
+    def broken(x, labels):
+        return len(3)
+
+    with pytest.raises(TypeError, match="object of type 'int' has no len"):
+        nf.Sampler(broken, (2,), SIGMAS, method="euler", graph=False)(2, seed=0)
+
+
+def test_a_class_in_the_place_of_a_network_is_refused():
+    with pytest.raises(ValueError, match="got the class OfOne: make one"):
+        nf.Sampler(OfOne, (2,), SIGMAS)
