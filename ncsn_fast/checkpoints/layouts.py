@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from ncsn_fast.checkpoints.copies import (
     search,
 )
 from ncsn_fast.checkpoints.first_bytes import is_safetensors, refuse_other_files
+from ncsn_fast.checkpoints.header import FLOATS, check_header, check_weights
 from ncsn_fast.checkpoints.tensor_file import (
     CheckpointError,
     below,
@@ -28,6 +31,7 @@ from ncsn_fast.checkpoints.tensor_file import (
     read_safetensors,
 )
 from ncsn_fast.checkpoints.torch_file import read_torch
+from ncsn_fast.support.parsers import shown
 
 KNOWN_LAYOUTS = """\
   - a list [model, optimizer] (NCSN), [model, optimizer, epoch, step] or
@@ -36,7 +40,6 @@ KNOWN_LAYOUTS = """\
   - a dict with the weights under a name of its own ("model_state", "state_dict", "model", …) and,
     where there are some, averaged weights under another ("ema", "model_ema", "params_ema", …)
   - .safetensors files of ncsn_fast: weights, or a training checkpoint"""
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 
 
@@ -47,7 +50,8 @@ class Contents:
     Attributes:
         weights: what to load, without ``sigmas``.
         sigmas: noise levels, where the file holds them.
-        source: in words, where the weights come from.
+        place: in words, the layout and where in it they lie.
+        which: in words, whether they are averaged or as trained.
         averaged: whether the weights are averaged; None where the file does not say.
         both: whether it holds weights as trained beside averaged ones.
         checked: False for a file of a kind that has checksums, but without them.
@@ -56,7 +60,8 @@ class Contents:
 
     weights: dict[str, Tensor]
     sigmas: Tensor | None
-    source: str
+    place: str
+    which: str
     averaged: bool | None
     both: bool
     checked: bool
@@ -82,16 +87,20 @@ def read_contents(path: str | os.PathLike[str], *, ema: bool) -> Contents:
     else:
         data, checked = read_torch(path)
         kind = _kind_of(data)
-    found = search(data)
+    with naming(path):
+        found = search(data)
     trained, average = _trained(path, data, found), _average(path, found, ema)
-    weights, sigmas, which = _chosen(path, trained, average, ema)
+    weights, sigmas, which = _chosen(path, trained, average)
+    with naming(path):
+        check_weights(weights, Path(path).stat().st_size)
     places = [copy.place for copy in (trained, average) if copy is not None and copy.place]
     places = [] if all(place.isdecimal() for place in places) else places
     where = f" ({', '.join(places)})" if places else ""
     return Contents(
         weights,
         sigmas,
-        f"{kind}{where}, {which}",
+        f"{kind}{where}",
+        which,
         averaged=ema and average is not None,
         both=trained is not None and (bool(found.averages) or bool(found.unnamed)),
         checked=checked,
@@ -110,25 +119,40 @@ def _our_contents(
     elif kind == "network":
         weights = dict(tensors)
     else:
-        raise CheckpointError(f"{path} holds {kind or 'values'}, not a network")
+        what = "values" if kind is None else kind if type(kind) is str else shown(kind)
+        raise CheckpointError(f"{path} holds {what[:100]}, not a network")
     sigmas = weights.pop(LEVELS, None)
     if sigmas is None or sigmas.numel() == 0 or not isinstance(metadata.get("config"), dict):
         raise CheckpointError(f"{path} has no noise levels or no configuration of a network")
+    with naming(path):
+        check_header(metadata)
+        check_weights(weights | average, Path(path).stat().st_size)
     which = "weights as saved" if kind == "network" else _which(weights, average)
     weights |= {name: value for name, value in average.items() if name != LEVELS}
     if "dtype" in metadata:  # stored rounded
-        if metadata["dtype"] not in DTYPES:
-            raise CheckpointError(f"{path} is of the unknown data type {metadata['dtype']!r}")
-        weights = {key: value.to(DTYPES[metadata["dtype"]]) for key, value in weights.items()}
+        dtype = metadata["dtype"]
+        if type(dtype) is not str or dtype not in DTYPES:
+            raise CheckpointError(f"{path} is of the unknown data type {shown(dtype)}")
+        weights = {key: value.to(DTYPES[dtype]) for key, value in weights.items()}
     return Contents(
         weights,
         sigmas,
-        f"ncsn_fast {kind} checkpoint, {which}",
+        f"ncsn_fast {kind} checkpoint",
+        which,
         averaged=None if kind == "network" else bool(average),
         both=kind == "training" and bool(below("ema.", tensors)),
         checked=True,
         settings=metadata,
     )
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the file in what is refused of it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _trained(path: str | os.PathLike[str], data: Any, found: Found) -> Copy | None:
@@ -183,7 +207,7 @@ def _average(path: str | os.PathLike[str], found: Found, ema: bool) -> Copy | No
 
 
 def _chosen(
-    path: str | os.PathLike[str], trained: Copy | None, average: Copy | None, ema: bool
+    path: str | os.PathLike[str], trained: Copy | None, average: Copy | None
 ) -> tuple[dict[str, Tensor], Tensor | None, str]:
     """What to load, the noise levels, and which weights these are in words."""
     copies = [copy for copy in (trained, average) if copy is not None]

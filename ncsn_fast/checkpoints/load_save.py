@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,26 +19,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.layouts import Contents, network_of, read_contents
-from ncsn_fast.checkpoints.official_yaml import (
-    V1_SAMPLING,
-    network_settings,
-    noise_levels,
-    read_official_yaml,
-    sampling_settings,
+from ncsn_fast.checkpoints.header import check_sizes, check_values
+from ncsn_fast.checkpoints.layouts import read_contents
+from ncsn_fast.checkpoints.official_yaml import Config, official_config
+from ncsn_fast.checkpoints.settings import (
+    OVERRIDES,
+    assumed,
+    levels,
+    network_config,
+    sampling,
 )
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, write_tensors
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
+from ncsn_fast.models.space import Space
 from ncsn_fast.support.files import check_writable, write_text
 
 _log = logging.getLogger("ncsn_fast")
 BUNDLED = {"digits": Path(__file__).parents[1] / "assets" / "digits_ncsnv2.safetensors"}
 STORED = (torch.float16, torch.bfloat16)
-SAMPLING = ("method", "step_size", "steps_per_level", "denoise")
-CHOICES = ("image_size", "activation", "rescaled", "logit_transform", "divided")
-FROM_WEIGHTS = ("network", "channels", "ngf")
-OVERRIDES = (*CHOICES, *FROM_WEIGHTS, "sigmas", *SAMPLING)
 
 
 class Loaded(NamedTuple):
@@ -57,7 +56,7 @@ class Loaded(NamedTuple):
 
 def load_checkpoint(
     path: str | os.PathLike[str],
-    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    config: Config | None = None,
     *,
     ema: bool = True,
     device: torch.device | str = "cpu",
@@ -67,34 +66,40 @@ def load_checkpoint(
 
     The layout, the network, its width, its channels and the noise levels are found in the file
     where they are there. What weights cannot tell comes from ``overrides``, else ``config``, else
-    our own file's header, else the choices of all published weights (ELU, data in [0, 1]).
-    No code in the file is ever run.
+    our own file's header, which they must not contradict, else the choices of all published weights
+    (ELU, data in [0, 1]; ``net.source`` says so). No code in the file is ever run.
 
     Args:
         path: NCSN, NCSNv2 or AdversarialConsistentScoreMatching checkpoint, a state_dict, or a
             file of :func:`save_checkpoint` or of a training run; or the word "digits": the network
             of handwritten digits that comes with ncsn_fast (a file of that name is "./digits").
-        config: the official YAML file, or its contents as a dict.
-        ema: take the averaged weights where the file has them.
+        config: the official YAML file, or its contents: a dict, or an object with attributes
+            (argparse.Namespace, …), nested.
+        ema: take the averaged weights where the file has them, in any of the forms that
+            docs/file_format.md names; False: those as trained.
         device: where the network goes.
         overrides: image_size, activation, rescaled, logit_transform, divided (False for weights
             whose training code does not divide by σ), sigmas (for files without), and the
             sampling settings method, step_size, steps_per_level, denoise.
 
     Returns:
-        The network, with ``net.sampling`` and ``net.source`` filled in.
+        The network, with ``net.sampling`` and ``net.source`` filled in: the file, its layout, and
+        which of its weights these are.
 
     Raises:
         FileNotFoundError: where there is no such file.
         CheckpointError: for a file that is damaged, of an unknown layout, or needs more than
-            tensors; for settings that are missing or contradict the weights.
+            tensors; for settings that are missing or contradict the weights or our own header;
+            for averaged weights in a form that is not known, unless ``ema=False``.
+        ValueError: for a setting that is unknown, a configuration that cannot be read, and a
+            ``path`` or ``config`` of another type.
     """
     return load(path, config, ema=ema, device=device, **overrides).net
 
 
 def load(
     path: str | os.PathLike[str],
-    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    config: Config | None = None,
     *,
     ema: bool = True,
     device: torch.device | str = "cpu",
@@ -107,19 +112,28 @@ def load(
             f"load_checkpoint does not know {', '.join(unknown)}: it takes {', '.join(OVERRIDES)}"
         )
     path = checkpoint_file(path)
+    official = None if config is None else official_config(config)
     contents = read_contents(path, ema=ema)
-    official = _official(config)
     try:
-        net_config = _network_config(contents, official, overrides)
-        sigmas = _levels(contents, net_config, official, overrides)
+        check_values(overrides, "the call")
+        net_config = network_config(contents, official, overrides)
+        sigmas = levels(contents, net_config, official, overrides)
         net_config.pop("num_levels", None)
         net = _rebuild(net_config, sigmas, contents.weights, torch.device(device))
-        net.sampling = _sampling(contents, net_config, official, overrides)
+        net.sampling = sampling(contents, net_config, official, overrides)
+        if contents.settings is None and net.config.get("image_size", ()) is None:
+            raise CheckpointError(
+                "the file does not tell for images of which size it is, nor for which activation "
+                "and range of data: give config= (--config, the YAML file it was trained with), "
+                "or image_size=32, or whatever it is"
+            )
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
-    net.source = f"{path.name}: {contents.source}"
+    guessed = "" if contents.settings is not None else assumed(official, overrides)
+    told = (contents.place, guessed, contents.which)
+    net.source = f"{path.name}: {', '.join(words for words in told if words)}"
     if not contents.checked:
         _say_unchecked(str(path))
     return Loaded(net, contents.averaged, contents.both)
@@ -141,6 +155,10 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: where the bundled file is missing.
     """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise ValueError(
+            f"a checkpoint is given by its path, a str or a Path, not by {type(path).__name__}"
+        )
     bundled = BUNDLED.get(os.fspath(path))
     if bundled is None:
         return Path(path)
@@ -224,138 +242,37 @@ def _rounded(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
     return rounded
 
 
-def _official(
-    config: str | os.PathLike[str] | Mapping[str, Any] | None,
-) -> Mapping[str, Any] | None:
-    if config is None or isinstance(config, Mapping):
-        return config
-    return read_official_yaml(config)
-
-
-def _network_config(
-    contents: Contents, official: Mapping[str, Any] | None, overrides: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Keyword arguments of the network, and ``num_levels`` where the weights fix it."""
-    if contents.settings is not None:
-        found = dict(contents.settings["config"])
-        defaults: dict[str, Any] = {}
-    else:
-        divided = overrides.get("divided", contents.sigmas is not None)
-        found = network_of(contents.weights, divided=divided)
-        defaults = {"image_size": None}
-    if contents.sigmas is not None:
-        found.setdefault("num_levels", len(contents.sigmas))
-    told = {} if official is None else network_settings(official)
-    told.pop("network", None)  # guessed there, known here
-    levels = _told_levels(official)
-    if levels is not None:
-        told["num_levels"] = len(levels)
-    _agree(found, told, "the configuration")
-    _agree(found, overrides, "the call")
-    choices = {k: told[k] for k in CHOICES if k in told}
-    choices |= {k: overrides[k] for k in CHOICES if k in overrides}
-    if found["network"] == "NCSN" and choices.pop("divided", True) is False:
-        raise CheckpointError("divided=False is for networks of the v2 family, this is NCSN")
-    return {**defaults, **found, **choices}
-
-
-def _told_levels(official: Mapping[str, Any] | None) -> Tensor | None:
-    """The noise levels of the configuration, where it names any: some leave them to the weights."""
-    if official is None or "sigma_begin" not in official["model"]:
-        return None
-    return noise_levels(official)
-
-
-def _agree(found: Mapping[str, Any], told: Mapping[str, Any], who: str) -> None:
-    names = {"network": "network", "channels": "channels", "ngf": "ngf (width)"}
-    for key, name in {**names, "num_levels": "number of noise levels"}.items():
-        if key in found and key in told and found[key] != told[key]:
-            raise CheckpointError(
-                f"the {name} of the weights is {found[key]}, but {who} says {told[key]}: use the "
-                "configuration these weights were trained with"
-            )
-
-
-def _levels(
-    contents: Contents,
-    net_config: Mapping[str, Any],
-    official: Mapping[str, Any] | None,
-    overrides: Mapping[str, Any],
-) -> Tensor | np.ndarray | Sequence[float]:
-    told = _told_levels(official)
-    if contents.sigmas is not None:
-        held = contents.sigmas
-        if "sigmas" in overrides:
-            raise CheckpointError(
-                f"the file holds its own noise levels ({len(held)} from {held[0]:g} to "
-                f"{held[-1]:g}): give sigmas= to the sampler where others are wanted"
-            )
-        if told is not None and not torch.allclose(told, held.float().cpu(), rtol=1e-3, atol=0):
-            raise CheckpointError(
-                f"the noise levels of the weights run from {held[0]:g} to {held[-1]:g}, but the "
-                f"configuration says {told[0]:g} to {told[-1]:g}: use the configuration these "
-                "weights were trained with"
-            )
-        return held
-    sigmas = overrides.get("sigmas", told)
-    if sigmas is None:
-        raise CheckpointError(
-            "the file does not hold the noise levels. Give config= (the YAML file it was trained "
-            "with) or sigmas= (for NCSN v1 usually geometric_sigmas(1.0, 0.01, 10)). For averaged "
-            "weights saved alone from an NCSNv2 network say divided=True too"
-        )
-    needed = net_config.get("num_levels")
-    if needed is not None and len(sigmas) != needed:
-        raise CheckpointError(
-            f"the weights have {needed} noise levels, but {len(sigmas)} are given"
-        )
-    return sigmas
-
-
-def _sampling(
-    contents: Contents,
-    net_config: Mapping[str, Any],
-    official: Mapping[str, Any] | None,
-    overrides: Mapping[str, Any],
-) -> dict[str, Any] | None:
-    known: Mapping[str, Any] | None = None
-    if contents.settings is not None:
-        known = contents.settings.get("sampling")
-    elif net_config["network"] == "NCSN":
-        known = V1_SAMPLING
-    if official is not None and ("sampling" in official or net_config["network"] == "NCSN"):
-        known = sampling_settings(official)
-    given = {key: overrides[key] for key in SAMPLING if key in overrides}
-    if known is None and not given:
-        return None
-    if known is not None and given.get("method", known.get("method")) != known.get("method"):
-        known = None  # the settings of one method mean something else to another
-    return {"method": "annealed_langevin", **(known or {}), **given}
-
-
 def _rebuild(
     config: dict[str, Any],
     sigmas: Tensor | np.ndarray | Sequence[float],
     weights: dict[str, Tensor],
     device: torch.device,
 ) -> ScoreNetwork:
-    # Built without memory first: weights that are about to be replaced are not worth drawing.
+    # Built without memory first: weights that are about to be replaced are not worth drawing, and
+    # what does not fit is refused before anything is allocated for it.
+    check_sizes(config, weights)
     with torch.device("meta"):
         net = build(config, sigmas)
-    dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
-        net.to(dtypes.pop())
-    net.to_empty(device=device)
-    try:
-        missing, unexpected = net.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # torch lists the tensors whose shapes differ
-        raise CheckpointError(f"the weights do not fit {config['network']}: {error}") from error
-    missing = [key for key in missing if key != "sigmas"]
+    Space.of(net)
+    expected = {name: value.shape for name, value in net.state_dict().items() if name != "sigmas"}
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
     if missing or unexpected:
         raise CheckpointError(
             f"the weights do not fit {config['network']}: {_some(missing)} missing, "
             f"{_some(unexpected)} unexpected"
         )
+    differ = [name for name, shape in expected.items() if weights[name].shape != shape]
+    if differ:
+        found, shape = tuple(weights[differ[0]].shape), tuple(expected[differ[0]])
+        raise CheckpointError(
+            f"the weights do not fit {config['network']}: {_some(differ)} of another shape "
+            f"({found}, where it is {shape})"
+        )
+    # Of several data types the one that holds them all.
+    net.to(reduce(torch.promote_types, {tensor.dtype for tensor in weights.values()}))
+    net.to_empty(device=device)
+    net.load_state_dict(weights, strict=False)  # all but the noise levels, which it has
     return net.eval()
 
 

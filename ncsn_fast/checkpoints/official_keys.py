@@ -6,6 +6,7 @@ It says what their values are called here, and what they are where a file leaves
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,8 +86,44 @@ KEYS = (
     Key("sampling.interpolation", bool, absent=False),
     Key("sampling.n_interpolations", int, absent=15),
 )
+# Sections and keys of the published configurations that say nothing of networks, training and
+# sampling as they are here: logs, speed, other programs, discriminators.
+_ASIDE_SECTIONS = ("adversarial", "biggan", "device", "dtype", "fast_fid", "seed", "test")
+_ASIDE = {
+    *("model.dropout", "model.name", "optim.adv_beta1", "optim.adv_beta2", "optim.betas"),
+    *("optim.momentum", "sampling.clamp", "sampling.verbose", "training.log_freq"),
+    *("training.snapshot_sampling_freq", "training.num_workers"),
+    # These are read where they mean something, and refused there.
+    *("model.unet", "sampling.noise_first", "sampling.sigma_dist"),
+}
 _BY_PLACE = {key.place: key for key in KEYS}
 _BY_SETTING = {key.setting: key for key in KEYS if key.setting is not None}
+
+
+def passed_over(config: Mapping[str, Any]) -> list[str]:
+    """The sections and keys of a configuration that nothing here reads, in words.
+
+    Those are left out that are known to make no difference. Where one is nearly a key that is read,
+    that is told: it may be misspelt.
+    """
+    sections = {place.partition(".")[0] for place in _BY_PLACE}
+    found = []
+    for section, values in config.items():
+        if section not in sections:
+            found += [] if section in _ASIDE_SECTIONS else [_told(str(section), sections)]
+        elif isinstance(values, Mapping):
+            places = [f"{section}.{key}" for key in values]
+            found += [
+                _told(place, set(_BY_PLACE))
+                for place in places
+                if place not in _BY_PLACE and place not in _ASIDE
+            ]
+    return found
+
+
+def _told(name: str, known: set[str]) -> str:
+    close = get_close_matches(name[:80], known, 1, 0.8)
+    return name[:80] + (f" (is {close[0]} meant?)" if close else "")
 
 
 def value_of(config: Mapping[str, Any], place: str, default: Any = _REQUIRED) -> Any:
@@ -173,4 +210,4 @@ def _kind_name(kind: type) -> str:
     return names.get(kind, "word")
 
 
-__all__ = ["number_of", "section_of", "settings_of", "value_of", "written"]
+__all__ = ["number_of", "passed_over", "section_of", "settings_of", "value_of", "written"]

@@ -7,6 +7,7 @@ up, imports nothing and calls nothing, whatever a tag asks for.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.official_keys import number_of, section_of, settings_of, value_of
-from ncsn_fast.support.parsers import LARGEST_YAML, parse_yaml, read_text
+from ncsn_fast.checkpoints.official_keys import (
+    number_of,
+    passed_over,
+    section_of,
+    settings_of,
+    value_of,
+)
+from ncsn_fast.support.parsers import LARGEST_YAML, parse_yaml, read_text, shown
 
+_log = logging.getLogger("ncsn_fast")
+# A file, or its contents: dicts, or objects with attributes (argparse.Namespace, …).
+Config = str | os.PathLike[str] | Mapping[str, Any] | Any
+MOST_NESTED = 20
 CELEBA_CROP = 140
 PYTHON_TAG = "tag:yaml.org,2002:python/"
 _LADDER = ("sigma_max", "sigma_min", "num_levels", "sigma_dist")
@@ -48,7 +59,7 @@ def read_official_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
             :func:`ncsn_fast.support.parsers.parse_yaml`: no YAML, larger than 1 MiB, a bomb.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no configuration file {path}")
     values = parse_yaml(read_text(path, LARGEST_YAML), path, _loader())
     if not isinstance(values, dict):
@@ -82,6 +93,66 @@ def _loader() -> type[Any]:
     return PlainLoader
 
 
+def official_config(config: Config) -> dict[str, Any]:
+    """An official configuration as nested plain values; what of it nothing reads is said.
+
+    Args:
+        config: a path for :func:`read_official_yaml`, or what such a file holds: mappings, or
+            objects with attributes as the official code makes (argparse.Namespace), nested.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for something else, and for a file that cannot be read or has no such sections.
+    """
+    if isinstance(config, (str, os.PathLike)):
+        values, what = read_official_yaml(config), str(config)
+    else:
+        plain = _plain(config, MOST_NESTED)
+        if not isinstance(plain, dict):
+            raise ValueError(
+                f"config is of type {type(config).__name__}: give the path of a YAML file (a str "
+                "or a Path), or what it holds, as a dict or an argparse.Namespace"
+            )
+        values, what = plain, "the configuration"
+    if not is_official(values) and not (set(values) & {"data", "model"}):
+        raise ValueError(
+            f"{what} has no section data: or model:, its keys are: {shown(list(values)[:8])}. An "
+            "NCSN configuration has data:, model: and others. (A run of ncsn_fast needs none: its "
+            "checkpoints hold their settings.)"
+        )
+    say_passed_over(values, what)
+    return values
+
+
+def say_passed_over(config: Mapping[str, Any], what: object) -> None:
+    """Log the keys of a configuration that nothing reads, as it may be a misspelt one."""
+    keys = passed_over(config)
+    if keys:
+        more = f" and {len(keys) - 12} more" if len(keys) > 12 else ""
+        _log.warning("%s has keys that are passed over: %s%s", what, ", ".join(keys[:12]), more)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Mappings and objects with attributes as dicts, sequences as lists, numbers of NumPy as such.
+
+    Nothing of an object is called.
+    """
+    if depth == 0:
+        raise ValueError(f"config is nested more than {MOST_NESTED} levels deep")
+    if isinstance(value, (str, int, float, type(None))):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, depth - 1) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one, depth - 1) for one in value]
+    attributes = getattr(value, "__dict__", None)
+    if attributes is None or isinstance(value, type) or callable(value):
+        return str(value)[:100] if isinstance(value, (torch.device, torch.dtype)) else value
+    return _plain(attributes.get("_fields", attributes), depth - 1)  # ConfigDict keeps them there
+
+
 def is_official(config: Mapping[str, Any]) -> bool:
     """Whether a configuration has the sections of the official ones."""
     return any(isinstance(config.get(name), Mapping) for name in ("data", "model", "training"))
@@ -112,6 +183,11 @@ def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             "the configuration asks for spectral normalisation (spec_norm: true), which is not "
             "supported: no published weights use it"
+        )
+    if section_of(config, "model").get("unet") not in (None, False):
+        raise ValueError(
+            "the configuration asks for a U-Net (model.unet: true), which is not supported: its "
+            "weights are those of another network"
         )
     dataset = value_of(config, "data.dataset")
     by_dataset = {"FFHQ": "NCSNv2Deepest", "LSUN": "NCSNv2Deeper"}
@@ -160,6 +236,7 @@ def sampling_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "sampling" not in config:
         return dict(V1_SAMPLING)
+    _refuse_other_sampling(section_of(config, "sampling"), config)
     steps = "nsigma" if "nsigma" in section_of(config, "sampling") else "n_steps_each"
     consistent = value_of(config, "sampling.consistent")
     settings = {
@@ -172,13 +249,39 @@ def sampling_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+def _refuse_other_sampling(told: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse what AdversarialConsistentScoreMatching's code does otherwise when it is told so."""
+    consistent = value_of(config, "sampling.consistent")
+    first = told.get("noise_first")
+    if first not in (None, False) and not consistent:  # consistent sampling does not read it there
+        raise ValueError(
+            f"the configuration samples with noise_first: {shown(first)}, Langevin steps whose "
+            "noise comes before the score, which is not supported. Leave sampling.noise_first out "
+            "to sample with the usual steps"
+        )
+    levels, trained = told.get("sigma_dist"), value_of(config, "model.sigma_dist")
+    if levels is not None and levels != trained:
+        raise ValueError(
+            f"the configuration samples on {shown(levels)} noise levels (sampling.sigma_dist), "
+            f"where the network was trained on {trained} ones, which is not supported. Leave "
+            "sampling.sigma_dist out to sample on those of the network"
+        )
+
+
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of training, under the names that :class:`ncsn_fast.TrainConfig` gives them.
 
     Raises:
         ValueError: for an unusable value, or one that our trainer does not have: another optimiser
-            than Adam, weight decay, AMSGrad, two dequantisations at once.
+            than Adam, weight decay, AMSGrad, another objective than denoising score matching,
+            two dequantisations at once.
     """
+    algorithm = value_of(config, "training.algo")
+    if algorithm != "dsm":
+        raise ValueError(
+            f"the configuration trains by {shown(algorithm)} (training.algo): only 'dsm', "
+            "denoising score matching, is supported"
+        )
     optimizer, decay, amsgrad = (
         value_of(config, f"optim.{key}") for key in ("optimizer", "weight_decay", "amsgrad")
     )
@@ -205,6 +308,7 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             :func:`training_settings`, images that are not square, noise levels that are not
             geometric, consistent annealed sampling.
     """
+    say_passed_over(config, "the configuration")
     network, sampling = network_settings(config), sampling_settings(config)
     size = network["image_size"]
     levels = value_of(config, "model.sigma_dist")
@@ -291,13 +395,16 @@ def _image_size(config: Mapping[str, Any]) -> int | list[int]:
 
 __all__ = [
     "V1_SAMPLING",
+    "Config",
     "is_official",
     "levels_told",
     "network_settings",
     "noise_levels",
+    "official_config",
     "read_official_yaml",
     "run_settings",
     "sampling_settings",
     "sampling_told",
+    "say_passed_over",
     "training_settings",
 ]

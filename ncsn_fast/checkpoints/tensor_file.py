@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.support.files import atomic_write, utf8_name
-from ncsn_fast.support.parsers import parse_json
+from ncsn_fast.support.parsers import FileError, parse_json, shortened
 
 FORMAT = 1
 KEY = "ncsn_fast"
+LARGEST_HEADER = 16 << 20  # characters of our metadata
 
 
 class CheckpointError(ValueError):
@@ -53,8 +54,9 @@ def write_tensors(
     if taken:
         raise ValueError(f"metadata must not use the keys {sorted(taken)}: the file sets them")
     try:
-        header = json.loads(json.dumps({**metadata, "format": FORMAT}, allow_nan=False))
-    except (TypeError, ValueError) as error:
+        text = json.dumps({**metadata, "format": FORMAT}, allow_nan=False)
+        header = parse_json(text, "it", LARGEST_HEADER)  # which is read back so
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata must consist of plain JSON values: {error}") from error
     stored = _storable(tensors)
     header["sha256"] = _checksum(stored, header)
@@ -92,17 +94,17 @@ def read_safetensors(
     Raises:
         FileNotFoundError, CheckpointError: where there is none, or it is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     check_is_file(path)
     try:
         with utf8_name(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
+    except Exception as error:  # its reader meets what is odd with half a dozen kinds
         raise CheckpointError(
-            f"{path} is damaged, incomplete or not a safetensors file ({error}): copy or download "
-            "it again"
+            f"{path} is damaged, incomplete or not a safetensors file ({shortened(error)}): copy "
+            "or download it again"
         ) from error
     return tensors, None if text is None else _verified(path, tensors, text)
 
@@ -132,11 +134,14 @@ def _verified(
         "again, or go back to an earlier checkpoint"
     )
     try:
-        metadata = parse_json(text, path)
-        expected = metadata.pop("sha256")
-        version = metadata["format"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise damaged from None
+        metadata = parse_json(text, path, LARGEST_HEADER)
+    except FileError as error:
+        raise CheckpointError(f"{error} (its header, altered or damaged)") from error
+    if not isinstance(metadata, dict) or type(metadata.get("sha256")) is not str:
+        raise damaged
+    expected, version = metadata.pop("sha256"), metadata.get("format")
+    if type(version) is not int:
+        raise damaged
     if version != FORMAT:
         raise CheckpointError(
             f"{path} has format {version}, this version of ncsn_fast reads {FORMAT}: update it"

@@ -75,7 +75,7 @@ def test_average_with_a_prefix_is_found_too(tmp_path: Path) -> None:
     net, average = network(seed=1), network(seed=2)
     prefixed = {f"module.{k}": v for k, v in average_of(average).items()}
     torch.save([weights_of(net), {}, 0, 5, prefixed], tmp_path / "c.pth")
-    assert_same_weights(load_checkpoint(tmp_path / "c.pth"), average)
+    assert_same_weights(load_checkpoint(tmp_path / "c.pth", image_size=8), average)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -124,7 +124,7 @@ def test_undivided_network_is_recognised(tmp_path: Path) -> None:
 def test_average_saved_alone_can_be_called_divided(tmp_path: Path) -> None:
     net = network()
     torch.save(average_of(net), tmp_path / "ema.pth")
-    loaded = load_checkpoint(tmp_path / "ema.pth", sigmas=LEVELS, divided=True)
+    loaded = load_checkpoint(tmp_path / "ema.pth", sigmas=LEVELS, divided=True, image_size=8)
     assert_same_weights(loaded, net)
 
 
@@ -142,7 +142,7 @@ def test_weights_under_a_name_and_of_a_compiled_network(tmp_path: Path) -> None:
     net = network()
     states = {"model_state": weights_of(net, "_orig_mod."), "train_loss": [1.0]}
     torch.save(states, tmp_path / "c.pt")
-    assert_same_weights(load_checkpoint(tmp_path / "c.pt"), net)
+    assert_same_weights(load_checkpoint(tmp_path / "c.pt", image_size=8), net)
 
 
 def test_bare_safetensors_file_of_others(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_bare_safetensors_file_of_others(tmp_path: Path) -> None:
 
     net = network()
     save_file(net.state_dict(), tmp_path / "w.safetensors")
-    assert_same_weights(load_checkpoint(tmp_path / "w.safetensors"), net)
+    assert_same_weights(load_checkpoint(tmp_path / "w.safetensors", image_size=8), net)
 
 
 def test_loaded_network_computes_the_official_scores(tmp_path: Path) -> None:
@@ -280,4 +280,4 @@ def test_official_file_saved_without_checksums_is_read(tmp_path: Path) -> None:
         torch.save([weights_of(net), {}], tmp_path / "c.pth")
     finally:
         torch.serialization.set_crc32_options(True)
-    assert_same_weights(load_checkpoint(tmp_path / "c.pth"), net)
+    assert_same_weights(load_checkpoint(tmp_path / "c.pth", image_size=8), net)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import CONFIG, LEVELS, SAMPLING, assert_same_weights, network
@@ -16,6 +19,7 @@ from ncsn_fast.checkpoints.load_save import load_checkpoint, save_checkpoint
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, read_tensors, write_tensors
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.mlp import MLPScore
+from ncsn_fast.sampling.sampler import Sampler
 
 
 def changed(section: str, **values: Any) -> dict[str, Any]:
@@ -37,11 +41,19 @@ def test_settings_of_the_call_come_before_the_configuration(tmp_path: Path) -> N
 
 def test_without_any_configuration_the_published_choices_hold(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "c.pth")
-    net = load_checkpoint(tmp_path / "c.pth", step_size=1e-6)
-    assert net.config == {**network().config, "image_size": None}
+    net = load_checkpoint(tmp_path / "c.pth", step_size=1e-6, image_size=8)
+    assert net.config == network().config
     assert net.sampling == {"method": "annealed_langevin", "step_size": 1e-6}
-    with pytest.raises(ValueError, match=r"load_checkpoint\(path, image_size="):
-        _ = net.shape
+    assert "ELU and data in [0, 1] assumed, weights as trained" in str(net.source)
+    net = load_checkpoint(tmp_path / "c.pth", image_size=8, activation="relu", rescaled=True)
+    assert "assumed" not in str(net.source)
+
+
+def test_a_file_that_does_not_tell_the_image_size_is_refused_at_once(tmp_path: Path) -> None:
+    torch.save([network().state_dict(), {}, 0, 5], tmp_path / "c.pth")
+    message = r"c\.pth: .*images of which size.* config= \(--config.* image_size=32"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "c.pth")
 
 
 def test_configuration_may_leave_the_noise_levels_to_the_weights(tmp_path: Path) -> None:
@@ -124,15 +136,174 @@ def test_network_comes_back_bit_for_bit(tmp_path: Path, net: ScoreNetwork) -> No
     assert torch.equal(loaded(x, labels), net(x, labels))
 
 
-def test_settings_of_the_call_come_before_our_own_header(tmp_path: Path) -> None:
+def test_how_to_sample_is_a_choice_and_what_the_network_is_is_none(tmp_path: Path) -> None:
     net = network()
     net.sampling = dict(SAMPLING)
     path = save_checkpoint(net, tmp_path / "net")
-    loaded = load_checkpoint(path, image_size=16, steps_per_level=2)
-    assert loaded.shape == (2, 16, 16)
+    loaded = load_checkpoint(path, steps_per_level=2)
     assert loaded.sampling == {**SAMPLING, "steps_per_level": 2}
     with pytest.raises(CheckpointError, match="channels of the weights is 2"):
         load_checkpoint(path, channels=3)
+    # What agrees is no contradiction, in whatever form.
+    same = {"image_size": [8, 8], "activation": "ELU", "rescaled": False, "divided": True}
+    assert load_checkpoint(path, **same).config == net.config
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("image_size", 16),
+        ("image_size", [8, 16]),
+        ("activation", "swish"),
+        ("rescaled", True),
+        ("logit_transform", True),
+        ("divided", False),
+    ],
+)
+def test_settings_that_contradict_our_own_header_are_refused(
+    tmp_path: Path, setting: str, value: Any
+) -> None:
+    path = save_checkpoint(network(), tmp_path / "net")
+    message = rf"net\.safetensors: .* has {setting} .*, but the call says .*: leave it out"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path, **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (changed("data", image_size=16), "image_size 8, but the configuration says 16"),
+        (changed("data", rescaled=True), "rescaled False, but the configuration says True"),
+        (changed("model", nonlinearity="swish"), "activation 'elu', but .* says 'swish'"),
+        (changed("model", ngf=8), r"ngf \(width\) of the weights is 4"),
+        (changed("model", sigma_end=0.1), "noise levels of the weights run from 20 to 0.01"),
+    ],
+)
+def test_a_configuration_that_contradicts_our_own_header_is_refused(
+    tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    config["data"] = {**CONFIG["data"], "rescaled": False, **config["data"]}
+    if message.startswith("rescaled"):
+        config["data"]["rescaled"] = True
+    elif "rescaled" in config["data"]:
+        config["data"]["rescaled"] = False
+    config["model"] = {**config["model"]}
+    if not message.startswith("activation"):
+        config["model"]["nonlinearity"] = "elu"
+    path = save_checkpoint(network(), tmp_path / "net")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path, config)
+
+
+def test_another_size_is_sampled_at_by_its_shape(tmp_path: Path) -> None:
+    net = load_checkpoint(save_checkpoint(network(), tmp_path / "net"))
+    sampler = Sampler(net, shape=(2, 16, 12), method="euler", steps=2)
+    assert sampler(1, seed=0).shape == (1, 2, 16, 12)
+
+
+def test_a_size_that_our_own_header_does_not_know_can_be_told(tmp_path: Path) -> None:
+    path = save_checkpoint(network(image_size=None), tmp_path / "net")
+    assert load_checkpoint(path, image_size=8).shape == (2, 8, 8)
+
+
+def test_what_the_call_replaces_of_the_configuration_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(network().state_dict(), tmp_path / "c.pth")
+    load_checkpoint(tmp_path / "c.pth", CONFIG, image_size=8)
+    assert caplog.messages == []
+    load_checkpoint(tmp_path / "c.pth", CONFIG, image_size=16, activation="swish")
+    assert "image_size 8 by 16, activation 'relu' by 'swish'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"rescaled": "no"}, "rescaled of the call is 'no', where true or false"),
+        ({"activation": ["elu"]}, "activation of the call"),
+        ({"image_size": "8"}, "image_size of the call"),
+        ({"image_size": 1 << 40}, "image_size of the call"),
+        ({"step_size": -1.0}, "step_size of the call is -1.0, where a positive number"),
+        ({"steps_per_level": 2.5}, "steps_per_level of the call"),
+        ({"denoise": 1}, "denoise of the call"),
+        ({"method": 3}, "method of the call"),
+        ({"rescaled": True, "logit_transform": True}, "exclude each other"),
+        ({"sigmas": "abc"}, "sigmas|levels"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(
+    tmp_path: Path, override: dict[str, Any], message: str
+) -> None:
+    torch.save(network(divided=False).state_dict(), tmp_path / "c.pth")
+    known = {"image_size": 8, "sigmas": LEVELS, **override}
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "c.pth", **known)
+
+
+# Configurations that are no files.
+
+
+def as_objects(value: Any) -> Any:
+    if isinstance(value, dict):
+        return argparse.Namespace(**{key: as_objects(one) for key, one in value.items()})
+    return value
+
+
+class EasyDict(dict):  # type: ignore[type-arg]
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        as_objects(CONFIG),
+        {name: argparse.Namespace(**values) for name, values in CONFIG.items()},
+        types.SimpleNamespace(**{k: types.SimpleNamespace(**v) for k, v in CONFIG.items()}),
+        EasyDict({name: EasyDict(values) for name, values in CONFIG.items()}),
+        types.MappingProxyType(CONFIG),
+        types.SimpleNamespace(_fields=CONFIG),
+        as_objects({**CONFIG, "device": torch.device("cpu"), "seed": np.int64(3)}),
+        as_objects({**CONFIG, "model": {**CONFIG["model"], "ngf": np.int64(4)}}),
+    ],
+)
+def test_a_configuration_may_be_an_object(tmp_path: Path, config: Any) -> None:
+    torch.save(network().state_dict(), tmp_path / "c.pth")
+    told = load_checkpoint(tmp_path / "c.pth", config)
+    assert told.config == load_checkpoint(tmp_path / "c.pth", CONFIG).config
+    assert told.sampling == SAMPLING
+
+
+@pytest.mark.parametrize("config", [3, 2.5, True, [CONFIG], b"x.yml", object(), torch.zeros(3), ""])
+def test_a_configuration_of_another_type_is_refused(tmp_path: Path, config: Any) -> None:
+    torch.save(network().state_dict(), tmp_path / "c.pth")
+    with pytest.raises(
+        (ValueError, FileNotFoundError), match=r"config is of type|section|no conf|no file"
+    ):
+        load_checkpoint(tmp_path / "c.pth", config)
+
+
+def test_a_configuration_within_itself_is_refused(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"data": {}, "model": {}}
+    config["data"]["again"] = config
+    with pytest.raises(ValueError, match="nested more than"):
+        load_checkpoint(tmp_path / "c.pth", config)
+
+
+def test_settings_of_our_runs_are_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "run.yml").write_text("ngf: 4\nsteps: 3\n")
+    with pytest.raises(
+        ValueError, match=r"run\.yml has no section data: or model:.*ncsn_fast needs"
+    ):
+        load_checkpoint(save_checkpoint(network(), tmp_path / "net"), tmp_path / "run.yml")
+
+
+@pytest.mark.parametrize("path", [3, b"c.pth", None, ["c.pth"]])
+def test_a_path_is_a_str_or_a_path(path: Any) -> None:
+    with pytest.raises(ValueError, match="given by its path"):
+        load_checkpoint(path)
 
 
 def test_suffix_is_added_and_a_readable_copy_is_written(tmp_path: Path) -> None:
