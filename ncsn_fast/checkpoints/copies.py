@@ -28,7 +28,7 @@ _MOMENT = re.compile(r"(exp|square|grad|sq|mean)_avg")  # of Adam, RMSprop and t
 _OPTIMIZER = re.compile(r"optim|^opt|grad|moment|sched")
 # The other weights that averages keep beside their own: those to go back to.
 _ASIDE = re.compile(r"^(collected_params|backup|online.*|stored.*)$")
-_MOST_CONTAINERS = 100_000
+_MOST_NESTED = 50
 
 
 class Copy(NamedTuple):
@@ -71,7 +71,7 @@ def search(data: Any) -> Found:
         data: dicts, lists, tensors and plain values, nested.
 
     Raises:
-        CheckpointError: where names are ambiguous, or there is no end of containers.
+        CheckpointError: where names are ambiguous, or nested without end.
     """
     found = Found([], [], [], [])
     _Search(found).visit(data, (), average=False)
@@ -94,7 +94,7 @@ def one_of(copies: list[Copy], path: Any, what: str) -> Copy | None:
     return copies[0] if copies else None
 
 
-def paired(average: Any, model: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+def paired(average: Any, model: Mapping[str, Tensor], depth: int = 5) -> dict[str, Tensor] | None:
     """The tensors of an average by the names of the network's; None where that is not clear.
 
     Args:
@@ -102,6 +102,7 @@ def paired(average: Any, model: Mapping[str, Tensor]) -> dict[str, Tensor] | Non
             tensors without the buffer of noise levels); a dict by name, also by names without
             their points; or a dict of which one entry is one of these, the others single numbers.
         model: the network's tensors by name, in the order in which it has them.
+        depth: how many dicts may lie around it.
     """
     if isinstance(average, (list, tuple)):
         parameters = [name for name in model if name != LEVELS]
@@ -114,7 +115,8 @@ def paired(average: Any, model: Mapping[str, Tensor]) -> dict[str, Tensor] | Non
     if all(isinstance(value, Tensor) and isinstance(key, str) for key, value in held.items()):
         named = _own_names(held, model)
         return named if named and _fits(named, model) else None
-    return paired(next(iter(held.values())), model) if len(held) == 1 else None
+    inner = next(iter(held.values())) if len(held) == 1 and depth else None
+    return paired(inner, model, depth - 1)
 
 
 def check_fits(average: Copy, model: Mapping[str, Tensor], path: Any) -> None:
@@ -138,17 +140,15 @@ RAW = "take the weights as trained (ema=False, --weights model)"
 class _Search:
     def __init__(self, found: Found) -> None:
         self._found = found
-        self._left = _MOST_CONTAINERS
-        self._above: set[int] = set()
+        self._seen: set[tuple[int, bool]] = set()
 
     def visit(self, node: Any, place: tuple[str, ...], *, average: bool) -> None:
-        """Collect the copies in a container and below."""
-        if not isinstance(node, (Mapping, list, tuple)) or id(node) in self._above:
+        """Collect the copies in a container and below. What lies in two places is seen once."""
+        if not isinstance(node, (Mapping, list, tuple)) or (id(node), average) in self._seen:
             return
-        self._left -= 1
-        if self._left < 0:
-            raise CheckpointError("the file is nested without end: it is no checkpoint")
-        self._above.add(id(node))
+        self._seen.add((id(node), average))
+        if len(place) > _MOST_NESTED:
+            raise CheckpointError(f"its contents are nested more than {_MOST_NESTED} levels deep")
         if isinstance(node, Mapping):
             self._names(node, place, average)
         for key, value in _entries(node):
@@ -159,12 +159,11 @@ class _Search:
                 self._average(value, (*place, key))
             else:
                 self.visit(value, (*place, key), average=False)
-        self._above.discard(id(node))
 
     def _is_average(self, key: str, value: Any, place: tuple[str, ...], node: Any) -> bool:
         if isinstance(node, Mapping):
             # Tensors in a dict are looked at together, by the beginnings of their names.
-            return not isinstance(value, Tensor) and looks_averaged(key)
+            return not _is_tensor(value) and looks_averaged(key)
         # The official code's lists: [model, optimizer, epoch, step, average].
         optimizer = isinstance(value, Mapping) and {"state", "param_groups"} & set(value)
         return not place and key != "0" and not optimizer
@@ -178,7 +177,7 @@ class _Search:
 
     def _names(self, node: Mapping[Any, Any], place: tuple[str, ...], average: bool) -> None:
         """The copies among the tensors of one dict."""
-        tensors = {k: v for k, v in node.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        tensors = {k: v for k, v in node.items() if isinstance(k, str) and _is_tensor(v)}
         names = _unwrapped(tensors, place)
         prefixes = {name[: name.index(FIRST)] for name in names if _begins(name)}
         inside: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in sorted(prefixes)}
@@ -304,14 +303,21 @@ def _fits(named: Mapping[str, Any], model: Mapping[str, Tensor]) -> bool:
     return all(isinstance(v, Tensor) and v.shape == model[k].shape for k, v in named.items())
 
 
-def _holds_tensors(node: Any, depth: int = 6) -> bool:
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_nested
+
+
+def _holds_tensors(node: Any) -> bool:
     """Whether more than single numbers are in there."""
-    if isinstance(node, Tensor):
-        return node.numel() > 1
-    if isinstance(node, (Mapping, list, tuple)) and depth:
-        values = node.values() if isinstance(node, Mapping) else node
-        return any(_holds_tensors(value, depth - 1) for value in values)
-    return isinstance(node, Array)
+    seen, left = set(), [node]
+    while left:
+        one = left.pop()
+        if isinstance(one, Array) or (_is_tensor(one) and one.numel() > 1):
+            return True
+        if isinstance(one, (Mapping, list, tuple)) and id(one) not in seen:
+            seen.add(id(one))
+            left += one.values() if isinstance(one, Mapping) else one
+    return False
 
 
 def _words(node: Any, place: tuple[str, ...]) -> str:

@@ -57,7 +57,9 @@ _SAMPLING: dict[str, Kind] = {
     "method": _WORD,
     "step_size": (_positive, "a positive number"),
     "steps_per_level": (lambda value: _whole(value, most=MOST_STEPS), "a whole number ≥ 1"),
-    "denoise": _FLAG,
+    "denoise": (lambda value: type(value) is bool or value == "last", "true, false or 'last'"),
+    "noise_first": _FLAG,
+    "spacing": _WORD,
 }
 _KINDS = {**_IMAGES, **_SAMPLING, "network": _WORD}
 
@@ -114,6 +116,19 @@ def _check(name: str, value: Any, kind: Kind | None, whose: str, told: bool = Fa
         raise CheckpointError(f"{name} of {whose} is {shown(value)}, where {expected} is expected")
 
 
+def check_levels(sigmas: Tensor) -> None:
+    """Refuse noise levels that are not floating point (L,); their values the network checks.
+
+    Raises:
+        CheckpointError
+    """
+    if sigmas.ndim != 1 or sigmas.dtype not in FLOATS or sigmas.layout is not torch.strided:
+        raise CheckpointError(
+            f"its noise levels are {sigmas.dtype} of shape {tuple(sigmas.shape)}, where (L,) "
+            "numbers are expected"
+        )
+
+
 def check_weights(weights: Mapping[str, Tensor], size: int) -> None:
     """Refuse tensors that no weights of a network are.
 
@@ -165,4 +180,4 @@ def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Non
         )
 
 
-__all__ = ["FLOATS", "check_header", "check_sizes", "check_values", "check_weights"]
+__all__ = ["FLOATS", "check_header", "check_levels", "check_sizes", "check_values", "check_weights"]

@@ -23,7 +23,7 @@ from ncsn_fast.checkpoints.copies import (
     search,
 )
 from ncsn_fast.checkpoints.first_bytes import is_safetensors, refuse_other_files
-from ncsn_fast.checkpoints.header import FLOATS, check_header, check_weights
+from ncsn_fast.checkpoints.header import FLOATS, check_header, check_levels, check_weights
 from ncsn_fast.checkpoints.tensor_file import (
     CheckpointError,
     below,
@@ -93,6 +93,8 @@ def read_contents(path: str | os.PathLike[str], *, ema: bool) -> Contents:
     weights, sigmas, which = _chosen(path, trained, average)
     with naming(path):
         check_weights(weights, Path(path).stat().st_size)
+        if sigmas is not None:
+            check_levels(sigmas)
     places = [copy.place for copy in (trained, average) if copy is not None and copy.place]
     places = [] if all(place.isdecimal() for place in places) else places
     where = f" ({', '.join(places)})" if places else ""
@@ -126,6 +128,7 @@ def _our_contents(
         raise CheckpointError(f"{path} has no noise levels or no configuration of a network")
     with naming(path):
         check_header(metadata)
+        check_levels(sigmas)
         check_weights(weights | average, Path(path).stat().st_size)
     which = "weights as saved" if kind == "network" else _which(weights, average)
     weights |= {name: value for name, value in average.items() if name != LEVELS}
@@ -213,10 +216,10 @@ def _chosen(
     copies = [copy for copy in (trained, average) if copy is not None]
     for copy in copies:
         if copy.beside:
+            names = ", ".join(name[:60] for name in copy.beside[:3])
             raise CheckpointError(
                 f"{path}: beside the network ({copy.place or 'its names without a prefix'}) lie "
-                f"tensors of something else ({', '.join(copy.beside[:3])}, …): save the network's "
-                "alone (its state_dict)"
+                f"tensors of something else ({names}, …): save the network's alone (its state_dict)"
             )
     plain = dict(trained.weights) if trained is not None else {}
     averaged = dict(average.weights) if average is not None else {}
@@ -280,10 +283,10 @@ def network_of(weights: Mapping[str, Tensor], *, divided: bool) -> dict[str, Any
         )
     begin = weights.get("begin_conv.weight")
     if begin is None or begin.ndim != 4:
-        shown = ", ".join(list(weights)[:5])
+        some = ", ".join(name[:60] for name in list(weights)[:5])
         raise CheckpointError(
             f"these weights do not belong to a network of the NCSN family, which has a tensor "
-            f"begin_conv.weight: found {len(weights)} tensors ({shown}, …)"
+            f"begin_conv.weight: found {len(weights)} tensors ({some}, …)"
         )
     ngf, channels = begin.shape[:2]
     facts: dict[str, Any] = {"channels": channels, "ngf": ngf}

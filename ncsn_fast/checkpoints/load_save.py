@@ -280,7 +280,7 @@ def _some(names: Sequence[str]) -> str:
     if not names:
         return "none"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return ", ".join(name[:60] for name in names[:3]) + more
 
 
 __all__ = ["checkpoint_file", "load_checkpoint", "save_checkpoint"]

@@ -77,6 +77,10 @@ KEYS = (
     Key("sampling.n_steps_each", int, "steps_per_level", None),
     Key("sampling.consistent", bool, "consistent", False),
     Key("sampling.nsigma", int, "nsigma", None),
+    # Of AdversarialConsistentScoreMatching: whether a step's noise comes before its score; how the
+    # levels of sampling are spaced, where not as those of the network.
+    Key("sampling.noise_first", bool, "noise_first", False),
+    Key("sampling.sigma_dist", str, "spacing", None),
     Key("sampling.ckpt_id", int, absent=None),  # checkpoint.pth
     Key("sampling.final_only", bool, absent=True),
     Key("sampling.fid", bool, absent=False),
@@ -92,9 +96,8 @@ _ASIDE_SECTIONS = ("adversarial", "biggan", "device", "dtype", "fast_fid", "seed
 _ASIDE = {
     *("model.dropout", "model.name", "optim.adv_beta1", "optim.adv_beta2", "optim.betas"),
     *("optim.momentum", "sampling.clamp", "sampling.verbose", "training.log_freq"),
-    *("training.snapshot_sampling_freq", "training.num_workers"),
-    # These are read where they mean something, and refused there.
-    *("model.unet", "sampling.noise_first", "sampling.sigma_dist"),
+    *("training.snapshot_sampling_freq", "training.num_workers", "sampling.save_freq"),
+    "model.unet",  # refused where it is true
 }
 _BY_PLACE = {key.place: key for key in KEYS}
 _BY_SETTING = {key.setting: key for key in KEYS if key.setting is not None}

@@ -226,7 +226,8 @@ def _ladder(first: float, last: float, count: int, kind: str) -> Tensor:
 
 
 def sampling_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of sampling: method, step_size, steps_per_level, denoise.
+    """The settings of sampling: method, step_size, steps_per_level, denoise; for the code of
+    consistent annealed sampling also noise_first or spacing, where it says them.
 
     A configuration of NCSN v1 has none: its code samples with step size 2e-5, 100 steps per level
     and no denoising step. A size or number of steps that the section leaves out is left out here.
@@ -236,36 +237,36 @@ def sampling_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "sampling" not in config:
         return dict(V1_SAMPLING)
-    _refuse_other_sampling(section_of(config, "sampling"), config)
-    steps = "nsigma" if "nsigma" in section_of(config, "sampling") else "n_steps_each"
     consistent = value_of(config, "sampling.consistent")
+    adversarial = "nsigma" in section_of(config, "sampling")  # of that code
     settings = {
         "method": "consistent_annealed" if consistent else "annealed_langevin",
         **settings_of(config, "step_size"),
-        "steps_per_level": value_of(config, f"sampling.{steps}"),
+        "steps_per_level": value_of(
+            config, f"sampling.{'nsigma' if adversarial else 'n_steps_each'}"
+        ),
         # The configurations that do not say belong to code that always denoises.
         **settings_of(config, "denoise"),
+        **_other_sampling(config, consistent),
     }
+    if adversarial and not consistent and settings["denoise"]:
+        settings["denoise"] = "last"
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def _refuse_other_sampling(told: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse what AdversarialConsistentScoreMatching's code does otherwise when it is told so."""
-    consistent = value_of(config, "sampling.consistent")
-    first = told.get("noise_first")
-    if first not in (None, False) and not consistent:  # consistent sampling does not read it there
+def _other_sampling(config: Mapping[str, Any], consistent: bool) -> dict[str, Any]:
+    """What AdversarialConsistentScoreMatching's code does otherwise when it is told so."""
+    spacing, trained = value_of(config, "sampling.sigma_dist"), value_of(config, "model.sigma_dist")
+    other = spacing is not None and spacing != trained
+    if consistent:  # where noise_first is not read
+        return {"spacing": spacing} if other else {}
+    if other:
         raise ValueError(
-            f"the configuration samples with noise_first: {shown(first)}, Langevin steps whose "
-            "noise comes before the score, which is not supported. Leave sampling.noise_first out "
-            "to sample with the usual steps"
-        )
-    levels, trained = told.get("sigma_dist"), value_of(config, "model.sigma_dist")
-    if levels is not None and levels != trained:
-        raise ValueError(
-            f"the configuration samples on {shown(levels)} noise levels (sampling.sigma_dist), "
+            f"the configuration samples on {shown(spacing)} noise levels (sampling.sigma_dist), "
             f"where the network was trained on {trained} ones, which is not supported. Leave "
             "sampling.sigma_dist out to sample on those of the network"
         )
+    return {"noise_first": True} if value_of(config, "sampling.noise_first") else {}
 
 
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,6 +322,12 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if isinstance(size, list):
         raise ValueError(f"data.image_size is {size}, where one side of square images is expected")
+    if sampling.pop("noise_first", False) or sampling["denoise"] == "last":
+        _log.warning(
+            "the configuration's noise_first and denoised images of the last step are left out: "
+            "the network is to be sampled by the usual Langevin steps, and denoised after them"
+        )
+        sampling["denoise"] = True
     settings = {
         **network,
         **dict.fromkeys(("step_size", "crop")),
@@ -363,14 +370,18 @@ def sampling_told(sampling: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: for a method that the official code does not have.
     """
-    steps = {
-        "annealed_langevin": {"steps_per_level": sampling.get("steps_per_level")},
-        "consistent_annealed": {"consistent": True, "nsigma": sampling.get("steps_per_level")},
-    }.get(sampling["method"])
-    if steps is None:
-        raise ValueError(f"the official code has no sampling method {sampling['method']!r}")
-    denoise = bool(sampling.get("denoise", True))
-    return {"step_size": sampling.get("step_size"), **steps, "denoise": denoise}
+    method, steps = sampling["method"], sampling.get("steps_per_level")
+    denoise, first = sampling.get("denoise", True), sampling.get("noise_first", False)
+    if method == "consistent_annealed":
+        told = {"consistent": True, "nsigma": steps}
+        told |= {"spacing": sampling["spacing"]} if "spacing" in sampling else {}
+    elif method != "annealed_langevin":
+        raise ValueError(f"the official code has no sampling method {method!r}")
+    elif denoise == "last" or first:
+        told = {"nsigma": steps, "noise_first": first}
+    else:
+        told = {"steps_per_level": steps}
+    return {"step_size": sampling.get("step_size"), **told, "denoise": bool(denoise)}
 
 
 def _dequantization(config: Mapping[str, Any]) -> str | None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.checkpoints import network
 from helpers.golden import geometric
 
+from ncsn_fast.checkpoints.load_save import load_checkpoint
 from ncsn_fast.checkpoints.official_yaml import (
     network_settings,
     noise_levels,
+    official_config,
     read_official_yaml,
+    run_settings,
     sampling_settings,
     training_settings,
 )
+from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.training.config import TrainConfig
 
 CIFAR10 = """\
@@ -264,3 +270,77 @@ def test_unusable_values_are_refused(read: Any, old: str, new: str, message: str
 
     with pytest.raises(ValueError, match=message):
         all_settings()
+
+
+# Keys that nothing reads, and those that ask for another method.
+
+CONSISTENT = CIFAR10.replace("n_steps_each: 5, denoise: true", "nsigma: 3, consistent: true")
+ADVERSARIAL = CIFAR10.replace("n_steps_each: 5, denoise: true", "nsigma: 3, noise_first: true")
+
+
+def test_published_keys_are_read_without_a_word(read: Any, caplog: Any) -> None:
+    text = ADVERSARIAL.replace("ngf: 128", "ngf: 128\n  unet: false\n  dropout: 0.0")
+    text += "adversarial: {D_steps: 1}\nbiggan: {ch: 64}\nfast_fid: {batch_size: 50}\n"
+    for one in (CIFAR10, DUMPED_V1, text):
+        official_config(read(one))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("lr: 0.0001", "lr: 0.0001, learning_rat: 3", "optim.learning_rat"),
+        ("ema_rate:", "ema_rat:", r"model.ema_rat \(is model.ema_rate meant\?\)"),
+        ("anneal_power:", "aneal_power:", r"\(is training.anneal_power meant\?\)"),
+        ("random_flip:", "random_flipp:", r"\(is data.random_flip meant\?\)"),
+        ("step_lr:", "step_llr:", r"\(is sampling.step_lr meant\?\)"),
+        ("optim:", "optimm:", r"optimm \(is optim meant\?\)"),
+        ("optim:", "sde: {kind: vp}\noptim:", "sde"),
+    ],
+)
+def test_keys_that_nothing_reads_are_named(
+    read: Any, caplog: Any, old: str, new: str, named: str
+) -> None:
+    assert old in CIFAR10
+    official_config(read(CIFAR10.replace(old, new, 1)))
+    assert len(caplog.messages) == 1
+    assert re.search(f"passed over: .*{named}", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ngf: 128", "ngf: 128\n  unet: true", r"U-Net \(model.unet: true\)"),
+        ("anneal_power: 2", "anneal_power: 2, algo: ssm", r"trains by 'ssm' \(training.algo\)"),
+        ("step_lr:", "sigma_dist: linear, step_lr:", "samples on 'linear' noise levels"),
+        ("step_lr:", "noise_first: 1, step_lr:", "true or false"),
+    ],
+)
+def test_another_method_is_refused(read: Any, old: str, new: str, message: str) -> None:
+    assert old in CIFAR10
+    with pytest.raises(ValueError, match=message):
+        run_settings(read(CIFAR10.replace(old, new)))
+
+
+def test_sampling_of_the_code_of_consistent_sampling_is_honoured(read: Any) -> None:
+    settings = sampling_settings(read(ADVERSARIAL))
+    assert settings["method"] == "annealed_langevin"
+    assert (settings["noise_first"], settings["denoise"]) == (True, "last")
+    linear = read(CONSISTENT.replace("nsigma: 3,", "nsigma: 3, sigma_dist: linear,"))
+    assert sampling_settings(linear)["spacing"] == "linear"
+    same = read(CONSISTENT.replace("nsigma: 3,", "nsigma: 3, sigma_dist: geometric,"))
+    assert "spacing" not in sampling_settings(same)
+
+
+def test_what_is_honoured_is_sampled(read: Any, tmp_path: Path) -> None:
+    config = read(ADVERSARIAL)
+    config["data"] |= {"channels": 2, "image_size": 8}
+    config["model"] |= {"ngf": 4, "sigma_begin": 20, "num_classes": 7}
+    torch.save([network(divided=False).state_dict(), {}], tmp_path / "c.pth")
+    net = load_checkpoint(tmp_path / "c.pth", config)
+    sampler = Sampler(net)
+    # 7 levels of 3 steps, a row of noise before them, and no further one for denoising.
+    assert len(sampler.table) == 22
+    other = {key: net.sampling[key] for key in ("step_size", "steps_per_level")}
+    usual = Sampler(net, method="annealed_langevin", denoise=True, noise_first=False, **other)
+    assert usual.table != sampler.table

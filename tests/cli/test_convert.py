@@ -62,6 +62,7 @@ FIRST_VERSION = {
     "data": {"channels": 2, "image_size": 28, "dataset": "MNIST"},
     "model": {"sigma_begin": 20, "sigma_end": 0.01, "num_classes": 7, "ngf": 4},
 }
+ADVERSARIAL = {**CONFIG, "sampling": {"step_lr": 6e-6, "nsigma": 2, "noise_first": True}}
 CONSISTENT = {**CONFIG, "sampling": {"step_lr": 6e-5, "nsigma": 2, "consistent": True}}
 
 
@@ -71,8 +72,9 @@ CONSISTENT = {**CONFIG, "sampling": {"step_lr": 6e-5, "nsigma": 2, "consistent":
         (network("NCSN", image_size=28), FIRST_VERSION, []),
         (network(seed=2), CONFIG, [3, 7, average_of(network(seed=2))]),
         (network(divided=False), CONSISTENT, [3, 7, average_of(network(divided=False))]),
+        (network(divided=False), ADVERSARIAL, [3, 7, average_of(network(divided=False))]),
     ],
-    ids=["first version", "second version", "undivided"],
+    ids=["first version", "second version", "undivided", "noise first"],
 )
 def test_an_official_checkpoint_comes_back_bit_for_bit(tmp_path, net, config, rest):
     path = official(tmp_path / "in.pth", weights_of(net), {"state": {}}, *rest)
