@@ -75,7 +75,7 @@ def _from_archive(path: Path, key: str | None) -> np.ndarray:
         names = archive.names
         if not names:
             raise ValueError(f"{path} is a zip archive without arrays: save one with numpy.savez")
-        wanted = key or (names[0] if len(names) == 1 else "images")
+        wanted = (names[0] if len(names) == 1 else "images") if key is None else key
         if wanted not in names:
             raise ValueError(
                 f"{path}: found no array named {shown(wanted)}, only {_listed(names)}: "

@@ -79,7 +79,8 @@ def load_pixels(
     - A folder of image files, searched with its subfolders and where links lead in the order of
       the file names; each file is taken once. How many of other types, hidden or met twice are
       passed over is logged. If all files are grey the result has one channel, else three; camera
-      rotation (EXIF) is applied, colour profiles are not.
+      rotation (EXIF) is applied, colour profiles are not. Damage is seen where it can be: PNG has
+      checksums, most other formats have none.
     - An array file: ``.npy``, which is memory-mapped and not read whole, or ``.npz``.
     - CIFAR-10, binary version: its folder, the folder around it, or one of its ``.bin`` files.
 
