@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ncsn_fast.checkpoints.tensor_file import CheckpointError
+from ncsn_fast.support.files import utf8_name
 
 
 class Passed:
@@ -78,8 +79,8 @@ def read_torch(path: str | os.PathLike[str]) -> tuple[Any, bool]:
     try:
         zipped = zipfile.is_zipfile(path)
         checked = zipped and _check_parts(path)
-        with _lock, torch.serialization.safe_globals(_STAND_INS):
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with _lock, utf8_name(path) as name, torch.serialization.safe_globals(_STAND_INS):
+            data = torch.load(name, map_location="cpu", weights_only=True, mmap=zipped)
         return data, checked
     except CheckpointError:
         raise

@@ -461,6 +461,10 @@ def test_a_run_and_samples_in_a_folder_of_any_name(tmp_path: Path, name: str) ->
     result = invoke("sample", run / "model.safetensors", "-n", 2, f"--out={samples}")
     assert result.exit_code == 0, (result.output, result.exception)
     assert (samples / "samples.npz").exists()
+    result = invoke("convert", "--", run / "model.safetensors", run / "model.pth")
+    assert result.exit_code == 0, (result.output, result.exception)
+    official = nf.load_checkpoint(run / "model.pth", config=run / "model.yml")
+    assert len(official.sigmas) == 8
     (run / ".checkpoint-0123abcd.safetensors").write_bytes(b"half")
     trained(steps=5, held_out=images(4), **settings, resume=True)
     assert not list(files.leftovers(run))
