@@ -19,7 +19,7 @@ from ncsn_fast.data.digits import digits
 from ncsn_fast.device.environment import environment
 from ncsn_fast.device.precision import resolve
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
-from ncsn_fast.methods.spacings import SPACINGS
+from ncsn_fast.methods.spacings import AUTO, SPACINGS
 from ncsn_fast.pictures.curves import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def measure(number: int, seeds: int, precision: str) -> Report:
         for seed in range(seeds):
             images = nf.sample(net, number, seed=seed, precision=precision, **settings)
             distances.append(pixel_frechet_distance(images, held_out))
-        return Point(name, settings.get("spacing", "ladder"), evaluations, distances)
+        return Point(name, settings.get("spacing", AUTO), evaluations, distances)
 
     points = [point(FULL_CHAIN)]
     step_size = 0.6 * float(net.sigmas[-1]) ** 2

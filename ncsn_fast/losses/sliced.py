@@ -114,6 +114,7 @@ def _output_and_trace(
         seen.append(x.view_as(x))
         return score.fn(seen[0], *condition)
 
+    network.__wrapped__ = score.fn  # type: ignore[attr-defined]
     # The derivative by x is part of the value, so it is taken under no_grad too.
     with torch.enable_grad():
         points.requires_grad_()

@@ -44,6 +44,7 @@ def layers(function: Any) -> Iterator[Any]:
 def fits(function: Any, given: Sequence[Any], named: Mapping[str, Any]) -> bool:
     """Whether a callable takes these arguments, by its signature, if that can be read."""
     try:
+        function = getattr(function, "__wrapped__", function)
         # A module's own signature takes anything.
         inspect.signature(getattr(function, "forward", function)).bind(*given, **named)
     except TypeError:

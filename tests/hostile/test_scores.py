@@ -1,0 +1,154 @@
+"""What strangers give for a score: everything that takes one does right by it or refuses it."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ncsn_fast as nf
+
+SIGMAS = nf.geometric_sigmas(10, 0.1, 6)
+
+
+class Official(nn.Module):
+    """As NCSNv2 is published: labels count its own noise levels."""
+
+    def __init__(self, sigmas=SIGMAS):
+        super().__init__()
+        self.register_buffer("sigmas", torch.as_tensor(sigmas))
+        self.seen: set[int] = set()
+
+    def forward(self, x, y):
+        self.seen |= set(y.tolist())
+        return -x / (1 + self.sigmas[y][:, None] ** 2)
+
+
+class Preconditioned(nn.Module):
+    """As EDM is published."""
+
+    sigma_min, sigma_max, sigma_data, label_dim = 0.002, 80, 0.5, 0
+
+    def forward(self, x, sigma, class_labels=None, force_fp32=False, **model_kwargs):
+        return x / (1 + sigma.reshape(-1, 1) ** 2)
+
+    def round_sigma(self, sigma):
+        return torch.as_tensor(sigma)
+
+
+class OfDiffusers(nn.Module):
+    def forward(self, x, timestep, return_dict=True, **_):
+        return SimpleNamespace(sample=x)
+
+
+class LearnedVariance(nn.Module):
+    def forward(self, x, t, **_):
+        return torch.cat([x, x], 1)
+
+
+class Raises:
+    """Whose attributes cannot be asked for."""
+
+    def __getattr__(self, name):
+        raise AttributeError(f"there is no {name}")
+
+    def __call__(self, x, labels):
+        return -x
+
+
+def sampled(score):
+    return nf.Sampler(score, (2,), SIGMAS, method="euler", graph=False)(3, seed=0)
+
+
+def likelihood(score):
+    return nf.log_likelihood(score, torch.zeros(2, 2), SIGMAS)
+
+
+def trained(score):
+    return nf.dsm_loss(score, torch.zeros(4, 2), SIGMAS, seed=0)
+
+
+def trained_by_slices(score):
+    return nf.sliced_score_matching(score, torch.zeros(4, 2), SIGMAS, seed=0)
+
+
+def guided(score):
+    guide = nf.guided(score, 1.0, unconditional={"class_labels": None})
+    return nf.Sampler(guide, (2,), SIGMAS, method="euler", graph=False)(
+        2, seed=0, extra={"class_labels": None}
+    )
+
+
+def edited(score):
+    sampler = nf.Sampler(score, (2,), SIGMAS, method="ancestral", graph=False)
+    return nf.edit(sampler, torch.zeros(2, 2), start_level=2, seed=0)
+
+
+TAKING = [sampled, likelihood, trained, trained_by_slices, guided, edited]
+# By name: a score that is recognisably none by label, and what the message says of it.
+OTHERS = {
+    "EDM": (Preconditioned(), 'nf.Score\\(net, "denoiser", "sigma"\\)'),
+    "a method of EDM": (Preconditioned().forward, "EDM's preconditioned networks"),
+    "EDM on several devices": (nn.DataParallel(Preconditioned()), "EDM's"),
+    "EDM compiled": (torch.compile(Preconditioned(), backend="eager"), "EDM's"),
+    "partial of EDM": (functools.partial(Preconditioned(), force_fp32=True), "EDM's"),
+    "a class": (Official, "got the class Official"),
+    "nothing": (None, "got NoneType"),
+    "a name": ("digits", "got str"),
+    "weights": ({"weight": torch.ones(1)}, "got dict"),
+    "an ascending ladder": (Official(SIGMAS.flip(0)), "ascend"),
+    "a ladder with 0": (Official(torch.cat([SIGMAS, torch.zeros(1)])), "leave the 0"),
+    "another ladder": (Official(2 * SIGMAS), "levels"),
+    "another length": (Official(SIGMAS[:-1]), "levels"),
+    "learned variance": (LearnedVariance(), "twice the channels"),
+    "diffusers": (OfDiffusers(), r"\.sample"),
+    "a tuple": (lambda x, labels, **_: (x, x), r"\[0\]"),
+    "an array": (lambda x, labels, **_: x.detach().numpy(), "returned ndarray"),
+    "whole numbers": (lambda x, labels, **_: x.long(), "floating-point"),
+    "complex numbers": (lambda x, labels, **_: x.to(torch.complex64), "floating-point"),
+    "one argument": (lambda x: x, "does not take this"),
+    "a number": (lambda x, labels, **_: 0.0, "returned float"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("taking", TAKING, ids=lambda one: one.__name__)
+def test_what_is_no_score_by_label_is_refused_in_our_words(taking, name):
+    score, message = OTHERS[name]
+    with pytest.raises(ValueError, match=message) as refused:
+        taking(score)
+    assert len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize("taking", [sampled, likelihood, edited], ids=lambda one: one.__name__)
+def test_labels_are_those_of_the_networks_own_levels(taking):
+    net = Official(nf.geometric_sigmas(10, 0.01, 11)[:])
+    part = net.sigmas[2:9]
+    expected = set(range(2, 9))
+    if taking is sampled:
+        nf.Sampler(net, (2,), part, method="euler", graph=False)(2, seed=0)
+    elif taking is edited:
+        sampler = nf.Sampler(net, (2,), part, method="ancestral", graph=False)
+        nf.edit(sampler, torch.zeros(2, 2), start_level=3, seed=0)
+        expected = set(range(5, 9))
+    else:
+        score = nf.Score(net, "score", "label", quantize=True)
+        nf.log_likelihood(score, torch.zeros(2, 2), part)
+    assert net.seen == expected
+
+
+@pytest.mark.parametrize("sigmas", [[10, 1, 0.1], (10, 1, 0.1), np.array([10, 1, 0.1], ">f8")])
+def test_a_ladder_of_any_kind_of_list_is_the_networks_own(sigmas):
+    net = Official(SIGMAS)
+    del net.sigmas
+    net.sigmas = sigmas
+    score = nf.Score(net)
+    assert torch.equal(score.sigmas, torch.tensor([10, 1, 0.1]))
+
+
+def test_an_object_without_attributes_is_a_score():
+    assert sampled(Raises()).shape == (3, 2)
