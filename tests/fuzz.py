@@ -14,6 +14,7 @@ import collections
 import itertools
 import logging
 import random
+import resource
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ def main() -> int:
         for data in target.valid():
             if target.name != "options" and targets.outcome(target, data) != "read":
                 sys.exit(f"{target.name}: a right file is refused")
+    _limit_memory()
     counts: dict[str, collections.Counter[str]] = {t.name: collections.Counter() for t in chosen}
     faults = 0
     end = time.monotonic() + options.seconds
@@ -82,6 +84,13 @@ def _run(
             flush=True,
         )
         return 1
+
+
+def _limit_memory(more: int = 4 << 30) -> None:
+    """A case that takes all memory ends, and not the machine."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
 
 
 def _options() -> argparse.Namespace:

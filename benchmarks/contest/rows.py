@@ -11,6 +11,7 @@ from typing import Any
 
 from ncsn_fast.benchmarks.contest.timing import Times
 from ncsn_fast.support.files import write_text
+from ncsn_fast.support.parsers import parse_json, read_text
 
 OK, DISAGREES, FAILED, LEFT_OUT = "ok", "disagrees", "failed", "left out"
 
@@ -112,11 +113,11 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """
     known = {one.name for one in fields(Row)}
     rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in read_text(path).splitlines(keepends=True):
         if not line.endswith("\n"):
             break
         try:
-            values = json.loads(line)
+            values = parse_json(line, "a line")
             rows.append(Row(**{name: value for name, value in values.items() if name in known}))
         except (TypeError, AttributeError, ValueError) as error:
             raise ValueError(

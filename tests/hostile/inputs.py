@@ -34,6 +34,7 @@ from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
+from ncsn_fast.models import by_name
 
 IDENTITY = {"seed": 0, "checkpoint": "c" * 8, "network": "n" * 8, "table": "t" * 8}
 LOG = [
@@ -55,18 +56,26 @@ def written(write: Callable[[Path], object], name: str) -> bytes:
 # Right files, one of each kind.
 
 
+NETWORKS = ("NCSNv2", "NCSN", "MLPScore")
+
+
 @cache
-def network() -> bytes:
-    net = checkpoints.network()
+def network(name: str = "NCSNv2") -> bytes:
+    if name == "MLPScore":
+        net = by_name.build(
+            {"network": name, "dim": 2, "hidden": 8, "layers": 2}, checkpoints.LEVELS
+        )
+    else:
+        net = checkpoints.network(name)
     net.sampling = dict(checkpoints.SAMPLING)
     return written(lambda path: save_checkpoint(net, path), "net.safetensors")
 
 
 @cache
-def network_contents() -> tuple[dict[str, Tensor], dict[str, Any]]:
+def network_contents(name: str = "NCSNv2") -> tuple[dict[str, Tensor], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
-        path.write_bytes(network())
+        path.write_bytes(network(name))
         return read_tensors(path)
 
 
@@ -117,6 +126,13 @@ def partial() -> bytes:
     metadata = {"identity": IDENTITY, "ids": [5, 6], "levels": [2, 3]}
     states = torch.linspace(0, 1, 2 * 64).reshape(2, 1, 8, 8)
     return written(lambda path: write_tensors(path, {"states": states}, metadata), "p.safetensors")
+
+
+@cache
+def benchmark() -> bytes:
+    from ncsn_fast.benchmarks.contest.rows import Row, as_json
+
+    return (as_json(Row("chain", "digits", "ours", 16, "fp32", median_s=0.5)) + "\n").encode() * 2
 
 
 def array_archive(compress: bool = False, **arrays: np.ndarray) -> bytes:
@@ -258,6 +274,8 @@ def mutated_tensor(tensor: Tensor, rng: random.Random) -> Tensor:
         lambda: tensor.new_empty((0, *tensor.shape)),
         lambda: tensor * float("nan"),
         lambda: tensor - 1e38,
+        lambda: tensor.new_zeros(1).expand(2**20, *tensor.shape[1:]),
+        lambda: tensor.to_sparse(),
     ]
     return rng.choice(changes)()
 
@@ -441,9 +459,71 @@ def bombs() -> dict[str, Carrier]:
             _safetensors(json.dumps({"__metadata__": {"ncsn_fast": "[" * 1_000_000}}).encode()),
         ),
         "pth, zeros": ("x.pth", _zeros(1 << 30, name="x/data/0")),
+        "pth, lists in lists, twice each": ("x.pth", pytorch_file([_doubled({}), {}])),
+        "pth, dicts in dicts, twice each": ("x.pth", pytorch_file({"model": _doubled({}, dict)})),
+        "pth, a list in itself": ("x.pth", pytorch_file(_within_itself([]))),
+        "pth, a dict in itself": ("x.pth", pytorch_file(_within_itself({}))),
+        "pth, nested 100,000 deep": ("x.pth", _pickled_in_zip(b"]" * 100_000 + b"a" * 99_999)),
+        "pth, a tuple of tuples": ("x.pth", _pickled_in_zip(b")" + b"2\x86" * 100_000)),
+        "pth, one weight that is all": ("x.pth", pytorch_file(_expanded())),
+        "pth, legacy, one weight that is all": ("x.pth", pytorch_file(_expanded(), legacy=True)),
+        "safetensors, one weight": (
+            "net.safetensors",
+            _safetensors(
+                json.dumps(
+                    {
+                        "begin_conv.weight": {
+                            "dtype": "F32",
+                            "shape": [2**40],
+                            "data_offsets": [0, 4],
+                        }
+                    }
+                ).encode()
+                + b" " * 4
+            ),
+        ),
+        "MLPScore of 2^40 layers": ("net.safetensors", _with_config("MLPScore", layers=2**40)),
+        "MLPScore of 10^5 layers": ("net.safetensors", _with_config("MLPScore", layers=10**5)),
+        "NCSNv2 of width 2^40": ("net.safetensors", _with_config("NCSNv2", ngf=2**40)),
+        "NCSNv2 of width 2^14": ("net.safetensors", _with_config("NCSNv2", ngf=2**14)),
         "picture, 30,000 × 30,000": ("x.png", _large_picture()),
     }
     return {kind: Carrier(kind, *found) for kind, found in kinds.items()}
+
+
+def _doubled(value: Any, kind: Any = list) -> Any:
+    for _ in range(60):
+        value = [value, value] if kind is list else {"a": value, "b": value}
+    return value
+
+
+def _within_itself(value: Any) -> Any:
+    if isinstance(value, dict):
+        value["model"] = value
+    else:
+        value.append(value)
+    return value
+
+
+def _pickled_in_zip(instructions: bytes) -> bytes:
+    """A file of torch.save with a pickle of the test's own."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + instructions + b".")
+        archive.writestr("x/byteorder", b"little")
+        archive.writestr("x/version", b"3\n")
+    return file.getvalue()
+
+
+def _expanded() -> dict[str, Tensor]:
+    """Weights of a network of width 2^20, all of them one number in memory."""
+    weights = checkpoints.weights_of(checkpoints.network())
+    return {k: v.new_zeros(1).expand(2**20, *v.shape[1:]) for k, v in weights.items()}
+
+
+def _with_config(name: str, **changes: int) -> bytes:
+    tensors, metadata = network_contents(name)
+    return as_tensor_file(tensors, {**metadata, "config": {**metadata["config"], **changes}})
 
 
 def array_of(shape: str) -> bytes:

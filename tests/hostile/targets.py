@@ -13,6 +13,7 @@ import json
 import logging
 import random
 import resource
+import signal
 import tempfile
 import time
 import warnings
@@ -28,6 +29,7 @@ import torch
 from hostile import inputs
 
 import ncsn_fast as nf
+from ncsn_fast.benchmarks.contest.rows import read_rows
 from ncsn_fast.checkpoints import official_yaml
 from ncsn_fast.checkpoints.tensor_file import read_tensors
 from ncsn_fast.cli import main
@@ -41,6 +43,7 @@ from ncsn_fast.training.log import TrainingLog
 
 MOST_SECONDS = 2.0  # of the processor, for one small input
 MOST_MIB = 200
+HANGS = 60  # seconds by the clock
 LONGEST_MESSAGE = 4000
 
 
@@ -82,6 +85,22 @@ class Target(NamedTuple):
         return inputs.mutated_bytes(rng.choice(whole), whole, rng)
 
 
+@contextmanager
+def _in_time(target: Target) -> Iterator[None]:
+    """Interrupt what never ends."""
+
+    def stop(*_: object) -> None:
+        raise Fault(f"{target.name}: it has not ended in {HANGS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(HANGS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def outcome(target: Target, data: bytes) -> str:
     """Read an input; "read", or "refused" with the kind of refusal.
 
@@ -91,14 +110,14 @@ def outcome(target: Target, data: bytes) -> str:
     with placed(target, data) as path:
         before, memory = time.process_time(), _peak_mib()
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _in_time(target):
                 warnings.simplefilter("ignore")
                 target.read(path)
             told = "read"
         except (ValueError, OSError, click.ClickException) as error:
             told = _judged(target, path, error)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt | Fault):
                 raise
             raise Fault(f"{target.name}: raw {type(error).__name__}: {error}") from error
         seconds, grown = time.process_time() - before, _peak_mib() - memory
@@ -264,6 +283,10 @@ def _digits(path: Path) -> Any:
     return [part.tobytes() for part in _read_digits(path)]
 
 
+def _rows(path: Path) -> Any:
+    return read_rows(path)
+
+
 def _json(path: Path) -> Any:
     return parse_json(path.read_bytes(), path)
 
@@ -308,7 +331,7 @@ def _settings_of_training() -> dict[str, Any]:
 
 
 def _wrong_network(rng: random.Random) -> bytes:
-    tensors, metadata = inputs.network_contents()
+    tensors, metadata = inputs.network_contents(rng.choice(inputs.NETWORKS))
     return inputs.mutated_tensor_file(tensors, metadata, rng)
 
 
@@ -412,7 +435,9 @@ TARGETS = [
         _yaml,
         _wrong_yaml,
     ),
-    Target("network", OURS, lambda: [inputs.network()], _network, _wrong_network),
+    Target(
+        "network", OURS, lambda: [*map(inputs.network, inputs.NETWORKS)], _network, _wrong_network
+    ),
     Target("network, sampled", OURS, lambda: [inputs.network()], _sampled, _wrong_network),
     Target("tensors", OURS, lambda: [inputs.partial()], _tensors, _wrong_partial),
     Target(
@@ -481,6 +506,7 @@ TARGETS = [
         Target(f"picture, {kind}", f"x.{kind}", lambda kind=kind: [inputs.picture(kind)], _folder)
         for kind in ("png", "jpeg", "bmp", "webp", "tiff", "ppm")
     ),
+    Target("rows of a benchmark", "rows.jsonl", lambda: [inputs.benchmark()], _rows),
     Target("bundled digits", "digits.npz", _bundled, _digits),
     Target("options", "x.txt", _command_lines, _options, told_by=""),
 ]
