@@ -25,9 +25,11 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 _WORDS = "ema|avg|average|shadow|swa(?!p)|polyak"
 _AVERAGE = re.compile(rf"(?<![a-z])({_WORDS})|(?<!sch)({_WORDS})(?![a-z])")
 _MOMENT = re.compile(r"(exp|square|grad|sq|mean)_avg")  # of Adam, RMSprop and their relatives
-_OPTIMIZER = re.compile(r"optim|^opt|grad|moment|sched")
+_OPTIMIZER = re.compile(r"optim|^opts?$|^grad|momentum_buffer|sched")
 # The other weights that averages keep beside their own: those to go back to.
 _ASIDE = re.compile(r"^(collected_params|backup|online.*|stored.*)$")
+# Single numbers that averages keep among their tensors.
+_COUNTERS = ("n_averaged", "initted", "step", "steps", "decay", "num_updates", "updates")
 _MOST_NESTED = 50
 
 
@@ -134,7 +136,7 @@ def check_fits(average: Copy, model: Mapping[str, Tensor], path: Any) -> None:
             )
 
 
-RAW = "take the weights as trained (ema=False, --weights model)"
+RAW = "take the weights as trained (ema=False, or ncsn-fast convert --weights model)"
 
 
 class _Search:
@@ -149,24 +151,26 @@ class _Search:
         self._seen.add((id(node), average))
         if len(place) > _MOST_NESTED:
             raise CheckpointError(f"its contents are nested more than {_MOST_NESTED} levels deep")
+        before = len(self._found.trained)
         if isinstance(node, Mapping):
             self._names(node, place, average)
         for key, value in _entries(node):
             if average:
                 if not _ASIDE.match(key):
                     self.visit(value, (*place, key), average=True)
-            elif self._is_average(key, value, place, node):
+            elif self._is_average(key, value, node, before):
                 self._average(value, (*place, key))
             else:
                 self.visit(value, (*place, key), average=False)
 
-    def _is_average(self, key: str, value: Any, place: tuple[str, ...], node: Any) -> bool:
+    def _is_average(self, key: str, value: Any, node: Any, before: int) -> bool:
+        """Whether a place of ``node`` is one of an average; ``before``: copies found before it."""
         if isinstance(node, Mapping):
             # Tensors in a dict are looked at together, by the beginnings of their names.
             return not _is_tensor(value) and looks_averaged(key)
-        # The official code's lists: [model, optimizer, epoch, step, average].
+        # Behind the network in a list, as the official [model, optimizer, epoch, step, average].
         optimizer = isinstance(value, Mapping) and {"state", "param_groups"} & set(value)
-        return not place and key != "0" and not optimizer
+        return len(self._found.trained) > before and not optimizer
 
     def _average(self, node: Any, place: tuple[str, ...]) -> None:
         """What lies in a place that is called an average."""
@@ -208,7 +212,7 @@ class _Search:
         beside: tuple[str, ...],
     ) -> None:
         # What averages count: in swa_utils.AveragedModel beside the weights, else one name above.
-        counted = {k: weights.pop(k) for k in ("n_averaged", "initted", "step") if k in weights}
+        counted = {key: weights.pop(key) for key in _COUNTERS if key in weights}
         counted |= {key: rest[key] for key in ("n_averaged", "initted") if key in rest}
         parts = prefix.split(".")[:-1]
         aside = bool(parts) and parts[-1].startswith("online")

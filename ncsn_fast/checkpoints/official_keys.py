@@ -99,6 +99,11 @@ _ASIDE = {
     *("training.snapshot_sampling_freq", "training.num_workers", "sampling.save_freq"),
     "model.unet",  # refused where it is true
 }
+# Keys that are known, and change what is done only with another value than this.
+_NEUTRAL = dict.fromkeys(
+    ("sampling.data_init", "sampling.inpainting", "sampling.interpolation", "model.batch_norm"),
+    False,
+)
 _BY_PLACE = {key.place: key for key in KEYS}
 _BY_SETTING = {key.setting: key for key in KEYS if key.setting is not None}
 
@@ -115,12 +120,12 @@ def passed_over(config: Mapping[str, Any]) -> list[str]:
         if section not in sections:
             found += [] if section in _ASIDE_SECTIONS else [_told(str(section), sections)]
         elif isinstance(values, Mapping):
-            places = [f"{section}.{key}" for key in values]
-            found += [
-                _told(place, set(_BY_PLACE))
-                for place in places
-                if place not in _BY_PLACE and place not in _ASIDE
-            ]
+            for key, value in values.items():
+                place = f"{section}.{key}"
+                if place not in _BY_PLACE and place not in _ASIDE:
+                    found.append(_told(place, set(_BY_PLACE)))
+                elif value is not None and value != _NEUTRAL.get(place, value):
+                    found.append(f"{place}: {str(value)[:20].lower()}")
     return found
 
 

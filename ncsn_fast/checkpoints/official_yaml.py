@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,14 @@ def official_config(config: Config) -> dict[str, Any]:
             )
         values, what = plain, "the configuration"
     if not is_official(values) and not (set(values) & {"data", "model"}):
+        inner = [
+            k for k, v in values.items() if isinstance(v, Mapping) and {"data", "model"} <= set(v)
+        ]
+        hint = f" Its section {shown(inner[0])} has them: give that one." if inner else ""
         raise ValueError(
             f"{what} has no section data: or model:, its keys are: {shown(list(values)[:8])}. An "
-            "NCSN configuration has data:, model: and others. (A run of ncsn_fast needs none: its "
-            "checkpoints hold their settings.)"
+            f"NCSN configuration has data:, model: and others.{hint} (A run of ncsn_fast needs "
+            "none: its checkpoints hold their settings.)"
         )
     say_passed_over(values, what)
     return values
@@ -129,7 +134,12 @@ def say_passed_over(config: Mapping[str, Any], what: object) -> None:
     keys = passed_over(config)
     if keys:
         more = f" and {len(keys) - 12} more" if len(keys) > 12 else ""
-        _log.warning("%s has keys that are passed over: %s%s", what, ", ".join(keys[:12]), more)
+        _say_once(f"{what} has keys that are passed over: {', '.join(keys[:12])}{more}")
+
+
+@cache
+def _say_once(text: str) -> None:
+    _log.warning("%s", text)
 
 
 def _plain(value: Any, depth: int) -> Any:

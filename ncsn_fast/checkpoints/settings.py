@@ -119,8 +119,9 @@ def levels(
     if sigmas is None:
         raise CheckpointError(
             "the file does not hold the noise levels. Give config= (--config, the YAML file it was "
-            "trained with) or sigmas= (for NCSN v1 usually geometric_sigmas(1.0, 0.01, 10)). For "
-            "averaged weights saved alone from an NCSNv2 network say divided=True too"
+            "trained with) or, from Python, sigmas= (for NCSN v1 usually "
+            "geometric_sigmas(1.0, 0.01, 10)). For averaged weights saved alone from an NCSNv2 "
+            "network say divided=True too"
         )
     needed = config.get("num_levels")
     if needed is not None and len(sigmas) != needed:

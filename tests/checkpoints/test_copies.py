@@ -100,6 +100,15 @@ FORMS: dict[str, tuple[Any, str]] = {
     "EMAHelper that holds its decay": ([RAW, ADAM, 3, 7, {"mu": 0.9, "shadow": NAMES}], "list of"),
     "shadow_params in a list": ([RAW, ADAM, 3, 7, {"shadow_params": IN_ORDER}], "list of 5"),
     "list with more entries": ([RAW, ADAM, 3, 7, NAMES, 0.1, {"loss": [1.0]}], "list of 7"),
+    "list that begins otherwise": ([3, ADAM, RAW, {"lr": 0.1}, NAMES], "list of 5"),
+    "list in a dict": ({"states": [RAW, ADAM, 0, 5, NAMES]}, "dict (states.0, states.4)"),
+    "counted in tensors": (
+        {
+            "model": RAW,
+            "ema": {**NAMES, "decay": torch.tensor(0.9), "num_updates": torch.tensor(3)},
+        },
+        "dict (model, ema)",
+    ),
     "pair": ((RAW, NAMES), "list of 2"),
     "one state_dict": (
         {**under("model.", RAW), **under("model_ema.", EMA)},
@@ -322,12 +331,20 @@ def test_a_prefix_that_not_all_names_have(tmp_path: Path) -> None:
     [
         ({**under("net.", RAW), "critic.weight": torch.ones(9)}, r"something else \(critic.weight"),
         ({"model": RAW, "best": average_of(AVERAGE)}, r"several places \('model', 'best'\)"),
+        ({"model": RAW, "momentum_model": EMA}, "several places"),
         ({**under("generator.", RAW), **under("target.", EMA)}, "several places"),
     ],
 )
 def test_which_network_is_meant_is_not_guessed(tmp_path: Path, data: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(saved(tmp_path, data), image_size=8)
+
+
+def test_a_network_behind_an_optimiser_is_no_average(tmp_path: Path) -> None:
+    for data in ([ADAM, RAW], [5, ADAM, RAW], (3, RAW, ADAM)):
+        net = load_checkpoint(saved(tmp_path, data), image_size=8)
+        assert_same_weights(net, NET)
+        assert str(net.source).endswith("weights as trained")
 
 
 def test_the_same_weights_twice_are_no_question(tmp_path: Path) -> None:

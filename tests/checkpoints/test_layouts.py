@@ -281,3 +281,22 @@ def test_official_file_saved_without_checksums_is_read(tmp_path: Path) -> None:
     finally:
         torch.serialization.set_crc32_options(True)
     assert_same_weights(load_checkpoint(tmp_path / "c.pth", image_size=8), net)
+
+
+def test_a_file_without_checksums_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = [weights_of(network()), {}]
+    torch.save(states, tmp_path / "new.pth")
+    load_checkpoint(tmp_path / "new.pth", image_size=8)
+    assert caplog.messages == []
+    torch.save(states, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(states, tmp_path / "fast.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for name in ("old.pth", "fast.pth", "old.pth", "fast.pth"):
+        load_checkpoint(tmp_path / name, image_size=8)
+    assert len(caplog.messages) == 2
+    assert all("damage to its weights cannot be noticed" in told for told in caplog.messages)

@@ -300,6 +300,11 @@ def test_settings_of_our_runs_are_no_configuration(tmp_path: Path) -> None:
         load_checkpoint(save_checkpoint(network(), tmp_path / "net"), tmp_path / "run.yml")
 
 
+def test_a_configuration_within_another_is_pointed_at(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="section 'langevin_config' has them"):
+        load_checkpoint(tmp_path / "c.pth", {"R": 4, "langevin_config": CONFIG})
+
+
 @pytest.mark.parametrize("path", [3, b"c.pth", None, ["c.pth"]])
 def test_a_path_is_a_str_or_a_path(path: Any) -> None:
     with pytest.raises(ValueError, match="given by its path"):

@@ -296,6 +296,7 @@ def test_published_keys_are_read_without_a_word(read: Any, caplog: Any) -> None:
         ("step_lr:", "step_llr:", r"\(is sampling.step_lr meant\?\)"),
         ("optim:", "optimm:", r"optimm \(is optim meant\?\)"),
         ("optim:", "sde: {kind: vp}\noptim:", "sde"),
+        ("step_lr:", "data_init: true, step_lr:", "sampling.data_init: true"),
     ],
 )
 def test_keys_that_nothing_reads_are_named(
