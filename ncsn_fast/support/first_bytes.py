@@ -10,7 +10,6 @@ _CONVERT = "convert it, for example to .png"
 # Beginnings, what they belong to, and what helps.
 _KNOWN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull gets it"),
-    (b"PK\x03\x04", "a zip archive", _UNPACK),
     (b"PK\x05\x06", "an empty zip archive", "get the file again"),
     (b"\x1f\x8b", "a gzip archive", _UNPACK),
     (b"BZh", "a bzip2 archive", _UNPACK),
@@ -43,6 +42,8 @@ def told_by_first_bytes(path: Path) -> str | None:
         head = file.read(_READ)
     if not head:
         return "empty (0 bytes): get it again"
+    if head[:4] == b"PK\x03\x04":
+        return _zip(head[30 : 30 + int.from_bytes(head[26:28], "little")])
     for begin, what, helps in _KNOWN:
         if head.startswith(begin):
             return f"{what}: {helps}"
@@ -56,6 +57,14 @@ def told_by_first_bytes(path: Path) -> str | None:
     if text.startswith((b'{"', b"{'", b"{\n")):
         return "JSON text, as servers send in place of a file: download the file itself"
     return None
+
+
+def _zip(first_member: bytes) -> str:
+    if first_member.endswith(b".npy"):
+        return "an archive of NumPy arrays: give it the ending .npz"
+    if first_member.endswith(b"/data.pkl"):
+        return "a file of torch.save: open it with torch.load, and numpy.save what is meant here"
+    return f"a zip archive: {_UNPACK}"
 
 
 __all__ = ["told_by_first_bytes"]

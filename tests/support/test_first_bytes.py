@@ -3,7 +3,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from ncsn_fast.support.first_bytes import told_by_first_bytes
 
@@ -38,3 +40,10 @@ def test_a_file_that_is_something_else_is_named(head: bytes, told: str, tmp_path
 def test_of_other_bytes_nothing_is_said(head: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(head)
     assert told_by_first_bytes(tmp_path / "a") is None
+
+
+def test_archives_of_arrays_and_of_torch_are_known(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a", x=np.zeros(3))
+    torch.save(torch.zeros(3), tmp_path / "b")
+    assert "ending .npz" in str(told_by_first_bytes(tmp_path / "a.npz"))
+    assert "torch.load" in str(told_by_first_bytes(tmp_path / "b"))
