@@ -5,8 +5,10 @@ from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
 The network computes in float32, one of this package too, so that ``noise="torch"`` gives the
 official states to rounding; nf.Sampler has the 16-bit precisions. Where the initial states have
 another dtype the network is shown that one, and the states are returned in it, though they are
-float32 on their way. A module is put in eval mode meanwhile. The initial states are left alone. All
-functions return CPU tensors (N, *shape), and raise ValueError for bad input, before any work.
+float32 on their way. A module is put in eval mode meanwhile; where it has ``sigmas`` of its own its
+labels count those, and levels that are not among them are refused. The initial states are left
+alone. All functions return CPU tensors (N, *shape), and raise ValueError for bad input, before any
+work.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def anneal_Langevin_dynamics_inpainting(
     )
     sampler = Sampler(
         # What the function returns is the state after the drift, so the table has the noise only.
-        Score(half, "normalized", "label", check_sigmas(sigmas)),
+        Score(half, "normalized", "label", _counted(scorenet, sigmas)),
         shape=tuple(initial.shape[1:]),
         method=Table.of(table.sigma, a=0.0, b=1.0, d=table.d, level=table.level),
         device=initial.device,
@@ -235,6 +237,12 @@ def _inpainting_batch(x_mod: Tensor, refer_image: Tensor, image_size: int) -> tu
     return initial.flatten(0, 1), half
 
 
+def _counted(scorenet: ScoreNet, sigmas: Sigmas) -> Tensor | None:
+    """The ladder (L,) that the network's labels count: its own, where it has one."""
+    own = Score(scorenet, "score", "label").sigmas
+    return check_sigmas(sigmas) if own is None else own
+
+
 def _table(sigmas: Sigmas, step_lr: float, n_steps_each: int, denoise: bool) -> Table:
     """The rows of the official loop; what is refused has the official name."""
     levels = check_sigmas(sigmas)
@@ -264,7 +272,7 @@ def _states_after(
     common.function("scorenet", scorenet, _SCORENET)
     last_only = common.flag("final_only", final_only)
     sampler = Sampler(
-        Score(common.shown(scorenet, initial.dtype), "score", "label", check_sigmas(sigmas)),
+        Score(common.shown(scorenet, initial.dtype), "score", "label", _counted(scorenet, sigmas)),
         shape=tuple(initial.shape[1:]),
         method=table,
         device=initial.device,

@@ -136,7 +136,8 @@ def log_likelihood(
     if grey_levels is not None:
         x = space.enter(_dequantized(x, grey_levels, seed, ids))
     unit = isinstance(score, ScoreNetwork) and len(x.shape) == 4 and space.plain
-    mean = torch.as_tensor((0.5 if unit else 0.0) if prior_mean is None else prior_mean)
+    centre = (0.5 if unit else 0.0) if prior_mean is None else prior_mean
+    mean = torch.as_tensor(checks.from_numpy("prior_mean", centre, x.device))
     std = math.exp(float(flow.grid[-1])) if prior_std is None else prior_std
     _check_prior(mean, std, x)
     budget = _AUTO_ELEMENTS["cuda" if x.is_cuda else "cpu"]

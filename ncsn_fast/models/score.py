@@ -162,7 +162,7 @@ class Score:
             ValueError: for ᾱ that are no such numbers. (Where the last is 0, zero terminal
                 signal-to-noise, σ is infinite: leave that timestep out.)
         """
-        alphas = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
+        alphas = checks.tensor("alphas_cumprod", alphas_cumprod).to("cpu", torch.float64)
         if alphas.ndim != 1 or not bool(((alphas > 0) & (alphas < 1)).all()):
             raise ValueError(
                 f"alphas_cumprod of shape {tuple(alphas.shape)}: give (T,) numbers strictly "

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from ncsn_fast.support import checks
 from ncsn_fast.support.files import atomic_write, check_suffix
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def _curve(
     steps: Sequence[float] | Tensor, losses: Sequence[float] | Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     x, y = (
-        torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()
-        for values in (steps, losses)
+        checks.tensor(name, values).double().cpu().numpy()
+        for name, values in (("steps", steps), ("losses", losses))
     )
     if x.ndim != 1 or x.shape != y.shape or not len(x):
         raise ValueError(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncsn_fast.support import checks
 from ncsn_fast.support.files import atomic_write, check_suffix
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _choose_scale(scale: int | str, wanted: float, most: float) -> int:
 def _captions(count: int, sigmas: Sequence[float] | Tensor | None) -> list[str]:
     if sigmas is None:
         return [f"state {k + 1} of {count}" for k in range(count)]
-    levels = torch.as_tensor(sigmas, dtype=torch.float64).detach().cpu()
+    levels = checks.tensor("sigmas", sigmas).double().cpu()
     if levels.shape != (count,):
         raise ValueError(
             f"sigmas have shape {tuple(levels.shape)} for a trajectory of {count} states: "

@@ -340,3 +340,30 @@ def test_the_bar_counts_steps(number, capfd):
     assert "/13 " in capfd.readouterr().err
     anneal_Langevin_dynamics(torch.rand(number, 1, 4, 4), scorenet, SIGMAS, 2)
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, torch.nn.DataParallel])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_labels_count_the_networks_own_levels(wrap, dtype):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("sigmas", torch.from_numpy(SIGMAS))
+
+        def forward(self, x, labels):
+            seen.append(int(labels[0]))
+            return scorenet(x, labels)
+
+    net, x = wrap(Net()), torch.rand(2, 2, 8, 8, dtype=dtype)
+    for part in (SIGMAS, SIGMAS[2:], SIGMAS[::2]):
+        wanted = [SIGMAS.tolist().index(sigma) for sigma in part.tolist()]
+        seen = []
+        anneal_Langevin_dynamics(x, net, part, 1, 8e-6, denoise=False)
+        anneal_Langevin_dynamics_inpainting(x[:, None], x, net, part, 8, 1, 8e-6)
+        assert seen == wanted * 2
+    for run in (
+        lambda: anneal_Langevin_dynamics(x, net, [4.0, 0.5], 1),
+        lambda: anneal_Langevin_dynamics_inpainting(x[:, None], x, net, [4.0, 0.5], 8, 1),
+    ):
+        with pytest.raises(ValueError, match="knows only its 6 levels"):
+            run()

@@ -299,3 +299,10 @@ def test_a_network_that_hides_its_gradient_is_refused():
 def test_bad_input_is_refused(x, settings, message):
     with pytest.raises(ValueError, match=message):
         log_likelihood(SCORE, x, **settings)
+
+
+def test_the_priors_mean_may_be_a_view_of_an_array():
+    reversed_twice = MEAN.numpy()[::-1].copy()[::-1]
+    found = log_likelihood(SCORE, X, exact=True, prior_mean=reversed_twice, steps=20)
+    expected = log_likelihood(SCORE, X, exact=True, prior_mean=MEAN, steps=20)
+    assert torch.equal(found.log_likelihood, expected.log_likelihood)

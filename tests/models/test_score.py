@@ -467,3 +467,13 @@ def test_an_error_of_the_networks_own_stays_what_it_is():
 def test_a_class_in_the_place_of_a_network_is_refused():
     with pytest.raises(ValueError, match="got the class OfOne: make one"):
         nf.Sampler(OfOne, (2,), SIGMAS)
+
+
+@pytest.mark.parametrize("form", [list, np.asarray, lambda a: a[::-1].copy()[::-1], ">f8"])
+def test_alphas_may_be_any_list_or_view_of_an_array(form):
+    alphas = np.cumprod(1 - np.linspace(1e-3, 0.2, 20))
+    given = alphas.astype(form) if isinstance(form, str) else form(alphas)
+    expected = nf.Score.ddpm(len, torch.from_numpy(alphas)).sigmas
+    assert torch.equal(nf.Score.ddpm(len, given).sigmas, expected)
+    with pytest.raises(ValueError, match="alphas_cumprod"):
+        nf.Score.ddpm(len, "abc")

@@ -363,3 +363,11 @@ def test_two_channels_are_shown_side_by_side() -> None:
     assert torch.equal(shown[:, 0, :, 5:], images[:, 1])
     for channels in (1, 3):
         assert plots.visible(images[:, :1].expand(-1, channels, -1, -1)).shape[1] == channels
+
+
+def test_levels_and_losses_may_be_views_of_arrays(tmp_path: Path) -> None:
+    falling = np.array([0.0, 0.5, 1.0])[::-1]
+    plots.save_chain_gif(tmp_path / "c.gif", chain(3), falling)
+    curves.save_loss_plot(tmp_path / "l.png", falling[::-1][::1], falling)
+    assert (tmp_path / "c.gif").exists()
+    assert (tmp_path / "l.png").exists()
