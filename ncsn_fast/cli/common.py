@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from collections.abc import Callable
@@ -16,11 +17,36 @@ from ncsn_fast.device import backends
 from ncsn_fast.support.settings import Setting
 from ncsn_fast.support.signals import on_stop
 
-SEED = click.IntRange(0, 2**64 - 1)
-COUNT = click.IntRange(1, 2**31 - 1)
-PIXELS = click.IntRange(1, 1 << 14)
+_MOST = 2**31 - 1
 _REFUSED = (ValueError, OSError, nf.SamplingError, nf.TrainingError)
 _NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+
+class Count(click.IntRange):
+    """A number of things; one that nobody has is refused without a bound in the help."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number: int = super().convert(value, param, ctx)
+        if self.max is None and number > _MOST:
+            self.fail(f"{value} is too large: the most is {_MOST:,}.", param, ctx)
+        return number
+
+
+class Finite(click.FloatRange):
+    """A number that is neither infinite nor none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not finite.", param, ctx)
+        return number
+
+
+SEED = click.IntRange(0, 2**64 - 1)
+COUNT = Count(min=1)
+PIXELS = Count(1, 1 << 14)
 
 
 class Group(click.Group):
@@ -157,7 +183,7 @@ def setting_option(
     if setting.choices is not None:
         kind = click.Choice([*([setting.none] if setting.none else []), *setting.choices])
     elif setting.least is not None:
-        kind = click.IntRange(setting.least, setting.most)
+        kind = Count(setting.least, setting.most)
     return click.option(
         flag, type=kind, default=default, show_default=default is not None, help=setting.help
     )
@@ -168,6 +194,8 @@ __all__ = [
     "PIXELS",
     "SEED",
     "Command",
+    "Count",
+    "Finite",
     "Group",
     "device_of",
     "device_option",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import SEED, Command, device_of, device_option
+from ncsn_fast.cli.common import SEED, Command, Finite, device_of, device_option
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import demo as work
 
@@ -22,7 +22,7 @@ from ncsn_fast.runs import demo as work
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 86_400),
+    type=Finite(1, 86_400),
     default=60,
     show_default=True,
     help="Training time.",

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import COUNT, SEED, Command, device_of, device_option, setting_option
+from ncsn_fast.cli.common import (
+    COUNT,
+    SEED,
+    Command,
+    Count,
+    device_of,
+    device_option,
+    setting_option,
+)
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import schedule as work
 from ncsn_fast.runs.train import LOADING, SETTINGS
@@ -45,7 +53,7 @@ from ncsn_fast.runs.train import LOADING, SETTINGS
 @setting_option("steps_per_level", SETTINGS["steps_per_level"])
 @click.option(
     "--max-points",
-    type=click.IntRange(min=2),
+    type=Count(min=2),
     default=10_000,
     show_default=True,
     help="Compare so many random images where there are more.",

@@ -28,7 +28,7 @@ from ncsn_fast.models.by_name import build
 from ncsn_fast.runs import profile_table
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.checks import count
-from ncsn_fast.support.files import atomic_write, check_writable, make_folder, write_text
+from ncsn_fast.support.files import atomic_write, check_writable, folder_lock, write_text
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.presets import PRESETS
 from ncsn_fast.training.trainer import Trainer
@@ -159,9 +159,13 @@ def profile(work: Workload, out: Path, tool: str, say: Say) -> dict[str, Path]:
         device, run = _prepare(work)
         run(profiling.capture_range(device))
         return {}
-    make_folder(out, "choose another --out")
-    if tool == "torch":
-        return _by_torch(work, out, say)
+    with folder_lock(out, "choose another --out"):
+        if tool == "torch":
+            return _by_torch(work, out, say)
+        return _by_program(tool, work, out)
+
+
+def _by_program(tool: str, work: Workload, out: Path) -> dict[str, Path]:
     report = out / f"{work.what}.{_REPORTS[tool]}"
     check_writable(report)
     ended = subprocess.run(commands(work, out)[tool], check=False).returncode
