@@ -160,8 +160,8 @@ def counted_by_labels(fn: Callable[..., Tensor], given: Tensor | None) -> Tensor
     if bool((gap <= SAME_LEVEL).all()) and label.tolist() != list(range(len(given))):
         raise ValueError(
             f"sigmas are {len(given)} of the {len(own)} levels that the network's own sigmas have, "
-            f"from label {int(label[0])} on, but would be counted from 0: leave them out of the "
-            "Score (the sampler's are looked up in the network's), or give a function for fn"
+            f"from label {int(label[0])} on, but would be counted from 0: leave them to "
+            "nf.Sampler, which looks its levels up in those, or give a function of other labels"
         )
     return given
 

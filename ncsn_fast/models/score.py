@@ -75,8 +75,8 @@ class Score:
     With σ_data = 1 that is the state of a VP diffusion, √ᾱ·x₀ + √(1-ᾱ)·z with σ² = (1-ᾱ)/ᾱ.
 
     Attributes:
-        fn: called as fn(input, condition, **extra) with the input (B, *shape) and the condition
-            (B,); without the condition where that is "none". Returns (B, *shape).
+        fn: called as fn(input (B, *shape), condition (B,), **extra), without the condition where
+            that is "none"; returns (B, *shape).
         kind: what it returns: "score" (of its input's law), "normalized" (the score of x times σ),
             "epsilon" (z), "denoiser" (x₀), "v" (√ᾱ·z - √(1-ᾱ)·x₀), or "edm" (EDM's network without
             its preconditioning; with it, it is a "denoiser" told "sigma").
@@ -84,9 +84,8 @@ class Score:
             (index counted from the smallest of ``sigmas``), "sigma", "log_sigma", "c_noise"
             (ln σ / 4), "none", or a function of σ, (B,) → (B,).
         sigmas: (L,) the noise levels it was trained on, descending; needed for "label" and
-            "timestep". For "label", where they are not given, the network's own ``sigmas`` are
-            they, if it has such an attribute (also behind wrappers of devices, torch.compile,
-            bound methods and partials), else the sampler's.
+            "timestep". For "label", where they are not given, they are the network's own
+            ``sigmas``, if it has such an attribute, else the sampler's.
         sigma_data: σ_data > 0 of its input's scaling; None: it sees x itself.
         quantize: whether σ between two levels is told as the nearer of them. Otherwise a "label"
             refuses it, and a "timestep" (then float32) is interpolated linearly in ln σ.
@@ -108,14 +107,16 @@ class Score:
             raise ValueError(f"a score is an object, got the class {self.fn.__name__}: make one")
         if not callable(self.fn):
             raise ValueError(f"a score is a function or a module, got {type(self.fn).__name__}")
-        if self.kind not in KINDS:
-            raise ValueError(f"kind = {self.kind!r} is unknown; choose one of {list(KINDS)}")
-        if not callable(self.condition) and self.condition not in CONDITIONS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            raise ValueError(f"kind = {self.kind!r:.80} is unknown; choose one of {list(KINDS)}")
+        named = isinstance(self.condition, str) and self.condition in CONDITIONS
+        if not callable(self.condition) and not named:
             raise ValueError(
-                f"condition = {self.condition!r} is unknown; choose one of {list(CONDITIONS)}, or "
-                "give a function of σ"
+                f"condition = {self.condition!r:.80} is unknown; choose one of {list(CONDITIONS)}, "
+                "or give a function of σ"
             )
-        data = self.sigma_data
+        data = None if self.sigma_data is None else checks.number("sigma_data", self.sigma_data)
+        checks.choice("quantize", self.quantize, (True, False), "whether levels are rounded")
         if data is not None and not (math.isfinite(data) and data > 0):
             raise ValueError(f"sigma_data = {data}: the scale of data is finite and positive")
         if data is None and self.kind in _SCALED:
@@ -162,12 +163,13 @@ class Score:
             ValueError: for ᾱ that are no such numbers. (Where the last is 0, zero terminal
                 signal-to-noise, σ is infinite: leave that timestep out.)
         """
-        alphas = checks.tensor("alphas_cumprod", alphas_cumprod).to("cpu", torch.float64)
-        if alphas.ndim != 1 or not bool(((alphas > 0) & (alphas < 1)).all()):
+        alphas = checks.tensor("alphas_cumprod", alphas_cumprod).cpu()
+        if alphas.is_complex() or alphas.ndim != 1 or not bool(((alphas > 0) & (alphas < 1)).all()):
             raise ValueError(
                 f"alphas_cumprod of shape {tuple(alphas.shape)}: give (T,) numbers strictly "
                 "between 0 and 1 (leave out a last ᾱ of 0, where σ is infinite)"
             )
+        alphas = alphas.double()
         if not bool((alphas.diff() < 0).all()):
             raise ValueError("alphas_cumprod has to fall with t: the products of 1 - β up to t")
         sigmas = ((1 - alphas) / alphas).sqrt().flip(0)
@@ -194,6 +196,8 @@ class Score:
         Raises:
             ValueError: for betas that are none such.
         """
+        for name, beta in (("beta_min", beta_min), ("beta_max", beta_max)):
+            checks.number(name, beta)
         if not (math.isfinite(beta_max) and 0 < beta_min <= beta_max):
             raise ValueError(
                 f"beta_min = {beta_min}, beta_max = {beta_max}: needed is 0 < β_min ≤ β_max, finite"
@@ -394,8 +398,8 @@ def as_score(
     kind, network = "score", list(layers(score))
     if isinstance(network[-1], ScoreNetwork):  # in a wrapper, or a method of it
         names = [getattr(one, "__name__", "") for one in network]
-        undivided = not getattr(network[-1], "divided", True)
-        kind = "normalized" if undivided or "normalized" in names else "score"
+        divided = getattr(network[-1], "divided", True) and "normalized" not in names
+        kind = "score" if divided else "normalized"
     read = Score(score, kind, "label")
     return read if read.sigmas is not None else as_score(read, sigmas)
 
@@ -403,7 +407,7 @@ def as_score(
 def _refuse_another_kind(fn: Callable[..., Tensor]) -> None:
     """Refuse what is recognisably no score(x, labels), with what to say of it instead."""
     network = list(layers(fn))[-1]
-    what = recipe = ""
+    what = ""
     if found := [name for name in _OTHERS if hasattr(network, name)]:
         owners, recipe = _OTHERS[found[-1]]
         what = f"has {' and '.join(found)}, as {owners} have"

@@ -8,8 +8,12 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from ncsn_fast.guidance.base import Guidance
+from ncsn_fast.guidance.operators import Operator
+from ncsn_fast.models.score import Score
 from ncsn_fast.sampling.chain import Callback, Drift, Noise
 from ncsn_fast.support import checks
+from ncsn_fast.support.callables import fits
 from ncsn_fast.support.progress import ProgressWish
 
 
@@ -134,4 +138,27 @@ def _broadcast(name: str, value: object, shape: tuple[int, ...], device: torch.d
         ) from None
 
 
-__all__ = ["Call", "clip", "mask_and_known", "states"]
+def check_guidance(guidance: object) -> None:
+    """Refuse what is no function of x, n, σ and the row.
+
+    Raises:
+        ValueError: for anything else, with what it may be meant to be.
+    """
+    if isinstance(guidance, Score):
+        raise ValueError(
+            "guidance is a Score: nf.guided(...) stands in the place of the network, "
+            "nf.Sampler(nf.guided(...), ...)"
+        )
+    if guidance is None or isinstance(guidance, Guidance):
+        return
+    if callable(guidance) and fits(guidance, (None,) * 4, {}):
+        return
+    cure = "it is called with four arguments and returns the drift (B, *shape)"
+    if isinstance(guidance, Operator):
+        cure = "nf.posterior.gaussian_likelihood(operator, y, noise_std) makes one"
+    raise ValueError(
+        f"guidance is a {type(guidance).__name__}, needed is a function (x, n, σ, row): {cure}"
+    )
+
+
+__all__ = ["Call", "check_guidance", "clip", "mask_and_known", "states"]

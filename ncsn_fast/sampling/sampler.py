@@ -211,6 +211,7 @@ class Sampler:
         mask, known = inputs.mask_and_known(mask, known, full, device)
         if initial is not None:
             initial = inputs.states("initial", initial, full, device)
+        inputs.check_guidance(guidance)
         if isinstance(guidance, Guidance):
             guidance.check(self.table[first_row:], len(ids), self.shape)
             per_sample.check("guidance.inputs", guidance.inputs, len(ids))

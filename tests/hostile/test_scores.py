@@ -152,3 +152,26 @@ def test_a_ladder_of_any_kind_of_list_is_the_networks_own(sigmas):
 
 def test_an_object_without_attributes_is_a_score():
     assert sampled(Raises()).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "message"),
+    [
+        (
+            nf.guided(lambda x, labels, y: -x, 1.0, unconditional={"y": 0}),
+            r"is a Score: .*nf.Sampler\(nf.guided\(",
+        ),
+        (nf.operators.Mask(torch.ones(2)), "is a Mask, .*nf.posterior.gaussian_likelihood"),
+        ("x", r"is a str, needed is a function \(x, n, σ, row\)"),
+        (3, "is a int"),
+        (lambda x: x, "called with four arguments"),
+        (lambda x, n, sigma: x, "called with four arguments"),
+        (nn.Linear(2, 2), "is a Linear"),
+    ],
+)
+def test_what_is_no_guidance_is_refused_before_work_begins(guidance, message):
+    seen = []
+    sampler = nf.Sampler(lambda x, labels: seen.append(x) or -x, (2,), SIGMAS, method="euler")
+    with pytest.raises(ValueError, match=message):
+        sampler(2, seed=0, guidance=guidance)
+    assert not seen

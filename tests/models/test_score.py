@@ -477,3 +477,33 @@ def test_alphas_may_be_any_list_or_view_of_an_array(form):
     assert torch.equal(nf.Score.ddpm(len, given).sigmas, expected)
     with pytest.raises(ValueError, match="alphas_cumprod"):
         nf.Score.ddpm(len, "abc")
+
+
+@pytest.mark.parametrize("wrong", ["0.5", True, [0.5], None, np.ones(2), 1j, len, {}, float("nan")])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("kind", lambda wrong: nf.Score(abs, wrong, "sigma")),
+        ("condition", lambda wrong: nf.Score(abs, "score", wrong)),
+        ("sigma_data", lambda wrong: nf.Score(abs, "score", "sigma", sigma_data=wrong)),
+        ("sigma_data", lambda wrong: nf.Score.edm(abs, wrong)),
+        ("quantize", lambda wrong: nf.Score(abs, "score", "label", quantize=wrong)),
+        ("sigmas", lambda wrong: nf.Score(abs, "score", "label", wrong)),
+        ("alphas_cumprod", lambda wrong: nf.Score.ddpm(abs, wrong)),
+        ("beta_min", lambda wrong: nf.Score.vp(abs, beta_min=wrong)),
+        ("beta_max", lambda wrong: nf.Score.vp(abs, beta_max=wrong)),
+    ],
+)
+def test_what_a_score_cannot_be_made_of_is_refused_by_name(name, make, wrong):
+    if (wrong is None and name in ("sigma_data", "sigmas")) or (
+        name == "quantize" and wrong is True
+    ):
+        return  # as if it were not given
+    if name == "condition" and wrong is len:
+        return  # a function of σ
+    if name in ("sigmas", "alphas_cumprod") and isinstance(wrong, list):
+        assert len(make(wrong).sigmas) == 1
+        return
+    with pytest.raises(ValueError, match=name) as refused:
+        make(wrong)
+    assert len(str(refused.value)) < 400
