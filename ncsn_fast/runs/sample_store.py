@@ -116,7 +116,7 @@ class SampleStore:
         except (OSError, ValueError) as error:
             self._written = time.monotonic()
             _log.warning(
-                "%s. Sampling goes on, and tries again in %.0f seconds", error, SAVE_SECONDS
+                "%s. Sampling goes on, and tries again in %.0f seconds", _why(error), SAVE_SECONDS
             )
 
     @contextlib.contextmanager
@@ -138,8 +138,8 @@ class SampleStore:
             except (OSError, ValueError) as error:
                 why = "" if end is None else f" ({str(end) or type(end).__name__})"
                 raise OSError(
-                    f"{error}. {len(self._new)} finished samples were in no file yet and are lost; "
-                    f"the same command makes them again{why}"
+                    f"{_why(error)}. {len(self._new)} finished samples were in no "
+                    f"file yet and are lost; the same command makes them again{why}"
                 ) from end
 
     def write(self) -> None:
@@ -240,6 +240,11 @@ class SampleStore:
 
 class _Other(ValueError):
     """A file of another run."""
+
+
+def _why(error: Exception) -> str:
+    """What the system says, without the number of its error."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,105 @@
+"""`ncsn-fast sample` refuses early, replaces nothing of others, loses nothing on a full disk."""
+
+import errno
+import shutil
+
+import pytest
+from helpers.command import invoke, succeed
+
+from ncsn_fast.runs import sample as work
+from ncsn_fast.runs import sample_store
+
+
+def refused(*arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 1, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "magic"), "method = 'magic' is unknown"),
+        (("--method", "heun", "--step-size", "1e-5"), "'heun' takes no step_size"),
+        (("--method", "euler", "--spacing", "wide"), "spacing = 'wide' is unknown"),
+        (("--method", "euler", "--spacing", "karras", "--rho", "-1"), "rho = -1.0: Karras"),
+        (("--config", "nowhere.yml"), "nowhere.yml"),
+    ],
+)
+def test_settings_are_refused_before_the_network_is_read(
+    tmp_path, checkpoint, monkeypatch, options, message
+):
+    monkeypatch.setattr(work, "load_checkpoint", None)
+    assert message in refused("sample", checkpoint, "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_without_room_is_refused_before_the_work(tmp_path, checkpoint, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * 4 * 64 * 3 - 1))
+    told = refused("sample", checkpoint, "-n", 3, "--out", tmp_path / "out")
+    assert "of disk left and the samples take up to" in told
+    assert not (tmp_path / "out").exists()
+    succeed("sample", checkpoint, "-n", 2, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["grid.png", "chain.gif", "samples.npz"])
+def test_files_of_others_are_not_replaced(tmp_path, checkpoint, name):
+    (tmp_path / name).write_bytes(b"mine")
+    assert f"{tmp_path / name} is " in refused("sample", checkpoint, "-n", 1, "--out", tmp_path)
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["samples.png", "metrics.json", "model.safetensors"])
+def test_a_demo_replaces_no_files_of_others(tmp_path, name):
+    (tmp_path / name).write_bytes(b"{}")
+    told = refused("demo", "--out", tmp_path, "--seconds", 1)
+    assert "is there already and not of ncsn-fast demo" in told
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_save_that_fails_on_the_way_is_a_warning(tmp_path, checkpoint, monkeypatch):
+    failed = []
+
+    def once(*arguments, **keywords):
+        if not failed:
+            failed.append(True)
+            full()
+        return savez(*arguments, **keywords)
+
+    savez = sample_store.np.savez
+    monkeypatch.setattr(sample_store.np, "savez", once)
+    monkeypatch.setattr(sample_store, "SAVE_SECONDS", 0.0)
+    told = succeed("sample", checkpoint, "-n", 2, "--batch-size", 1, "--out", tmp_path)
+    assert f"warning: cannot write {tmp_path / 'part_000000.npz'}: No space left" in told
+    assert "1 of 1 samples are in" in succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
+
+
+def test_a_last_save_that_fails_says_what_is_lost(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(sample_store.np, "savez", full)
+    told = refused("sample", checkpoint, "-n", 2, "--out", tmp_path)
+    assert f"cannot write {tmp_path / 'part_000000.npz'}: No space left on device" in told
+    assert "2 finished samples were in no file yet and are lost" in told
+
+
+def test_a_folder_that_is_removed_meanwhile_is_told(tmp_path, checkpoint, monkeypatch):
+    out = tmp_path / "out"
+    write = sample_store.SampleStore.write
+
+    def gone(self):
+        shutil.rmtree(out, ignore_errors=True)
+        write(self)
+
+    monkeypatch.setattr(sample_store.SampleStore, "write", gone)
+    told = refused("sample", checkpoint, "-n", 1, "--out", out)
+    assert f"the folder {out} does not exist" in told
+
+
+def test_what_contradicts_the_checkpoint_is_refused_by_the_name_of_the_option(tmp_path):
+    arguments = ("--method", "dpmpp_2m", "--steps", 10, "--out", tmp_path / "out")
+    told = refused("sample", "digits", "--image-size", 32, *arguments)
+    assert "image-size" in told or "image_size" in told
+    assert not (tmp_path / "out").exists()
