@@ -1,5 +1,6 @@
 """What the commands tell, and to whom: words, reports, and streams that nobody reads."""
 
+import ast
 import json
 import os
 import re
@@ -220,3 +221,26 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, checkpoint, monkeypatch):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+# Flags of other programs: nsys and ncu, git, compilers, the official code.
+_OF_OTHERS = {"runs/profile.py", "device/environment.py", "device/native.py"}
+
+
+def test_messages_name_options_that_there_are():
+    known = {
+        flag
+        for command in main.commands.values()
+        for option in command.params
+        for flag in (*option.opts, *option.secondary_opts)
+    }
+    strange = []
+    for path in sorted((ROOT / "ncsn_fast").rglob("*.py")):
+        place = str(path.relative_to(ROOT / "ncsn_fast"))
+        if place in _OF_OTHERS or place.startswith("cli"):  # whose words are help, and are read
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found = re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]", node.value)
+                strange += [(place, flag) for flag in found if flag not in known]
+    assert [one for one in strange if one[1] not in ("--no_dilation", "--help", "--version")] == []
