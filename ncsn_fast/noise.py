@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.device import backends, native
-from ncsn_fast.support.checks import count
+from ncsn_fast.device.environment import usable
+from ncsn_fast.device.memory import check_host_memory
+from ncsn_fast.support.checks import count, sizes
 
 # The streams keep draws with different purposes apart.
 INITIAL = 0  # the state a chain starts from
@@ -120,8 +122,11 @@ def normal(
     Raises:
         ValueError: for a seed, stream, step or sample id out of range.
     """
-    if backend not in ("auto", "torch"):
-        raise ValueError(f"backend = {backend!r}: noise is made by 'auto' or 'torch'")
+    if not isinstance(backend, str) or backend not in ("auto", "torch"):
+        raise ValueError(f"backend = {backend!r:.80}: noise is made by 'auto' or 'torch'")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype = {dtype!r:.80}: noise is made as floating-point numbers")
+    shape = sizes("shape", shape, 0)
     ids = as_sample_ids(sample_ids, device)
     kernel = None
     if backend == "auto" and dtype != torch.float64:
@@ -164,8 +169,7 @@ def integers(
 
     The other arguments are those of :func:`normal`; the result is (len(sample_ids), *shape).
     """
-    if not 1 <= high <= 1 << 31:
-        raise ValueError(f"high = {high}: integers are drawn from [0, high) with 1 ≤ high ≤ 2³¹")
+    high = count("high", high, 1, 1 << 31)
 
     def scale(words: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
         return [(word * high) >> 32 for word in words]
@@ -186,12 +190,9 @@ def chosen_seed(seed: int | None) -> int:
 def check_seed(seed: int) -> int:
     """Return the seed, or raise ValueError where it is not an integer in [0, 2⁶⁴)."""
     try:
-        whole = -1 if isinstance(seed, bool) else index(seed)
-    except TypeError:
-        whole = -1
-    if not 0 <= whole < 1 << 64:
-        raise ValueError(f"seed = {seed!r}: a seed is an integer from 0 to 2⁶⁴ - 1")
-    return whole
+        return count("seed", seed, 0, (1 << 64) - 1)
+    except ValueError:
+        raise ValueError(f"seed = {seed!r:.80}: a seed is an integer from 0 to 2⁶⁴ - 1") from None
 
 
 def seed_tensor(seed: Word, device: torch.device) -> Tensor:
@@ -224,13 +225,14 @@ def _check_word(name: str, word: Tensor, device: torch.device) -> Tensor:
 
 
 def _check_step(step: int) -> int:
-    if not 0 <= index(step) <= _MASK:
-        raise ValueError(f"step = {step}: allowed are 0 to 2³² - 1")
-    return index(step)
+    try:
+        return count("step", step, 0, _MASK)
+    except ValueError:
+        raise ValueError(f"step = {step!r:.80}: allowed are 0 to 2³² - 1") from None
 
 
 def as_sample_ids(
-    sample_ids: Sequence[int] | Tensor, device: torch.device | str | None = None
+    sample_ids: Iterable[int] | Tensor, device: torch.device | str | None = None
 ) -> Tensor:
     """Sample ids as a tensor.
 
@@ -245,6 +247,8 @@ def as_sample_ids(
         ValueError: for another tensor, or for ids out of range. Those in a tensor on a GPU are not
             looked at.
     """
+    if device is not None and not isinstance(device, torch.device):
+        device = usable(device)
     if isinstance(sample_ids, Tensor):
         ids = sample_ids
         if ids.dtype not in (torch.int64, torch.int32) or ids.ndim != 1:
@@ -283,6 +287,7 @@ def _draw(
     dtype: torch.dtype,
 ) -> Tensor:
     """Make the blocks of all samples and turn their words into numbers with ``transform``."""
+    shape = sizes("shape", shape, 0)
     ids = as_sample_ids(sample_ids, device)
     key = _split_seed(seed)
     _check_stream(stream)
@@ -328,19 +333,26 @@ def _native_normal(ids: Tensor, seed: Word, step: Word) -> Any:
 def _steps(step: Word, device: torch.device) -> Tensor:
     """One step or K as an int64 tensor."""
     if isinstance(step, Tensor):
-        return step.to(device)
+        return _whole("step", step).to(device)
     # Filled, not copied: a copy to a GPU would wait for it.
     return torch.full((), _check_step(step), dtype=torch.int64, device=device)
 
 
+def _whole(name: str, word: Tensor) -> Tensor:
+    if word.dtype not in (torch.int64, torch.int32) or not word.numel():
+        raise ValueError(
+            f"{name} is a {word.dtype} tensor of shape {tuple(word.shape)}: give int64, or an int"
+        )
+    return word
+
+
 def _check_stream(stream: int) -> None:
-    if not 0 <= stream < 1 << 16:
-        raise ValueError(f"stream = {stream}: allowed are 0 to 2¹⁶ - 1")
+    count("stream", stream, 0, (1 << 16) - 1)
 
 
 def _split_seed(seed: Word) -> tuple[Word, Word]:
     if isinstance(seed, Tensor):
-        return seed & _MASK, (seed >> 32) & _MASK
+        return _whole("seed", seed) & _MASK, (seed >> 32) & _MASK
     seed = check_seed(seed)
     return seed & _MASK, seed >> 32
 
@@ -376,9 +388,11 @@ def _log_uniform(word: Tensor, dtype: torch.dtype) -> Tensor:
 
 def sample_ids(n: int, ids: Iterable[int] | None) -> Tensor:
     """(n,) int64 on the CPU: the given ids, or 0 … n-1."""
-    n = count("n", n)
-    given = range(n) if ids is None else ids
-    checked = as_sample_ids(given.cpu() if isinstance(given, Tensor) else list(given))
+    n = count("n", n, 1, _MAX_SAMPLE)
+    check_host_memory(8 * n, f"n = {n} samples", "draw some sample_ids at a time")
+    if ids is None:
+        return torch.arange(n, dtype=torch.int64, device="cpu")
+    checked = as_sample_ids(ids.cpu() if isinstance(ids, Tensor) else ids)
     if len(checked) != n:
         raise ValueError(f"{len(checked)} sample_ids for n = {n} samples: give one id per sample")
     if len(checked.unique()) != n:

@@ -74,11 +74,11 @@ def resolve(backend: str = "auto", device: torch.device | str = "cpu") -> tuple[
         ValueError: where a backend asked for by name cannot run.
     """
     kind = torch.device(device).type
-    if backend == "auto":
+    if isinstance(backend, str) and backend == "auto":
         backend, source = wished()
     else:
         source = "the backend argument"
-    if backend != "auto":
+    if not isinstance(backend, str) or backend != "auto":
         _check(backend, source, torch.device(device))
         return backend, f"asked for by {source}"
     fast = "triton" if kind == "cuda" else "cpp"
@@ -198,7 +198,7 @@ def wished() -> tuple[str, str]:
 
 
 def _check(name: str, source: str, device: torch.device | None = None) -> None:
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(f"{source}: backend {name!r} is unknown; choose one of {BACKENDS}")
     if name != "auto" and (reason := missing(name, device)):
         raise ValueError(

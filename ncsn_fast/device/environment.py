@@ -10,6 +10,26 @@ from pathlib import Path
 import torch
 
 
+def usable(device: torch.device | str | int | None) -> torch.device:
+    """A device with its index, such as cuda:0; None: the one that new tensors are made on.
+
+    Raises:
+        ValueError: for one that this PyTorch or this machine does not have.
+    """
+    try:
+        # Made there, a tensor knows the index that "cuda" leaves open.
+        found = torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"device = {device!r:.80} cannot be used here ({reason}): give 'cpu', or a device that "
+            "torch has, such as 'cuda'"
+        ) from None
+    if found.type == "meta":
+        raise ValueError(f"device = {device!r}: tensors on 'meta' have no values: give another")
+    return found
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """The facts without which a figure means nothing."""
     on_gpu = device.type == "cuda"
@@ -50,4 +70,4 @@ def _commit() -> str:
         return "unknown"
 
 
-__all__ = ["environment"]
+__all__ = ["environment", "usable"]

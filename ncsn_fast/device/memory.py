@@ -65,7 +65,7 @@ def chunk_size(batch_size: int | str, values: int, budget: int) -> int:
     Raises:
         ValueError: for anything but "auto" and a whole number of at least 1.
     """
-    if batch_size == "auto":
+    if isinstance(batch_size, str) and batch_size == "auto":
         return max(1, budget // values)
     if isinstance(batch_size, str):
         raise ValueError(f"batch_size = {batch_size!r}: give 'auto' or a number of at least 1")
@@ -90,17 +90,22 @@ def _fits(work: Callable[[slice], None], part: slice) -> bool:
     return True
 
 
-def check_host_memory(needed: int, what: str, otherwise: str) -> None:
+def check_host_memory(
+    needed: int, what: str, otherwise: str, device: torch.device | None = None
+) -> None:
     """Refuse now what would not fit into the free memory of this machine, where that is known.
 
     Args:
         needed: bytes that ``what`` takes.
         otherwise: what helps.
+        device: where it is needed, if that is a GPU: what of its memory PyTorch holds is free too.
 
     Raises:
         ValueError: where there is less.
     """
     free = free_host_bytes()
+    if device is not None and device.type == "cuda":
+        free = torch.cuda.get_device_properties(device).total_memory
     if free is not None and needed > free:
         raise ValueError(
             f"{what} takes {needed / _GIB:.3g} GiB of memory, of which {free / _GIB:.3g} are free: "

@@ -28,11 +28,11 @@ def resolve(name: str, device: torch.device) -> str:
     Raises:
         ValueError: for an unknown precision, or one that the device does not have.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         return automatic(device)[0]
-    if name not in PRECISIONS:
+    if not isinstance(name, str) or name not in PRECISIONS:
         allowed = ("auto", *PRECISIONS)
-        raise ValueError(f"precision = {name!r} is unknown; choose one of {allowed}")
+        raise ValueError(f"precision = {name!r:.80} is unknown; choose one of {allowed}")
     check_precision(name, device)
     return name
 
@@ -216,8 +216,8 @@ def check_precision(name: str, device: torch.device) -> None:
     Raises:
         ValueError: saying which there are.
     """
-    if name not in PRECISIONS:
-        raise ValueError(f"precision = {name!r} is unknown; choose one of {PRECISIONS}")
+    if not isinstance(name, str) or name not in PRECISIONS:
+        raise ValueError(f"precision = {name!r:.80} is unknown; choose one of {PRECISIONS}")
     if name == "tf32" and device.type != "cuda":
         raise ValueError("precision = 'tf32' is a mode of NVIDIA GPUs: choose 'fp32' or 'bf16'")
     if name == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):

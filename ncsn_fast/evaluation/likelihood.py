@@ -124,10 +124,9 @@ def log_likelihood(
         own.logit_transform if logit_transform is None else logit_transform,
     )
     _check(score, x, grey_levels)
-    flow = make_flow(
-        as_score(score, sigmas), sigmas, steps, method, probes=None if exact else probes
-    )
-    extra, shared = extra or {}, shared or {}
+    directions = None if exact else checks.count("probes", probes)
+    flow = make_flow(as_score(score, sigmas), sigmas, steps, method, probes=directions)
+    extra, shared = ({} if given is None else given for given in (extra, shared))
     per_sample.check("extra", extra, len(x), shared)
     flow = flow._replace(score=flow.score.sharing(shared))
     ids = noise_source.sample_ids(len(x), sample_ids)
@@ -136,9 +135,10 @@ def log_likelihood(
     if grey_levels is not None:
         x = space.enter(_dequantized(x, grey_levels, seed, ids))
     unit = isinstance(score, ScoreNetwork) and len(x.shape) == 4 and space.plain
-    centre = (0.5 if unit else 0.0) if prior_mean is None else prior_mean
-    mean = torch.as_tensor(checks.from_numpy("prior_mean", centre, x.device))
-    std = math.exp(float(flow.grid[-1])) if prior_std is None else prior_std
+    default = 0.5 if unit else 0.0
+    mean = checks.tensor("prior_mean", default if prior_mean is None else prior_mean)
+    largest = math.exp(float(flow.grid[-1]))
+    std = checks.number("prior_std", largest if prior_std is None else prior_std)
     _check_prior(mean, std, x)
     budget = _AUTO_ELEMENTS["cuda" if x.is_cuda else "cpu"]
     size = chunk_size(batch_size, math.prod(x.shape[1:]), budget)
@@ -226,7 +226,7 @@ def _check(score: object, x: Tensor, grey_levels: int | None) -> None:
         if x.device != score.sigmas.device:
             raise ValueError(f"x is on {x.device}, the network on {score.sigmas.device}: move it")
     if grey_levels is not None:
-        return _check_grey(x, checks.count("grey_levels", grey_levels))
+        return _check_grey(x, checks.count("grey_levels", grey_levels, 1, 1 << 24))
     if not x.is_floating_point():
         raise ValueError(
             f"x is {x.dtype}: give floating-point states in model space, or say grey_levels=256 "

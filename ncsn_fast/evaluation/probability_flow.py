@@ -21,6 +21,7 @@ METHODS: dict[str, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
     "rk4": (((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
 _STEPS = 50
+_MOST = 10**6  # steps, and probes
 
 
 class Flow(NamedTuple):
@@ -52,13 +53,13 @@ def make_flow(
     if len(ladder) < 2:
         raise ValueError("sigmas has one level: the integral runs from the smallest to the largest")
     if probes is not None:
-        probes = checks.count("probes", probes)
+        probes = checks.count("probes", probes, 1, _MOST)
     only_levels = score.condition == "label" and not score.quantize
     default = "heun" if only_levels else "rk4"
     method = default if method is None else method
     checks.choice("method", method, tuple(METHODS), "not a known solver")
     if not only_levels:
-        steps = checks.count("steps", _STEPS if steps is None else steps)
+        steps = checks.count("steps", _STEPS if steps is None else steps, 1, _MOST)
         ends = float(ladder[0]), float(ladder[-1])
         grid = torch.linspace(*ends, steps + 1, dtype=torch.float64, device="cpu")
         return Flow(score, grid, method, probes)
@@ -106,8 +107,8 @@ def integrate(
     directions = _directions(flow.probes, x, seed, ids)
     stages, weights = METHODS[flow.method]
     state = x.detach()
-    change = torch.zeros(1 if flow.probes is None else flow.probes, len(x), dtype=wide(x.device))
-    change = change.to(x.device)
+    rows = 1 if flow.probes is None else flow.probes
+    change = torch.zeros(rows, len(x), dtype=wide(x.device), device=x.device)
     for low, high in zip(flow.grid[:-1].tolist(), flow.grid[1:].tolist(), strict=True):
         h = high - low
         slopes: list[Tensor] = []

@@ -52,6 +52,8 @@ def check_batch(x: Tensor, reduction: str) -> None:
         ValueError: naming what was given.
     """
     checks.choice("reduction", reduction, REDUCTIONS, "no such way to put the losses together")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x is {type(x).__name__}: give a tensor of floating-point data")
     if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
         raise ValueError(
             f"x is {x.dtype} of shape {tuple(x.shape)}: give a batch of floating-point data"
@@ -69,8 +71,7 @@ def noise_key(
     seed = noise_source.chosen_seed(seed)
     if sample_ids is None:
         sample_ids = torch.arange(len(x), device=x.device)
-    given = sample_ids if isinstance(sample_ids, Tensor) else list(sample_ids)
-    ids = noise_source.as_sample_ids(given, device=x.device)
+    ids = noise_source.as_sample_ids(sample_ids, device=x.device)
     if len(ids) != len(x):
         raise ValueError(f"{len(ids)} sample_ids for {len(x)} samples: give one id per sample")
     return {"seed": seed, "step": step, "sample_ids": ids}
@@ -155,6 +156,8 @@ def _check_continuous(score: Score, levels: Tensor, labels: Tensor | None) -> No
 
 
 def _checked_labels(labels: Tensor, num_levels: int, x: Tensor) -> Tensor:
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels are {type(labels).__name__}: needed is a tensor of integers")
     if labels.shape != x.shape[:1] or labels.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)}: "

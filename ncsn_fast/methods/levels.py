@@ -24,6 +24,7 @@ OVERLAP = 0.5
 # Noise levels whose ln σ differ by no more are one: a ladder is kept in float32.
 SAME_LEVEL = 1e-5
 _MOST_RATIO = 2.0
+MOST_ROWS = 10**7  # of a table, and levels of a ladder: some gigabytes
 
 
 def geometric_sigmas(sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:
@@ -32,11 +33,14 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, num_levels: int) -> Ten
     Raises:
         ValueError: unless sigma_max > sigma_min > 0 and num_levels ≥ 2.
     """
+    sigma_max = checks.number("sigma_max", sigma_max)
+    sigma_min = checks.number("sigma_min", sigma_min)
     if not (math.isfinite(sigma_max) and sigma_max > sigma_min > 0):
         raise ValueError(
             f"sigma_max = {sigma_max}, sigma_min = {sigma_min}: levels are positive and "
             "descending, so finite sigma_max > sigma_min > 0 is needed"
         )
+    num_levels = checks.count("num_levels", num_levels, 1, MOST_ROWS)
     if num_levels < 2:
         raise ValueError(f"num_levels = {num_levels}: a ladder has at least 2 levels")
     ladder = np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), num_levels))
@@ -277,6 +281,7 @@ def _bisect(falling: Callable[[float], float], low: float, high: float) -> float
 
 
 __all__ = [
+    "MOST_ROWS",
     "OVERLAP",
     "SAME_LEVEL",
     "best_step_size",

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from ncsn_fast.methods.levels import check_sigmas, check_step_size
+from ncsn_fast.methods.levels import MOST_ROWS, check_sigmas, check_step_size
 from ncsn_fast.methods.spacings import AUTO, evenly_spaced, level_indices, noise_levels
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
@@ -42,7 +42,9 @@ def langevin(step_size: float, steps: int) -> Table:
     step_size = checks.number("step_size", step_size)
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size = {step_size}: Langevin dynamics needs a finite α > 0")
-    return Table.of(np.ones(checks.count("steps", steps)), b=step_size, d=math.sqrt(2 * step_size))
+    return Table.of(
+        np.ones(checks.count("steps", steps, 1, MOST_ROWS)), b=step_size, d=math.sqrt(2 * step_size)
+    )
 
 
 def annealed_langevin(
@@ -70,7 +72,7 @@ def annealed_langevin(
         ValueError: for settings out of range.
     """
     ladder = check_sigmas(sigmas).double().numpy()
-    steps_per_level = checks.count("steps_per_level", steps_per_level)
+    steps_per_level = checks.count("steps_per_level", steps_per_level, 1, MOST_ROWS // len(ladder))
     step_size = check_step_size(step_size, float(ladder[-1]))
     checks.choice("denoise", denoise, (True, False, "last"), "whether, and when, noise is removed")
     checks.choice("noise_first", noise_first, (True, False), "whether noise comes before the score")
@@ -118,7 +120,9 @@ def consistent_annealed(
     if len(own) < 2:
         raise ValueError("consistent annealed sampling needs at least 2 noise levels, got 1")
     checks.choice("denoise", denoise, (True, False), "whether the last row removes noise")
-    number = (len(own) - 1) * checks.count("steps_per_level", steps_per_level) + 1
+    number = (len(own) - 1) * checks.count(
+        "steps_per_level", steps_per_level, 1, MOST_ROWS // len(own)
+    ) + 1
     sigma = noise_levels(own, number, consistent_spacing(own, spacing))
     ratio = sigma[1:] / sigma[:-1]
     step_size = checks.number("step_size", step_size)
@@ -226,7 +230,7 @@ def predictor_corrector(
         ValueError: unless one of snr and step_size is given, in its range.
     """
     ratio = _corrector_ratio(check_sigmas(sigmas), snr, step_size)
-    per_level = checks.count("corrector_steps", corrector_steps) + 1
+    per_level = checks.count("corrector_steps", corrector_steps, 1, MOST_ROWS) + 1
     checks.choice("predictor", predictor, tuple(PREDICTORS), "the method of the predictor rows")
     predict = PREDICTORS[predictor](sigmas, _levels_for(steps, per_level), spacing, rho)
     sigma = np.repeat(predict.sigma, per_level)
@@ -258,7 +262,7 @@ def heun(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: flo
         sigmas, spacing, rho: as for :func:`reverse_diffusion`.
         steps: network evaluations: N levels take 2N - 1; default: all levels.
     """
-    number = None if steps is None else (checks.count("steps", steps) + 1) // 2
+    number = None if steps is None else (checks.count("steps", steps, 1, MOST_ROWS) + 1) // 2
     sigma, following = _intervals(sigmas, number, spacing, rho)
     length = sigma[:-1] - following[:-1]
     # A history of the state, not of n, has what guidance added to n in it.
@@ -302,7 +306,7 @@ def _intervals(
     sigmas: Sigmas, number: int | None, spacing: str, rho: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The noise levels and what follows each of them; after the last comes 0."""
-    number = None if number is None else checks.count("steps", number)
+    number = None if number is None else checks.count("steps", number, 1, MOST_ROWS)
     sigma = noise_levels(sigmas, number, spacing, rho)
     return sigma, np.append(sigma[1:], 0.0)
 
@@ -311,7 +315,7 @@ def _levels_for(steps: int | None, per_level: int) -> int | None:
     """How many levels of so many evaluations each the steps pay for."""
     if steps is None:
         return None
-    if checks.count("steps", steps) < per_level:
+    if checks.count("steps", steps, 1, MOST_ROWS) < per_level:
         raise ValueError(
             f"steps = {steps}: one noise level takes {per_level} network evaluations here"
         )

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ncsn_fast import ops
 from ncsn_fast.models.base import ScoreNetwork, activation_name
 
+_MOST = 1 << 16  # neurons of a layer, layers
+
 
 class MLPScore(ScoreNetwork):
     """A multilayer perceptron n(x, σ) for points of data whose coordinates are of order one to ten.
@@ -45,8 +47,10 @@ class MLPScore(ScoreNetwork):
     ) -> None:
         super().__init__(sigmas)
         for name, value in (("dim", dim), ("hidden", hidden), ("layers", layers)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a whole number ≥ 1, got {value!r}")
+            if type(value) is not int or not 1 <= value <= _MOST:
+                raise ValueError(
+                    f"{name} must be a whole number from 1 to {_MOST}, got {value!r:.80}"
+                )
         self.dim, self.hidden, self.layers = dim, hidden, layers
         self.activation = activation_name(activation)
         widths = [dim + 1] + [hidden] * layers

@@ -22,6 +22,8 @@ from ncsn_fast.ops.residual_add import Sum
 
 ImageSize = int | Sequence[int] | None
 
+_MOST_CHANNELS = 1 << 20  # a convolution between so many has 10¹³ weights
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -227,8 +229,11 @@ class RefineNet(ScoreNetwork):
 
 
 def _check_width(name: str, value: int, least: int, why: str) -> None:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} must be a whole number ≥ {least}, got {value!r}: {why}")
+    if type(value) is not int or not least <= value <= _MOST_CHANNELS:
+        raise ValueError(
+            f"{name} must be a whole number ≥ {least} (and at most {_MOST_CHANNELS:,}), got "
+            f"{value!r:.80}: {why}"
+        )
 
 
 __all__ = ["ImageSize", "RefineNet", "Stage"]

@@ -246,7 +246,7 @@ class Score:
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """(p, q), each of the shape of sigma, with n = p·x + q·output."""
         given = KINDS[self.kind](sigma, self.c_in(sigma), self.sigma_data or 0.0)
-        p, q = (torch.as_tensor(value).to(sigma) for value in given)
+        p, q = (torch.as_tensor(value, dtype=sigma.dtype, device=sigma.device) for value in given)
         return p.expand_as(sigma), q.expand_as(sigma)
 
     def c_in(self, sigma: Tensor) -> Coefficient:

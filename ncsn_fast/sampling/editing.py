@@ -51,6 +51,7 @@ def interpolate(
     Raises:
         ValueError: for a method that adds no noise, and for bad input.
     """
+    _check_sampler(sampler)
     if not sampler.table.adds_noise:
         raise ValueError(
             "this method adds no noise that could be interpolated: take one that does, such as "
@@ -59,13 +60,15 @@ def interpolate(
     refused = sorted({"noise", "every"} & set(call))
     if refused:
         raise ValueError(f"interpolate() takes no {refused}: it makes the noise of its chains")
-    ids = noise.sample_ids(pairs, sample_ids)
-    if checks.count("n_interpolations", n_interpolations) < 2:
+    ids = noise.sample_ids(checks.count("pairs", pairs, 1, 1 << 31), sample_ids)
+    if checks.count("n_interpolations", n_interpolations, 1, 1 << 31) < 2:
         raise ValueError("n_interpolations = 1: a pair has two ends, give at least 2")
     seed = noise.chosen_seed(seed)
     ids = ids.to(sampler.device)
     if initial is None:
-        initial = sampler.first_states(seed, ids, sampler.table.start_row(start_level))
+        initial = sampler.first_states(
+            seed, ids, sampler.table.start_row(checks.count("start_level", start_level, 0))
+        )
     initial = inputs.states("initial", initial, (len(ids), *sampler.shape), sampler.device)
 
     def draw(stream: int, row: int) -> Tensor:
@@ -158,14 +161,15 @@ def edit(
     Raises:
         ValueError: for both or none of start_level and sigma, or a level out of range.
     """
+    _check_sampler(sampler)
     if (start_level is None) == (sigma is None):
         raise ValueError("say where to begin by start_level= or by sigma=, one of them")
     given = checks.from_numpy("images", images, sampler.device)
     if not isinstance(given, Tensor) or given.ndim != 1 + len(sampler.shape):
         raise ValueError(f"images: give (n, *{sampler.shape}) in the model's space")
     if sigma is not None:
-        start_level = _nearest_level(sampler.table, float(sigma))
-    assert start_level is not None
+        start_level = _nearest_level(sampler.table, checks.number("sigma", sigma))
+    start_level = checks.count("start_level", start_level, 0)
     row = sampler.table.start_row(start_level)
     ids = noise.sample_ids(len(given), sample_ids)
     images = inputs.states("images", given, (len(ids), *sampler.shape), sampler.device)
@@ -179,6 +183,11 @@ def edit(
         start_level=start_level,
         **call,
     )
+
+
+def _check_sampler(sampler: object) -> None:
+    if not isinstance(sampler, Sampler):
+        raise ValueError(f"sampler = {sampler!r:.80}: give a nf.Sampler")
 
 
 def _quarter_turn(number: int, like: Tensor) -> Tensor:

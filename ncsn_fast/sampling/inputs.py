@@ -93,15 +93,28 @@ def mask_and_known(
     return mask.bool(), known
 
 
+def functions(**given: object) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        ValueError: for anything but functions and None.
+    """
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise ValueError(f"{name} = {value!r:.80}: give a function")
+
+
 def clip(value: float | None) -> float | None:
     """The largest norm of the score, as it is.
 
     Raises:
         ValueError: unless it is positive, or None.
     """
-    if value is not None and not value > 0:
+    if value is None:
+        return None
+    if not checks.number("clip", value) > 0:
         raise ValueError(f"clip = {value}: the largest norm of the score is positive")
-    return value
+    return float(value)
 
 
 def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
@@ -161,4 +174,4 @@ def check_guidance(guidance: object) -> None:
     )
 
 
-__all__ = ["Call", "check_guidance", "clip", "mask_and_known", "states"]
+__all__ = ["Call", "check_guidance", "clip", "functions", "mask_and_known", "states"]

@@ -145,14 +145,15 @@ def langevin(
             range.
         SamplingError: where the chains leave the finite numbers.
     """
+    if not callable(score):
+        raise ValueError(f"score = {score!r:.80}: give a function x → ∇ log p(x)")
     given = checks.from_numpy("x", x, torch.device("cpu"))
     if not isinstance(given, Tensor):
         raise ValueError(f"x is {type(x).__name__}: give a tensor (N, *shape), N chains")
     if given.ndim < 2 or not given.numel():
         raise ValueError(f"x has shape {tuple(given.shape)}: give (N, *shape), N chains")
     x = inputs.states("x", given, tuple(given.shape), given.device)
-    if not 0 <= first_step < 1 << 31:
-        raise ValueError(f"first_step = {first_step}: steps count from 0 to 2³¹ - 1")
+    first_step = checks.count("first_step", first_step, 0, (1 << 31) - 1)
     chain = Chain(
         score=Score(score, "score", "none"),
         table=langevin_rows(step_size, steps),

@@ -8,6 +8,7 @@ together with, so the batch is cut into chunks freely.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,7 +18,8 @@ from torch import Tensor
 from ncsn_fast import noise as noise_source
 from ncsn_fast.device import backends, profiling
 from ncsn_fast.device import precision as precisions
-from ncsn_fast.device.memory import chunk_size
+from ncsn_fast.device.environment import usable
+from ncsn_fast.device.memory import check_host_memory, chunk_size
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.methods.levels import check_sigmas
@@ -121,7 +123,7 @@ class Sampler:
         self._start = Start(self.table, self.shape, self.network, starts_uniform(method))
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
-        self._device = device
+        self._device = None if device is None else usable(device)
         precisions.resolve(precision, self.device)
         self._runner = Runner(self.score, self.network, precision)
         self._graphs = Graphs.wished(graph, self.device)
@@ -205,9 +207,14 @@ class Sampler:
             SamplingError: where the network returns NaN or infinity.
             SamplingInterrupted: on Ctrl-C, with what is done.
         """
-        device, first_row = self.device, self.table.start_row(start_level)
+        device = self.device
+        first_row = self.table.start_row(checks.count("start_level", start_level, 0))
+        n = checks.count("n", n)
+        needed = 4 * n * math.prod(self.shape)
+        check_host_memory(needed, f"n = {n} samples", "draw some sample_ids at a time", device)
         ids = noise_source.sample_ids(n, sample_ids)
         full = (len(ids), *self.shape)
+        inputs.functions(noise=noise, callback=callback)
         mask, known = inputs.mask_and_known(mask, known, full, device)
         if initial is not None:
             initial = inputs.states("initial", initial, full, device)
@@ -215,7 +222,7 @@ class Sampler:
         if isinstance(guidance, Guidance):
             guidance.check(self.table[first_row:], len(ids), self.shape)
             per_sample.check("guidance.inputs", guidance.inputs, len(ids))
-        extra, shared = extra or {}, shared or {}
+        extra, shared = ({} if given is None else given for given in (extra, shared))
         per_sample.check("extra", extra, len(ids), shared)
         size = self.chunk_size(len(ids), batch_size)
         with profiling.mark("sample"), self._runner.running(device) as running:
@@ -223,7 +230,7 @@ class Sampler:
                 score=running.score.sharing(shared),
                 precision=running.precision,
                 prepared=running.prepared,
-                table=self.table.with_temperature(temperature),
+                table=self.table.with_temperature(checks.number("temperature", temperature)),
                 shape=self.shape,
                 device=device,
                 n=len(ids),
@@ -283,8 +290,7 @@ class Sampler:
         if self._device is None and module is not None:
             for tensor in (*module.parameters(), *module.buffers()):
                 return tensor.device
-        # Made there, a tensor knows the index that "cuda" leaves open.
-        return torch.empty(0, device=self._device).device
+        return usable(self._device)
 
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
         """How many of n samples are computed at once; no result depends on it."""

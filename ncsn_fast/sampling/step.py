@@ -161,7 +161,7 @@ class _NoiseBefore:
         values = len(chunk.ids) * math.prod(chain.shape)
         ahead = chain.backend == "torch" and chain.adds_noise
         self._count = min(_MOST_AHEAD, _AHEAD_VALUES // max(1, values)) if ahead else 0
-        self._first, self._made = 0, torch.empty(0)
+        self._first, self._made = 0, torch.empty(0, device=chain.device)
 
     def of(self, row: int) -> Tensor | None:
         """(B, *shape), or None where the update makes it, or adds none."""

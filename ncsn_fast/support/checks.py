@@ -11,18 +11,27 @@ import torch
 from torch import Tensor
 
 
-def count(name: str, value: int, least: int = 1) -> int:
-    """A whole number of at least ``least``; NumPy's integers are welcome.
+def count(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """A whole number of at least ``least``; those of NumPy and in tensors are welcome.
+
+    Args:
+        name: what the message calls it.
+        value: the number.
+        least, most: its bounds, both included; None: no upper one.
 
     Raises:
         ValueError: for anything else.
     """
+    truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
     try:
-        whole = least - 1 if isinstance(value, bool) else index(value)
-    except TypeError:
+        if truth or getattr(value, "ndim", 0) != 0:
+            raise TypeError
+        whole = index(value)  # type: ignore[arg-type]
+    except (TypeError, RuntimeError):
         whole = least - 1
-    if whole < least:
-        raise ValueError(f"{name} = {value!r}: give a whole number of at least {least}")
+    if whole < least or (most is not None and whole > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        raise ValueError(f"{name} = {value!r:.80}: give a whole number {bounds}")
     return whole
 
 
@@ -93,10 +102,22 @@ def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:
     """
     if shape is None:
         raise ValueError("shape is not known: give the shape of one sample, such as (3, 32, 32)")
-    sizes = tuple(shape)
-    if not sizes:
+    found = sizes("shape", shape)
+    if not found:
         raise ValueError("shape = (): give positive sizes, such as (3, 32, 32)")
-    return tuple(count("shape", size) for size in sizes)
+    return found
+
+
+def sizes(name: str, value: object, least: int = 1) -> tuple[int, ...]:
+    """Whole numbers of at least ``least``.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    single = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) != 1
+    if single or not isinstance(value, Iterable):
+        raise ValueError(f"{name} = {value!r:.80}: give sizes, such as (3, 32, 32)")
+    return tuple(count(name, size, least, 1 << 31) for size in value)
 
 
 def from_numpy(name: str, value: Any, device: torch.device) -> Any:
@@ -136,5 +157,6 @@ __all__ = [
     "printable",
     "same_shape",
     "sample_shape",
+    "sizes",
     "tensor",
 ]

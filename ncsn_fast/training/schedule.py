@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ncsn_fast.data.samples import Data
 from ncsn_fast.methods.levels import (
+    MOST_ROWS,
     OVERLAP,
     best_step_size,
     geometric_sigmas,
@@ -23,7 +24,7 @@ from ncsn_fast.methods.levels import (
     num_levels_for,
 )
 from ncsn_fast.models.space import Space
-from ncsn_fast.support.checks import count
+from ncsn_fast.support.checks import count, number
 from ncsn_fast.support.progress import ProgressWish
 from ncsn_fast.training.distances import Distances, measure_distances
 
@@ -106,9 +107,12 @@ def auto_schedule(
         ValueError: for fewer than two distinct points, values that are not finite, or settings
             out of range.
     """
-    steps_per_level = count("steps_per_level", steps_per_level)
+    steps_per_level = count("steps_per_level", steps_per_level, 1, MOST_ROWS)
+    sigma_min = number("sigma_min", sigma_min)
     if not (math.isfinite(sigma_min) and sigma_min > 0):
         raise ValueError(f"sigma_min = {sigma_min}: the smallest level is positive, such as 0.01")
+    if 0 in (shape := tuple(getattr(data, "shape", ()))):
+        raise ValueError(f"data of shape {shape} hold no values")
     space = Space(rescaled, logit_transform)
     distances = measure_distances(
         data, max_points=max_points, seed=seed, space=space, device=device, progress=progress

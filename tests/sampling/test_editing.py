@@ -81,7 +81,7 @@ def test_an_interpolation_draws_a_seed_that_is_reported():
     ("call", "message"),
     [
         (lambda: interpolate(sampler(), 2, 1), "n_interpolations = 1: a pair has two ends"),
-        (lambda: interpolate(sampler(), 0, 3), "n = 0"),
+        (lambda: interpolate(sampler(), 0, 3), "pairs = 0"),
         (lambda: interpolate(sampler(), 2, 3, initial=torch.zeros(3, 3)), "initial has shape"),
         (lambda: interpolate(sampler(), 2, 3, noise=second(2)), "takes no .'noise'.: it makes"),
         (
