@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -171,6 +171,9 @@ class Trainer:
         if self._stop is not None and (self.step < self.config.steps or self._are_samples_due()):
             raise self._interrupted(self._stop)
         return self.average.eval()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Trainer is not copied or pickled: save(), make another by resume=True")
 
     def save(self) -> None:
         """Write checkpoint.safetensors and model.safetensors into ``out``, if there is one.
