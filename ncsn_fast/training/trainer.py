@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -117,8 +117,7 @@ class Trainer:
         check_precision(config.precision, self.device)
         check_trainable(net, config)
         if len(net.shape) == 3:
-            layout: dict[str, Any] = {"memory_format": torch.channels_last}
-            net.to(**layout)  # a keyword unknown to torch's type hints
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net
         self.batches = Batches(
             dataset,
