@@ -118,9 +118,15 @@ def nearest_level(sigma: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (...) int64 indices, of the first one where two are equally near; (...) |ln σ - ln σ_i|.
     """
-    gaps = (sigma.log()[..., None] - sigmas.log()).abs()
-    gap, nearest = gaps.min(-1)
-    return nearest, gap
+    wanted = sigma.log().contiguous()
+    ascending, order = sigmas.log().sort(stable=True)
+    above = torch.searchsorted(ascending, wanted).clamp(max=len(ascending) - 1)
+    below = (above - 1).clamp(min=0)
+    below = torch.searchsorted(ascending, ascending[below])  # the first of equal ones
+    to_above, to_below = (ascending[above] - wanted).abs(), (wanted - ascending[below]).abs()
+    lower = (to_below < to_above) | ((to_below == to_above) & (order[below] < order[above]))
+    nearest = order[torch.where(lower, below, above)]
+    return nearest, torch.where(lower, to_below, to_above)
 
 
 def place_between(wanted: Tensor, ladder: Tensor) -> Tensor:

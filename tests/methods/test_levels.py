@@ -135,6 +135,21 @@ def test_the_nearest_level_is_that_in_the_logarithm_and_the_first_of_two():
     torch.testing.assert_close(gap, (sigma / ladder[nearest]).log().abs())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [1, 2, 7, 40])
+def test_the_nearest_level_is_that_of_all_pairs_in_any_order(number, dtype):
+    random = torch.Generator().manual_seed(number)
+    ladder = torch.rand(number, generator=random, dtype=dtype).mul(5).exp()
+    twice = torch.cat([ladder, ladder.flip(0)])[torch.randperm(2 * number, generator=random)]
+    sigma = torch.rand(50, 2, generator=random, dtype=dtype).mul(7).sub(1).exp()
+    sigma[0], sigma[1] = ladder[0], (ladder[0] * ladder[-1]).sqrt()
+    gap, nearest = (sigma.log()[..., None] - twice.log()).abs().min(-1)
+    found = levels.nearest_level(sigma.T, twice)
+    assert torch.equal(found[0], nearest.T)
+    assert torch.equal(found[1], gap.T)
+    assert levels.nearest_level(sigma[3, 1], twice)[0] == nearest[3, 1]
+
+
 @pytest.mark.parametrize(
     ("sigmas", "message"),
     [
