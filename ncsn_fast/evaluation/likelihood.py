@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
+from ncsn_fast.device import precision
 from ncsn_fast.device.memory import chunk_size, in_chunks
 from ncsn_fast.evaluation.probability_flow import METHODS, Flow, integrate, make_flow, wide
 from ncsn_fast.models.base import ScoreNetwork, evaluating
@@ -116,6 +117,7 @@ def log_likelihood(
             a network that knows its levels by label is asked for others.
         RuntimeError: where the network returns values that are not finite.
     """
+    checks.untransformed("log_likelihood() is called")
     where = score.sigmas.device if isinstance(score, ScoreNetwork) else torch.device("cpu")
     x = checks.from_numpy("x", x, where)
     own = Space.of(score) if isinstance(score, ScoreNetwork) else Space()
@@ -167,7 +169,11 @@ def _in_chunks(
     """``integrate`` for chunk after chunk; a chunk that does not fit in memory is halved."""
     found: list[tuple[Tensor, Tensor]] = []
     steps = len(flow.grid) - 1
-    with Progress(wish, total=len(x) * steps) as shown, evaluating(flow.score.module):
+    with (
+        Progress(wish, total=len(x) * steps) as shown,
+        evaluating(flow.score.module),
+        precision.arithmetic("fp32", x.device),  # whatever the caller has around this
+    ):
 
         def work(part: slice) -> None:
             inputs = {**per_sample.cut(extra, part, len(x)), **shared}

@@ -77,8 +77,9 @@ class Operator(ABC):
         It approaches the norm from below and is exact to a fraction of a percent unless many
         singular values crowd below the largest, where the difference matters least.
         """
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(1, *self.shape, generator=generator, dtype=torch.float64).to(device)
+        generator = torch.Generator("cpu").manual_seed(0)
+        shape = (1, *self.shape)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(device)
         squared = 0.0
         with torch.no_grad():
             for _ in range(_POWER_ITERATIONS):
@@ -118,7 +119,9 @@ class Mask(Operator):
     """
 
     def __init__(self, mask: Array, shape: Iterable[int] | None = None) -> None:
-        mask = checks.tensor("mask", mask)
+        mask = _array("mask", mask)
+        if shape is None and mask.ndim == 0:
+            raise ValueError("mask is one number: say with shape= of which samples")
         sizes = checks.sample_shape(mask.shape if shape is None else shape)
         super().__init__(sizes, sizes, mask=_zeros_and_ones(mask, sizes))
 
@@ -142,7 +145,7 @@ class Blur(Operator):
     """
 
     def __init__(self, kernel: Array, shape: Iterable[int]) -> None:
-        sizes, kernel = _image_shape("Blur", shape), checks.tensor("kernel", kernel)
+        sizes, kernel = _image_shape("Blur", shape), _array("kernel", kernel)
         if kernel.ndim not in (2, 3) or not all(size % 2 for size in kernel.shape[-2:]):
             raise ValueError(
                 f"kernel has shape {tuple(kernel.shape)}: give (kH, kW) or (C, kH, kW) with odd "
@@ -159,12 +162,14 @@ class Blur(Operator):
     def forward(self, x: Tensor) -> Tensor:
         x = self.check("forward", x, self.shape)
         kernel = self.constant("kernel", x)
-        return F.conv2d(x, kernel, padding=self._padding, groups=len(kernel))
+        with _as_given(x):
+            return F.conv2d(x, kernel, padding=self._padding, groups=len(kernel))
 
     def adjoint(self, y: Tensor) -> Tensor:
         y = self.check("adjoint", y, self.measured)
         kernel = self.constant("kernel", y)
-        return F.conv_transpose2d(y, kernel, padding=self._padding, groups=len(kernel))
+        with _as_given(y):
+            return F.conv_transpose2d(y, kernel, padding=self._padding, groups=len(kernel))
 
 
 class Downsample(Operator):
@@ -203,7 +208,7 @@ class Dense(Operator):
     """
 
     def __init__(self, matrix: Array, shape: Iterable[int] | None = None) -> None:
-        matrix = checks.tensor("matrix", matrix)
+        matrix = _array("matrix", matrix)
         if matrix.ndim != 2:
             raise ValueError(f"matrix has shape {tuple(matrix.shape)}: give (M, D)")
         sizes = checks.sample_shape(matrix.shape[1:] if shape is None else shape)
@@ -216,11 +221,13 @@ class Dense(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.check("forward", x, self.shape)
-        return x.flatten(1) @ self.constant("matrix", x).T
+        with _as_given(x):
+            return x.flatten(1) @ self.constant("matrix", x).T
 
     def adjoint(self, y: Tensor) -> Tensor:
         y = self.check("adjoint", y, self.measured)
-        flat = y @ self.constant("matrix", y)
+        with _as_given(y):
+            flat = y @ self.constant("matrix", y)
         return flat.view(len(y), *self.shape)
 
 
@@ -233,7 +240,7 @@ class Fourier(Operator):
     """
 
     def __init__(self, mask: Array) -> None:
-        mask = checks.tensor("mask", mask)
+        mask = _array("mask", mask)
         sizes = (2, *_plane("mask", mask, 2))
         super().__init__(sizes, sizes, mask=_zeros_and_ones(mask, mask.shape))
 
@@ -259,7 +266,7 @@ class MRI(Operator):
     """
 
     def __init__(self, coils: Array, mask: Array) -> None:
-        coils, mask = checks.tensor("coils", coils), checks.tensor("mask", mask)
+        coils, mask = _array("coils", coils), _array("mask", mask)
         if not coils.is_complex():
             raise ValueError(f"coils are {coils.dtype}: give complex maps, torch.complex(re, im)")
         plane = _plane("coils", coils, 3)
@@ -294,13 +301,13 @@ class MIMO(Operator):
     """
 
     def __init__(self, pilots: Array, receivers: int) -> None:
-        pilots = checks.tensor("pilots", pilots)
+        pilots = _array("pilots", pilots)
         if not pilots.is_complex() or pilots.ndim != 2:
             raise ValueError(
                 f"pilots are {pilots.dtype} of shape {tuple(pilots.shape)}: give a complex matrix "
                 "(N_t, N_p), transmit antennas by symbols"
             )
-        receivers = checks.count("receivers", receivers)
+        receivers = checks.count("receivers", receivers, 1, 1 << 31)
         transmitters, symbols = pilots.shape
         super().__init__((2, receivers, transmitters), (2, receivers, symbols), pilots=pilots)
 
@@ -313,6 +320,18 @@ class MIMO(Operator):
         y = self.check("adjoint", y, self.measured)
         z = _complex(y, 1)
         return _channels(z @ self.constant("pilots", y).mH, 1)
+
+
+def _array(name: str, value: Array) -> Tensor:
+    tensor = checks.tensor(name, value)
+    if not tensor.numel():
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it holds nothing")
+    return tensor
+
+
+def _as_given(x: Tensor) -> torch.autocast:
+    """Inside, products are made in the type of x, also where the caller has autocast on."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _complex(channels: Tensor, dim: int) -> Tensor:

@@ -67,6 +67,7 @@ def sliced_score_matching(
         ValueError: for shapes, labels or settings that do not fit, and for a network whose output
             cannot be differentiated by its input.
     """
+    checks.untransformed("sliced_score_matching() is called")
     check_batch(x, reduction)
     projections = checks.count("projections", projections)
     checks.choice("directions", directions, DIRECTIONS, "no such law of directions")
@@ -84,7 +85,7 @@ def sliced_score_matching(
     if directions == "rademacher":
         v = torch.copysign(torch.ones_like(v), v)
     points = x if on_data else reference.perturb(x, sigma, z).to(x.dtype)
-    n, trace = _output_and_trace(score, points.detach(), sigma, labels, v)
+    n, trace = _output_and_trace(score, points, sigma, labels, v)
     losses = 0.5 * n.to(precision).square().flatten(1).sum(1) + sigma * trace
     return reduce(losses, reduction, x)
 
@@ -115,8 +116,10 @@ def _output_and_trace(
         return score.fn(seen[0], *condition)
 
     network.__wrapped__ = score.fn  # type: ignore[attr-defined]
-    # The derivative by x is part of the value, so it is taken under no_grad too.
-    with torch.enable_grad():
+    # The derivative by x is part of the value, so it is taken under no_grad too, and in inference
+    # mode, whose own tensors have none.
+    with torch.inference_mode(False), torch.enable_grad():
+        points, sigma, labels, v = (t.detach().clone() for t in (points, sigma, labels, v))
         points.requires_grad_()
         n = replace(score, fn=network).normalized(points, sigma, labels)
         slopes = [_slope(n, points, seen[0], direction, training) for direction in v.unbind(1)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 
 def count(name: str, value: object, least: int = 1, most: int | None = None) -> int:
@@ -94,6 +95,19 @@ def tensor(name: str, value: object) -> Tensor:
         ) from None
 
 
+def untransformed(what: str) -> None:
+    """Refuse to work inside of a transform of torch.func.
+
+    Raises:
+        ValueError: there; ``what`` begins the message.
+    """
+    if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
+        raise ValueError(
+            f"{what} inside of torch.func.vmap, grad, jvp or another transform, which hide the "
+            "values of tensors that it decides by: do that outside, for many samples in one batch"
+        )
+
+
 def sample_shape(shape: Iterable[int] | None) -> tuple[int, ...]:
     """The shape of one sample, as positive numbers.
 
@@ -159,4 +173,5 @@ __all__ = [
     "sample_shape",
     "sizes",
     "tensor",
+    "untransformed",
 ]

@@ -205,7 +205,9 @@ class _Pairs:
     def look(self, first: Tensor, second: Tensor, start: int, other: int) -> None:
         """At the pairs of two blocks, (rows, D) each, of points from these positions on."""
         rows, columns = slice(start, start + len(first)), slice(other, other + len(second))
-        found = self._squares[rows, None] + self._squares[None, columns] - 2 * first @ second.T
+        with torch.autocast(first.device.type, enabled=False):  # 16 bits would lose the distances
+            products = first @ second.T
+        found = self._squares[rows, None] + self._squares[None, columns] - 2 * products
         found.clamp_(min=0)
         value, place = found.flatten().max(0)
         if float(value) > self.best[0]:

@@ -306,3 +306,15 @@ def test_the_priors_mean_may_be_a_view_of_an_array():
     found = log_likelihood(SCORE, X, exact=True, prior_mean=reversed_twice, steps=20)
     expected = log_likelihood(SCORE, X, exact=True, prior_mean=MEAN, steps=20)
     assert torch.equal(found.log_likelihood, expected.log_likelihood)
+
+
+@pytest.mark.parametrize("kind", ["ours", "another"])
+def test_autocast_around_it_changes_nothing(kind):
+    torch.manual_seed(0)
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=LADDER).eval()
+    score = net if kind == "ours" else nf.Score(net.normalized, "normalized", "none", LADDER)
+    x = torch.rand(2, 1, 8, 8)
+    expected = log_likelihood(score, x, steps=2, seed=0).log_likelihood
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = log_likelihood(score, x, steps=2, seed=0).log_likelihood
+    assert torch.equal(found, expected)

@@ -217,3 +217,25 @@ def test_what_no_operator_computes_with_is_refused_by_name(name):
         for method in ("forward", "adjoint"):
             with pytest.raises(ValueError, match=rf"{type(operator).__name__}\.{method} was given"):
                 getattr(operator, method)(bad)
+
+
+@pytest.mark.parametrize("name", ["blur", "dense"])
+def test_operators_keep_their_precision_under_autocast(name):
+    operator = {
+        "blur": Blur(torch.rand(3, 3), (1, 8, 8)),
+        "dense": Dense(torch.rand(9, 64), (1, 8, 8)),
+    }[name]
+    x = torch.rand(2, 1, 8, 8)
+    y = operator.forward(x)
+    back = operator.adjoint(y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(operator.forward(x), y)
+        assert torch.equal(operator.adjoint(y), back)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_norm_is_of_values_whatever_the_default_device(name):
+    operator = CASES[name][0]
+    expected = operator.norm()
+    with torch.device("meta"):
+        assert operator.norm() == expected

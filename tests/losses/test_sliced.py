@@ -345,3 +345,16 @@ def test_bad_input_is_refused(keywords, message):
     given = {"net": lambda x: -x, "x": torch.zeros(4, 2), **keywords}
     with pytest.raises(ValueError, match=message):
         sliced_score_matching(given.pop("net"), given.pop("x"), **given)
+
+
+@pytest.mark.parametrize("sigmas", [None, LADDER])
+def test_in_inference_mode_the_value_is_the_same(sigmas):
+    net = torch.sin if sigmas is None else network()
+    expected = sliced_score_matching(net, gaussian(5), sigmas, seed=SEED)
+    with torch.inference_mode():
+        data = gaussian(5)  # of that mode, too
+        labels = None if sigmas is None else torch.tensor([0, 1, 2, 0, 1])
+        found = sliced_score_matching(net, data, sigmas, seed=SEED)
+        assert sliced_score_matching(net, data, sigmas, labels, seed=SEED).isfinite()
+    assert torch.equal(found, expected)
+    assert not found.requires_grad

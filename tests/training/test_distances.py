@@ -152,3 +152,12 @@ def test_auto_schedule_puts_the_rules_together():
     assert 0 < schedule.step_size < 2e-4
     assert schedule.steps_per_level == 3
     assert "3 steps per level" in str(schedule)
+
+
+def test_autocast_around_it_changes_no_distance():
+    data = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
+    expected = measure_distances(data)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = measure_distances(data)
+    assert found.core == expected.core
+    assert torch.equal(found.counts, expected.counts)
