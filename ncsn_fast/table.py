@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from operator import index
 
 import numpy as np
 import torch
@@ -135,8 +136,13 @@ class Table:
         Raises:
             ValueError: where there is none; the message names those that there are.
         """
-        whole = isinstance(level, (int, np.integer)) and not isinstance(level, bool)
-        row = (0 if level == 0 else self.beginnings.get(int(level))) if whole else None
+        single = not getattr(level, "ndim", 0)
+        truth = "bool" in str(getattr(level, "dtype", type(level)))
+        try:
+            whole = index(level) if single and not truth else -1
+        except (TypeError, RuntimeError):
+            whole = -1
+        row = 0 if whole == 0 else self.beginnings.get(whole)
         if row is not None:
             return row
         begin = sorted(self.beginnings)

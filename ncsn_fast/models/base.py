@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.reference import ACTIVATIONS, per_sample
@@ -38,10 +39,10 @@ def activation_name(name: str) -> str:
     Raises:
         ValueError: for a name that is not in ``ACTIVATIONS``.
     """
-    lower = name.lower() if isinstance(name, str) else name
-    if lower not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
-    return lower
+    if not isinstance(name, str) or name.lower() not in ACTIVATIONS:
+        allowed = ", ".join(ACTIVATIONS)
+        raise ValueError(f"unknown activation {name!r:.80}: choose one of {allowed}")
+    return name.lower()
 
 
 class ScoreNetwork(nn.Module, ABC):
@@ -192,7 +193,8 @@ def whole_weights(network: nn.Module, take: Callable[[], T]) -> T:
 
 def _marks(module: nn.Module, *, buffers: bool = True) -> list[tuple[int, int]]:
     """Which tensors a module has, and how often each has been changed in place."""
-    tensors = (*module.parameters(), *(module.buffers() if buffers else ()))
+    held = [one for m in module.modules() for one in (m._parameters, m._buffers)[: 1 + buffers]]
+    tensors = [t for one in held for t in one.values() if t is not None]
     # Tensors made in inference mode do not count.
     return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
 
@@ -203,7 +205,9 @@ class evaluating:
     Threads may be inside for one module at once: the last to leave puts its mode back.
 
     Raises:
-        RuntimeError: at the end, where its parameters were changed in the meantime.
+        ValueError: for a lazy module that has no parameters yet.
+        RuntimeError: at the end, where its parameters were changed in the meantime, or a part of it
+            put into training mode.
     """
 
     def __init__(self, module: nn.Module | None) -> None:
@@ -213,6 +217,11 @@ class evaluating:
     def __enter__(self) -> None:
         if self._module is None:
             return
+        if any(is_lazy(tensor) for tensor in self._module.parameters()):
+            raise ValueError(
+                f"the network ({type(self._module).__name__}) has lazy parameters without values: "
+                "call it once, or load its weights"
+            )
         self._before = _marks(self._module, buffers=False)
         with _modes_lock:
             self._training = [m for m in self._module.modules() if m.training or m in _evaluating]
@@ -224,11 +233,18 @@ class evaluating:
         if self._module is None:
             return
         with _modes_lock:
+            trained = any(module.training for module in self._module.modules())
             for module in self._training:
                 _evaluating[module] -= 1
                 if not _evaluating[module]:
                     del _evaluating[module]
                     module.training = True
+        if kind is None and trained:
+            raise RuntimeError(
+                "the network was put into training mode while it was sampled from, so that the "
+                "result is of both modes: let the callback, or the other thread, leave the mode "
+                "alone, or use a copy (copy.deepcopy)"
+            )
         if kind is None and _marks(self._module, buffers=False) != self._before:
             raise RuntimeError(
                 "the network's parameters were changed while it was sampled from, so that the "

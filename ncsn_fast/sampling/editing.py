@@ -66,9 +66,7 @@ def interpolate(
     seed = noise.chosen_seed(seed)
     ids = ids.to(sampler.device)
     if initial is None:
-        initial = sampler.first_states(
-            seed, ids, sampler.table.start_row(checks.count("start_level", start_level, 0))
-        )
+        initial = sampler.first_states(seed, ids, sampler.table.start_row(start_level))
     initial = inputs.states("initial", initial, (len(ids), *sampler.shape), sampler.device)
 
     def draw(stream: int, row: int) -> Tensor:

@@ -52,6 +52,7 @@ def states(name: str, value: object, shape: tuple[int, ...], device: torch.devic
     Raises:
         ValueError: for another shape, dtype or device, and for values that are not finite.
     """
+    checks.untransformed(f"{name} is given")
     state = checks.from_numpy(name, value, device)
     if not isinstance(state, Tensor) or not state.is_floating_point():
         raise ValueError(f"{name} has to be a floating-point tensor of shape {shape}")

@@ -104,6 +104,7 @@ class Sampler:
         device: torch.device | str | None = None,
         **settings: object,
     ) -> None:
+        checks.untransformed("a Sampler is made")
         self.network = score if isinstance(score, ScoreNetwork) else None
         self.score = as_score(score, sigmas)
         if shape is None and self.network is not None:
@@ -207,8 +208,9 @@ class Sampler:
             SamplingError: where the network returns NaN or infinity.
             SamplingInterrupted: on Ctrl-C, with what is done.
         """
+        checks.untransformed("a Sampler is called")
         device = self.device
-        first_row = self.table.start_row(checks.count("start_level", start_level, 0))
+        first_row = self.table.start_row(start_level)
         n = checks.count("n", n)
         needed = 4 * n * math.prod(self.shape)
         check_host_memory(needed, f"n = {n} samples", "draw some sample_ids at a time", device)

@@ -175,3 +175,64 @@ def test_what_is_no_guidance_is_refused_before_work_begins(guidance, message):
     with pytest.raises(ValueError, match=message):
         sampler(2, seed=0, guidance=guidance)
     assert not seen
+
+
+TRANSFORMS = {
+    "vmap": lambda call: torch.func.vmap(call)(torch.rand(2, 3, 2)),
+    "grad": lambda call: torch.func.grad(lambda x: call(x).sum())(torch.rand(3, 2)),
+    "jvp": lambda call: torch.func.jvp(call, (torch.rand(3, 2),), (torch.rand(3, 2),)),
+    "jacrev": lambda call: torch.func.jacrev(call)(torch.rand(3, 2)),
+}
+
+
+@pytest.mark.parametrize("transform", list(TRANSFORMS))
+def test_transforms_of_torch_func_around_a_chain_are_refused_in_words(transform):
+    ladder = nf.geometric_sigmas(5, 0.01, 6)
+    net = nf.MLPScore(sigmas=ladder, hidden=4, layers=1)
+    sampler = nf.Sampler(net, step_size=2e-5, steps_per_level=1)
+    calls = [
+        lambda x: sampler(3, seed=0, initial=x),
+        lambda x: sampler(3, seed=0) + x,
+        lambda x: nf.sample(net, 3, seed=0, step_size=2e-5, steps_per_level=1, initial=x),
+        lambda x: nf.edit(sampler, x, start_level=2, seed=0),
+        lambda x: nf.interpolate(sampler, 3, 2, seed=0, initial=x)[0],
+        lambda x: nf.langevin(torch.neg, x, 0.1, 2, seed=0),
+        lambda x: nf.log_likelihood(net, x, seed=0).log_likelihood,
+        lambda x: nf.sliced_score_matching(net, x, ladder, seed=0),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"inside of torch\.func\.vmap, grad, jvp"):
+            TRANSFORMS[transform](call)
+
+
+def test_inside_of_a_chain_transforms_are_as_good_as_anything():
+    ladder = nf.geometric_sigmas(5, 0.01, 6)
+    settings = {"sigmas": ladder, "step_size": 2e-5, "steps_per_level": 1}
+
+    def energy(x):
+        return -0.5 * x.square().sum()
+
+    plain = nf.Sampler(lambda x, labels: -x, (2,), **settings)(3, seed=0)
+    by_transform = nf.Sampler(
+        lambda x, labels: torch.func.vmap(torch.func.grad(energy))(x), (2,), **settings
+    )
+    assert torch.equal(by_transform(3, seed=0), plain)
+
+
+def test_a_lazy_module_without_values_is_refused():
+    class Lazy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.LazyLinear(2)
+
+        def forward(self, x, labels):
+            return self.linear(x)
+
+    ladder, net = nf.geometric_sigmas(5, 0.01, 6), Lazy()
+    sampler = nf.Sampler(net, (2,), ladder, step_size=2e-5, steps_per_level=1)
+    with pytest.raises(
+        ValueError, match=r"Lazy\) has lazy parameters without values: call it once"
+    ):
+        sampler(3, seed=0)
+    net(torch.rand(1, 2), None)
+    assert sampler(3, seed=0).isfinite().all()

@@ -230,6 +230,21 @@ def test_parameters_of_others_that_change_during_a_chain_are_told():
     as_function(2, seed=0, callback=change)
 
 
+def test_a_network_put_into_training_mode_during_a_chain_is_told():
+    net = Dropping().eval()
+    sampler = nf.Sampler(net, (3,), SIGMAS, **METHODS["annealed_langevin"])
+
+    def validate(row: int, x: Tensor, n: Tensor) -> None:
+        net.eval()
+        net.train()
+
+    with pytest.raises(RuntimeError, match=r"put into training mode.*copy\.deepcopy"):
+        sampler(2, seed=0, callback=validate)
+    assert net.training
+    net.eval()
+    sampler(2, seed=0, callback=lambda row, x, n: net.eval())
+
+
 def test_blocks_of_use_backend_that_overlap_leave_the_choice_as_it_was():
     before = backends.wished()
     first = nf.use_backend("torch")
