@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache, reduce
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from ncsn_fast.checkpoints.settings import (
     sampling,
 )
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, write_tensors
+from ncsn_fast.device.environment import usable
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import build
 from ncsn_fast.models.space import Space
@@ -111,7 +113,7 @@ def load(
         raise ValueError(
             f"load_checkpoint does not know {', '.join(unknown)}: it takes {', '.join(OVERRIDES)}"
         )
-    path = checkpoint_file(path)
+    path, device = checkpoint_file(path), usable(device)
     official = None if config is None else official_config(config)
     contents = read_contents(path, ema=ema)
     try:
@@ -119,7 +121,7 @@ def load(
         net_config = network_config(contents, official, overrides)
         sigmas = levels(contents, net_config, official, overrides)
         net_config.pop("num_levels", None)
-        net = _rebuild(net_config, sigmas, contents.weights, torch.device(device))
+        net = _rebuild(net_config, sigmas, contents.weights, device)
         net.sampling = sampling(contents, net_config, official, overrides)
         if contents.settings is None and net.config.get("image_size", ()) is None:
             raise CheckpointError(
@@ -202,6 +204,10 @@ def save_checkpoint(
             f"save_checkpoint takes a network of ncsn_fast, got {type(net).__name__} (of a "
             "DataParallel or compiled network give the network inside)"
         )
+    if not isinstance(path, (str, os.PathLike)) or not Path(path).name:
+        raise ValueError(f"path = {path!r:.80}: give the file's path, a str or a Path")
+    if not isinstance(extra, (Mapping, NoneType)):
+        raise ValueError(f"extra is a {type(extra).__name__}: give a dict of JSON values")
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path.with_name(path.name + ".safetensors")
@@ -230,8 +236,10 @@ def save_checkpoint(
 
 
 def _rounded(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    if dtype not in STORED:
-        raise ValueError(f"dtype = {dtype}: weights are stored as they are (None) or as {STORED}")
+    if not isinstance(dtype, torch.dtype) or dtype not in STORED:
+        raise ValueError(
+            f"dtype = {dtype!r:.80}: weights are stored as they are (None) or as {STORED}"
+        )
     rounded = {key: value.to(dtype) for key, value in weights.items()}
     for key, value in rounded.items():
         if not bool(torch.isfinite(value).all()):

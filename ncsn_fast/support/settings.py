@@ -54,16 +54,18 @@ class Setting:
             return None
         if self.check is not None:
             return self.check(name, value)
-        if self.choices is not None and value not in self.choices:
-            raise ValueError(f"{name} = {value!r}: choose {self._allowed()}")
-        return count(name, value, self.least) if self.least is not None else value
+        allowed = (True, False) if self.kind is bool and self.choices is None else self.choices
+        # Of an array it cannot be said whether it is one of them.
+        if allowed is not None and (getattr(value, "ndim", 0) != 0 or value not in allowed):
+            raise ValueError(f"{name} = {value!r:.80}: choose {self._in_words(allowed)}")
+        if allowed is not None:
+            return allowed[allowed.index(value)]
+        return count(name, value, self.least, self.most) if self.least is not None else value
 
-    def _allowed(self) -> str:
-        """The choices in words."""
-        assert self.choices is not None
-        if self.default is not None and all(isinstance(choice, str) for choice in self.choices):
-            return f"one of {self.choices}"
-        *some, last = map(repr, (*self.choices, *([None] if self.default is None else [])))
+    def _in_words(self, allowed: tuple[Any, ...]) -> str:
+        if self.default is not None and all(isinstance(choice, str) for choice in allowed):
+            return f"one of {allowed}"
+        *some, last = map(repr, (*allowed, *([None] if self.default is None else [])))
         return f"{', '.join(some)} or {last}"
 
 

@@ -59,6 +59,12 @@ def _several(name: str, value: Any) -> int:
     return value
 
 
+def _path(name: str, value: Any) -> str | Path:
+    if not isinstance(value, (str, Path)):
+        raise ValueError(f"{name} = {value!r:.80}: give a folder, a str or a Path")
+    return value
+
+
 @documented
 @dataclass(frozen=True)
 class TrainRun:
@@ -124,7 +130,7 @@ class TrainConfig:
     """Settings of a training run; the defaults are those of NCSNv2 where it has one."""
 
     steps: int = _training(10_000, "Optimiser steps.", "In all.", command=5000, least=1, free=True)
-    batch_size: int = _training(128, "", "Images per step.", command=64, least=1)
+    batch_size: int = _training(128, "", "Images per step.", command=64, least=1, most=1 << 31)
     # Free, for without another one a run that diverged could not be saved; the other settings that
     # are free do not change what a step computes.
     learning_rate: float = _training(
@@ -190,6 +196,7 @@ class TrainConfig:
         "Folder for log.jsonl, checkpoint.safetensors (to resume) and model.safetensors (to "
         "sample from).",
         "None writes nothing.",
+        check=_path,
         free=True,
     )
     log_every: int = setting(10, "Steps between two entries of the log.", least=1, free=True)

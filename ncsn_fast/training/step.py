@@ -27,9 +27,14 @@ def check_trainable(net: ScoreNetwork, config: TrainConfig) -> None:
     """Refuse now a network that could not be trained with these settings.
 
     Raises:
-        ValueError: for weights of other types, made in inference mode or all frozen, or a network
-            that takes no σ between its levels where that is asked for.
+        ValueError: for another kind of network or of settings, for weights of other types, made in
+            inference mode or all frozen, or a network that takes no σ between its levels where
+            that is asked for.
     """
+    if not isinstance(net, ScoreNetwork):
+        raise ValueError(f"a Trainer takes a network of ncsn_fast, got {type(net).__name__}")
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config is a {type(config).__name__}: give nf.TrainConfig(...)")
     for name, parameter in net.named_parameters():
         narrow = parameter.dtype not in (torch.float32, torch.float64)
         if narrow or (parameter.dtype == torch.float64 and config.precision != "fp32"):

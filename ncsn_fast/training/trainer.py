@@ -25,6 +25,7 @@ from ncsn_fast.data.samples import Data
 from ncsn_fast.device import backends, profiling
 from ncsn_fast.device.precision import check_precision, float32_mode
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.support.checks import choice
 from ncsn_fast.support.files import folder_lock, remove_leftovers
 from ncsn_fast.support.progress import Progress, ProgressWish
 from ncsn_fast.support.signals import on_stop
@@ -110,12 +111,11 @@ class Trainer:
         held_out: Tensor | None = None,
         locked: bool = False,
     ) -> None:
-        if not isinstance(net, ScoreNetwork):
-            raise ValueError(f"a Trainer takes a network of ncsn_fast, got {type(net).__name__}")
-        self.config = config = config or TrainConfig()
+        self.config = config = TrainConfig() if config is None else config
+        check_trainable(net, config)
+        choice("resume", resume, (True, False), "whether to go on with a run")
         self.device = net.sigmas.device
         check_precision(config.precision, self.device)
-        check_trainable(net, config)
         if len(net.shape) == 3:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net
