@@ -27,7 +27,7 @@ from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun
 from ncsn_fast.training.log import warned
 from ncsn_fast.training.schedule import Schedule, auto_schedule, schedule_between
-from ncsn_fast.training.state import CHECKPOINT, MODEL
+from ncsn_fast.training.state import CHECKPOINT, check_new
 from ncsn_fast.training.trainer import Trainer
 
 Say = Callable[[str], None]
@@ -134,9 +134,7 @@ def _train(
     """Begin the run or go on with it, in a folder whose lock is held."""
     out = Path(str(config.out))
     if not goes_on:
-        for name in (CHECKPOINT, MODEL):
-            if (out / name).exists():
-                raise ValueError(f"{out} holds a {name} already: --resume it, or use another --out")
+        check_new(out)
     for name in (_SETTINGS, _PLOT):
         check_writable(out / name)
     images, held_out = _images(run)

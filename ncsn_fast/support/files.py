@@ -22,13 +22,15 @@ from pathlib import Path
 _log = logging.getLogger("ncsn_fast")
 # Long names are cut, as most file systems take no name of more than 255 bytes.
 _STEM, _SUFFIX = 16, 16
-_TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}\.(safetensors|jsonl?|npz|png|gif)", re.DOTALL)
+_TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}\.(safetensors|jsonl?|npz|png|gif|md|html|gz)", re.DOTALL)
 # Windows has none of these; a pipe or a device would let open() wait.
 _NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 # How systems say that they do not have what was asked for: locks, or putting a folder on the disk.
 _NOT_SUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+# The folders that this process has locked, and what it holds their locks by.
+_held: dict[Path, int] = {}
 
 
 class NoFolderError(FileNotFoundError, ValueError):
@@ -48,8 +50,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: the file to write; its folder must exist.
 
     Raises:
-        ValueError: if the folder does not exist (also a FileNotFoundError), or ``path`` is a
-            folder.
+        ValueError: if the folder does not exist (also a FileNotFoundError), ``path`` is a folder,
+            or its folder was locked here and is another process's by now.
         OSError: if the file cannot be written; the message names it.
     """
     path = Path(path)
@@ -81,6 +83,7 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
         OSError: if it cannot be written, or is a link, a pipe or another thing than a file; of the
             text nothing is left in it, where the disk allows that.
     """
+    _check_held(Path(path).parent)
     with _told(Path(path)):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOT_THROUGH_LINKS
         with open(os.open(path, flags, 0o666), "ab", buffering=0) as file:
@@ -167,7 +170,8 @@ def folder_lock(
     The folder is made where it does not exist. What was made, it and the file ``.lock``, goes again
     in the end, the folder where the block has left it empty: who is refused leaves no trace.
     The lock ends with the process, however that ends. Where the system has no file locks the work
-    goes on with a warning.
+    goes on with a warning. Where the folder is removed meanwhile, and another process has made and
+    locked it anew, nothing more is written there.
 
     Raises:
         ValueError: while another process, or another block of this one, holds the lock; where the
@@ -179,13 +183,16 @@ def folder_lock(
     make_folder(folder, otherwise)
     try:
         descriptor, goes = _take_lock(folder, otherwise)
+        place = folder.absolute()
+        _held[place] = descriptor
         try:
             yield
             goes = True  # also one that a killed process left
         finally:
-            if goes:
+            if goes and not _is_of_another(folder / ".lock", descriptor):
                 with contextlib.suppress(OSError):
                     (folder / ".lock").unlink()
+            _held.pop(place, None)
             os.close(descriptor)
     finally:
         with contextlib.suppress(OSError):  # one is not empty
@@ -238,6 +245,28 @@ def _open_lock(path: Path, otherwise: str) -> tuple[int, bool]:
             return os.open(path, flags), False
 
 
+def _check_held(folder: Path) -> None:
+    """Refuse to write where somebody else writes by now.
+
+    Raises:
+        ValueError: for a folder that was locked here, and has another lock by now.
+    """
+    descriptor = _held.get(folder.absolute())
+    if descriptor is not None and _is_of_another(folder / ".lock", descriptor):
+        raise ValueError(
+            f"{folder} was removed and made anew by another process, which writes there by now: "
+            "choose another folder"
+        )
+
+
+def _is_of_another(path: Path, descriptor: int) -> bool:
+    """Whether there is a lock, and not the one held by this descriptor."""
+    try:
+        return not os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
 def _lock(descriptor: int, folder: Path, otherwise: str) -> None:
     try:
         import fcntl
@@ -271,6 +300,7 @@ def _new_temporary(path: Path) -> Path:
         )
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder, give the name of a file")
+    _check_held(path.parent)
     name = f".{path.stem[:_STEM]}-{secrets.token_hex(4)}{path.suffix[:_SUFFIX]}"
     temporary = path.with_name(name)
     with _told(path):

@@ -15,6 +15,7 @@ from ncsn_fast.pictures import images as plots
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.files import refuse_link
 from ncsn_fast.training.config import TrainConfig
+from ncsn_fast.training.log import warned
 
 _SHOWN = 100
 FOLDER = "samples"
@@ -82,9 +83,11 @@ class TrainingSamples:
         images = to_images(net, states).cpu()
         if out is not None and len(net.shape) == 3:
             refuse_link(out / FOLDER)
-            (out / FOLDER).mkdir(exist_ok=True)
-            shown = plots.visible(images[:_SHOWN])
-            plots.save_grid(out / FOLDER / f"step_{step:07d}.png", shown)
+            # What fails here costs the picture, not the distance.
+            with warned(f"the picture of the samples of step {step}"):
+                (out / FOLDER).mkdir(exist_ok=True)
+                shown = plots.visible(images[:_SHOWN])
+                plots.save_grid(out / FOLDER / f"step_{step:07d}.png", shown)
         if self.held_out is None:
             return None
         return pixel_frechet_distance(images, self.held_out)

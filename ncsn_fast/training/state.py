@@ -19,6 +19,7 @@ from ncsn_fast.support.files import check_space, check_writable, leftovers
 
 CHECKPOINT, MODEL, BEST = "checkpoint.safetensors", "model.safetensors", "best.safetensors"
 _OF_A_RUN = (CHECKPOINT, MODEL)
+_KEPT = "model_*.safetensors"  # by their steps
 Tensors = Mapping[str, Tensor]
 
 
@@ -101,7 +102,7 @@ def save(state: RunState, folder: Path, model: ScoreNetwork, *, keep: bool) -> N
         OSError: where the disk does not take them; the files of before stay.
     """
     if keep:
-        save_checkpoint(model, folder / f"model_{state.step:07d}.safetensors")
+        save_checkpoint(model, folder / _KEPT.replace("*", f"{state.step:07d}"))
     write_tensors(folder / CHECKPOINT, state.tensors(), state.metadata())
     save_checkpoint(model, folder / MODEL)
 
@@ -206,7 +207,7 @@ def check_new(folder: Path) -> None:
     Raises:
         ValueError: where it does.
     """
-    for path in (folder / name for name in _OF_A_RUN):
+    for path in (*(folder / name for name in (*_OF_A_RUN, BEST)), *sorted(folder.glob(_KEPT))):
         if path.exists():
             raise ValueError(
                 f"{folder} holds a trained network already ({path.name}): go on with the run by "
@@ -218,6 +219,20 @@ def stamp(folder: Path) -> tuple[object, ...]:
     """What tells whether another run has been saved in a folder."""
     found = [path.stat() if (path := folder / name).exists() else None for name in _OF_A_RUN]
     return tuple(of and (of.st_ino, of.st_size, of.st_mtime_ns) for of in found)
+
+
+def check_untouched(folder: Path, seen: tuple[object, ...]) -> None:
+    """Refuse to replace what another run has saved in a folder since its stamp was ``seen``.
+
+    Raises:
+        ValueError: where one has.
+    """
+    # What was only taken away is written again.
+    if any(now not in (None, old) for now, old in zip(stamp(folder), seen, strict=True)):
+        raise ValueError(
+            f"another trainer has saved in {folder} since this one looked at it: make a new one "
+            "with resume=True, or choose another folder"
+        )
 
 
 def check_can_be_saved(state: RunState, folder: Path, kept: int) -> None:
@@ -251,6 +266,7 @@ __all__ = [
     "check_can_be_saved",
     "check_new",
     "check_same_run",
+    "check_untouched",
     "read",
     "save",
     "stamp",

@@ -140,6 +140,7 @@ class Trainer:
         self._saved: int | None = None  # the step that was saved last
         self._drawn: int | None = None  # the step that samples were drawn of last
         self._locked = locked
+        self._seen: tuple[object, ...] = ()  # the stamp of what lies in the folder
         self._open_folder(resume)
 
     @property
@@ -155,8 +156,8 @@ class Trainer:
         Raises:
             TrainingInterrupted: after such a signal.
             TrainingError: when the loss is no longer finite; the last checkpoint stays.
-            ValueError: where another process writes to the folder, or has written there since this
-                trainer looked at it.
+            ValueError: where another process writes to the folder, or has saved there since this
+                trainer looked at it or saved last.
             OSError: where the last step cannot be saved. Before that a failed save is a warning,
                 and training goes on towards the next.
         """
@@ -191,8 +192,11 @@ class Trainer:
         every = self.config.keep_every
         keep = every is not None and self.step > 0 and self.step % every == 0
         with self._lock():
-            training_state.save(self._state(), self.out, self.average, keep=keep)
-            self._seen = training_state.stamp(self.out)
+            training_state.check_untouched(self.out, self._seen)
+            try:
+                training_state.save(self._state(), self.out, self.average, keep=keep)
+            finally:
+                self._seen = training_state.stamp(self.out)
         self._saved = self.step
 
     @contextlib.contextmanager
@@ -202,11 +206,7 @@ class Trainer:
             yield
             return
         with folder_lock(self.out):
-            if training_state.stamp(self.out) != self._seen:
-                raise ValueError(
-                    f"another trainer has saved in {self.out} since this one looked at it: make a "
-                    "new one with resume=True, or choose another folder"
-                )
+            training_state.check_untouched(self.out, self._seen)
             self._locked = True
             try:
                 yield

@@ -20,6 +20,7 @@ import ncsn_fast as nf
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, read_tensors, write_tensors
 from ncsn_fast.support import files
 from ncsn_fast.support.files import atomic_write
+from ncsn_fast.training import state
 
 # Of a step whose save failed, and told so: the losses by level then count from the save before.
 _OF_ONE_STEP = ("levels.json", "model_", "best", "samples/")
@@ -99,6 +100,76 @@ def test_a_folder_that_is_deleted_while_training_is_named(
     run.mkdir()
     trainer.save()
     assert trainer_of(out=run, resume=True).step == 4
+
+
+def test_a_folder_that_somebody_else_has_made_anew_is_left_to_him(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trainer = trainer_of(out=run, checkpoint_every=2, steps=8)
+    entry = trainer.log.loss
+
+    def make_anew(step: int, *rest: Any) -> None:
+        if step == 3:
+            shutil.rmtree(run)
+            run.mkdir()  # as a process that has not saved yet
+            (run / ".lock").touch()
+            (run / "log.jsonl").write_text("his")
+        entry(step, *rest)
+
+    trainer.log.loss = make_anew  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="was removed and made anew by another process"):
+        trainer.fit()
+    # His is all there is, also the lock that keeps the next one out.
+    assert sorted(path.name for path in run.iterdir()) == [".lock", "log.jsonl"]
+    assert (run / "log.jsonl").read_text() == "his"
+
+
+def test_what_another_has_saved_in_a_folder_made_anew_stays(tmp_path: Path) -> None:
+    run, his = tmp_path / "run", tmp_path / "his"
+    trained(out=his)
+    trainer = trainer_of(out=run, checkpoint_every=2, steps=8)
+    entry = trainer.log.loss
+
+    def replace(step: int, *rest: Any) -> None:
+        if step == 3:
+            shutil.rmtree(run)
+            shutil.copytree(his, run)  # by a process that has ended: no lock
+        entry(step, *rest)
+
+    trainer.log.loss = replace  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="another trainer has saved in"):
+        trainer.fit()
+    for name in ("checkpoint.safetensors", "model.safetensors"):
+        assert (run / name).read_bytes() == (his / name).read_bytes()
+
+
+def test_a_model_that_is_taken_away_while_training_is_written_again(tmp_path: Path) -> None:
+    trainer = trainer_of(out=tmp_path, checkpoint_every=2)
+    entry = trainer.log.loss
+
+    def take(step: int, *rest: Any) -> None:
+        if step == 3:
+            (tmp_path / "model.safetensors").unlink()
+        entry(step, *rest)
+
+    trainer.log.loss = take  # type: ignore[method-assign]
+    trainer.fit()
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_save_that_failed_half_way_is_no_other_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(out=tmp_path)
+
+    def full(*arguments: Any, **keywords: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(state, "save_checkpoint", full)  # the model, after the checkpoint
+        with pytest.raises(OSError, match="No space left"):
+            trainer.fit()
+    trainer.save()
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_a_deleted_folder_does_not_hide_why_a_run_ended(

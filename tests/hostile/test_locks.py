@@ -230,8 +230,12 @@ def _folder_in_the_place_of(name: str) -> Callable[[Path], None]:
 
 
 _REFUSED: dict[str, tuple[Callable[[Path], None], tuple[Any, ...], str]] = {
-    "a run is there": (_nothing, TINY, "holds a checkpoint.safetensors already"),
-    "a model is there": (_without_checkpoint, TINY, "holds a model.safetensors already"),
+    "a run is there": (_nothing, TINY, "holds a trained network already (checkpoint.safetensors)"),
+    "a model is there": (
+        _without_checkpoint,
+        TINY,
+        "holds a trained network already (model.safetensors)",
+    ),
     "resume would change": (_nothing, ("--resume", "--ngf", 4), "--ngf cannot change on --resume"),
     "resume with a preset": (_nothing, ("--resume", "--preset", "digits"), "cannot change"),
     "resume to keep too often": (
@@ -245,7 +249,11 @@ _REFUSED: dict[str, tuple[Callable[[Path], None], tuple[Any, ...], str]] = {
     "another network": (_another_network, ("--resume",), "belongs to another run (network: "),
     "damaged checkpoint": (_damage("checkpoint.safetensors"), ("--resume",), "checkpoint"),
     "damaged settings": (_damage("run.json"), ("--resume",), "run.json is damaged"),
-    "no checkpoint": (_without_checkpoint, ("--resume",), "holds a model.safetensors already"),
+    "no checkpoint": (
+        _without_checkpoint,
+        ("--resume",),
+        "holds a trained network already (model.safetensors)",
+    ),
     "a log that is a folder": (
         _folder_in_the_place_of("log.jsonl"),
         ("--resume", "--steps", 19),
@@ -341,6 +349,20 @@ def test_a_trainer_that_was_overtaken_does_not_write(tmp_path: Path) -> None:
             call()
     assert snapshot(tmp_path) == before
     first.save()  # but this one's own saves are its own
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "model_0000002.safetensors"])
+def test_a_network_that_an_earlier_run_has_left_is_not_replaced(tmp_path: Path, name: str) -> None:
+    trained(out=tmp_path, checkpoint_every=2, keep_every=2)
+    (tmp_path / "model.safetensors").rename(tmp_path / name)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    for path in {*tmp_path.glob("model_*")} - {tmp_path / name}:
+        path.unlink()
+    before = snapshot(tmp_path)
+    with pytest.raises(ValueError, match=f"holds a trained network already .{name}"):
+        trainer_of(out=tmp_path)
+    assert invoke("train", "--out", tmp_path, "--steps", 1, *TINY).exit_code == 1
+    assert snapshot(tmp_path) == before
 
 
 def test_a_trainer_that_was_refused_leaves_no_trace(tmp_path: Path) -> None:
