@@ -42,7 +42,13 @@ from ncsn_fast.benchmarks.suites.score_error import score_error
 from ncsn_fast.benchmarks.suites.training import training_contest
 from ncsn_fast.device import backends
 from ncsn_fast.device.environment import environment
-from ncsn_fast.support.files import check_writable, write_text
+from ncsn_fast.support.files import (
+    check_writable,
+    folder_lock,
+    refuse_link,
+    remove_leftovers,
+    write_text,
+)
 
 # In the order in which they run, and their shares of the time; one may take half as much again.
 SUITES = {
@@ -93,7 +99,8 @@ def run(plan: Plan, out: Path | None, suites: Sequence[str], say: Say) -> Result
         All rows.
 
     Raises:
-        ValueError: for an unknown suite, or a folder that holds something else.
+        ValueError: for an unknown suite, no time, or a folder that holds something else or that
+            another process is writing to; it is left as it was.
         OSError: for a folder that cannot be written to.
     """
     wanted = [name for name in SUITES if name in suites or name == "hardware"]
@@ -101,6 +108,15 @@ def run(plan: Plan, out: Path | None, suites: Sequence[str], say: Say) -> Result
     unknown = sorted(set(suites) - set(SUITES))
     if unknown:
         raise ValueError(f"there is no suite {unknown}; choose of {list(SUITES)}")
+    if not plan.budget > 0:
+        raise ValueError(f"budget = {plan.budget}: give the seconds that all suites may take")
+    if out is None:
+        return _run(plan, None, wanted, say)
+    with folder_lock(out, "choose another --out"):
+        return _run(plan, out, wanted, say)
+
+
+def _run(plan: Plan, out: Path | None, wanted: Sequence[str], say: Say) -> Results:
     rows = _open(out, wanted)
     ends = time.monotonic() + plan.budget
     with tempfile.TemporaryDirectory() as scratch:
@@ -206,15 +222,20 @@ def default_folder(device: str) -> Path:
 
 
 def _open(out: Path | None, wanted: Sequence[str]) -> list[Row]:
-    """The rows that a folder has of other suites; it is made where it does not exist."""
+    """The rows that a folder, whose lock is held, has of other suites."""
     if out is None:
         return []
-    out.mkdir(parents=True, exist_ok=True)
     check_writable(out / ROWS)
-    write_text(out / "log.txt", "")
-    if not (out / ROWS).exists():
-        return []
-    return [row for row in read_rows(out / ROWS) if row.suite not in wanted]
+    ours = (out / ROWS).exists()
+    rows = [row for row in read_rows(out / ROWS) if row.suite not in wanted] if ours else []
+    there = [name for name in (TABLES, PAGE) if (out / name).exists()]
+    if there and not ours:
+        raise ValueError(f"{out / there[0]} is there already and not of a benchmark: move it")
+    remove_leftovers(out)
+    refuse_link(out / "log.txt")
+    if ours:  # else it may be of somebody else, and is appended to
+        write_text(out / "log.txt", "")
+    return rows
 
 
 def _end(process: multiprocessing.process.BaseProcess) -> None:

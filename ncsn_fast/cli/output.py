@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ import click
 from ncsn_fast.support.files import check_suffix, check_writable, write_text
 
 STDOUT = "-"
+_OURS = re.compile(r"(run|levels|schedule|metrics|(model|best)(_\d+)?)\.json")
 _log = logging.getLogger("ncsn_fast")
 _absent: set[int] = set()  # the standard streams that this process was started without
 
@@ -117,6 +119,7 @@ class Output:
         if path.exists() and not path.is_file():  # a pipe, say, which cannot be replaced
             path.write_text(text + "\n", encoding="utf-8")
         else:
+            _check_report(path)  # once more: the work may have made a file of this name
             write_text(path, text + "\n")
 
     @contextlib.contextmanager
@@ -140,7 +143,8 @@ class _Warnings(logging.Handler):
 
 
 def _check_report(path: Path) -> None:
-    """Refuse now a report that could not be written after the work, or would replace another file.
+    """Refuse now a report that could not be written after the work, or would replace another file:
+    one that is there, or one that a command is about to write.
 
     Raises:
         ValueError, OSError: naming the file.
@@ -148,6 +152,10 @@ def _check_report(path: Path) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         return  # a pipe or a device
     check_suffix(path, (".json",))
+    if _OURS.fullmatch(path.name):
+        raise ValueError(
+            f"--json {path}: files of that name are what commands keep: give another name"
+        )
     check_writable(path)
     if path.exists() and not _is_report(path):
         raise ValueError(

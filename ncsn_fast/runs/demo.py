@@ -28,7 +28,7 @@ from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import check_own
 from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
 from ncsn_fast.sampling.sampler import Sampler
-from ncsn_fast.support.files import check_writable, folder_lock, write_text
+from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers, write_text
 from ncsn_fast.support.progress import Bar
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.schedule import Schedule, auto_schedule
@@ -77,7 +77,9 @@ def run(
     if not 4 <= samples <= MAX_SAMPLES:
         raise ValueError(f"samples = {samples}: the demo draws 4 to {MAX_SAMPLES} images")
     with folder_lock(out, "choose another with --out"):
-        return _run(_files(out), seconds, samples, seed, device, say, progress)
+        files = _files(out)
+        remove_leftovers(out)
+        return _run(files, seconds, samples, seed, device, say, progress)
 
 
 def _run(

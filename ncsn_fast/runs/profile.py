@@ -28,7 +28,13 @@ from ncsn_fast.models.by_name import build
 from ncsn_fast.runs import profile_table
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.checks import count
-from ncsn_fast.support.files import atomic_write, check_writable, folder_lock, write_text
+from ncsn_fast.support.files import (
+    atomic_write,
+    check_writable,
+    folder_lock,
+    remove_leftovers,
+    write_text,
+)
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.presets import PRESETS
 from ncsn_fast.training.trainer import Trainer
@@ -160,6 +166,7 @@ def profile(work: Workload, out: Path, tool: str, say: Say) -> dict[str, Path]:
         run(profiling.capture_range(device))
         return {}
     with folder_lock(out, "choose another --out"):
+        remove_leftovers(out)
         if tool == "torch":
             return _by_torch(work, out, say)
         return _by_program(tool, work, out)

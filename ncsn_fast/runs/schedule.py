@@ -14,7 +14,7 @@ from ncsn_fast.data.remarks import remarks
 from ncsn_fast.data.samples import open_samples
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.runs.report import check_own, machine_facts
-from ncsn_fast.support.files import check_writable, folder_lock, write_text
+from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers, write_text
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.schedule_figure import save_schedule
 
@@ -71,6 +71,7 @@ def _schedule(
     check_own(list(files.values()), ("sigmas", "step_size", "train"), "ncsn-fast schedule")
     for path in files.values():
         check_writable(path)
+    remove_leftovers(out)
     say(f"Reading {data}")
     images = pixels_of(data, **loading)
     if len(images) < 2:

@@ -13,6 +13,7 @@ from ncsn_fast.benchmarks import runner as front
 from ncsn_fast.benchmarks.contest.plans import CIFAR, PLANS
 from ncsn_fast.benchmarks.contest.rows import Results, Row, read_rows, write_rows
 from ncsn_fast.cli.bench import bench
+from ncsn_fast.support.files import folder_lock
 
 
 @pytest.mark.slow
@@ -89,3 +90,28 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path, capsys):
 def test_without_git_the_results_go_beside_the_user(monkeypatch, tmp_path):
     monkeypatch.setattr(front, "__file__", str(tmp_path / "benchmarks" / "front.py"))
     assert front.default_folder("cpu") == Path("ncsn_fast_benchmarks")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [("rows.jsonl", "mine\n", "holds no rows"), ("report.html", "mine", "not of a benchmark")],
+)
+def test_a_folder_of_something_else_is_left_as_it_was(tmp_path, capsys, name, text, message):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "log.txt").write_text("mine too")
+    assert command.main(["--only", "hardware", "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        name: text,
+        "log.txt": "mine too",
+    }
+
+
+@pytest.mark.parametrize("budget", ["nan", "-1"])
+def test_no_time_is_refused_and_leaves_no_folder(tmp_path, capsys, budget):
+    assert command.main(["--budget", budget, "--out", str(tmp_path / "new")]) == 2
+    assert "budget" in capsys.readouterr().err
+    with folder_lock(tmp_path / "taken"):
+        assert command.main(["--only", "hardware", "--out", str(tmp_path / "taken")]) == 2
+    assert "another process is writing" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -127,6 +127,17 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(run, file, m
     assert Path("mine.json").read_text() == '{"mine": 1}'
 
 
+@pytest.mark.parametrize("file", ["out/run.json", "out/model.json", "out/best.json"])
+def test_a_report_does_not_replace_what_the_command_writes(run, file):
+    Path("out").mkdir()
+    result = run("train", "--json", file)
+    assert (result.exit_code, "give another name" in result.output) == (1, True)
+    assert list(Path("out").iterdir()) == []
+    result = run("convert", "--json", "new.json")  # which lies beside new.safetensors
+    assert (result.exit_code, "is no report of ncsn-fast" in result.output) == (1, True)
+    assert json.loads(Path("new.json").read_text())["sampling"]
+
+
 def test_a_report_replaces_a_report_and_goes_down_a_pipe(run, tmp_path):
     for _ in range(2):
         assert run("doctor", "--json", "report.json").exit_code == 0

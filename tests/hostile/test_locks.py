@@ -20,6 +20,7 @@ from helpers.training import images, network, trained, trainer_of
 from PIL import Image
 
 import ncsn_fast as nf
+from ncsn_fast.runs import demo
 from ncsn_fast.support import files
 from ncsn_fast.support.files import append_text, atomic_write, folder_lock, write_text
 
@@ -525,3 +526,24 @@ def test_moved_images_are_trained_on_where_they_are(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     result = invoke("train", "--out", run, "--resume", "--steps", 4)  # it is remembered
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    "command", [("schedule", "--max-points", 9), ("profile", "sample", "--steps", 1, "--batch", 1)]
+)
+def test_what_a_killed_command_has_left_goes_with_the_next(
+    tmp_path: Path, command: tuple[Any, ...]
+) -> None:
+    for name in (".sample_profile-0123abcd.md", ".sample_trace.json-0123abcd.gz"):
+        (tmp_path / name).write_text("a part")
+    assert invoke(*command, "--out", tmp_path).exit_code == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_killed_demo_has_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".model-0123abcd.safetensors").write_text("a part")
+    monkeypatch.setattr(demo, "_run", lambda *arguments: None)
+    demo.run(tmp_path, say=print)
+    assert list(tmp_path.iterdir()) == []
