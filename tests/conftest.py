@@ -19,6 +19,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--exhaustive", action="store_true", help="try all of what takes too long for every change"
+    )
+
+
 def pytest_sessionstart():
     """Build the kernels of the CPU where need be: a command under test would say that it does."""
     from ncsn_fast.device import native
@@ -42,6 +48,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(config, items):
+    if not config.option.exhaustive:
+        left_out = [item for item in items if "exhaustive" in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if "exhaustive" not in item.keywords]
     if hasattr(config, "workerinput"):  # several workers: what takes longest begins first
         slow = {item.path for item in items if "slow" in item.keywords}
         items.sort(key=lambda item: item.path not in slow)

@@ -27,7 +27,7 @@ _OF_ONE_STEP = ("levels.json", "model_", "best", "samples/")
 
 
 @pytest.mark.parametrize(
-    "stride", [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+    "stride", [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.exhaustive)]
 )
 @pytest.mark.parametrize("on", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
@@ -36,9 +36,13 @@ def test_a_disk_that_fails_at_any_operation_costs_what_is_told_and_no_more(
 ) -> None:
     found = report(train_small, tmp_path, stride, how=number, on=on)
     for k, names in found["differ"].items():
+        told = found["told"][k]
         # A step that could not be saved is not saved later; the run is.
-        assert all(name.startswith(_OF_ONE_STEP) for name in names), (k, names)
-        assert "could not be" in found["told"][k] or "no samples at" in found["told"][k]
+        expected = _OF_ONE_STEP
+        if "no samples at" in told:  # nor is the distance in the log, of which the run has a digest
+            expected = (*expected, "log.jsonl", "checkpoint.safetensors")
+        assert all(name.startswith(expected) for name in names), (k, names)
+        assert "could not be" in told or "no samples at" in told
     for k, told in found["told"].items():
         if told.startswith("1:"):  # it ended: with the file that could not be written
             assert "cannot" in told, (k, told)

@@ -30,7 +30,7 @@ def _sample(folder: Path) -> None:
 
 
 _every = pytest.mark.parametrize(
-    "stride", [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+    "stride", [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.exhaustive)]
 )
 
 
