@@ -61,6 +61,10 @@ _SAMPLING: dict[str, Kind] = {
     "noise_first": _FLAG,
     "spacing": _WORD,
 }
+_AVERAGED: Kind = (
+    lambda value: type(value) is bool or value == "partly",
+    "true, false or 'partly'",
+)
 _KINDS = {**_IMAGES, **_SAMPLING, "network": _WORD}
 
 
@@ -97,6 +101,8 @@ def check_header(metadata: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if name != "network":
             _check(name, value, kinds.get(name), f"the configuration of {network}", told=True)
+    if "averaged" in metadata:
+        _check("averaged", metadata["averaged"], _AVERAGED, "the header")
     if sampling is None:
         return
     if not isinstance(sampling, dict):
@@ -141,7 +147,9 @@ def check_weights(weights: Mapping[str, Tensor], size: int) -> None:
     """
     claimed = 0
     for name, value in weights.items():
-        if value.dtype not in FLOATS or value.layout is not torch.strided or value.is_meta:
+        if value.is_meta:
+            raise CheckpointError(f"{shown(name)} lies on the device meta, which holds no values")
+        if value.dtype not in FLOATS or value.layout is not torch.strided:
             told = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
             layout = "" if value.layout is torch.strided else f", {value.layout}"
             raise CheckpointError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,14 @@ KNOWN_LAYOUTS = """\
   - a dict with the weights under a name of its own ("model_state", "state_dict", "model", …) and,
     where there are some, averaged weights under another ("ema", "model_ema", "params_ema", …)
   - .safetensors files of ncsn_fast: weights, or a training checkpoint"""
+Averaged = bool | Literal["partly"]
+# What the header of a network of ours says of its weights, in words.
+_WHICH: dict[Any, str] = {
+    None: "weights as saved",
+    False: "weights as trained",
+    True: "averaged (EMA) weights",
+    "partly": "averaged (EMA) weights, but some tensors, which have no average, as trained",
+}
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 
 
@@ -52,8 +60,10 @@ class Contents:
         sigmas: noise levels, where the file holds them.
         place: in words, the layout and where in it they lie.
         which: in words, whether they are averaged or as trained.
-        averaged: whether the weights are averaged; None where the file does not say.
-        both: whether it holds weights as trained beside averaged ones.
+        averaged: whether the weights are averaged, "partly" where only some of them are; None
+            where the file does not say.
+        both: whether it holds weights as trained beside averaged ones; None in files of ours with
+            one set, which stands for both.
         checked: False for a file of a kind that has checksums, but without them.
         settings: config and sampling, in files of ncsn_fast.
     """
@@ -62,8 +72,8 @@ class Contents:
     sigmas: Tensor | None
     place: str
     which: str
-    averaged: bool | None
-    both: bool
+    averaged: Averaged | None
+    both: bool | None
     checked: bool
     settings: dict[str, Any] | None = None
 
@@ -90,7 +100,7 @@ def read_contents(path: str | os.PathLike[str], *, ema: bool) -> Contents:
     with naming(path):
         found = search(data)
     trained, average = _trained(path, data, found), _average(path, found, ema)
-    weights, sigmas, which = _chosen(path, trained, average)
+    weights, sigmas, averaged, which = _chosen(path, trained, average)
     with naming(path):
         check_weights(weights, Path(path).stat().st_size)
         if sigmas is not None:
@@ -103,7 +113,7 @@ def read_contents(path: str | os.PathLike[str], *, ema: bool) -> Contents:
         sigmas,
         f"{kind}{where}",
         which,
-        averaged=ema and average is not None,
+        averaged=averaged,
         both=trained is not None and (bool(found.averages) or bool(found.unnamed)),
         checked=checked,
     )
@@ -130,7 +140,14 @@ def _our_contents(
         check_header(metadata)
         check_levels(sigmas)
         check_weights(weights | average, Path(path).stat().st_size)
-    which = "weights as saved" if kind == "network" else _which(weights, average)
+    averaged: Averaged | None
+    if kind == "training":
+        averaged, which = _which(weights, average)
+    else:
+        averaged = metadata.get("averaged")
+        which = _WHICH[averaged]
+    if averaged and not ema:
+        raise _averaged_only(path)
     weights |= {name: value for name, value in average.items() if name != LEVELS}
     if "dtype" in metadata:  # stored rounded
         dtype = metadata["dtype"]
@@ -142,8 +159,8 @@ def _our_contents(
         sigmas,
         f"ncsn_fast {kind} checkpoint",
         which,
-        averaged=None if kind == "network" else bool(average),
-        both=kind == "training" and bool(below("ema.", tensors)),
+        averaged=averaged,
+        both=None if kind == "network" else bool(below("ema.", tensors)),
         checked=True,
         settings=metadata,
     )
@@ -179,10 +196,7 @@ def _average(path: str | os.PathLike[str], found: Found, ema: bool) -> Copy | No
     """The averaged weights, where they are asked for or all there is."""
     if not ema:
         if not found.trained and found.averages:
-            raise CheckpointError(
-                f"{path} holds averaged weights only ({found.averages[0].place or 'all of it'}): "
-                "take them (ema=True, --weights ema)"
-            )
+            raise _averaged_only(path, found.averages[0].place)
         return None
     model = found.trained[0].weights if found.trained else None
     size = sum(value.numel() for value in (model or {}).values())
@@ -211,8 +225,8 @@ def _average(path: str | os.PathLike[str], found: Found, ema: bool) -> Copy | No
 
 def _chosen(
     path: str | os.PathLike[str], trained: Copy | None, average: Copy | None
-) -> tuple[dict[str, Tensor], Tensor | None, str]:
-    """What to load, the noise levels, and which weights these are in words."""
+) -> tuple[dict[str, Tensor], Tensor | None, Averaged, str]:
+    """What to load, the noise levels, and which weights these are, also in words."""
     copies = [copy for copy in (trained, average) if copy is not None]
     for copy in copies:
         if copy.beside:
@@ -232,17 +246,24 @@ def _chosen(
             f"{path}: the noise levels beside the averaged weights are not those beside the "
             f"weights as trained: {RAW}"
         )
-    return plain | averaged, levels[0] if levels else None, _which(plain, averaged)
+    return plain | averaged, levels[0] if levels else None, *_which(plain, averaged)
 
 
-def _which(trained: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> str:
-    """In words, which weights these are."""
+def _averaged_only(path: str | os.PathLike[str], place: str = "") -> CheckpointError:
+    return CheckpointError(
+        f"{path} holds averaged weights only ({place or 'all of it'}): take them (ema=True, "
+        "--weights ema)"
+    )
+
+
+def _which(trained: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> tuple[Averaged, str]:
+    """Which weights these are, also in words."""
     if not average:
-        return "weights as trained"
+        return False, _WHICH[False]
     missing = [name for name in trained if name not in average and name != LEVELS]
     if not missing:
-        return "averaged (EMA) weights"
-    return (
+        return True, _WHICH[True]
+    return "partly", (
         f"averaged (EMA) weights, but {len(missing)} of {len(trained)} tensors, which have no "
         f"average, as trained ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''})"
     )
@@ -318,4 +339,4 @@ def _refuse_variants(weights: Mapping[str, Tensor], ngf: int) -> None:
         )
 
 
-__all__ = ["Contents", "network_of", "read_contents"]
+__all__ = ["Averaged", "Contents", "network_of", "read_contents"]

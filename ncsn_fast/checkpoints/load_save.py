@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.header import check_sizes, check_values
-from ncsn_fast.checkpoints.layouts import read_contents
+from ncsn_fast.checkpoints.header import check_header, check_sizes, check_values
+from ncsn_fast.checkpoints.layouts import Averaged, read_contents
 from ncsn_fast.checkpoints.official_yaml import Config, official_config
 from ncsn_fast.checkpoints.settings import (
     OVERRIDES,
@@ -47,13 +47,12 @@ class Loaded(NamedTuple):
 
     Attributes:
         net: in eval mode.
-        averaged: whether its weights are averaged; None where the file does not say.
-        both: whether the file holds weights as trained beside averaged ones.
+        averaged, both: as in :class:`ncsn_fast.checkpoints.layouts.Contents`.
     """
 
     net: ScoreNetwork
-    averaged: bool | None
-    both: bool
+    averaged: Averaged | None
+    both: bool | None
 
 
 def load_checkpoint(
@@ -178,6 +177,7 @@ def save_checkpoint(
     *,
     extra: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    averaged: Averaged | None = None,
 ) -> Path:
     """Save a network so that :func:`load_checkpoint` needs nothing but the file.
 
@@ -190,13 +190,15 @@ def save_checkpoint(
         extra: JSON values to keep with it, for instance how it was trained.
         dtype: torch.float16 or torch.bfloat16 stores the weights rounded, in half the size; they
             are loaded in the network's own data type. None stores them as they are.
+        averaged: whether these are averaged weights (EMA), for ``net.source`` of who loads them:
+            True, False, or "partly" where some have no average. None: the file does not say.
 
     Returns:
         The path of the safetensors file.
 
     Raises:
         ValueError: for something that is not one of our networks, ``extra`` that is not JSON, or
-            a ``dtype`` that is none of these or too narrow for a weight.
+            a ``dtype`` that is none of these or too narrow for a weight, or another ``averaged``.
         ValueError, OSError: for a folder that does not exist or cannot be written to.
     """
     if not isinstance(net, ScoreNetwork):
@@ -212,12 +214,15 @@ def save_checkpoint(
     if path.suffix != ".safetensors":
         path = path.with_name(path.name + ".safetensors")
     check_writable(path)
-    metadata = {
+    metadata: dict[str, Any] = {
         "kind": "network",
         "config": net.config,
         "sampling": net.sampling,
         "extra": dict(extra or {}),
     }
+    if averaged is not None:
+        metadata["averaged"] = averaged
+    check_header(metadata)
     weights = net.state_dict()
     if dtype is not None:
         metadata["dtype"] = str(next(net.parameters()).dtype).removeprefix("torch.")

@@ -52,6 +52,11 @@ _HARMLESS = (
 )
 
 
+def _plain_list(*_: object) -> list[Any]:
+    """In place of a deque: its items follow."""
+    return []
+
+
 def _plain_dict(*_: object) -> dict[Any, Any]:
     """In place of a defaultdict: its entries follow, what makes new ones is not needed."""
     return {}
@@ -61,6 +66,7 @@ _STAND_INS: list[Any] = [
     *((Passed, name) for name in _HARMLESS),
     *((Array, name) for name in _ARRAYS),
     (_plain_dict, "collections.defaultdict"),
+    (_plain_list, "collections.deque"),
 ]
 # torch keeps what it may read in one place for all threads.
 _lock = threading.Lock()

@@ -88,11 +88,11 @@ def convert(
         )
     if official:
         trained = load(source, config, ema=False, **overrides).net if averaged and both else net
-        # Of a file that does not say, the one set of weights stands for both, as ever.
-        average = ema is not False and (both if averaged else averaged is None)
+        average = ema is not False and averaged is not False and both is not False
         _write_official(files, net, trained, average and net.config["network"] != "NCSN")
     else:
-        save_checkpoint(net, target, dtype=None if dtype is None else _DTYPES[dtype])
+        stored = None if dtype is None else _DTYPES[dtype]
+        save_checkpoint(net, target, dtype=stored, averaged=averaged)
     return net, files
 
 

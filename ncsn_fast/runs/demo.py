@@ -110,7 +110,7 @@ def _run(
     }
     # First, as it says whose the files are.
     write_text(files["metrics"], json.dumps(metrics, indent=2) + "\n")
-    save_checkpoint(trainer.average, files["model"])
+    save_checkpoint(trainer.average, files["model"], averaged=trainer.average is not trainer.net)
     plots.save_comparison(files["samples"], drawn.images, held_out, count=100)
     plots.save_chain_gif(files["chain"], drawn.frames, sigmas=drawn.sigmas)
     steps, losses = zip(*trainer.history, strict=True)

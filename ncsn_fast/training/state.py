@@ -102,9 +102,10 @@ def save(state: RunState, folder: Path, model: ScoreNetwork, *, keep: bool) -> N
         OSError: where the disk does not take them; the files of before stay.
     """
     if keep:
-        save_checkpoint(model, folder / _KEPT.replace("*", f"{state.step:07d}"))
+        kept = folder / _KEPT.replace("*", f"{state.step:07d}")
+        save_checkpoint(model, kept, averaged=bool(state.average))
     write_tensors(folder / CHECKPOINT, state.tensors(), state.metadata())
-    save_checkpoint(model, folder / MODEL)
+    save_checkpoint(model, folder / MODEL, averaged=bool(state.average))
 
 
 def read(folder: Path) -> RunState:

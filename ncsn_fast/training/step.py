@@ -6,7 +6,8 @@ the learning rate and the rate of the average are tensors. So it can be captured
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -54,6 +55,17 @@ def check_trainable(net: ScoreNetwork, config: TrainConfig) -> None:
             f"continuous = True, but {type(net).__name__} is told the noise level as a "
             "label of its ladder: train it on the ladder, or take NCSNv2, which takes any σ"
         )
+
+
+@contextlib.contextmanager
+def usual_modes() -> Iterator[None]:
+    """Whatever the caller has set: gradients, and tensors on the CPU where no device is named."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 class TrainingStep:
@@ -192,4 +204,4 @@ def _slices(length: int, parts: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, length, size)]
 
 
-__all__ = ["TrainingStep", "check_trainable"]
+__all__ = ["TrainingStep", "check_trainable", "usual_modes"]

@@ -35,7 +35,7 @@ from ncsn_fast.training.graph import TrainingGraph
 from ncsn_fast.training.log import LossSums, TrainingLog, by_level, warned
 from ncsn_fast.training.samples import FOLDER, TrainingSamples, Unwanted
 from ncsn_fast.training.state import RunState
-from ncsn_fast.training.step import TrainingStep, check_trainable
+from ncsn_fast.training.step import TrainingStep, check_trainable, usual_modes
 
 _log = logging.getLogger("ncsn_fast")
 
@@ -57,17 +57,6 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 class TrainingError(RuntimeError):
     """The loss is no longer finite."""
-
-
-@contextlib.contextmanager
-def _usual_modes() -> Iterator[None]:
-    """Whatever the caller has set: gradients, and tensors on the CPU where no device is named."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        if torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
-        yield
 
 
 class Trainer:
@@ -100,7 +89,7 @@ class Trainer:
         OSError: for an ``out`` that cannot be written, or a disk without room for the run.
     """
 
-    @_usual_modes()
+    @usual_modes()
     def __init__(
         self,
         net: ScoreNetwork,
@@ -162,7 +151,7 @@ class Trainer:
                 and training goes on towards the next.
         """
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_usual_modes())
+            stack.enter_context(usual_modes())
             stack.enter_context(float32_mode(self.config.precision, self.device))
             stack.enter_context(self._lock())
             stack.callback(self._graph.release)
@@ -330,7 +319,8 @@ class Trainer:
         if self.out is not None and (best is None or distance < best):
             self.average.sampling = self.net.sampling
             with warned("the best model"):
-                save_checkpoint(self.average, self.out / training_state.BEST)
+                averaged, path = self.average is not self.net, self.out / training_state.BEST
+                save_checkpoint(self.average, path, averaged=averaged)
         self.log.distance(self.step, distance)  # last: it says that all of this is done
 
     def _save_or_warn(self, last: bool) -> None:

@@ -407,3 +407,45 @@ def test_settings_of_another_method_are_not_taken_over() -> None:
     own = load_checkpoint("digits", method="annealed_langevin").sampling
     assert own == load_checkpoint("digits").sampling
     assert own["step_size"] > 0
+
+
+# Which weights a file of ours holds.
+
+
+@pytest.mark.parametrize(
+    ("averaged", "words"),
+    [
+        (True, "averaged (EMA) weights"),
+        (False, "weights as trained"),
+        ("partly", "averaged (EMA) weights, but some tensors, which have no average, as trained"),
+        (None, "weights as saved"),
+    ],
+)
+def test_our_file_says_which_weights_it_holds(tmp_path: Path, averaged: Any, words: str) -> None:
+    path = save_checkpoint(network(), tmp_path / "net", averaged=averaged)
+    net = load_checkpoint(path)
+    assert net.source == f"net.safetensors: ncsn_fast network checkpoint, {words}"
+    assert_same_weights(net, network())
+    metadata = read_tensors(path)[1]
+    assert metadata.get("averaged") == averaged
+    assert json.loads(path.with_suffix(".json").read_text()).get("averaged") == averaged
+    assert metadata["format"] == 1
+    if averaged:
+        with pytest.raises(CheckpointError, match=r"net\.safetensors holds averaged weights only"):
+            load_checkpoint(path, ema=False)
+    else:
+        assert_same_weights(load_checkpoint(path, ema=False), network())
+
+
+@pytest.mark.parametrize("averaged", ["yes", 1, [True], {}])
+def test_a_file_has_to_say_it_in_one_of_these_ways(tmp_path: Path, averaged: Any) -> None:
+    message = "averaged of the header is .*, where true, false or 'partly' is expected"
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(network(), tmp_path / "net", averaged=averaged)
+    assert not list(tmp_path.iterdir())
+    path = save_checkpoint(network(), tmp_path / "net")
+    tensors, metadata = read_tensors(path)
+    told = {key: metadata[key] for key in ("kind", "config", "sampling", "extra")}
+    write_tensors(path, tensors, {**told, "averaged": averaged})
+    with pytest.raises(CheckpointError, match=rf"net\.safetensors: {message}"):
+        load_checkpoint(path)

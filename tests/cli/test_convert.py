@@ -307,3 +307,29 @@ def test_shadow_parameters_are_converted(tmp_path):
     states = states_of(tmp_path / "out.pth")
     assert_equal(states[0], weights_of(net))
     assert_equal(states[4], average_of(average))
+
+
+def test_which_weights_were_converted_stays_known(tmp_path, trained):
+    ours = tmp_path / "a.safetensors"
+    for source, option, words in (
+        (trained, "ema", "averaged (EMA) weights"),
+        (trained.with_name("model.safetensors"), "ema", "averaged (EMA) weights"),
+        (trained, "model", "weights as trained"),
+    ):
+        succeed("convert", source, ours, "--weights", option, "--force")
+        output = succeed("convert", ours, tmp_path / "b.pth", "--force")
+        assert f"a.safetensors: ncsn_fast network checkpoint, {words}" in output
+        assert str(nf.load_checkpoint(tmp_path / "b.pth", image_size=8).source).endswith(words)
+    result = invoke("convert", ours, tmp_path / "c.safetensors", "--weights", "ema")
+    assert result.exit_code == 1
+    assert "holds no averaged weights" in result.output
+
+
+def test_an_average_of_some_tensors_stays_one(tmp_path):
+    average = average_of(network(seed=2))
+    del average["begin_conv.weight"]
+    path = official(tmp_path / "in.pth", weights_of(network()), {}, 3, 7, average)
+    convert(path, tmp_path / "a.safetensors", config=config_file(tmp_path / "in.yml"))
+    convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    words = "averaged (EMA) weights, but some tensors, which have no average, as trained"
+    assert str(nf.load_checkpoint(tmp_path / "b.safetensors").source).endswith(words)

@@ -46,6 +46,15 @@ def test_the_best_model_is_kept(tmp_path, monkeypatch):
     assert not torch.equal(kept["best"], kept["model"])
 
 
+@pytest.mark.parametrize(("ema", "words"), [(0.9, "averaged (EMA) weights"), (0, "as trained")])
+def test_the_models_of_a_run_say_whether_they_are_averaged(tmp_path, ema, words):
+    settings = {"sample_every": 2, "samples": 4, "checkpoint_every": 2, "keep_every": 2}
+    trained(out=tmp_path, held_out=images(4), ema=ema, **settings)
+    for name in ("best", "model_0000002", "model", "checkpoint"):
+        source = nf.load_checkpoint(tmp_path / f"{name}.safetensors").source
+        assert source.endswith(words), source
+
+
 def test_the_best_distance_is_remembered_on_resume(tmp_path):
     settings = {"out": tmp_path, "sample_every": 2, "samples": 4, "checkpoint_every": 2}
     first = trained(steps=4, held_out=images(4), **settings)
