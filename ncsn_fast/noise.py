@@ -333,13 +333,13 @@ def _native_normal(ids: Tensor, seed: Word, step: Word) -> Any:
 def _steps(step: Word, device: torch.device) -> Tensor:
     """One step or K as an int64 tensor."""
     if isinstance(step, Tensor):
-        return _whole("step", step).to(device)
+        return _whole("step", step, 0).to(device)  # for no step there is no noise
     # Filled, not copied: a copy to a GPU would wait for it.
     return torch.full((), _check_step(step), dtype=torch.int64, device=device)
 
 
-def _whole(name: str, word: Tensor) -> Tensor:
-    if word.dtype not in (torch.int64, torch.int32) or not word.numel():
+def _whole(name: str, word: Tensor, least: int = 1) -> Tensor:
+    if word.dtype not in (torch.int64, torch.int32) or word.numel() < least:
         raise ValueError(
             f"{name} is a {word.dtype} tensor of shape {tuple(word.shape)}: give int64, or an int"
         )

@@ -94,6 +94,7 @@ def train(
     """
     assert config.out is not None, "a run needs a folder"
     with folder_lock(config.out, "choose another --out"):
+        check_new(Path(config.out))
         return _train(run, config, False, device, say, progress)
 
 
@@ -124,6 +125,7 @@ def resume(
         config = replace(config, **{k: v for k, v in changes.items() if k != "data"})
         goes_on = (out / CHECKPOINT).exists()
         if not goes_on:
+            check_new(out, begun=True)
             say(f"The run in {out} was stopped before its first checkpoint: it begins anew.")
         return _train(run, config, goes_on, device, say, progress)
 
@@ -133,8 +135,6 @@ def _train(
 ) -> dict[str, Any]:
     """Begin the run or go on with it, in a folder whose lock is held."""
     out = Path(str(config.out))
-    if not goes_on:
-        check_new(out)
     for name in (_SETTINGS, _PLOT):
         check_writable(out / name)
     images, held_out = _images(run)

@@ -202,13 +202,23 @@ def _is_adam(state: RunState, name: str) -> bool:
     return shapes == {weight.shape} and moments["step"].numel() == 1
 
 
-def check_new(folder: Path) -> None:
+def check_new(folder: Path, *, begun: bool = False) -> None:
     """Refuse a folder for a new run that holds another.
+
+    Args:
+        begun: whether the run itself was stopped there before its first checkpoint. Its first save
+            may have kept a model by then, which it writes again.
 
     Raises:
         ValueError: where it does.
     """
-    for path in (*(folder / name for name in (*_OF_A_RUN, BEST)), *sorted(folder.glob(_KEPT))):
+    kept = [] if begun else sorted(folder.glob(_KEPT))
+    for path in (*(folder / name for name in (*_OF_A_RUN, BEST)), *kept):
+        if path.exists() and begun:
+            raise ValueError(
+                f"{folder} holds {path.name}, but no {CHECKPOINT} to go on from: put that back, or "
+                "start in another folder"
+            )
         if path.exists():
             raise ValueError(
                 f"{folder} holds a trained network already ({path.name}): go on with the run by "

@@ -73,8 +73,9 @@ class Trainer:
         held_out: (M, *shape) float images in [0, 1] that are not in the data set, to judge by
             them the samples drawn every ``config.sample_every`` steps.
         locked: whether the caller holds the lock of the folder ``config.out``
-            (``support.files.folder_lock``), as ncsn-fast train does. Else the trainer takes it
-            while it looks at the folder, and again for :meth:`fit` and :meth:`save`.
+            (``support.files.folder_lock``) and knows that it holds no other run, as ncsn-fast
+            train does. Else the trainer takes it while it looks at the folder, and again for
+            :meth:`fit` and :meth:`save`.
 
     Attributes:
         step: optimiser steps done.
@@ -394,7 +395,7 @@ class Trainer:
             state = training_state.read(folder)
             path = folder / training_state.CHECKPOINT
             training_state.check_same_run(state, self._state(), path)
-        else:
+        elif not self._locked:  # else the caller has looked
             training_state.check_new(folder)
         every = self.config.keep_every
         kept = 0 if every is None else math.ceil(self.config.steps / every)

@@ -248,7 +248,7 @@ def test_the_demo_leaves_a_training_run_alone(tmp_path):
     assert "holds a training run (run.json): choose another with --out" in result.output
     assert (tmp_path / "model.safetensors").read_bytes() == model
     result = invoke("train", "--out", tmp_path, "--steps", 1)
-    assert "--resume it, or use another --out" in result.output
+    assert "go on with the run by --resume, or choose another folder" in result.output
 
 
 def test_doctor_reports_backend_and_self_test(monkeypatch):

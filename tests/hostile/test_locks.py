@@ -120,10 +120,9 @@ def _in_place(name: str) -> Callable[[Path, Path], None]:
         "log.jsonl",
         "levels.json",
         "loss.png",
-        "best.safetensors",
         "best.json",
         "model.json",
-        "model_0000002.safetensors",
+        "model_0000002.json",
         "samples/step_0000002.png",
     ],
 )
@@ -138,6 +137,19 @@ def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(tmp_path: Path, 
     assert result.exit_code == 0, result.output
     assert (run / name).is_file()
     assert not (run / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "model_0000002.safetensors"])
+def test_a_link_in_the_place_of_a_model_is_refused_as_a_model_is(tmp_path: Path, name: str) -> None:
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    run.mkdir()
+    _in_place(name)(run, victim)
+    before = snapshot(tmp_path)
+    result = invoke("train", "--out", run, "--steps", 10, *TINY)
+    assert f"holds a trained network already ({name})" in result.output
+    assert result.exit_code == 1
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["samples", "tensorboard"])

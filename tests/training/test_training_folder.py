@@ -8,7 +8,8 @@ import signal
 
 import pytest
 import torch
-from helpers.training import images, network, trained, trainer_of, weights
+from helpers.command import invoke
+from helpers.training import images, network, train_small, trained, trainer_of, weights
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
@@ -180,3 +181,13 @@ def test_what_cannot_be_saved_is_refused_before_any_work(tmp_path):
     net.sampling["step_size"] = object()
     with pytest.raises(TypeError, match="not JSON serializable"):
         trainer_of(net, out=tmp_path)
+
+
+def test_a_run_without_its_checkpoint_replaces_no_model(tmp_path):
+    train_small(tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    result = invoke("train", "--resume", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "holds model.safetensors, but no checkpoint.safetensors to go on from" in result.output
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
