@@ -142,8 +142,8 @@ def check_weights(weights: Mapping[str, Tensor], size: int) -> None:
         size: of the file, in bytes.
 
     Raises:
-        CheckpointError: for other data types and layouts than those of weights, and for tensors
-            that claim more bytes than the file has.
+        CheckpointError: for other data types and layouts than those of weights, for tensors that
+            claim more bytes than the file has, and for numbers that are not finite.
     """
     claimed = 0
     for name, value in weights.items():
@@ -160,6 +160,12 @@ def check_weights(weights: Mapping[str, Tensor], size: int) -> None:
         raise CheckpointError(
             f"its tensors claim {claimed:,} bytes and the file has {size:,}: it is damaged"
         )
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{shown(name)} holds NaN or infinity, as after a training that diverged: take an "
+                "earlier checkpoint"
+            )
 
 
 def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

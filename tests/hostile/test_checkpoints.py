@@ -8,6 +8,7 @@ import datetime
 import gzip
 import io
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -206,6 +207,31 @@ def test_no_other_tensors_become_weights(tmp_path: Path, kind: str, name: str) -
     refused(tmp_path / "c.pth", image_size=8)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("form", ["ours", "official", "averaged", "safetensors"])
+def test_weights_of_a_training_that_diverged_are_refused(
+    tmp_path: Path, form: str, number: float
+) -> None:
+    """They would give a picture of noise, or none, a thousand evaluations later."""
+    from safetensors.torch import save_file
+
+    broken = {name: value.clone() for name, value in RAW.items()}
+    broken["end_conv.bias"][-1] = number
+    path = tmp_path / ("c.pth" if form in ("official", "averaged") else "c.safetensors")
+    if form == "ours":
+        net = network()
+        net.end_conv.bias.data[-1] = number
+        save_checkpoint(net, path)
+    elif form == "official":
+        torch.save([broken, {}], path)
+    elif form == "averaged":
+        torch.save({"model": RAW, "ema": broken}, path)
+    else:
+        save_file(broken, path)
+    with pytest.raises(CheckpointError, match=r"c\..*'end_conv\.bias' holds NaN or infinity"):
+        load_checkpoint(path, **({} if form == "ours" else {"image_size": 8}))
+
+
 def test_all_weights_of_another_type_are_refused(tmp_path: Path) -> None:
     for kind in ("float8", "int8", "bool", "complex"):
         weights = {k: v if k == "sigmas" else TENSORS[kind](v) for k, v in RAW.items()}
@@ -354,6 +380,7 @@ HARMLESS: dict[str, Any] = {
     "numpy dtype": np.dtype("f4"),
     "defaultdict": collections.defaultdict(list, {"a": [1]}),
     "defaultdict of int": collections.defaultdict(int, {"a": 1}),
+    "deque": collections.deque([1.0, 2.0], maxlen=2),
     "OrderedDict": collections.OrderedDict(a=1),
     "Counter": collections.Counter("abc"),
     "date": datetime.datetime(2020, 1, 2),
