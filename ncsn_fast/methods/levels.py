@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn_fast.support import checks
 from ncsn_fast.support.callables import layers
@@ -147,11 +147,14 @@ def counted_by_labels(fn: Callable[..., Tensor], given: Tensor | None) -> Tensor
         given: (L,) levels that are said to be those, or None.
 
     Raises:
-        ValueError: where its own is no ladder, and where a part of it is given that its labels do
-            not begin with.
+        ValueError: where its own is no ladder, and where a part of it, or of that of a module in
+            it, is given that its labels do not begin with.
     """
-    own = _own_sigmas(fn)
+    network = list(layers(fn))[-1]
+    own = _own_sigmas(network)
     if own is None:
+        if given is not None and given.device.type == "cpu":
+            _refuse_part_of_inner(network, given)
         return given
     try:
         own = trusted_sigmas(own)
@@ -166,14 +169,42 @@ def counted_by_labels(fn: Callable[..., Tensor], given: Tensor | None) -> Tensor
         ) from None
     if given is None or given.device.type != "cpu" or own.device.type != "cpu":
         return own if given is None else given  # looking at a device would stall it
-    label, gap = nearest_level(given.double(), own.double())
-    if bool((gap <= SAME_LEVEL).all()) and label.tolist() != list(range(len(given))):
+    first = _first_of_part(given, own)
+    if first is not None:
         raise ValueError(
             f"sigmas are {len(given)} of the {len(own)} levels that the network's own sigmas have, "
-            f"from label {int(label[0])} on, but would be counted from 0: leave them to "
+            f"from label {first} on, but would be counted from 0: leave them to "
             "nf.Sampler, which looks its levels up in those, or give a function of other labels"
         )
     return given
+
+
+def _refuse_part_of_inner(network: Any, given: Tensor) -> None:
+    """Refuse levels (K,) that a wrapper, without a ladder of its own, would count from 0, and a
+    module in it otherwise."""
+    held = [network, *getattr(network, "__dict__", {}).values()]
+    for module in (one for top in held if isinstance(top, nn.Module) for one in top.modules()):
+        own = _own_sigmas(module)
+        try:  # in any order and shape: what is asked is whether labels can count it from 0
+            own = torch.as_tensor([] if own is None else own).detach().cpu().double().flatten()
+        except (TypeError, ValueError, RuntimeError):  # something else of that name
+            continue
+        first = _first_of_part(given, own[own > 0]) if bool((own > 0).any()) else None
+        if first is not None:
+            raise ValueError(
+                f"sigmas are {len(given)} of the {len(own)} levels that {type(module).__name__} in "
+                f"{type(network).__name__} has, from its label {first} on, but would be counted "
+                "from 0: give the outer one, too, an attribute sigmas, the levels that its labels "
+                "count, such as outer.sigmas = inner.sigmas"
+            )
+
+
+def _first_of_part(given: Tensor, own: Tensor) -> int | None:
+    """Where levels (K,) begin in a ladder (L,) of which they are a part other than its beginning;
+    None where they are no such part."""
+    label, gap = nearest_level(given.double(), own.double())
+    is_part = bool((gap <= SAME_LEVEL).all()) and label.tolist() != list(range(len(given)))
+    return int(label[0]) if is_part else None
 
 
 def check_step_size(step_size: float, sigma_min: float) -> float:
@@ -264,9 +295,9 @@ def best_step_size(ratio: float, sigma_min: float, steps_per_level: int) -> floa
     return float(grid[best]) * sigma_min**2
 
 
-def _own_sigmas(fn: Callable[..., Tensor]) -> Any:
-    """The ``sigmas`` of the network that a callable runs, if they are a list of numbers."""
-    own: Any = getattr(list(layers(fn))[-1], "sigmas", None)
+def _own_sigmas(network: Any) -> Any:
+    """The ``sigmas`` of a network, if they are a list of numbers."""
+    own: Any = getattr(network, "sigmas", None)
     several = isinstance(own, (Tensor, np.ndarray, list, tuple)) and getattr(own, "ndim", 1) > 0
     return own if several and len(own) else None
 

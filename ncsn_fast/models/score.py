@@ -60,7 +60,7 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
 _COUNTED = ("label", "timestep")
 # Attributes of networks that are no score(x, labels) -> what has them, and what to say of it.
 _EDM = "EDM's preconditioned networks", 'nf.Score(net, "denoiser", "sigma")'
-_WRAPPER = "k-diffusion's", 'nf.Score(net, "denoiser", "sigma", sigmas=net.sigmas.flip(0))'
+_WRAPPER = "k-diffusion's", _EDM[1]
 _DDPM = "models of DDPM's kind", "nf.Score.ddpm(fn, alphas_cumprod), fn(x, t) returning ε"
 _OTHERS = {"round_sigma": _EDM, "sigma_data": _EDM, "alphas_cumprod": _DDPM}
 _OTHERS |= {"sigma_to_t": _WRAPPER, "t_to_sigma": _WRAPPER}

@@ -1,6 +1,7 @@
 """What a network is told and how its answer is read."""
 
 import functools
+import math
 import pickle
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import ncsn_fast as nf
+from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
 from ncsn_fast.methods.tables import annealed_langevin, euler
 from ncsn_fast.models.score import as_score
 from ncsn_fast.table import Table
@@ -230,6 +232,55 @@ def test_a_part_that_is_said_to_be_the_whole_ladder_is_refused():
     assert (len(first.sigmas), float(others.sigmas[0])) == (3, 20)
 
 
+class Around(nn.Module):
+    """A wrapper of somebody's, which hides the network's ladder."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.inner = nn.Sequential(net)
+
+    def forward(self, x, labels):
+        return self.inner[0](x, labels)
+
+
+def around_in_no_module(net):
+    held = Held()
+    held.net = Around(net)
+    del held.sigmas
+    return held
+
+
+@pytest.mark.parametrize("made", [Around, around_in_no_module])
+def test_a_later_part_of_the_ladder_of_a_network_in_a_wrapper_is_refused(made):
+    net, x = made(Official()), torch.zeros(2, 2)
+    for part, first in ((SIGMAS[2:], 2), (SIGMAS[::2], 0), (SIGMAS[3:4].tolist(), 3)):
+        for build in (
+            lambda part=part: nf.Sampler(net, (2,), part, method="euler"),
+            lambda part=part: nf.log_likelihood(net, x, part),
+            lambda part=part: nf.dsm_loss(net, x, part),
+            lambda part=part: anneal_Langevin_dynamics(x, net, part, 1, 1e-6),
+        ):
+            with pytest.raises(ValueError, match=rf"of the 6 .* Official in .* label {first} on"):
+                build()
+    for other in (SIGMAS, SIGMAS[:3], 2 * SIGMAS[2:]):  # counted alike, or none of those
+        assert torch.equal(as_score(net, other).sigmas, other)
+    for own in (SIGMAS.flip(0), SIGMAS[:, None], torch.cat([SIGMAS, torch.zeros(1)])):
+        with pytest.raises(ValueError, match="would be counted from 0"):
+            as_score(made(Official(own)), SIGMAS[2:])
+    net.sigmas = SIGMAS  # as the message says
+    assert as_score(net, SIGMAS[2:]).conditions(euler(SIGMAS[2:]), "cpu").tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "own", [[0.0, 1.0], [math.nan, 9.0], [-1.0], [[1], [2, 3]], "sigmas", [], [abs]]
+)
+def test_what_else_a_module_in_a_wrapper_calls_sigmas_is_left_alone(own):
+    inner = Official()
+    del inner.sigmas
+    inner.sigmas = own
+    assert torch.equal(as_score(Around(inner), SIGMAS[2:]).sigmas, SIGMAS[2:])
+
+
 @pytest.mark.parametrize(
     ("own", "message"),
     [
@@ -352,7 +403,7 @@ def with_alphas():
         (EDM(), r"EDM has round_sigma and sigma_data.*score\(x, labels\).*nf.Score\(net, \"den"),
         (EDM().forward, 'nf.Score\\(net, "denoiser", "sigma"\\)'),
         (nn.DataParallel(EDM()), "as EDM's preconditioned networks have"),
-        (Wrapper(), "has sigma_to_t, as k-diffusion's have"),
+        (Wrapper(), r"has sigma_to_t, as k-diffusion's have.*nf.Score\(net, \"den.*\"sigma\"\)"),
         (Fourier(), 'embeds σ itself .* nf.Score\\(net, "score", "sigma"\\)'),
         (of_diffusers(), "is a model of diffusers: .*nf.Score.ddpm"),
         (with_alphas(), "has alphas_cumprod"),
