@@ -104,6 +104,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
     _shape: torch.Size | None
     _begin_index: int | None
     _step_index: int | None
+    _scaled_row: int | None  # at which scale_model_input was last asked
 
     @register_to_config
     def __init__(
@@ -262,7 +263,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         if self.seed is None and timestep is not None:  # no chain yet, but the levels of training
             row = self._find(timestep)
         else:
-            row = self._row(timestep)
+            row = self._scaled_row = self._row(timestep)
         factor = self._folded.c_in[row]
         return sample if factor == 1 else factor * sample
 
@@ -298,6 +299,8 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("no timesteps: call set_timesteps() before step()")
         output = inputs.network_output(model_output, sample, self.config["variance_type"])
         index = self._row(timestep)
+        if self._scaled_row != index and self._folded.c_in[index] != 1:
+            configs.say(configs.NOT_SCALED)
         x = sample.float()
         inputs.check_state(x, self._shape)
         if self._limits:
@@ -423,7 +426,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         self.sigmas = torch.tensor((*table.sigma, 0.0))
         self._fold(table, device)
         self._history, self._shape = None, None
-        self._begin_index, self._step_index = None, None
+        self._begin_index = self._step_index = self._scaled_row = None
 
     def _fold(self, table: Table, device: torch.device | str) -> None:
         """Keep a table, and the one that takes what enters the update: x₀ where it is limited."""

@@ -41,6 +41,11 @@ KNOWN = OWN | _SOLVERS | _REFUSED.keys() | _NEUTRAL.keys()
 _MARKS = {"method", "sigmas", "scaled_state", "steps_per_level", "spacing", "settings"}
 # A limit of x₀ that some classes have by default, as solvers of few steps have not.
 LIMIT = "clip_sample"
+NOT_SCALED = (
+    "NCSNScheduler.step() without scale_model_input(): the network sees the state itself, not "
+    "x/√(σ² + σ_data²). For a pipeline that does not call it, as DDPMPipeline, give "
+    "scaled_state=True"
+)
 
 
 def taken_over(config: object, given: Mapping[str, Any], strict: bool) -> dict[str, Any]:
@@ -165,21 +170,21 @@ def _warn(settings: Mapping[str, Any], unlimited: bool) -> None:
         if name not in _REFUSED
     ]
     if passed_over:
-        _say(
+        say(
             f"NCSNScheduler does not follow {', '.join(passed_over)} of the other scheduler: "
             "spacing says which noise levels are visited, and method how"
         )
     if unlimited:
-        _say(
+        say(
             "NCSNScheduler does not follow clip_sample = True, a default of the other scheduler: "
             "where images are in [-1, 1], give clip_sample=True"
         )
 
 
 @functools.cache
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Warn of this once."""
     _log.warning(text)
 
 
-__all__ = ["KNOWN", "LIMIT", "taken_over", "unchosen"]
+__all__ = ["KNOWN", "LIMIT", "NOT_SCALED", "say", "taken_over", "unchosen"]

@@ -22,6 +22,7 @@ from diffusers import (
     UNet2DModel,
 )
 
+from ncsn_fast.compat import diffusers_configs as configs
 from ncsn_fast.compat.diffusers import NCSNScheduler
 
 SIGMAS = nf.geometric_sigmas(5, 0.05, 20)
@@ -383,6 +384,29 @@ def test_every_row_of_a_chain_has_its_turn_and_another_chain_its_own_scheduler()
     scheduler.step(x, t, x)
     with pytest.raises(ValueError, match="sample has shape"):
         scheduler.step(x[:1], scheduler.timesteps[1], x[:1])
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [
+        ({"sigma_data": 1.0}, True),
+        ({"sigma_data": 0.5}, True),
+        ({"sigma_data": 1.0, "scaled_state": True}, False),
+        ({}, False),
+    ],
+)
+def test_a_loop_that_does_not_scale_what_the_network_sees_is_told(config, wrong, caplog):
+    scheduler = scheduler_of(method="euler", **config)
+    heard = []
+    for loop in (pipeline, lambda scheduler, net, x, steps: unscaled_loop(scheduler, x)):
+        configs.say.cache_clear()
+        caplog.clear()
+        scheduler.set_timesteps(4)
+        loop(scheduler, TinyUNet(), start(), 4)
+        heard.append([one.getMessage() for one in caplog.records])
+    assert heard[0] == []
+    assert len(heard[1]) == int(wrong)  # once
+    assert not wrong or "give scaled_state=True" in heard[1][0]
 
 
 def test_a_scheduler_that_is_done_says_so_wherever_it_is_asked():

@@ -31,7 +31,7 @@ def of(name, **settings):
 
 @pytest.fixture
 def warnings(caplog):
-    diffusers_configs._say.cache_clear()
+    diffusers_configs.say.cache_clear()
     with caplog.at_level(logging.WARNING, logger="ncsn_fast"):
         yield caplog
 
