@@ -82,6 +82,16 @@ def check_values(values: Mapping[str, Any], whose: str) -> None:
         _check(name, value, _KINDS.get(name), whose)
 
 
+def check_averaged(metadata: Mapping[str, Any]) -> None:
+    """Refuse a header that says in no known way whether its weights are averaged.
+
+    Raises:
+        CheckpointError
+    """
+    if "averaged" in metadata:
+        _check("averaged", metadata["averaged"], _AVERAGED, "the header")
+
+
 def check_header(metadata: Mapping[str, Any]) -> None:
     """Refuse values in the header of a file of ours that are not of the format's kinds.
 
@@ -101,8 +111,7 @@ def check_header(metadata: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if name != "network":
             _check(name, value, kinds.get(name), f"the configuration of {network}", told=True)
-    if "averaged" in metadata:
-        _check("averaged", metadata["averaged"], _AVERAGED, "the header")
+    check_averaged(metadata)
     if sampling is None:
         return
     if not isinstance(sampling, dict):
@@ -194,4 +203,12 @@ def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Non
         )
 
 
-__all__ = ["FLOATS", "check_header", "check_levels", "check_sizes", "check_values", "check_weights"]
+__all__ = [
+    "FLOATS",
+    "check_averaged",
+    "check_header",
+    "check_levels",
+    "check_sizes",
+    "check_values",
+    "check_weights",
+]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.header import check_header, check_sizes, check_values
+from ncsn_fast.checkpoints.header import check_averaged, check_sizes, check_values
 from ncsn_fast.checkpoints.layouts import Averaged, read_contents
 from ncsn_fast.checkpoints.official_yaml import Config, official_config
 from ncsn_fast.checkpoints.settings import (
@@ -222,7 +222,7 @@ def save_checkpoint(
     }
     if averaged is not None:
         metadata["averaged"] = averaged
-    check_header(metadata)
+    check_averaged(metadata)
     weights = net.state_dict()
     if dtype is not None:
         metadata["dtype"] = str(next(net.parameters()).dtype).removeprefix("torch.")

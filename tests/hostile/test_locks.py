@@ -265,7 +265,7 @@ _REFUSED: dict[str, tuple[Callable[[Path], None], tuple[Any, ...], str]] = {
     "no checkpoint": (
         _without_checkpoint,
         ("--resume",),
-        "holds a trained network already (model.safetensors)",
+        "holds model.safetensors, but no checkpoint.safetensors to go on from",
     ),
     "a log that is a folder": (
         _folder_in_the_place_of("log.jsonl"),

@@ -146,7 +146,7 @@ def test_signal_handlers_are_put_back_and_other_threads_may_train():
 
 
 def test_a_finished_run_killed_before_its_model_was_written_is_completed(tmp_path, monkeypatch):
-    def killed(*arguments):
+    def killed(*arguments, **keywords):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
