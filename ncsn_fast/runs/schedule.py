@@ -53,47 +53,38 @@ def schedule(
         raise ValueError(
             "values='signed' is for a network that sees them as they are: add rescaled=True"
         )
-    with folder_lock(out, "choose another --out"):  # who is refused leaves no folder behind
-        return _schedule(data, out, loading, space, settings, device, say, progress)
-
-
-def _schedule(
-    data: str,
-    out: Path,
-    loading: dict[str, Any],
-    space: dict[str, bool],
-    settings: dict[str, Any],
-    device: str,
-    say: Callable[[str], None],
-    progress: bool,
-) -> dict[str, Any]:
     files = {"settings": out / "schedule.json", "picture": out / "schedule.png"}
-    check_own(list(files.values()), ("sigmas", "step_size", "train"), "ncsn-fast schedule")
-    for path in files.values():
-        check_writable(path)
-    remove_leftovers(out)
-    say(f"Reading {data}")
-    images = pixels_of(data, **loading)
-    if len(images) < 2:
-        raise ValueError(f"{data} holds 1 image: noise levels come from distances between images")
-    if data == "digits" and loading["image_size"] not in (None, images.shape[-1]):
-        raise ValueError(f"the digits are 8×8: image_size={loading['image_size']} is not for them")
-    NCSNv2.check_sides(*images.shape[2:])  # what it cannot halve no other network can
-    for remark in remarks(open_samples(images, images.shape[1:])):
-        _log.warning("%s", remark)
-    say(f"{len(images):,} images of {tuple(images.shape[1:])}; comparing them")
-    chosen = auto_schedule(images, **space, **settings, device=device, progress=progress)
-    assert chosen.distances is not None
-    say(f"Chosen: {chosen}.")
-    say(f"  largest level: {chosen.distances}")
-    calls = len(chosen.sigmas) * chosen.steps_per_level
-    say(f"  one sample: {calls:,} network evaluations by annealed Langevin dynamics")
-    command = _training(data, chosen, settings["sigma_min"], loading, space)
-    report = _plain(data, chosen, command)
-    write_text(files["settings"], json.dumps(report, indent=2) + "\n")
-    save_schedule(files["picture"], chosen)
-    say(f"To train with these levels:\n  {command}")
-    return {**report, "shape": list(images.shape[1:]), "files": files, **machine_facts(device)}
+    with folder_lock(out, "choose another --out"):  # who is refused leaves no folder behind
+        check_own(list(files.values()), ("sigmas", "step_size", "train"), "ncsn-fast schedule")
+        for path in files.values():
+            check_writable(path)
+        remove_leftovers(out)
+        say(f"Reading {data}")
+        images = pixels_of(data, **loading)
+        if len(images) < 2:
+            raise ValueError(
+                f"{data} holds 1 image: noise levels come from distances between images"
+            )
+        if data == "digits" and loading["image_size"] not in (None, images.shape[-1]):
+            raise ValueError(
+                f"the digits are 8×8: image_size={loading['image_size']} is not for them"
+            )
+        NCSNv2.check_sides(*images.shape[2:])  # what it cannot halve no other network can
+        for remark in remarks(open_samples(images, images.shape[1:])):
+            _log.warning("%s", remark)
+        say(f"{len(images):,} images of {tuple(images.shape[1:])}; comparing them")
+        chosen = auto_schedule(images, **space, **settings, device=device, progress=progress)
+        assert chosen.distances is not None
+        say(f"Chosen: {chosen}.")
+        say(f"  largest level: {chosen.distances}")
+        calls = len(chosen.sigmas) * chosen.steps_per_level
+        say(f"  one sample: {calls:,} network evaluations by annealed Langevin dynamics")
+        command = _training(data, chosen, settings["sigma_min"], loading, space)
+        report = _plain(data, chosen, command)
+        write_text(files["settings"], json.dumps(report, indent=2) + "\n")
+        save_schedule(files["picture"], chosen)
+        say(f"To train with these levels:\n  {command}")
+        return {**report, "shape": list(images.shape[1:]), "files": files, **machine_facts(device)}
 
 
 def _training(

@@ -19,7 +19,7 @@ _KNOWN = (
     (b"Rar!", "a rar archive", _UNPACK),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "save what it holds in another form"),
     (b"MATLAB", "a MATLAB file", "save what it holds in another form"),
-    (b"\x93NUMPY", "a NumPy array", "give it the ending .npy"),
+    (b"\x93NUMPY", "a NumPy array", "of images give it the ending .npy"),
     (b"%PDF", "a PDF document", "export its pictures"),
     (b"%!PS", "a PostScript document", "export its pictures"),
     (b"\xff\x0a", "a JPEG XL picture", _CONVERT),
