@@ -8,13 +8,13 @@ from ncsn_fast.evaluation.likelihood import Likelihood, log_likelihood
 from ncsn_fast.guidance import operators, posterior
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.guidance.classifier_free import guided
+from ncsn_fast.inference.prepare import prepare_for_inference
 from ncsn_fast.losses.denoising import dsm_loss
 from ncsn_fast.losses.sliced import sliced_score_matching
 from ncsn_fast.methods.levels import geometric_sigmas
 from ncsn_fast.models.mlp import MLPScore
 from ncsn_fast.models.ncsn import NCSN
 from ncsn_fast.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
-from ncsn_fast.models.prepare import prepare_for_inference
 from ncsn_fast.models.score import Score
 from ncsn_fast.sampling.chunks import SamplingInterrupted
 from ncsn_fast.sampling.divergence import SamplingError

@@ -26,8 +26,8 @@ from ncsn_fast.data.digits import digits
 from ncsn_fast.device.environment import environment
 from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode, network_dtype
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
+from ncsn_fast.inference.prepare import PreparedNetwork, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.prepare import PreparedNetwork, prepare_for_inference
 from ncsn_fast.models.space import Space
 
 _LEVELS = 12

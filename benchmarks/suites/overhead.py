@@ -11,7 +11,7 @@ import ncsn_fast as nf
 from ncsn_fast.benchmarks.contest.plans import Plan
 from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.contest.timing import in_turns
-from ncsn_fast.models.prepare import prepare_for_inference
+from ncsn_fast.inference.prepare import prepare_for_inference
 
 SUITE, CASE, CALLS = "overhead", "MLPScore, points in the plane", "network calls"
 _POINTS, _LEVELS, _STEPS_PER_LEVEL = 1000, 10, 10

@@ -25,7 +25,7 @@ from ncsn_fast.benchmarks.contestants.official import Noise
 from ncsn_fast.benchmarks.suites.common import network_contest, published, with_share
 from ncsn_fast.device import capture
 from ncsn_fast.device.precision import float32_mode
-from ncsn_fast.models.prepare import prepare_for_inference
+from ncsn_fast.inference.prepare import prepare_for_inference
 
 _INPUTS = 4
 # Rows in a profile, which takes long over many operations; our chain has some beside its rows.

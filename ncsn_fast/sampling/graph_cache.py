@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ncsn_fast.device import backends, capture
 from ncsn_fast.device.capture import CaptureError
-from ncsn_fast.models.prepare import PreparedNetwork
+from ncsn_fast.inference.prepare import PreparedNetwork
 from ncsn_fast.reference import StepResult
 from ncsn_fast.sampling.captured import CapturedLoop, capacity
 from ncsn_fast.sampling.chain import Chain, Chunk

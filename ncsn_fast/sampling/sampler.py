@@ -21,10 +21,10 @@ from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.environment import usable
 from ncsn_fast.device.memory import check_host_memory, chunk_size
 from ncsn_fast.guidance.base import Guidance
+from ncsn_fast.inference.runner import Runner
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.prepare import Runner
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.sampling import inputs

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ncsn_fast.inference.prepare import PreparedNetwork
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import NETWORKS, build
 from ncsn_fast.models.mlp import MLPScore
-from ncsn_fast.models.prepare import PreparedNetwork
 
 SIGMAS = [3.0, 1.0, 0.3, 0.01]
 IMAGE_NETWORKS = ("NCSN", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest")

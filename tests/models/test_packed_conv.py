@@ -6,9 +6,9 @@ import pytest
 import torch
 from helpers.networks import error, network
 
+from ncsn_fast.inference.prepare import PreparedNetwork, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.packed_conv import PackedConv
-from ncsn_fast.models.prepare import PreparedNetwork, prepare_for_inference
 
 # Of float32 one kernel of oneDNN or another: the order of a sum. Of bfloat16 also its rounding.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3}

@@ -10,9 +10,9 @@ import torch
 from helpers.networks import SIGMAS, assert_same, error, inputs, network, other_weights, points
 from torch import nn
 
+from ncsn_fast.inference.prepare import prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.mlp import MLPScore
-from ncsn_fast.models.prepare import prepare_for_inference
 
 
 def load(net: ScoreNetwork) -> None:

@@ -17,8 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,6 @@ from ncsn_fast.models.base import ScoreNetwork, whole_weights
 from ncsn_fast.models.blocks import PooledConv, ResidualBlock
 from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.models.refinenet import RefineNet
-from ncsn_fast.models.score import Score
 
 _log = logging.getLogger("ncsn_fast")
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
@@ -187,103 +185,6 @@ class PreparedNetwork:
                 module.pack()
 
 
-class Running(NamedTuple):
-    """What is run: a score, the precision it computes in, whether it makes its own 16 bits."""
-
-    score: Score
-    precision: str
-    prepared: bool
-
-
-class Runner:
-    """What stands for a score while it is sampled from, kept from call to call.
-
-    A network of this package runs as a prepared copy; one that cannot be copied (it has hooks,
-    say) runs itself where float32 will do, and so does any other score.
-
-    Args:
-        score: as it is told.
-        network: where it is one of ours.
-        precision: a name, or "auto"; for a network of others that is "fp32".
-
-    Raises:
-        ValueError: where our network cannot be prepared in this precision.
-    """
-
-    def __init__(self, score: Score, network: ScoreNetwork | None, precision: str) -> None:
-        if network is not None and precision not in ("auto", "fp32"):
-            reason = obstacle(network, precision)
-            if reason is not None:
-                raise ValueError(f"precision = {precision!r}: {reason}")
-        self._score, self._network, self._precision = score, network, precision
-        self._sigmas = None if network is None else network.sigmas.cpu().clone()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._copy: PreparedNetwork | None = None
-        self._place: torch.device | None = None
-        self._lock = threading.Lock()
-        self._running: list[PreparedNetwork] = []  # a copy once for each chain
-
-    def __getstate__(self) -> dict[str, Any]:
-        made = ("_copy", "_place", "_lock", "_running")  # which a copy makes for itself
-        return {name: value for name, value in self.__dict__.items() if name not in made}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
-
-    @contextmanager
-    def running(self, device: torch.device) -> Iterator[Running]:
-        """What is to be run on a device, with the weights that the network has now.
-
-        They stay as they are inside, whatever other threads and chains do meanwhile.
-
-        Raises:
-            ValueError: where weights with other noise levels have been loaded since.
-            RuntimeError: where another thread changes the weights all the time.
-        """
-        net = self._network
-        if net is None or self._sigmas is None:
-            own = "fp32" if self._precision == "auto" else self._precision
-            yield Running(self._score, own, prepared=False)
-            return
-        if not torch.equal(net.sigmas.cpu(), self._sigmas):
-            raise ValueError(
-                "the network's noise levels have changed since this sampler was made: make another"
-            )
-        if self._precision in ("auto", "fp32") and obstacle(net) is not None:
-            yield Running(self._score, "fp32", prepared=False)
-            return
-        with self._lock:
-            prepared = self._current(net, device)
-            self._running.append(prepared)
-        try:
-            score = replace(self._score, fn=prepared.normalized)
-            yield Running(score, prepared.precision, prepared=True)
-        finally:
-            with self._lock:
-                self._running.remove(prepared)
-
-    def _current(self, net: ScoreNetwork, device: torch.device) -> PreparedNetwork:
-        """The copy for a chain that begins; one that runs already is shared, and never changed."""
-        if self._copy is None or self._place != device:  # elsewhere "auto" may be another
-            keep = False
-        elif any(one is self._copy for one in self._running):
-            keep = self._copy.agrees()
-        else:
-            keep = True
-            self._copy.refresh()
-        if not keep or self._copy is None:
-            self._copy, self._place = prepare_for_inference(net, self._precision), device
-        return self._copy
-
-    def release(self) -> None:
-        """Let go of the copy; the next call makes another."""
-        with self._lock:
-            self._copy = None
-
-
 class _FirstConv(PackedConv):
     """The convolution that sees the image: in float32, with what it sees in the type ``result``."""
 
@@ -423,8 +324,6 @@ def _layout(net: ScoreNetwork, tensors: dict[str, Tensor]) -> object:
 
 __all__ = [
     "PreparedNetwork",
-    "Runner",
-    "Running",
     "obstacle",
     "pooled_kernel",
     "prepare_for_inference",

@@ -24,8 +24,8 @@ from torch import nn
 from ncsn_fast.device import backends
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.precision import PRECISIONS, float32_mode, network_dtype
+from ncsn_fast.inference.prepare import obstacle, pooled_kernel, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.prepare import obstacle, pooled_kernel, prepare_for_inference
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2}
 

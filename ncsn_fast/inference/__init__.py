@@ -1,0 +1,1 @@
+"""Networks prepared for inference: private copies, fast, that follow their sources."""
