@@ -9,6 +9,8 @@
 #endif
 
 #define CAPABILITY avx2
+#define VECTOR 8
+#define ROWS 6
 #include "table.h"
 
 #if defined(__clang__)

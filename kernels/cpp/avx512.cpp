@@ -9,6 +9,8 @@
 #endif
 
 #define CAPABILITY avx512
+#define VECTOR 16
+#define ROWS 14
 #include "table.h"
 
 #if defined(__clang__)

@@ -4,6 +4,7 @@
 // is what a kernel would misread.
 #include "bindings.h"
 
+#include <ATen/Version.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
@@ -13,11 +14,15 @@
 namespace ncsn_fast {
 namespace {
 
+// What this CPU has, as far as PyTorch may use it: ATEN_CPU_CAPABILITY holds here too.
 const Table* best() {
 #if defined(__x86_64__)
+  const std::string allowed = at::get_cpu_capability();
+  if (allowed == "DEFAULT") return &plain::table;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const bool wide = allowed != "AVX2" && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
     return wide ? &avx512::table : &avx2::table;
   }
 #endif

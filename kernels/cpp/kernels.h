@@ -127,6 +127,39 @@ struct Resize {
   }
 };
 
+// Channels of a chunk and of a panel of a convolution by Winograd's filtering.
+constexpr int64_t CONV_LANES = 16, CONV_PANEL = 32;
+
+// A 3×3 convolution of stride 1 in tiles of side×side outputs; all images are channels_last.
+struct Conv {
+  int64_t side;                                            // 2 or 4
+  int64_t samples, inputs, outputs, height, width;         // height and width of x
+  int64_t padding_y, padding_x, dilation_y, dilation_x;
+  bool pool;                                               // 2×2 means of the outputs; no dilation
+  int64_t out_height, out_width;                           // of y
+  int64_t rows, columns;                                   // of tiles, in one sub-image
+  const float *x, *weight, *bias, *residual;               // weight transformed; the last two or null
+  float* y;
+  int64_t chunks() const { return (inputs + CONV_LANES - 1) / CONV_LANES; }
+  int64_t panels() const { return (outputs + CONV_PANEL - 1) / CONV_PANEL; }
+  int64_t tiles() const { return samples * dilation_y * dilation_x * rows * columns; }
+  int64_t frequencies() const { return (side + 2) * (side + 2); }
+};
+
+// The weights of such a convolution, with any strides, and where they go transformed:
+// (panels, (side + 2)², chunks · CONV_LANES, CONV_PANEL).
+struct ConvWeight {
+  int64_t side, inputs, outputs;
+  int64_t output_stride, input_stride, row_stride, column_stride;
+  const float* weight;
+  float* transformed;
+  int64_t chunks() const { return (inputs + CONV_LANES - 1) / CONV_LANES; }
+  int64_t panels() const { return (outputs + CONV_PANEL - 1) / CONV_PANEL; }
+  float at(int64_t output, int64_t input, int64_t y, int64_t x) const {
+    return weight[output * output_stride + input * input_stride + y * row_stride + x * column_stride];
+  }
+};
+
 // Items of a kernel over images: a plane, or LANES channels of a channels_last sample.
 inline int64_t image_items(const Shape& shape, bool last) {
   return shape.samples * (last ? (shape.channels + LANES - 1) / LANES : shape.channels);
@@ -152,6 +185,12 @@ struct Table {
   void (*max_pool5_backward)(const Pool&, int64_t first, int64_t last, float* scratch);
   void (*resize_add)(const Resize&, int64_t first, int64_t last, float* scratch);
   void (*resize_backward)(const Resize&, int64_t first, int64_t last, float* scratch);
+  int64_t conv_rows;  // tiles that a product of matrices takes at once
+  void (*conv_weight)(const ConvWeight&, int64_t panel);
+  void (*conv_input)(
+      const Conv&, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to);
+  void (*conv_panel)(
+      const Conv&, int64_t tile, int64_t tiles, int64_t panel, const float* from, float* scratch);
 };
 
 namespace plain {

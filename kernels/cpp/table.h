@@ -13,6 +13,7 @@
 #include "instance_norm.h"
 #include "max_pool5.h"
 #include "resize_add.h"
+#include "winograd.h"
 
 #define NCSN_FAST_TEXT(name) #name
 #define NCSN_FAST_NAME(name) NCSN_FAST_TEXT(name)
@@ -40,6 +41,10 @@ extern const Table table = {
     max_pool5_backward,
     resize_add,
     resize_backward,
+    ROWS,
+    conv_weight,
+    conv_input,
+    conv_panel,
 };
 
 }  // namespace CAPABILITY
