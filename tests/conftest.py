@@ -2,6 +2,8 @@
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,10 +27,20 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_sessionstart():
-    """Build the kernels of the CPU where need be: a command under test would say that it does."""
-    from ncsn_fast.device import native
+def pytest_sessionstart(session):
+    """Build the kernels of the CPU where need be: a command under test would say that it does.
 
+    They are the user's. What is measured here, on a machine that is busy with tests, is not.
+    """
+    from ncsn_fast.device import native
+    from ncsn_fast.device.private import make_private_folder
+
+    if not hasattr(session.config, "workerinput"):  # several workers share what the first one has
+        cache = tempfile.TemporaryDirectory(prefix="ncsn_fast-tests-")
+        session.config.add_cleanup(cache.cleanup)
+        make_private_folder(native.cache_folder())
+        Path(cache.name, "native").symlink_to(native.cache_folder().absolute())
+        os.environ[native.CACHE] = cache.name
     native.missing()
 
 

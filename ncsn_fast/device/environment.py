@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -33,8 +34,9 @@ def usable(device: torch.device | str | int | None) -> torch.device:
 def environment(device: torch.device) -> dict[str, str]:
     """The facts without which a figure means nothing."""
     on_gpu = device.type == "cuda"
+    on_cpu = f"{processor()}, {torch.get_num_threads()} threads"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else on_cpu,
         "torch": torch.__version__,
         "triton": _version("triton"),
         "python": platform.python_version(),
@@ -42,15 +44,15 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def _processor() -> str:
-    """The CPU and the number of threads that torch uses of it."""
-    names = [platform.processor() or platform.machine()]
+@functools.cache
+def processor() -> str:
+    """The model of the CPU, or its kind where the system does not tell that."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not on Linux
-        pass
-    return f"{names[0]}, {torch.get_num_threads()} threads"
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:
@@ -70,4 +72,4 @@ def _commit() -> str:
         return "unknown"
 
 
-__all__ = ["environment", "usable"]
+__all__ = ["environment", "processor", "usable"]

@@ -12,7 +12,6 @@ see ``device/private.py``. Where that is so of the whole cache, a build lasts fo
 from __future__ import annotations
 
 import atexit
-import errno
 import functools
 import hashlib
 import importlib.util
@@ -26,14 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ncsn_fast.device.private import make_private_folder, why_not_private
+from ncsn_fast.device.private import make_private_folder, turn, why_not_private
 from ncsn_fast.support.files import write_text
 
 CACHE = "NCSN_FAST_CACHE"
@@ -66,8 +63,6 @@ threading.Thread(target=stop_when_nobody_waits, daemon=True).start()
 from torch.utils.cpp_extension import load
 load(**json.loads(sys.argv[1]))
 """
-# What flock says where there are no locks: some network, FUSE and container file systems.
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _log = logging.getLogger("ncsn_fast")
 
 
@@ -133,12 +128,19 @@ def build(again: bool = False) -> Path:
         if reason := why_not_private(folder):
             folder = _folder_for_now(reason) / folder.name
             make_private_folder(folder)
-        with _lock(folder) as alone:
+        with turn(folder) as no_locks:
+            if no_locks:
+                _log.warning(
+                    "%s has no file locks (%s): processes that start now may build the native CPU "
+                    "kernels at the same time",
+                    folder,
+                    no_locks,
+                )
             if not again:
                 if _intact(folder):  # by another process, while this one waited
                     return folder / _LIBRARY
                 _refuse_failed(folder)
-            return _build(folder, alone)
+            return _build(folder, alone=not no_locks)
     except OSError as error:
         raise NativeError(
             f"{folder} cannot be written ({error.strerror or error}): set {CACHE} to a folder "
@@ -332,32 +334,6 @@ def _cause(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
     return (errors or lines[-1:] or ["no output"])[0]
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Wait until no other process builds here; the lock ends with its process.
-
-    Yields whether there is a lock; without, two builds at a time take longer and harm neither.
-    """
-    import fcntl
-
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    with os.fdopen(os.open(folder / ".lock", flags, 0o600)) as file:
-        alone = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            alone = False
-            _log.warning(
-                "%s has no file locks (%s): processes that start now may build the native CPU "
-                "kernels at the same time",
-                folder,
-                error.strerror,
-            )
-        yield alone
 
 
 __all__ = ["CACHE", "NativeError", "build", "cache_folder", "loaded", "missing", "ops", "ready"]

@@ -1,4 +1,4 @@
-"""Places that nobody else can change: where code is kept that will be run.
+"""Places that nobody else can change: where code is kept that will be run, and what it goes by.
 
 A file is as safe as every folder on the way to it. Looked at from the root on, each step belongs to
 this user or to root and is writable by nobody else, so that what has been looked at stays what it
@@ -10,9 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _MOST_LINKS = 40
+# What flock says where there are no locks: some network, FUSE and container file systems.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 def why_not_private(path: Path) -> str | None:
@@ -71,6 +75,29 @@ def make_private_folder(path: Path) -> None:
                 raise
 
 
+@contextmanager
+def turn(folder: Path) -> Iterator[str | None]:
+    """Wait until no other process has its turn in a private folder; a turn ends with its process.
+
+    Yields why there are no locks, where there are none: the block then runs beside others.
+
+    Raises:
+        OSError: where the folder cannot be written to.
+    """
+    import fcntl
+
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    with os.fdopen(os.open(folder / ".lock", flags, 0o600)) as file:
+        missing = None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            missing = error.strerror or str(error)
+        yield missing
+
+
 def _why_not(state: os.stat_result, path: Path, last: bool) -> str | None:
     if not _is_ours(state):
         return f"{path} belongs to another user"
@@ -100,4 +127,4 @@ def _is_own_group(group: int) -> bool:
     return entry.gr_name == user.pw_name and set(entry.gr_mem) <= {user.pw_name}
 
 
-__all__ = ["make_private_folder", "why_not_private"]
+__all__ = ["make_private_folder", "turn", "why_not_private"]

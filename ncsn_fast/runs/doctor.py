@@ -93,7 +93,7 @@ def _native() -> str:
     """The CPU's kernels, which have been built."""
     capability = native.ops().capability("")[0]
     library, cache = native.loaded(), native.cache_folder()
-    kept = library is None or library.is_relative_to(cache)
+    kept = library is None or library.is_relative_to(cache.resolve())
     return f"{capability} code, {f'kept in {cache}' if kept else 'built for this process'}"
 
 

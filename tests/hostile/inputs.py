@@ -37,6 +37,7 @@ from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
 from ncsn_fast.models import by_name
 
 IDENTITY = {"seed": 0, "checkpoint": "c" * 8, "network": "n" * 8, "table": "t" * 8}
+DECISIONS = {"a CPU": {"form 3x3": 4, "precision a, b": "fp32 7.1 16.4"}, "another": {}}
 LOG = [
     {"step": 10, "loss": 3.25, "images_per_second": 120.5},
     {"step": 20, "loss": 2.5, "images_per_second": 121.0},

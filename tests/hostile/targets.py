@@ -35,6 +35,7 @@ from ncsn_fast.checkpoints.tensor_file import read_tensors
 from ncsn_fast.cli import main
 from ncsn_fast.data.digits import _DIGITS_FILE, _read_digits
 from ncsn_fast.data.load import load_pixels
+from ncsn_fast.device import measured
 from ncsn_fast.runs.sample_store import SampleStore
 from ncsn_fast.runs.train import read_run
 from ncsn_fast.support.parsers import parse_json, parse_yaml
@@ -485,6 +486,13 @@ TARGETS = [
         lambda: [inputs.run_folder()["run.json"]],
         _run,
         _wrong_json(lambda: inputs.run_folder()["run.json"]),
+    ),
+    Target(
+        "decisions",
+        "decisions.json",
+        lambda: [inputs.as_json(inputs.DECISIONS)],
+        measured.read_file,
+        _wrong_json(lambda: inputs.as_json(inputs.DECISIONS)),
     ),
     Target("log of a run", "log.jsonl", lambda: [inputs.log()], _log, _wrong_log),
     Target(
