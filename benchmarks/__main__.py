@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -13,6 +15,7 @@ from ncsn_fast.benchmarks import runner
 from ncsn_fast.benchmarks.contest.plans import PLANS
 from ncsn_fast.benchmarks.contestants import peer
 from ncsn_fast.benchmarks.report import tables
+from ncsn_fast.support.signals import on_stop
 
 _EPILOG = """\
 examples:
@@ -28,7 +31,7 @@ examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 1 where results disagree or ours fails, 130 after Ctrl-C."""
+    """The exit code: 1 where results disagree or ours fails, 128 and its number after a signal."""
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["--pytest"]:
         return run_pytest(given[1:])
@@ -37,17 +40,24 @@ def main(arguments: list[str] | None = None) -> int:
     plan = PLANS[device, "full" if options.full else "targets" if options.cpu else "quick"]
     plan = replace(plan, budget=options.budget or plan.budget, peer=options.peer)
     out = options.out or runner.default_folder(device)
+    came = [signal.SIGINT]
+
+    def stop(number: signal.Signals) -> NoReturn:
+        came.append(number)
+        raise KeyboardInterrupt
+
     try:
         if options.peer is not None:
             peer.check(options.peer)
         print(f"results go to {out}")
-        results = runner.run(plan, out, options.only or list(runner.SUITES), _say)
+        with on_stop(stop):
+            results = runner.run(plan, out, options.only or list(runner.SUITES), _say)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nstopped; what was finished is in {out}", file=sys.stderr)
-        return 130
+        return 128 + came[-1]
     print()
     for table in (tables.targets(results), tables.problems(results)):
         if table.lines:
@@ -69,6 +79,12 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("give the name of a folder")
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ncsn_fast.benchmarks",
@@ -87,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the targets for a CPU, on the CPU: NCSNv2 for CIFAR-10 at batch 16, 13 minutes",
     )
     size.add_argument("--full", action="store_true", help="all sizes and networks, up to hours")
-    parser.add_argument("--out", type=Path, help="folder for rows.jsonl, results.md, report.html")
+    parser.add_argument(
+        "--out", type=_folder, help="folder for rows.jsonl, results.md, report.html"
+    )
     parser.add_argument("--only", nargs="+", metavar="SUITE", help="these suites; others stay")
     parser.add_argument("--peer", metavar="PATH", help="a checkout of ermongroup/ncsnv2")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="time for all suites")

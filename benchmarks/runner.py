@@ -148,9 +148,9 @@ def isolated(suite: str, plan: Plan, scratch: Path, log: Path, limit: float) -> 
     path = scratch / f"{suite}.jsonl"
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=work, args=(suite, plan, path, log))
-    process.start()
     problem = None
     try:
+        process.start()
         process.join(limit)
         if process.is_alive():
             problem = (LEFT_OUT, f"what was left of this suite: its {limit:.0f} s were over")
@@ -240,10 +240,10 @@ def _open(out: Path | None, wanted: Sequence[str]) -> list[Row]:
 
 def _end(process: multiprocessing.process.BaseProcess) -> None:
     """End a process that still runs, and what it has started."""
-    if not process.is_alive():
+    if process.pid is None or not process.is_alive():
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg") and process.pid is not None:
+        if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()

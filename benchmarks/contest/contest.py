@@ -33,11 +33,14 @@ class Ready:
         result: what is compared with the reference's result.
         sample: a shorter call for the profiler, which takes long over many operations, and its
             units of work; None: the first of the calls.
+        flop: the multiplications and additions that a unit of work really takes; None where
+            nobody can say.
     """
 
     calls: Sequence[Call]
     result: Callable[[], Sequence[Tensor]]
     sample: tuple[Call, int] | None = None
+    flop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def admitted(
         raise Disagreement(found, allowed)
     for call in ready.calls[1:]:
         call()
-    figures: dict[str, float] = {}
+    figures: dict[str, float] = {} if ready.flop is None else {"done_flop": ready.flop}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
         ready.calls[0]()
@@ -188,7 +191,20 @@ def _timed(
             row = row.more(kernel_figures(profile(call, units, device), row))
         except Exception as error:  # a profiler that fails costs its figures, not the time
             row = replace(row, message=f"not profiled: {type(error).__name__}: {error}"[:200])
-    return row.more(contest.figures(row))
+    return below_the_roof(row.more(contest.figures(row)))
+
+
+def below_the_roof(row: Row) -> Row:
+    """The row; a share of the peak of more than the whole is none, and the row says so.
+
+    Either the products that were measured are no roof on this device, or more is counted than done.
+    """
+    share = row.figures.get("share_of_peak", 0.0)
+    if share <= 1:
+        return row
+    figures = {name: value for name, value in row.figures.items() if name != "share_of_peak"}
+    message = f"{share:.0%} of the fastest product that was measured: that one is no roof here"
+    return replace(row, figures=figures, message=f"{row.message} {message}".strip())
 
 
 def profile(call: Call, units: int, device: torch.device) -> Profile:
@@ -243,6 +259,7 @@ __all__ = [
     "Disagreement",
     "Ready",
     "admitted",
+    "below_the_roof",
     "difference",
     "kernel_figures",
     "profile",

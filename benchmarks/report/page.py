@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ncsn_fast.benchmarks.contest.rows import Results
 from ncsn_fast.benchmarks.report.tables import Table, environment, tables
+from ncsn_fast.benchmarks.suites.hardware import facts
 from ncsn_fast.pictures.curves import new_figure
 
 if TYPE_CHECKING:
@@ -53,13 +54,12 @@ def roofline(results: Results, bandwidth: float) -> Figure:
         bandwidth: of the copy, in GB/s.
     """
     figure, axes = _figure()
-    products = results.timed(suite="hardware", case="matrix product")
     intensities = [0.1, 1e4]
-    for row in products:
-        peak = row.figures["flops"]
+    peaks = {n: peak for n, peak in facts(results.rows).items() if n.startswith("peak_")}
+    for name, peak in peaks.items():
         roof = [min(peak, 1e9 * bandwidth * x) for x in (intensities[0], peak / bandwidth / 1e9)]
         corners = [intensities[0], peak / bandwidth / 1e9, intensities[1]]
-        axes.plot(corners, [*roof, peak], linewidth=1, label=f"roof, {row.precision}")
+        axes.plot(corners, [*roof, peak], linewidth=1, label=f"roof, {name.removeprefix('peak_')}")
     for row in results.timed(suite="operations", contestant="ours"):
         per_element = row.figures["flops_per_element"]
         if not per_element:
@@ -68,9 +68,10 @@ def roofline(results: Results, bandwidth: float) -> Figure:
         axes.plot([x], [per_element * row.size / (row.median_s or 1)], "k.", markersize=5)
     for name, marker in (("official", "s"), ("eager channels_last", "^"), ("ours", "o")):
         rows = results.timed(suite="chain", contestant=name)
+        rows = [row for row in rows if "done_flops" in row.figures]
         if rows:
             x_values = [row.figures["intensity"] for row in rows]
-            speeds = [row.figures["flops"] for row in rows]
+            speeds = [row.figures["done_flops"] for row in rows]
             axes.plot(x_values, speeds, marker, markersize=5, label=f"chain: {name}")
     axes.plot([], [], "k.", label="operations: ours")
     _log(axes, "FLOP per byte (chains: of the convolutions)", "FLOP/s")

@@ -114,6 +114,7 @@ def steps(results: Results, suite: str) -> Table:
         "images/s": lambda row: _number(row.figures.get("images_per_s")),
         "ours is": lambda row: _times_slower(results, row),
         "over its convolutions": lambda row: _number(row.figures.get("over_convolutions"), "×"),
+        "published TFLOP/s": lambda row: _tera(row.figures.get("flops")),
         "of peak": lambda row: _percent(row.figures.get("share_of_peak")),
         "kernels": lambda row: _number(row.figures.get("kernels")),
         "launches": lambda row: _number(row.figures.get("launches")),
@@ -130,11 +131,17 @@ def steps(results: Results, suite: str) -> Table:
 
 
 def problems(results: Results) -> Table:
-    """What has no figure, and why."""
+    """What has no figure or lacks some, and why."""
     lines: Lines = [
-        (row.suite, *_which(row), row.status, row.message) for row in results if row.status != OK
+        (row.suite, *_which(row), row.status, row.message)
+        for row in results
+        if row.status != OK or row.message
     ]
-    return Table("Without a figure", ("suite", "case", "size", "contestant", "", "why"), lines)
+    return Table(
+        "Without a figure, or some of them",
+        ("suite", "case", "size", "contestant", "", "why"),
+        lines,
+    )
 
 
 def _time(row: Row) -> str:
@@ -159,6 +166,10 @@ def _times_slower(results: Results, row: Row) -> str:
 
 def _number(value: float | None, unit: str = "") -> str:
     return "–" if value is None else f"{value:.3g}{unit}"
+
+
+def _tera(value: float | None) -> str:
+    return _number(None if value is None else value / 1e12)
 
 
 def _percent(value: float | None) -> str:

@@ -22,7 +22,12 @@ from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.contestants import networks, official, peer
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import Noise
-from ncsn_fast.benchmarks.suites.common import network_contest, published, with_share
+from ncsn_fast.benchmarks.suites.common import (
+    flop_of_ours,
+    network_contest,
+    published,
+    with_share,
+)
 from ncsn_fast.device import capture
 from ncsn_fast.device.precision import float32_mode
 from ncsn_fast.inference.prepare import prepare_for_inference
@@ -64,12 +69,10 @@ def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: i
 
 
 def step_figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
-    """Images per second of the whole chain, and the share of the measured matrix peak."""
+    """Images per second of the whole chain, and FLOP/s."""
     seconds = row.median_s or float("nan")
     found = {"images_per_s": row.size / (seconds * work.rows), "rows_of_chain": work.rows}
-    found["flops"] = work.cost.flops * row.size / seconds
-    found["intensity"] = work.cost.intensity(row.size, row.precision)
-    return with_share(found, row, plan)
+    return {**found, **forward_figures(row, work, plan)}
 
 
 class Chains:
@@ -91,7 +94,7 @@ class Chains:
             return [self._drift(self._official(self.noise, self.rows))]
 
     def official(self, precision: str) -> Ready:
-        return self._ready(self._official, precision)
+        return self._ready(self._official, precision, self.work.cost.flops)
 
     def plain(self, precision: str, way: str = "") -> Ready:
         """Plain PyTorch without logging and division: network and update in one function."""
@@ -110,7 +113,7 @@ class Chains:
                 x = step(x, z, rows[i], labels[i])
             return x
 
-        return self._ready(loop, precision)
+        return self._ready(loop, precision, self.work.cost.flops)
 
     def ours(self, precision: str, graph: bool | str) -> Ready:
         captured = graph is True
@@ -127,11 +130,12 @@ class Chains:
 
         # A graph has few operations of the host, and would have to be captured once more.
         profiled = self.rows if captured else min(_PROFILED_OURS, self.work.rows)
-        return self._ready(loop, precision, profiled)
+        return self._ready(loop, precision, flop_of_ours(self.work, precision), profiled)
 
     def peer(self, precision: str, path: str) -> Ready:
         network = peer.network(path, self.work.net)
-        return self._ready(partial(self._official, network=network), precision)
+        loop = partial(self._official, network=network)
+        return self._ready(loop, precision, self.work.cost.flops)
 
     def _official(
         self,
@@ -154,9 +158,10 @@ class Chains:
         self,
         loop: Callable[[Noise | None, int], Tensor],
         precision: str,
+        flop: float | None,
         profiled: int | None = None,
     ) -> Ready:
-        """``loop`` takes noise, or None for its own, and the number of rows."""
+        """``loop`` takes noise, or None for its own, and the number of rows; FLOP of one image."""
 
         def making(noise: Noise | None, rows: int) -> Making:
             return _in_mode(lambda: loop(noise, rows), precision, self.work.device)
@@ -166,6 +171,7 @@ class Chains:
             [making(None, self.rows)],
             lambda: [self._drift(making(self.noise, self.rows)())],
             (making(None, profiled), profiled),
+            flop and flop * len(self.x),
         )
 
     def _drift(self, end: Tensor) -> Tensor:
@@ -200,10 +206,10 @@ def forward_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch:
 
 
 def forward_figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
-    figures = step_figures(row, work, plan)
-    return {
-        name: figures[name] for name in ("flops", "intensity", "share_of_peak") if name in figures
-    }
+    """FLOP/s, published and done, and the share of the peak."""
+    flops = work.cost.flops * row.size / (row.median_s or float("nan"))
+    intensity = work.cost.intensity(row.size, row.precision)
+    return with_share({"flops": flops, "intensity": intensity}, row, plan)
 
 
 class Forwards:
@@ -221,13 +227,15 @@ class Forwards:
 
     def official(self, precision: str) -> Ready:
         network = self.work.official()
-        return self._ready(lambda x: network(x, self.labels), precision, self.sigma)
+        flop = self.work.cost.flops
+        return self._ready(lambda x: network(x, self.labels), precision, flop, self.sigma)
 
     def plain(self, precision: str, way: str = "") -> Ready:
         forward = networks.plain_forward(self.work.plain(precision), precision)
         forward = networks.compiled(forward, way)
         scale = self.sigma if self.work.net.sees_sigma else None
-        return self._ready(lambda x: forward(x, self.labels), precision, scale)
+        flop = self.work.cost.flops
+        return self._ready(lambda x: forward(x, self.labels), precision, flop, scale)
 
     def ours(self, precision: str) -> Ready:
         prepared = prepare_for_inference(self.work.net, precision)
@@ -236,7 +244,7 @@ class Forwards:
             with float32_mode(precision, self.work.device):  # of the first convolution
                 return prepared.normalized(x, self.labels)
 
-        return self._ready(forward, precision)
+        return self._ready(forward, precision, flop_of_ours(self.work, precision))
 
     def captured(self, precision: str) -> Ready:
         """The same in a CUDA graph of its own."""
@@ -255,10 +263,14 @@ class Forwards:
             graph.replay()
             return out
 
-        return self._ready(forward, precision)
+        return self._ready(forward, precision, flop_of_ours(self.work, precision))
 
     def _ready(
-        self, forward: Callable[[Tensor], Tensor], precision: str, scale: Tensor | None = None
+        self,
+        forward: Callable[[Tensor], Tensor],
+        precision: str,
+        flop: float | None,
+        scale: Tensor | None = None,
     ) -> Ready:
         device = self.work.device
         calls = [_in_mode(partial(forward, x), precision, device) for x in self.inputs]
@@ -267,7 +279,7 @@ class Forwards:
             n = calls[0]().float()
             return [n if scale is None else scale * n]
 
-        return Ready(calls, result)
+        return Ready(calls, result, flop=flop and flop * len(self.labels))
 
 
 def _in_mode(call: Making, precision: str, device: torch.device) -> Making:

@@ -58,7 +58,7 @@ def training_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch
 
 
 def figures(row: Row, work: Work, plan: Plan) -> dict[str, float]:
-    """Images per second; the backward pass counts as twice the forward pass."""
+    """Images per second and FLOP/s; the backward pass counts as twice the forward pass."""
     seconds = row.median_s or float("nan")
     found = {"images_per_s": row.size / seconds, "flops": 3 * work.cost.flops * row.size / seconds}
     return with_share(found, row, plan)
@@ -71,6 +71,7 @@ class Steps:
         self.work = work
         self.images = work.states(batch)
         self.ids = torch.arange(batch, device=work.device)
+        self.flop = 3 * batch * work.cost.flops  # of who computes as published
         self.checked = _CHECKED[work.device.type]
         self.order: list[Tensor] | None = None
 
@@ -86,7 +87,7 @@ class Steps:
                 return step(*given)
 
         losses = torch.tensor([run(*self._batch(i)) for i in range(self.checked)])
-        return Ready([lambda: run(self.images)], lambda: [losses])
+        return Ready([lambda: run(self.images)], lambda: [losses], flop=self.flop)
 
     def plain(self, precision: str, way: str = "") -> Ready:
         """Autocast, channels_last, fused Adam, the average of the weights in one call."""
@@ -130,7 +131,7 @@ class Steps:
             return step(self.images, labels, torch.randn_like(self.images))
 
         losses = torch.tensor([float(step(*self._batch(i))) for i in range(self.checked)])
-        return Ready([call], lambda: [losses])
+        return Ready([call], lambda: [losses], flop=self.flop)
 
     def ours(self, precision: str, graph: bool | str) -> Ready:
         trainer = self._trainer(precision, graph)

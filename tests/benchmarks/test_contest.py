@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.benchmarks import CPU
+from helpers.benchmarks import CPU, PLAN
 
 from ncsn_fast.benchmarks.contest import contest, timing
 from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
-from ncsn_fast.benchmarks.contest.rows import Row, read_rows, write_rows
+from ncsn_fast.benchmarks.contest.rows import Results, Row, read_rows, write_rows
+from ncsn_fast.benchmarks.report import tables
+from ncsn_fast.benchmarks.suites.common import with_share
 
 
 def contest_of(**results):
@@ -105,3 +107,30 @@ def test_another_file_is_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"what": 1}\n')
     with pytest.raises(ValueError, match="holds no rows of a benchmark"):
         read_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(("flop", "share"), [(50.0, 0.5), (100.0, 1.0), (101.0, None)])
+def test_nobody_reaches_more_than_the_peak_that_was_measured(monkeypatch, flop, share):
+    times = timing.Times(median=1.0, low=1.0, high=1.0, rounds=5)
+    monkeypatch.setattr(contest, "in_turns", lambda calls, *_: dict.fromkeys(calls, times))
+    plan = replace(PLAN, facts={"peak_fp32": 100.0})
+    made = contest_of(one=1.0)
+    prepare = made.contestants[0].prepare
+    one = Contestant("one", "fp32", lambda precision: replace(prepare(precision), flop=flop))
+    made = replace(
+        made, contestants=[one], figures=lambda row: with_share({"flops": 1e9}, row, plan)
+    )
+    (row,) = contest.run(made, CPU)
+    assert row.figures.get("share_of_peak") == share
+    assert row.figures["done_flops"] == flop
+    assert ("no roof here" in row.message) == (share is None)
+    assert bool(tables.problems(Results([row])).lines) == (share is None)
+
+
+def test_who_cannot_say_what_was_done_has_no_share_of_the_peak(monkeypatch):
+    times = timing.Times(median=1.0, low=1.0, high=1.0, rounds=5)
+    monkeypatch.setattr(contest, "in_turns", lambda calls, *_: dict.fromkeys(calls, times))
+    plan = replace(PLAN, facts={"peak_fp32": 100.0})
+    made = replace(contest_of(one=1.0), figures=lambda row: with_share({"flops": 1e9}, row, plan))
+    (row,) = contest.run(made, CPU)
+    assert set(row.figures) == {"flops"}

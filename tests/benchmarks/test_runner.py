@@ -1,5 +1,8 @@
 """A run as a whole and its command: suites apart, files, exit codes, refusals."""
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +78,33 @@ def test_the_targets_of_a_cpu_have_a_plan_of_their_own(monkeypatch, tmp_path):
     assert plan == PLANS["cpu", "targets"]
     assert [(s.preset, s.batches) for s in plan.sampled] == [("cifar10", (16,))]
     assert {s.name for s in (*plan.sampled, *plan.compiled)} == {CIFAR.name}  # targets look for it
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_the_suite_that_runs_too(monkeypatch, tmp_path, capsys, name, code):
+    processes = []
+    join = multiprocessing.process.BaseProcess.join
+
+    def signalled(process, limit=None):
+        if limit is None:
+            return join(process)
+        processes.append(process)
+        os.kill(os.getpid(), getattr(signal, name))
+        return join(process, limit)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "join", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    assert command.main(["--only", "hardware", "--out", str(tmp_path)]) == code
+    assert "stopped" in capsys.readouterr().err
+    (process,) = processes
+    assert process.exitcode == -signal.SIGKILL
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_empty_name_is_no_folder(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--out", ""])
+    assert "give the name of a folder" in capsys.readouterr().err
 
 
 def test_an_unknown_suite_is_refused(tmp_path, capsys):

@@ -7,9 +7,11 @@ import torch
 from helpers.benchmarks import CPU, PLAN, TINY
 
 from ncsn_fast.benchmarks.contest import contest
-from ncsn_fast.benchmarks.contest.rows import Results
+from ncsn_fast.benchmarks.contest.rows import Results, Row
 from ncsn_fast.benchmarks.contestants import networks
 from ncsn_fast.benchmarks.report import tables
+from ncsn_fast.benchmarks.suites import hardware
+from ncsn_fast.benchmarks.suites.common import flop_of_ours
 from ncsn_fast.benchmarks.suites.host_memory import host_memory
 from ncsn_fast.benchmarks.suites.operations import CASES, operation_contest, operations
 from ncsn_fast.benchmarks.suites.overhead import overhead
@@ -21,6 +23,34 @@ def test_a_longer_chain_needs_no_more_memory_of_the_host():
     (row,) = host_memory(PLAN)
     assert row.message == ""
     assert row.figures["growth_bytes"] < 0.2 * row.figures["states_bytes"]
+
+
+def test_the_roof_is_the_fastest_of_several_products():
+    rows = [Row("hardware", name, "torch", 1, "fp32", figures={"flops": flops})
+            for name, flops in (("a", 1.0), ("b", 3.0), ("c", 2.0))]  # fmt: skip
+    rows += [replace(rows[0], precision="bf16", figures={"flops": 9.0})]
+    rows += [Row("chain", "", "ours", 1, "fp32", figures={"flops": 7.0})]
+    assert hardware.facts(rows) == {"peak_fp32": 3.0, "peak_bf16": 9.0}
+    kinds = {product.name.rsplit(" ", 1)[0] for product in hardware.products("cpu")}
+    assert kinds == {"matrix product", "oneDNN product", "oneDNN convolution"}
+
+
+def test_every_product_counts_what_it_does():
+    products = [
+        hardware._matrices(64, 32, 48),
+        hardware._packed_matrices(64, 32, 48),
+        hardware._packed_convolution(1, 16, 8),
+    ]
+    with torch.inference_mode():
+        made = [product.make(torch.float32, CPU) for product in products]
+        assert [call().numel() for call in made] == [product.results for product in products]
+    assert [product.flop for product in products] == [2 * 64 * 32 * 48] * 2 + [2 * 9 * 16 * 16 * 64]
+
+
+def test_ours_takes_fewer_multiplications_than_the_published_network():
+    work = networks.make(TINY, CPU)
+    published, ours = work.cost.flops, flop_of_ours(work, "fp32")
+    assert 0.5 * published < ours < published
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
