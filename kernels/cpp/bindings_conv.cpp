@@ -4,6 +4,9 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <string_view>
+#include <vector>
+
 namespace ncsn_fast {
 namespace {
 
@@ -108,11 +111,13 @@ void run(const Conv& c) {
   by_blocks(c, blocks, parts(c.tiles(), blocks));
 }
 
-// x convolved, plus bias and residual; pooled, the 2×2 means of that without the residual's.
-Tensor conv3x3(
+// x convolved, plus bias and residual, as it is where `total`, and activated where there is an
+// activation. Pooled, the 2×2 means of that without the residual's. `overwrite`: the total is
+// written over the residual.
+std::vector<Tensor> conv3x3(
     const Tensor& x_given, const Tensor& weight, const OptionalTensor& bias,
     const OptionalTensor& residual_given, int64_t outputs, int64_t side, at::IntArrayRef padding,
-    at::IntArrayRef dilation, bool pool) {
+    at::IntArrayRef dilation, bool pool, std::string_view activation, bool total, bool overwrite) {
   const Tensor x = x_given.contiguous(at::MemoryFormat::ChannelsLast);
   const Shape shape = images_of(x);
   TORCH_CHECK_VALUE(x.scalar_type() == at::kFloat, "images are float32, not ", x.scalar_type());
@@ -137,25 +142,35 @@ Tensor conv3x3(
     c.out_height /= 2;
     c.out_width /= 2;
   }
-  Tensor y = at::empty(
-      {c.samples, c.outputs, c.out_height, c.out_width}, x.options(),
-      at::MemoryFormat::ChannelsLast);
   c.x = x.const_data_ptr<float>();
   c.weight = floats_of(weight);
+  TORCH_CHECK_VALUE(!bias || bias->numel() == outputs, "the bias has one number for each output");
   c.bias = floats_of(bias);
+  TORCH_CHECK_VALUE(residual_given || !overwrite, "there is no residual to be written over");
+  const int64_t sizes[] = {c.samples, c.outputs, c.out_height, c.out_width};
   Tensor residual;
   if (residual_given) {
     TORCH_CHECK_VALUE(
-        residual_given->sizes() == y.sizes() && residual_given->scalar_type() == at::kFloat,
-        "the residual is to be float32 ", y.sizes(), ", not ", residual_given->scalar_type(), " ",
-        residual_given->sizes());
+        residual_given->sizes() == at::IntArrayRef(sizes) &&
+            residual_given->scalar_type() == at::kFloat,
+        "the residual is to be float32 ", at::IntArrayRef(sizes), ", not ",
+        residual_given->scalar_type(), " ", residual_given->sizes());
     residual = residual_given->contiguous(at::MemoryFormat::ChannelsLast);
     c.residual = residual.const_data_ptr<float>();
   }
-  TORCH_CHECK_VALUE(!bias || bias->numel() == outputs, "the bias has one number for each output");
-  c.y = y.mutable_data_ptr<float>();
+  const auto image = [&] { return at::empty(sizes, x.options(), at::MemoryFormat::ChannelsLast); };
+  std::vector<Tensor> results;
+  if (total || activation.empty()) {
+    results.push_back(overwrite ? residual : image());
+    c.y = results.back().mutable_data_ptr<float>();
+  }
+  if (!activation.empty()) {
+    c.activation = activation_of(activation);
+    results.push_back(image());
+    c.active = results.back().mutable_data_ptr<float>();
+  }
   run(c);
-  return y;
+  return results;
 }
 
 }  // namespace
@@ -165,6 +180,7 @@ TORCH_LIBRARY_FRAGMENT(ncsn_fast_cpp, m) {
   m.def("conv3x3_weight(Tensor weight, int side, bool flipped) -> Tensor", &ncsn_fast::conv3x3_weight);
   m.def(
       "conv3x3(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int outputs, int side, "
-      "int[2] padding, int[2] dilation, bool pool) -> Tensor",
+      "int[2] padding, int[2] dilation, bool pool, str activation, bool total, bool overwrite) "
+      "-> Tensor[]",
       &ncsn_fast::conv3x3);
 }

@@ -138,8 +138,9 @@ struct Conv {
   bool pool;                                               // 2×2 means of the outputs; no dilation
   int64_t out_height, out_width;                           // of y
   int64_t rows, columns;                                   // of tiles, in one sub-image
+  Activation activation;                                   // of active
   const float *x, *weight, *bias, *residual;               // weight transformed; the last two or null
-  float* y;
+  float *y, *active;                                       // either may be null
   int64_t chunks() const { return (inputs + CONV_LANES - 1) / CONV_LANES; }
   int64_t panels() const { return (outputs + CONV_PANEL - 1) / CONV_PANEL; }
   int64_t tiles() const { return samples * dilation_y * dilation_x * rows * columns; }

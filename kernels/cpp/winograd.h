@@ -15,7 +15,7 @@ typedef float Vector __attribute__((vector_size(VECTOR * sizeof(float))));
 typedef float Unaligned __attribute__((vector_size(VECTOR * sizeof(float)), aligned(4)));
 
 constexpr int VECTORS = CONV_LANES / VECTOR;  // vectors that hold the channels of a chunk
-constexpr int COLUMNS = 2;                  // vectors of outputs that a product has in registers
+constexpr int COLUMNS = 2;                    // vectors of outputs that a product has in registers
 
 inline Vector vector_at(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline void put(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
@@ -131,35 +131,34 @@ inline void tile_in(const Conv& c, const Place& at, int64_t channel, float* to, 
   }
 }
 
-// VECTOR output channels of a pixel, of which the image may have fewer.
-inline void finish(const Conv& c, int64_t at, int64_t channel, Vector sum) {
-  const int64_t count = c.outputs - channel;
-  if (count >= VECTOR) {
-    if (c.bias) sum += vector_at(c.bias + channel);
-    if (c.residual) sum += vector_at(c.residual + at);
-    put(c.y + at, sum);
+// CONV_LANES channels of a pixel, of which the image may have fewer: values ← values + more.
+inline void add(float* values, const float* more, int64_t count) {
+  if (count < CONV_LANES) {
+    for (int64_t k = 0; k < count; ++k) values[k] += more[k];
     return;
   }
-  float values[VECTOR];
-  put(values, sum);
-  for (int64_t k = 0; k < count; ++k) {
-    if (c.bias) values[k] += c.bias[channel + k];
-    if (c.residual) values[k] += c.residual[at + k];
-    c.y[at + k] = values[k];
+  for (int64_t k = 0; k < CONV_LANES; k += VECTOR) put(values + k, vector_at(values + k) + vector_at(more + k));
+}
+
+inline void copy(const float* values, float* to, int64_t count) {
+  if (count < CONV_LANES) {
+    for (int64_t k = 0; k < count; ++k) to[k] = values[k];
+    return;
   }
+  for (int64_t k = 0; k < CONV_LANES; k += VECTOR) put(to + k, vector_at(values + k));
 }
 
 // The outputs of a tile from its products from[f * step], CONV_LANES channels of them. Pooled, each
 // 2×2 of them are one mean.
 template <int M, bool POOL>
-inline void tile_out(const Conv& c, const Place& at, int64_t first, const float* from, int64_t step) {
+inline void tile_out(const Conv& c, const Place& at, int64_t channel, const float* from, int64_t step) {
   constexpr int A = M + 2, SIDE = POOL ? M / 2 : M;
-  const int64_t row = POOL ? at.row / 2 : at.row, column = POOL ? at.column / 2 : at.column;
-  for (int64_t channel = first; channel < smaller(first + CONV_LANES, c.outputs); channel += VECTOR) {
+  alignas(64) float values[SIDE][SIDE][CONV_LANES];
+  for (int64_t lane = 0; lane < CONV_LANES; lane += VECTOR) {
     Vector half[M][A], whole[M][M];
     for (int j = 0; j < A; ++j) {
       Filter<M>::output(
-          [&](int i) { return vector_at(from + (i * A + j) * step + channel - first); },
+          [&](int i) { return vector_at(from + (i * A + j) * step + lane); },
           [&](int i, Vector v) { half[i][j] = v; });
     }
     for (int i = 0; i < M; ++i) {
@@ -167,20 +166,37 @@ inline void tile_out(const Conv& c, const Place& at, int64_t first, const float*
           [&](int j) { return half[i][j]; }, [&](int j, Vector v) { whole[i][j] = v; });
     }
     for (int i = 0; i < SIDE; ++i) {
-      const int64_t y = row + i * c.dilation_y;
-      if (y >= c.out_height) break;
       for (int j = 0; j < SIDE; ++j) {
-        const int64_t x = column + j * c.dilation_x;
-        if (x >= c.out_width) break;
         Vector value = whole[i][j];
         if constexpr (POOL) {
           value = 0.25f * ((whole[2 * i][2 * j] + whole[2 * i][2 * j + 1]) +
                            (whole[2 * i + 1][2 * j] + whole[2 * i + 1][2 * j + 1]));
         }
-        finish(c, ((at.sample * c.out_height + y) * c.out_width + x) * c.outputs + channel, channel, value);
+        put(values[i][j] + lane, value);
       }
     }
   }
+  const int64_t count = smaller(CONV_LANES, c.outputs - channel);
+  const int64_t row = POOL ? at.row / 2 : at.row, column = POOL ? at.column / 2 : at.column;
+  const auto each = [&](auto take) {
+    for (int i = 0; i < SIDE; ++i) {
+      const int64_t y = row + i * c.dilation_y;
+      if (y >= c.out_height) break;
+      for (int j = 0; j < SIDE; ++j) {
+        const int64_t x = column + j * c.dilation_x;
+        if (x >= c.out_width) break;
+        take(values[i][j], ((at.sample * c.out_height + y) * c.out_width + x) * c.outputs + channel);
+      }
+    }
+  };
+  each([&](float* pixel, int64_t place) {
+    if (c.bias) add(pixel, c.bias + channel, count);
+    if (c.residual) add(pixel, c.residual + place, count);
+    if (c.y) copy(pixel, c.y + place, count);
+  });
+  if (!c.active) return;
+  activate_all(c.activation, values[0][0], SIDE * SIDE * CONV_LANES);
+  each([&](float* pixel, int64_t place) { copy(pixel, c.active + place, count); });
 }
 
 // R tiles × COLUMNS vectors of outputs: a[tile][input] · b[input][output] over all inputs.

@@ -167,13 +167,20 @@ class RCU(nn.Module):
         for block in range(1, self.blocks + 1):
             h = self._activated(block, 1, x.total, labels, x.active, x.statistics)
             for stage in range(2, self.STAGES + 1):
-                h = self._activated(block, stage, self._conv(block, stage - 1)(h), labels)
+                h = self._next(block, stage, h, labels)
             last = then if block == self.blocks else between
             x = _add(self._conv(block, self.STAGES), h, x.total, last, own=own or block > 1)
         return x
 
     def _conv(self, block: int, stage: int) -> nn.Module:
         return getattr(self, f"{block}_{stage}_conv")
+
+    def _next(self, block: int, stage: int, h: Tensor, labels: Tensor | None) -> Tensor:
+        """What the convolution of a stage sees, from what that of the stage before saw."""
+        conv = self._conv(block, stage - 1)
+        if not self.normed and isinstance(conv, PackedConv) and conv.runs_on(h):
+            return conv.activated(h, self.activation)
+        return self._activated(block, stage, conv(h), labels)
 
     def _activated(
         self,
@@ -202,9 +209,8 @@ def _add(
     activation = None if then == "norm" else then
     if not isinstance(conv, PackedConv) or not conv.takes_along(h, residual):
         return ops.residual_add(conv(h), residual, activation=activation, statistics=then == "norm")
-    total = conv.plus(h, residual, overwrite=own)
-    active = None if activation is None else ops.activate(total, activation)
-    return Sum(total, active, None)
+    total, *active = conv.plus(h, residual, activation=activation, overwrite=own)
+    return Sum(total, active[0] if active else None, None)
 
 
 class CRP(nn.Module):

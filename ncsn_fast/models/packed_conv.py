@@ -1,7 +1,7 @@
-"""Convolutions whose weights are packed for the CPU once, instead of at every call.
+"""Convolutions whose weights are made ready for the CPU once, instead of at every call.
 
-oneDNN reads weights in an order of its own, which depends on the CPU; PyTorch's convolution brings
-them into it each time. The packed copy is beside the weight, from which it is made.
+What is made lies beside the weight, for each form that the convolution has run in: a form of
+:mod:`ncsn_fast.models.conv_forms`, the fastest for the size of the images.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ncsn_fast.device import backends
+from ncsn_fast.models import conv_forms
+from ncsn_fast.models.conv_forms import DIRECT, Form, Geometry
 
 
 class PackedConv(nn.Conv2d):
@@ -19,27 +21,42 @@ class PackedConv(nn.Conv2d):
 
     It cannot on other devices than the CPU, without oneDNN, and where autograd or torch.compile
     watches: those see PyTorch's convolution of ``weight``.
+
+    Attributes:
+        packed: the forms it has run in, by the side of their tiles; None where it cannot.
     """
 
-    packed: Tensor | None = None
+    packed: dict[int, Form] | None = None
+    _tiles: dict[tuple[int, ...], int]  # by the sides of the images
 
     def pack(self) -> None:
         """Pack the weight as it is now; whoever changes it has to call this again."""
+        self._tiles = {}
         packed = None
         if _can_pack(self.weight):
-            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                self.weight.detach().to_mkldnn(), *self._geometry()
-            )
+            packed = {tile: conv_forms.form_of(self, tile) for tile in self.packed or ()}
         self.packed = packed  # at once: another thread may be computing
+
+    def tile(self, height: int, width: int) -> int:
+        """The side of the tiles that images of a size are filtered in, or ``DIRECT``."""
+        if not self._can_filter() or isinstance(self.padding, str):
+            return DIRECT
+        widths, sides = (self.in_channels, self.out_channels), (height, width)
+        return conv_forms.tile_of(Geometry(widths, sides, self.padding, self.dilation))
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of x (N, C, H, W)."""
-        packed = self.packed
-        if packed is None or not backends.unwatched(x):
+        if not self.runs_on(x):
             return super().forward(x)
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, packed, self.bias, *self._geometry(), "none", [], ""
-        )
+        return self._form(x)(x)[0]
+
+    def runs_on(self, x: Tensor) -> bool:
+        """Whether packed weights are used for x."""
+        return self.packed is not None and backends.unwatched(x)
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """act(the convolution of x), for x that :meth:`runs_on` holds for."""
+        return self._form(x)(x, activation=activation, total=False)[0]
 
     def takes_along(self, x: Tensor, residual: Tensor) -> bool:
         """Whether :meth:`plus` can run: forward would use packed weights, the kinds agree."""
@@ -50,18 +67,18 @@ class PackedConv(nn.Conv2d):
             and backends.unwatched(x, residual)
         )
 
-    def plus(self, x: Tensor, residual: Tensor, *, overwrite: bool) -> Tensor:
+    def plus(
+        self, x: Tensor, residual: Tensor, *, activation: str | None, overwrite: bool
+    ) -> list[Tensor]:
         """The convolution of x plus a residual, rounded once, without a pass for the addition.
 
         Args:
             x: (N, C, H, W), for which :meth:`takes_along` holds.
             residual: of the result's shape.
+            activation: also return act(total).
             overwrite: write the result over the residual, which makes the addition free.
         """
-        weights = self.packed, self.bias, *self._geometry(), "add", 1.0, None, [], None
-        if overwrite:
-            return torch.ops.mkldnn._convolution_pointwise_.binary(residual, x, *weights)
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, residual, *weights)
+        return self._form(x)(x, residual, activation=activation, overwrite=overwrite)
 
     def __getstate__(self) -> dict[str, Any]:
         # What is packed can be neither copied nor saved, and is for this CPU.
@@ -73,8 +90,26 @@ class PackedConv(nn.Conv2d):
         if packed:
             self.pack()
 
-    def _geometry(self) -> tuple[Any, ...]:
-        return self.padding, self.stride, self.dilation, self.groups
+    def _form(self, x: Tensor) -> Form:
+        assert self.packed is not None
+        sides = x.shape[2:]
+        tile = self._tiles.get(sides)
+        if tile is None:
+            tile = self._tiles[sides] = self.tile(*sides)
+        if backends.wished()[0] == "torch":  # whose forms are native kernels
+            tile = DIRECT
+        form = self.packed.get(tile)
+        if form is None:  # or twice, by two threads
+            form = self.packed[tile] = conv_forms.form_of(self, tile)
+        return form
+
+    def _can_filter(self) -> bool:
+        return (
+            self.weight.dtype == torch.float32
+            and self.kernel_size == (3, 3)
+            and self.stride == (1, 1)
+            and self.groups == 1
+        )
 
 
 def _can_pack(weight: Tensor) -> bool:

