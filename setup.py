@@ -11,6 +11,14 @@ MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
 # The tests run the kernels in Triton's interpreter and compile them for GPUs that are not there;
 # torch brings Triton along only in its CUDA builds.
 TRITON = "triton>=3.4; platform_system == 'Linux'"
+# Others who make networks fast on a CPU: contestants of the benchmarks, which do without them.
+PEERS = [
+    "openvino>=2025.0",
+    "onnxruntime>=1.20",
+    "onnx>=1.17",
+    "onnxscript>=0.3",
+    "diffusers>=0.30",
+]
 TEST = [
     "pytest>=8",
     "pytest-benchmark>=4",
@@ -59,6 +67,7 @@ setup(
     ],
     extras_require={
         "test": TEST,
+        "peers": PEERS,
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["ncsn-fast = ncsn_fast.cli:main"]},

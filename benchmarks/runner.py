@@ -31,6 +31,7 @@ from ncsn_fast.benchmarks.contest.rows import (
     read_rows,
     write_rows,
 )
+from ncsn_fast.benchmarks.contestants.engines import PACKAGES
 from ncsn_fast.benchmarks.report import page, tables
 from ncsn_fast.benchmarks.suites import hardware
 from ncsn_fast.benchmarks.suites.common import ContestOf, rows_of
@@ -41,7 +42,7 @@ from ncsn_fast.benchmarks.suites.sampling import chain_contest, forward_contest
 from ncsn_fast.benchmarks.suites.score_error import score_error
 from ncsn_fast.benchmarks.suites.training import training_contest
 from ncsn_fast.device import backends
-from ncsn_fast.device.environment import environment
+from ncsn_fast.device.environment import environment, version
 from ncsn_fast.support.files import (
     check_writable,
     folder_lock,
@@ -190,6 +191,9 @@ def suite_rows(suite: str, plan: Plan) -> Iterator[Row]:
     torch.backends.cudnn.benchmark = True  # for every contestant
     where = {**environment(device), "kind": device.type}
     where["operations"] = backends.resolve("auto", device)[0]
+    if plan.device == "cpu":
+        where["capability"] = torch.backends.cpu.get_cpu_capability()
+        where |= {package: version(package) for package in PACKAGES}
     where["date"] = time.strftime("%Y-%m-%d")
     if suite in _CONTESTS:
         contest_of, subjects = _CONTESTS[suite]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ncsn_fast.benchmarks.contest.rows import DISAGREES, Row
+from ncsn_fast.benchmarks.contest.rows import DISAGREES, LEFT_OUT, Row
 from ncsn_fast.benchmarks.contest.timing import Call, Times, in_turns, wall_seconds
 from ncsn_fast.runs.profile_table import Profile, read_profile
 
@@ -103,6 +103,8 @@ def run(contest: Contest, device: torch.device) -> Iterator[Row]:
             rows[one.key] = replace(
                 contest.row(one).failed(str(error), DISAGREES), error=error.difference
             )
+        except Absent as reason:
+            rows[one.key] = contest.row(one).failed(str(reason), LEFT_OUT)
         except Exception as error:
             rows[one.key] = contest.row(one).failed(error)
         _clean_up(device)
@@ -114,6 +116,10 @@ def run(contest: Contest, device: torch.device) -> Iterator[Row]:
     calls.clear()
     _forget_compiled()
     _clean_up(device)
+
+
+class Absent(Exception):
+    """A contestant that cannot take part here, and why: its row is left out, not failed."""
 
 
 class Disagreement(ArithmeticError):
@@ -150,6 +156,7 @@ def admitted(
 
     Raises:
         Disagreement: where its result is not the reference's.
+        Absent: where it cannot take part.
         Exception: whatever it raises.
     """
     on_gpu = device.type == "cuda"
@@ -254,6 +261,7 @@ def _forget_compiled() -> None:
 __all__ = [
     "NETWORK_TOLERANCE",
     "OPERATION_TOLERANCE",
+    "Absent",
     "Contest",
     "Contestant",
     "Disagreement",

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 REDUCED, AUTOTUNED = "compile reduce-overhead", "compile max-autotune"
-FROZEN = "compile frozen"
+COMPILED, FROZEN = "compile", "compile frozen"
+OPENVINO, ONNXRUNTIME = "OpenVINO", "ONNX Runtime"
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class Subject:
         preset: of ``training/presets.py``: the network and its sampler. "digits" has the bundled
             weights, all others have random ones.
         batches: images at once.
-        compiled: the ways of torch.compile that take part.
+        compiled: the ways of torch.compile, and other engines, that take part.
         ngf, image_size: in place of the preset's.
+        precisions: in place of those that the plan has for such a contest.
     """
 
     name: str
@@ -29,13 +31,14 @@ class Subject:
     compiled: tuple[str, ...] = ()
     ngf: int | None = None
     image_size: int | None = None
+    precisions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
     """The measurements of a run.
 
-    What torch.compile takes part in is slow to start, and has suites of its own.
+    What compilers take part in is slow to start, and has suites of its own.
 
     Attributes:
         device: "cuda" or "cpu".
@@ -47,7 +50,8 @@ class Plan:
         sampled, compiled, autotuned: networks for the chains.
         passed: networks for forward passes.
         trained, trained_compiled: networks for training steps.
-        compiled_in: precisions in which torch.compile takes part in chains.
+        rivals_in: precisions in which plain PyTorch and compilers take part in chains and forward
+            passes.
         trained_in: precisions of training.
         seconds: of measuring, per contestant.
         rows: most rows of a chain; large batches run fewer.
@@ -67,7 +71,7 @@ class Plan:
     seconds: float
     budget: float
     compiled: tuple[Subject, ...] = ()
-    compiled_in: tuple[str, ...] = ()
+    rivals_in: tuple[str, ...] = ()
     autotuned: tuple[Subject, ...] = ()
     trained_compiled: tuple[Subject, ...] = ()
     compile_operations: bool = True
@@ -94,7 +98,7 @@ _GPU_QUICK = Plan(
     passed=(replace(CIFAR, batches=(1, 128)),),
     trained=(replace(CIFAR, batches=(128,)),),
     trained_compiled=(replace(CIFAR, batches=(128,), compiled=(REDUCED,)),),
-    compiled_in=("fp16",),
+    rivals_in=("fp16",),
     trained_in=("bf16",),
     seconds=1.0,
     budget=540.0,
@@ -116,8 +120,14 @@ _GPU_FULL = replace(
     seconds=3.0,
     budget=7200.0,
 )
+_ON_CPU = (FROZEN, OPENVINO, ONNXRUNTIME)
 _SMALL = Subject("NCSNv2 32×32, ngf 32", "cifar10", (8,), ngf=32)
 _DIGITS = Subject("digits", "digits", (1, 16))
+# Without instructions for bfloat16 it is float32 and conversions: there it is left out of what
+# takes long.
+_INSTRUCTIONS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+_HALF_HERE = any(getattr(torch.cpu, name, bool)() for name in _INSTRUCTIONS)
+_HERE = ("fp32", "bf16") if _HALF_HERE else ("fp32",)
 _CPU_QUICK = Plan(
     device="cpu",
     half="bf16",
@@ -126,7 +136,7 @@ _CPU_QUICK = Plan(
     sampled=(_DIGITS,),
     passed=(_DIGITS,),
     trained=(replace(_DIGITS, batches=(16,)),),
-    compiled_in=("bf16",),
+    rivals_in=("bf16",),
     trained_in=("fp32", "bf16"),
     compile_operations=False,
     seconds=0.3,
@@ -137,8 +147,9 @@ _CPU_FULL = replace(
     _CPU_QUICK,
     elements=(1 << 20, 1 << 22),
     sampled=(_DIGITS, _SMALL, replace(CIFAR, batches=(1, 16))),
-    compiled=(replace(CIFAR, batches=(16,), compiled=(FROZEN,)),),
-    passed=(_DIGITS, _SMALL),
+    compiled=(replace(CIFAR, batches=(16, 1), compiled=_ON_CPU),),
+    rivals_in=_HERE,
+    passed=(replace(_DIGITS, compiled=_ON_CPU), replace(_SMALL, compiled=_ON_CPU)),
     trained=(replace(_DIGITS, batches=(64,)), _SMALL),
     compile_operations=True,
     seconds=2.0,
@@ -151,12 +162,17 @@ _CPU_TARGETS = replace(
     elements=(1 << 22,),
     operations=("sampler_update", "normal numbers"),
     sampled=(_AT_16,),
-    compiled=(replace(_AT_16, compiled=(FROZEN,)),),
-    compiled_in=("bf16", "fp32"),
+    compiled=(
+        replace(_AT_16, compiled=_ON_CPU),
+        replace(CIFAR, batches=(1,), compiled=_ON_CPU, precisions=("fp32",)),
+    ),
+    ours=_HERE,
+    rivals_in=_HERE,
     passed=(),
     trained=(_AT_16,),
-    trained_in=("bf16",),
-    budget=760.0,
+    trained_compiled=(replace(_AT_16, compiled=(COMPILED,), precisions=("fp32",)),),
+    trained_in=_HERE[-1:],
+    budget=1500.0,
     rows=8,
 )
 # What ``ncsn-fast bench`` does in a minute.
@@ -193,7 +209,10 @@ def tf32_is_there(device: str) -> bool:
 __all__ = [
     "AUTOTUNED",
     "CIFAR",
+    "COMPILED",
     "FROZEN",
+    "ONNXRUNTIME",
+    "OPENVINO",
     "PLANS",
     "REDUCED",
     "Plan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ncsn_fast as nf
 from ncsn_fast import noise
-from ncsn_fast.benchmarks.contest.plans import AUTOTUNED, FROZEN, REDUCED, Subject
+from ncsn_fast.benchmarks.contest.plans import AUTOTUNED, COMPILED, FROZEN, REDUCED, Subject
+from ncsn_fast.benchmarks.contestants.engines import ENGINES
 from ncsn_fast.benchmarks.contestants.official import Noise, OfficialNetwork
 from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.by_name import build
@@ -136,9 +137,14 @@ Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Forward = Callable[[Tensor, Tensor], Tensor]
 
 
-def plain_forward(network: OfficialNetwork, precision: str) -> Forward:
-    """(x float32, labels) → the network's output before any division by σ, float32."""
-    dtype = TYPES[precision]
+def plain_forward(work: Work, precision: str, way: str) -> Forward:
+    """(x float32, labels) → the network's output before any division by σ, float32.
+
+    Engines get it in float32 and as it was published; types and layouts are up to them.
+    """
+    if way in ENGINES:
+        return work.official().body
+    network, dtype = work.plain(precision), TYPES[precision]
 
     def forward(x: Tensor, labels: Tensor) -> Tensor:
         return network.body(x.to(dtype, memory_format=torch.channels_last), labels).float()
@@ -155,15 +161,23 @@ def plain_step(forward: Forward) -> Step:
     return step
 
 
-def compiled(function: Callable[..., Tensor], way: str) -> Callable[..., Tensor]:
-    """The function as torch.compile makes it; "" leaves it alone."""
+def compiled(
+    function: Callable[..., Tensor], way: str, precision: str, example: Sequence[Tensor]
+) -> Callable[..., Tensor]:
+    """The function as torch.compile or another engine makes it; "" leaves it alone.
+
+    Args:
+        example: tensors like those that it will be called with.
+    """
     if way == "":
         return function
+    if way in ENGINES:
+        return ENGINES[way](function, example, precision)
     if way == FROZEN:
         return torch.compile(function, dynamic=False, options={"freezing": True})
-    mode = {REDUCED: "reduce-overhead", AUTOTUNED: "max-autotune"}[way]
+    mode = {COMPILED: None, REDUCED: "reduce-overhead", AUTOTUNED: "max-autotune"}[way]
     fast = torch.compile(function, dynamic=False, mode=mode)
-    if not torch.cuda.is_available():
+    if mode is None or not torch.cuda.is_available():
         return fast
 
     def call(*tensors: Tensor) -> Tensor:

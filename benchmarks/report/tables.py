@@ -10,7 +10,7 @@ from ncsn_fast.benchmarks.report.targets import TARGETS, fastest, ratio
 
 _STEPS = {
     "chain": "Step of a chain",
-    "chain-compiled": "Step of a chain, beside torch.compile",
+    "chain-compiled": "Step of a chain, beside compilers",
     "chain-autotuned": "Step of a chain, beside torch.compile max-autotune",
     "forward": "Forward pass",
     "overhead": "Step of a chain of points, beside its network call alone",

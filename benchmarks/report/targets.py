@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ncsn_fast.benchmarks.contest.plans import AUTOTUNED, CIFAR, FROZEN, REDUCED
+from ncsn_fast.benchmarks.contest.plans import (
+    AUTOTUNED,
+    CIFAR,
+    COMPILED,
+    FROZEN,
+    ONNXRUNTIME,
+    OPENVINO,
+    REDUCED,
+)
 from ncsn_fast.benchmarks.contest.rows import Results, Row
 from ncsn_fast.benchmarks.suites.operations import LOSS, NOISE, NORM, UPDATE
 from ncsn_fast.benchmarks.suites.overhead import CALLS, SUITE
@@ -107,6 +115,26 @@ def _over(
     return value
 
 
+def _of_fastest(
+    suite: str, others: Sequence[str], precision: str, size: int, capability: str = ""
+) -> Value:
+    """Our time over that of the fastest of others, who all have to have one.
+
+    Args:
+        capability: of the CPU, as PyTorch calls it and may be told; "" for any.
+    """
+
+    def value(results: Results) -> float | None:
+        rows = [row for row in results if capability in ("", row.environment.get("capability"))]
+        found = Results(rows)
+        theirs = [_find(found, suite, CIFAR.name, name, size, precision) for name in others]
+        mine = _find(found, suite, CIFAR.name, "ours", size, precision)
+        there = [row for row in theirs if row is not None]
+        return ratio(mine, fastest(there)) if len(there) == len(others) else None
+
+    return value
+
+
 def _figure(suite: str, case: str, name: str, size: int = _LARGEST) -> Value:
     """A figure of ours."""
 
@@ -137,6 +165,11 @@ _NORM, _IN_NORM = "`instance_norm_plus` + ELU, channels_last", ("operations", NO
 _SAMPLING, _IN_CHAIN = "NCSNv2 CIFAR-10 sampling, best batch", ("chain", CIFAR.name)
 _FIRST = "NCSNv2 CIFAR-10 sampling, batch 1"
 _IN_AUTOTUNED = ("chain-autotuned", CIFAR.name)
+_RIVALS = (FROZEN, OPENVINO, ONNXRUNTIME)
+_OF_RIVALS = "of the fastest of torch.compile, OpenVINO and ONNX Runtime"
+# Nothing keeps ONNX Runtime to AVX2.
+_HELD, _OF_HELD = (FROZEN, OPENVINO), "of the faster of torch.compile and OpenVINO"
+_CPU_FIRST, _COMPILING = "NCSNv2 CIFAR-10 sampling, batch 1", "chain-compiled"
 _CPU, _IN_COMPILED = "NCSNv2 CIFAR-10 sampling, batch 16", ("chain-compiled", CIFAR.name)
 _STEP, _IN_TRAINING = "training step, NCSNv2 CIFAR-10, bf16", ("training", CIFAR.name)
 _OVER_OFFICIAL = _over(*_IN_TRAINING, "official", ours="bf16")
@@ -175,6 +208,17 @@ TARGETS = tuple(Target(*line) for line in (
      _over(*_IN_CHAIN, "official", 16, ours="fp32")),
     (f"{_CPU}: over torch.compile, frozen weights, fp32", "cpu", "≥", 1, "×",
      _over(*_IN_COMPILED, FROZEN, both="fp32")),
+    (f"{_CPU}: time of a step in fp32, {_OF_RIVALS} (AVX-512)", "cpu", "≤", 0.5, "×",
+     _of_fastest(_COMPILING, _RIVALS, "fp32", 16, "AVX512")),
+    (f"{_CPU_FIRST}: time of a step in fp32, {_OF_RIVALS} (AVX-512)", "cpu", "≤", 0.6, "×",
+     _of_fastest(_COMPILING, _RIVALS, "fp32", 1, "AVX512")),
+    (f"{_CPU}: time of a step in fp32, {_OF_HELD} (AVX2)", "cpu", "≤", 0.65, "×",
+     _of_fastest(_COMPILING, _HELD, "fp32", 16, "AVX2")),
+    (f"{_CPU}: time of a step in bf16, {_OF_HELD} (AMX)", "cpu", "≤", 0.8, "×",
+     _of_fastest(_COMPILING, _HELD, "bf16", 16)),
+    ("training step, NCSNv2 CIFAR-10, fp32: time, of the faster of plain PyTorch and torch.compile",
+     "cpu", "≤", 0.75, "×",
+     _of_fastest("training-compiled", ("eager channels_last", COMPILED), "fp32", 16)),
     (f"{_STEP}: over the official step", "cpu", "≥", 3, "×", _OVER_OFFICIAL),
     (f"{_UPDATE}: over eager", "cpu", "≥", 4, "×", _over(*_IN_UPDATE, "eager")),
     ("normal numbers alone: over torch.randn", "cpu", "≥", 1, "×",

@@ -20,6 +20,7 @@ from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
 from ncsn_fast.benchmarks.contest.plans import Plan, Subject
 from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.contestants import networks, official, peer
+from ncsn_fast.benchmarks.contestants.engines import ENGINES
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import Noise
 from ncsn_fast.benchmarks.suites.common import (
@@ -40,20 +41,23 @@ Making = Callable[[], Tensor]
 
 
 def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
-    """The contestants of a step of a chain; torch.compile meets those that it is compared with."""
+    """The contestants of a step of a chain; compilers meet those that they are compared with."""
     run = Chains(work, batch, plan.rows_for(batch))
-    entries = [] if subject.compiled else published(plan, run.official)
-    if not subject.compiled and plan.peer is not None and peer.takes(work.net):
-        checkout = partial(run.peer, path=plan.peer)
-        entries.append(Contestant("official checkout", "fp32", checkout))
-    entries.append(Contestant("eager channels_last", plan.half, run.plain))
-    for way, precision in itertools.product(subject.compiled, plan.compiled_in):
-        entries.append(Contestant(way, precision, partial(run.plain, way=way)))
+    rivals_in = subject.precisions or plan.rivals_in
     on_gpu = plan.device == "cuda"
-    if on_gpu and not subject.compiled:
-        entries.append(Contestant("ours, no graph", plan.half, partial(run.ours, graph=False)))
+    entries = [] if subject.compiled else published(plan, run.official)
+    if not subject.compiled:
+        if plan.peer is not None and peer.takes(work.net):
+            checkout = partial(run.peer, path=plan.peer)
+            entries.append(Contestant("official checkout", "fp32", checkout))
+        for precision in rivals_in:
+            entries.append(Contestant("eager channels_last", precision, run.plain))
+        if on_gpu:
+            entries.append(Contestant("ours, no graph", plan.half, partial(run.ours, graph=False)))
+    for way, precision in itertools.product(subject.compiled, rivals_in):
+        entries.append(Contestant(way, precision, partial(run.plain, way=way)))
     ours = partial(run.ours, graph=on_gpu or "auto")
-    precisions = plan.compiled_in if subject.compiled else plan.ours
+    precisions = rivals_in if subject.compiled else plan.ours
     entries += [Contestant("ours", precision, ours) for precision in precisions]
     return network_contest(
         plan,
@@ -98,13 +102,14 @@ class Chains:
 
     def plain(self, precision: str, way: str = "") -> Ready:
         """Plain PyTorch without logging and division: network and update in one function."""
-        forward = networks.plain_forward(self.work.plain(precision), precision)
-        step = networks.compiled(networks.plain_step(forward), way)
+        forward = networks.plain_forward(self.work, precision, way)
         factors = self.table.sigma if self.work.net.sees_sigma else (1.0,) * self.rows
         columns = zip(self.table.b, self.table.d, factors, strict=True)
         device = self.work.device
         rows = [torch.tensor([b * factor, d], device=device) for b, d, factor in columns]
         labels = [torch.full((len(self.x),), level, device=device) for level in self.table.level]
+        example = (self.x, self.noise(0), rows[0], labels[0])
+        step = networks.compiled(networks.plain_step(forward), way, precision, example)
 
         def loop(noise: Noise | None, count: int) -> Tensor:
             x = self.x
@@ -113,7 +118,8 @@ class Chains:
                 x = step(x, z, rows[i], labels[i])
             return x
 
-        return self._ready(loop, precision, self.work.cost.flops)
+        # What other engines make of the network they do not tell.
+        return self._ready(loop, precision, None if way in ENGINES else self.work.cost.flops)
 
     def ours(self, precision: str, graph: bool | str) -> Ready:
         captured = graph is True
@@ -185,9 +191,9 @@ def forward_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch:
     """The contestants of a forward pass, at noise levels from first to last."""
     run = Forwards(work, batch)
     entries = published(plan, run.official)
-    entries.append(Contestant("eager channels_last", plan.half, run.plain))
-    for way in subject.compiled:
-        entries.append(Contestant(way, plan.half, partial(run.plain, way=way)))
+    for way, precision in itertools.product(("", *subject.compiled), plan.rivals_in):
+        name = way or "eager channels_last"
+        entries.append(Contestant(name, precision, partial(run.plain, way=way)))
     if plan.device == "cuda":
         entries.append(Contestant("ours, no graph", plan.half, run.ours))
         entries.append(Contestant("ours", plan.half, run.captured))
@@ -231,10 +237,10 @@ class Forwards:
         return self._ready(lambda x: network(x, self.labels), precision, flop, self.sigma)
 
     def plain(self, precision: str, way: str = "") -> Ready:
-        forward = networks.plain_forward(self.work.plain(precision), precision)
-        forward = networks.compiled(forward, way)
+        forward = networks.plain_forward(self.work, precision, way)
+        forward = networks.compiled(forward, way, precision, (self.inputs[0], self.labels))
         scale = self.sigma if self.work.net.sees_sigma else None
-        flop = self.work.cost.flops
+        flop = None if way in ENGINES else self.work.cost.flops
         return self._ready(lambda x: forward(x, self.labels), precision, flop, scale)
 
     def ours(self, precision: str) -> Ready:

@@ -17,7 +17,7 @@ from torch import Tensor
 import ncsn_fast as nf
 from ncsn_fast import noise
 from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
-from ncsn_fast.benchmarks.contest.plans import REDUCED, Plan, Subject
+from ncsn_fast.benchmarks.contest.plans import COMPILED, REDUCED, Plan, Subject
 from ncsn_fast.benchmarks.contest.rows import Row
 from ncsn_fast.benchmarks.contestants import networks, official
 from ncsn_fast.benchmarks.contestants.networks import Work
@@ -37,7 +37,7 @@ def training_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch
     run = Steps(work, batch)
     entries = [] if subject.compiled else published(plan, run.official)
     on_gpu = plan.device == "cuda"
-    for precision in plan.trained_in:
+    for precision in subject.precisions or plan.trained_in:
         entries.append(Contestant("eager channels_last", precision, run.plain))
         for way in subject.compiled:
             entries.append(Contestant(way, precision, partial(run.plain, way=way)))
@@ -105,10 +105,11 @@ class Steps:
             n = sigma * n if net.sees_sigma else n
             return 0.5 * (n + z).square().sum() / len(x)
 
-        if way == REDUCED:
-            loss_of = torch.compile(loss_of, dynamic=False, mode="reduce-overhead")
+        if way:
+            mode = {COMPILED: None, REDUCED: "reduce-overhead"}[way]
+            loss_of = torch.compile(loss_of, dynamic=False, mode=mode)
         parameters = list(net.parameters())
-        optimizer = torch.optim.Adam(parameters, lr=_RATE, fused=device.type == "cuda")
+        optimizer = torch.optim.Adam(parameters, lr=_RATE, fused=True)
 
         def step(x: Tensor, labels: Tensor, z: Tensor) -> Tensor:
             if way == REDUCED and device.type == "cuda":

@@ -38,7 +38,7 @@ def environment(device: torch.device) -> dict[str, str]:
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else on_cpu,
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": version("triton"),
         "python": platform.python_version(),
         "commit": _commit(),
     }
@@ -55,7 +55,7 @@ def processor() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
     """The version of an installed package, in words where it is not."""
     try:
         return importlib.metadata.version(package)
