@@ -247,6 +247,48 @@ void dsm_loss(
   }
 }
 
+// A fingerprint of each tensor's values, type, shape and strides.
+std::vector<int64_t> fingerprints(at::TensorList tensors) {
+  constexpr int64_t PIECE = 16384;  // bytes that a thread takes at once
+  struct Piece {
+    const unsigned char* bytes;
+    int64_t count;
+    size_t tensor;
+    uint64_t state;
+  };
+  std::vector<Piece> pieces;
+  std::vector<Tensor> kept;  // until they have been read
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    Tensor tensor = tensors[i].resolve_neg();
+    if (!tensor.is_non_overlapping_and_dense()) tensor = tensor.contiguous();
+    kept.push_back(tensor);
+    const auto* bytes = static_cast<const unsigned char*>(tensor.const_data_ptr());
+    const auto total = static_cast<int64_t>(tensor.nbytes());
+    for (int64_t done = 0; done < total; done += PIECE) {
+      pieces.push_back({bytes + done, std::min(PIECE, total - done), i, 0});
+    }
+  }
+  const Table& kernels = table();
+  in_parallel(static_cast<int64_t>(pieces.size()), PIECE / 4, LIGHT, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      Piece& piece = pieces[static_cast<size_t>(i)];
+      piece.state = kernels.fingerprint(piece.bytes, piece.count, 0);
+    }
+  });
+  std::vector<int64_t> found;
+  auto piece = pieces.begin();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    std::vector<uint64_t> all{static_cast<uint64_t>(tensors[i].scalar_type())};
+    for (const int64_t size : tensors[i].sizes()) all.push_back(static_cast<uint64_t>(size));
+    for (const int64_t stride : tensors[i].strides()) all.push_back(static_cast<uint64_t>(stride));
+    for (; piece != pieces.end() && piece->tensor == i; ++piece) all.push_back(piece->state);
+    const auto* bytes = reinterpret_cast<const unsigned char*>(all.data());
+    const auto count = static_cast<int64_t>(all.size() * sizeof all[0]);
+    found.push_back(static_cast<int64_t>(kernels.fingerprint(bytes, count, all.size())));
+  }
+  return found;
+}
+
 }  // namespace
 }  // namespace ncsn_fast
 
@@ -270,4 +312,5 @@ TORCH_LIBRARY(ncsn_fast_cpp, m) {
       "dsm_loss(Tensor n, Tensor? weight, Tensor seed, Tensor step, Tensor sample_ids, "
       "Tensor? upstream, Tensor(a!)? loss, Tensor(b!)? gradient) -> ()",
       &ncsn_fast::dsm_loss);
+  m.def("fingerprints(Tensor[] tensors) -> int[]", &ncsn_fast::fingerprints);
 }

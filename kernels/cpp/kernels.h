@@ -192,6 +192,7 @@ struct Table {
       const Conv&, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to);
   void (*conv_panel)(
       const Conv&, int64_t tile, int64_t tiles, int64_t panel, const float* from, float* scratch);
+  uint64_t (*fingerprint)(const unsigned char* bytes, int64_t count, uint64_t state);
 };
 
 namespace plain {

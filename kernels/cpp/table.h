@@ -14,6 +14,7 @@
 #include "max_pool5.h"
 #include "resize_add.h"
 #include "winograd.h"
+#include "fingerprint.h"
 
 #define NCSN_FAST_TEXT(name) #name
 #define NCSN_FAST_NAME(name) NCSN_FAST_TEXT(name)
@@ -45,6 +46,7 @@ extern const Table table = {
     conv_weight,
     conv_input,
     conv_panel,
+    fingerprint,
 };
 
 }  // namespace CAPABILITY
