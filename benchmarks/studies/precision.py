@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.inference.prepare import PreparedNetwork, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.conv_forms import CONV
 from ncsn_fast.models.space import Space
 
 _LEVELS = 12
@@ -74,6 +76,9 @@ def contestants(net: ScoreNetwork) -> Iterator[tuple[str, str, PreparedNetwork]]
     """(title, precision, network): what the engine does in each precision, and did not choose."""
     for name in available(net.sigmas.device):
         yield name, name, prepare_for_inference(net, name)
+        if name == "fp32" and net.sigmas.device.type == "cpu":
+            for form in ("direct", "F2", "F4"):
+                yield f"{name}, convolutions {form}", name, in_form(net, form)
         dtype = network_dtype(name)
         if dtype == torch.float32:
             continue
@@ -86,6 +91,21 @@ def contestants(net: ScoreNetwork) -> Iterator[tuple[str, str, PreparedNetwork]]
         body = prepared.network
         body.end_conv = _WideConv(body.end_conv)
         yield f"{name}, output in fp32", name, prepared
+
+
+def in_form(net: ScoreNetwork, form: str) -> PreparedNetwork:
+    """The float32 network with all its 3×3 convolutions in one form, for images of its size."""
+    before = os.environ.get(CONV)
+    os.environ[CONV] = form
+    try:
+        prepared = prepare_for_inference(net, "fp32")
+        labels = torch.zeros(1, dtype=torch.int64)
+        prepared.normalized(torch.zeros(1, *net.shape), labels)
+    finally:
+        os.environ.pop(CONV)
+        if before is not None:
+            os.environ[CONV] = before
+    return prepared
 
 
 def available(device: torch.device) -> list[str]:

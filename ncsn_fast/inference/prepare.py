@@ -1,9 +1,9 @@
 """Networks prepared for inference: a private copy in a named precision that follows its source.
 
 The copy computes what the network computes, exactly rewritten: a 3×3 convolution and the 2×2 mean
-behind it are one 4×4 convolution of stride 2. Its convolutions are laid out as channels_last, are
-packed on a CPU and, in "fp16" and "bf16", hold 16 bits; normalisation keeps its parameters and
-statistics in float32.
+behind it are one operation. Its convolutions are laid out as channels_last, are packed on a CPU
+(:mod:`ncsn_fast.models.packed_conv`) and, in "fp16" and "bf16", hold 16 bits; normalisation keeps
+its parameters and statistics in float32.
 The first convolution sees the image in float32: the noise to be seen, σ = 0.01, is no more than a
 few spacings of 16-bit numbers near 1, and an image in 16 bits triples the error of the score there
 (``python -m ncsn_fast.benchmarks.studies.precision``).
@@ -29,6 +29,7 @@ from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.models.base import ScoreNetwork, whole_weights
 from ncsn_fast.models.blocks import PooledConv, ResidualBlock
+from ncsn_fast.models.conv_forms import pooled_kernel
 from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.models.refinenet import RefineNet
 
@@ -266,20 +267,6 @@ def _stays_finite(prepared: PreparedNetwork, net: RefineNet) -> bool:
     return bool(torch.isfinite(prepared.normalized(2 * sigma * z, labels)).all())
 
 
-def pooled_kernel(weight: Tensor) -> Tensor:
-    """The 4×4 kernel of a 3×3 convolution and the 2×2 mean behind it, (O, I, 3, 3) → (O, I, 4, 4).
-
-    With stride 2 and padding 1 it gives at once what they give one after the other: the mean of
-    the kernel at its four places.
-    """
-    weight = weight.float()
-    kernel = weight.new_zeros(*weight.shape[:2], 4, 4)
-    for row in (0, 1):
-        for column in (0, 1):
-            kernel[:, :, row : row + 3, column : column + 3] += weight / 4
-    return kernel
-
-
 def _copy(source: ScoreNetwork, dtype: torch.dtype) -> ScoreNetwork:
     """A rewritten copy whose tensors have the names of the source's, but not yet their values."""
     network = copy.deepcopy(source).float().eval()
@@ -289,8 +276,7 @@ def _copy(source: ScoreNetwork, dtype: torch.dtype) -> ScoreNetwork:
         network.begin_conv = first
         for module in list(network.modules()):
             if isinstance(module, ResidualBlock) and isinstance(module.conv2, PooledConv):
-                conv = _empty_conv(PackedConv, module.conv2.conv, 4, stride=2)
-                module.conv2 = nn.Sequential(OrderedDict(conv=conv))
+                module.conv2 = nn.Sequential(OrderedDict(conv=_pooled(module.conv2.conv)))
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 if module is not first:
@@ -298,6 +284,15 @@ def _copy(source: ScoreNetwork, dtype: torch.dtype) -> ScoreNetwork:
                     module.to(dtype)
                 module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
     return network.requires_grad_(False)
+
+
+def _pooled(conv: nn.Conv2d) -> PackedConv:
+    """A convolution and the mean behind it at once: packed as that, or one of stride 2."""
+    if conv.weight.device.type != "cpu":
+        return _empty_conv(PackedConv, conv, 4, stride=2)
+    new = _empty_conv(PackedConv, conv, 3)
+    new.pooled = True
+    return new
 
 
 def _empty_conv(kind: type[_Conv], like: nn.Conv2d, kernel_size: int, stride: int = 1) -> _Conv:
@@ -325,6 +320,5 @@ def _layout(net: ScoreNetwork, tensors: dict[str, Tensor]) -> object:
 __all__ = [
     "PreparedNetwork",
     "obstacle",
-    "pooled_kernel",
     "prepare_for_inference",
 ]

@@ -23,7 +23,7 @@ from ncsn_fast.ops import conv3x3
 
 DIRECT = 0
 NAMES = {DIRECT: "direct", 2: "F(2×2)", 4: "F(4×4)"}  # by the side of a tile
-_ENVIRONMENT = "NCSN_FAST_CONV"
+CONV = "NCSN_FAST_CONV"
 _ASKED = {"direct": DIRECT, "F2": 2, "F4": 4}
 # A form that rounds more is taken where it needs no more than this share of the time.
 _MARGIN = 0.95
@@ -62,12 +62,13 @@ class Form(Protocol):
 class Direct:
     """oneDNN's convolution, in float32 or bfloat16; see :class:`Form`."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        geometry: Any = conv.padding, conv.stride, conv.dilation, conv.groups
-        weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            conv.weight.detach().to_mkldnn(), *geometry
-        )
-        self._packed = weight, conv.bias, *geometry
+    def __init__(self, conv: nn.Conv2d, pooled: bool) -> None:
+        weight, stride = conv.weight.detach(), conv.stride
+        if pooled:
+            weight, stride = pooled_kernel(weight), (2, 2)
+        geometry: Any = conv.padding, stride, conv.dilation, conv.groups
+        packed = torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *geometry)
+        self._packed = packed, conv.bias, *geometry
 
     def __call__(
         self,
@@ -95,7 +96,7 @@ class Direct:
 class Filtered:
     """A 3×3 convolution of stride 1 in float32 by Winograd's filtering; see :class:`Form`."""
 
-    def __init__(self, conv: nn.Conv2d, tile: int) -> None:
+    def __init__(self, conv: nn.Conv2d, tile: int, pooled: bool) -> None:
         self._weight = conv3x3.transformed(conv.weight, tile)
         self._bias = conv.bias
         self._settings: dict[str, Any] = {
@@ -103,15 +104,36 @@ class Filtered:
             "tile": tile,
             "padding": conv.padding,
             "dilation": conv.dilation,
+            "pooled": pooled,
         }
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, **wanted: Any) -> list[Tensor]:
         return conv3x3.filtered(x, self._weight, self._bias, residual, **self._settings, **wanted)
 
 
-def form_of(conv: nn.Conv2d, tile: int) -> Form:
-    """The weights of a convolution made ready for one of the forms."""
-    return Filtered(conv, tile) if tile else Direct(conv)
+def form_of(conv: nn.Conv2d, tile: int, pooled: bool = False) -> Form:
+    """The weights of a convolution made ready for one of the forms.
+
+    Args:
+        conv: of 3×3 and stride 1 where it is filtered or pooled.
+        tile: the side of its tiles, or ``DIRECT``.
+        pooled: whether 2×2 means are taken of the result; no padding but 1, no dilation.
+    """
+    return Filtered(conv, tile, pooled) if tile else Direct(conv, pooled)
+
+
+def pooled_kernel(weight: Tensor) -> Tensor:
+    """The 4×4 kernel of a 3×3 convolution and the 2×2 mean behind it, (O, I, 3, 3) → (O, I, 4, 4).
+
+    With stride 2 and padding 1 it gives at once what they give one after the other: the mean of
+    the kernel at its four places.
+    """
+    wide = weight.float()
+    kernel = wide.new_zeros(*weight.shape[:2], 4, 4)
+    for row in (0, 1):
+        for column in (0, 1):
+            kernel[:, :, row : row + 3, column : column + 3] += wide / 4
+    return kernel.to(weight.dtype)
 
 
 class Geometry(NamedTuple):
@@ -121,10 +143,12 @@ class Geometry(NamedTuple):
     sides: tuple[int, ...]  # height and width
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
+    pooled: bool  # 2×2 means are taken of the result
 
     def __str__(self) -> str:
-        channels, *rest = ("×".join(map(str, numbers)) for numbers in self)
-        return f"{channels.replace('×', '→')}, {rest[0]}, padding {rest[1]}, dilation {rest[2]}"
+        sides, padding, dilation = ("×".join(map(str, pair)) for pair in self[1:4])
+        text = f"{'→'.join(map(str, self.channels))}, {sides}, padding {padding}"
+        return text + f", dilation {dilation}" + ", pooled" * self.pooled
 
 
 def tile_of(geometry: Geometry) -> int:
@@ -133,10 +157,10 @@ def tile_of(geometry: Geometry) -> int:
     Raises:
         ValueError: where NCSN_FAST_CONV is none of "auto", "direct", "F2" and "F4".
     """
-    asked = os.environ.get(_ENVIRONMENT) or "auto"
+    asked = os.environ.get(CONV) or "auto"
     if asked != "auto" and asked not in _ASKED:
         allowed = ("auto", *_ASKED)
-        raise ValueError(f"{_ENVIRONMENT} = {asked!r:.80} is unknown; choose one of {allowed}")
+        raise ValueError(f"{CONV} = {asked!r:.80} is unknown; choose one of {allowed}")
     if native.missing() is not None:
         return DIRECT
     if asked != "auto":
@@ -159,7 +183,7 @@ def _fastest(geometry: Geometry) -> int:
 
 def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
     """The forms that are exact enough, those that round less first, and images for them."""
-    channels, sides, padding, dilation = geometry
+    channels, sides, padding, dilation, pooled = geometry
     draw = torch.Generator().manual_seed(0)
     settings: dict[str, Any] = {"padding": padding, "dilation": dilation, "bias": False}
     numbers: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
@@ -168,7 +192,7 @@ def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
     samples = max(1, _PIXELS // math.prod(sides))
     x = torch.randn(samples, channels[0], *sides, generator=draw, **numbers)
     x = x.contiguous(memory_format=torch.channels_last)
-    forms = {tile: form_of(conv, tile) for tile in (DIRECT, *conv3x3.TILES)}
+    forms = {tile: form_of(conv, tile, pooled) for tile in (DIRECT, *conv3x3.TILES)}
     expected = forms[DIRECT](x)[0]
     largest = _LARGEST_ERROR * expected.norm()
     return {tile: f for tile, f in forms.items() if (f(x)[0] - expected).norm() <= largest}, x
@@ -193,4 +217,15 @@ def _times(forms: dict[int, Form], x: Tensor) -> dict[int, float]:
     return times
 
 
-__all__ = ["DIRECT", "NAMES", "Direct", "Filtered", "Form", "Geometry", "form_of", "tile_of"]
+__all__ = [
+    "CONV",
+    "DIRECT",
+    "NAMES",
+    "Direct",
+    "Filtered",
+    "Form",
+    "Geometry",
+    "form_of",
+    "pooled_kernel",
+    "tile_of",
+]

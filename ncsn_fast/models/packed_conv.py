@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ncsn_fast.device import backends
@@ -23,9 +24,11 @@ class PackedConv(nn.Conv2d):
     watches: those see PyTorch's convolution of ``weight``.
 
     Attributes:
+        pooled: whether the 2×2 means of its result are taken.
         packed: the forms it has run in, by the side of their tiles; None where it cannot.
     """
 
+    pooled: bool = False
     packed: dict[int, Form] | None = None
     _tiles: dict[tuple[int, ...], int]  # by the sides of the images
 
@@ -34,7 +37,9 @@ class PackedConv(nn.Conv2d):
         self._tiles = {}
         packed = None
         if _can_pack(self.weight):
-            packed = {tile: conv_forms.form_of(self, tile) for tile in self.packed or ()}
+            packed = {
+                tile: conv_forms.form_of(self, tile, self.pooled) for tile in self.packed or ()
+            }
         self.packed = packed  # at once: another thread may be computing
 
     def tile(self, height: int, width: int) -> int:
@@ -42,13 +47,14 @@ class PackedConv(nn.Conv2d):
         if not self._can_filter() or isinstance(self.padding, str):
             return DIRECT
         widths, sides = (self.in_channels, self.out_channels), (height, width)
-        return conv_forms.tile_of(Geometry(widths, sides, self.padding, self.dilation))
+        return conv_forms.tile_of(Geometry(widths, sides, self.padding, self.dilation, self.pooled))
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of x (N, C, H, W)."""
-        if not self.runs_on(x):
-            return super().forward(x)
-        return self._form(x)(x)[0]
+        if self.runs_on(x):
+            return self._form(x)(x)[0]
+        y = super().forward(x)
+        return F.avg_pool2d(y, 2) if self.pooled else y
 
     def runs_on(self, x: Tensor) -> bool:
         """Whether packed weights are used for x."""
@@ -100,7 +106,7 @@ class PackedConv(nn.Conv2d):
             tile = DIRECT
         form = self.packed.get(tile)
         if form is None:  # or twice, by two threads
-            form = self.packed[tile] = conv_forms.form_of(self, tile)
+            form = self.packed[tile] = conv_forms.form_of(self, tile, self.pooled)
         return form
 
     def _can_filter(self) -> bool:

@@ -44,6 +44,7 @@ def filtered(
     tile: int,
     padding: Sequence[int],
     dilation: Sequence[int],
+    pooled: bool = False,
     activation: str | None = None,
     total: bool = True,
     overwrite: bool = False,
@@ -54,16 +55,17 @@ def filtered(
         x: (N, I, H, W) float32; channels_last spares a copy.
         weight: transformed with this ``tile``.
         bias: (O,) float32, or None.
-        residual: (N, O, H', W') float32, or None.
+        residual: of the result's shape, float32, or None.
         outputs: O.
         padding, dilation: (rows, columns), ≥ 0 and ≥ 1.
+        pooled: take 2×2 means of the convolution, which has no dilation then.
         activation: a name of ``reference.ACTIVATIONS``: also return act(total).
         total: whether the sum itself is wanted beside its activation.
         overwrite: write the total over the residual, which is channels_last then.
 
     Returns:
         What is wanted of [total, act(total)], each (N, O, H', W') float32, channels_last, with
-        H' = H + 2 (padding - dilation).
+        H' = H + 2 (padding - dilation), half of that where pooled.
     """
     return native_kernel("conv3x3")(
         x,
@@ -74,7 +76,7 @@ def filtered(
         tile,
         padding,
         dilation,
-        False,
+        pooled,
         activation or "",
         total,
         overwrite,

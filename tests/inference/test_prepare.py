@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers.networks import (
     IMAGE_NETWORKS,
     SIGMAS,
@@ -24,8 +23,9 @@ from torch import nn
 from ncsn_fast.device import backends
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.precision import PRECISIONS, float32_mode, network_dtype
-from ncsn_fast.inference.prepare import obstacle, pooled_kernel, prepare_for_inference
+from ncsn_fast.inference.prepare import obstacle, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.packed_conv import PackedConv
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2}
 
@@ -33,22 +33,15 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2}
 # What it computes.
 
 
-def test_pooled_kernel_is_the_convolution_and_the_mean() -> None:
-    x, weight = torch.randn(2, 3, 6, 8), torch.randn(5, 3, 3, 3)
-    expected = F.avg_pool2d(F.conv2d(x.double(), weight.double(), padding=1), 2)
-    found = F.conv2d(x.double(), pooled_kernel(weight).double(), stride=2, padding=1)
-    assert error(found, expected) < 1e-6
-
-
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
-def test_halving_blocks_convolve_once_with_stride_2(name: str) -> None:
+def test_halving_blocks_convolve_and_take_means_at_once(name: str) -> None:
     net = network(name)
-    strided = {
+    pooled = {
         module_name
         for module_name, module in prepare_for_inference(net).network.named_modules()
-        if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
+        if isinstance(module, PackedConv) and module.pooled
     }
-    assert strided == {f"{stage.residual}.0.conv2.conv" for stage in net.STAGES if stage.pool}
+    assert pooled == {f"{stage.residual}.0.conv2.conv" for stage in net.STAGES if stage.pool}
 
 
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)

@@ -107,6 +107,24 @@ def test_it_is_the_convolution_plus_what_is_added(way, case):
     buffers.check()
 
 
+def without_dilation(way):
+    return (case for case in cases(way) if case.dilation == (1, 1) and case.sides[1] > 1)
+
+
+@on_every_way(without_dilation, NATIVE_WAYS)
+def test_means_are_those_of_the_convolution(way, case):
+    bias = draw(case.channels[1:], seed=2)
+    exact = F.avg_pool2d(case.exact(bias), 2) if min(case.exact().shape[2:]) > 1 else None
+    if exact is None:
+        (found,) = case.run(bias=bias, pooled=True)
+        assert found.numel() == 0
+        return
+    residual = draw(exact.shape, last=True, seed=3)
+    total, active = case.run(bias=bias, residual=residual, pooled=True, activation="relu")
+    assert off(total, exact + residual) < ALLOWED[case.tile]
+    assert torch.equal(active, total.relu())
+
+
 @on_every_way(cases, NATIVE_WAYS)
 def test_flipped_weights_give_the_gradient_of_the_input(way, case):
     padding = tuple(2 * d - p for d, p in zip(case.dilation, case.padding, strict=True))

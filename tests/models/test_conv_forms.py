@@ -6,16 +6,17 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.networks import error
 from torch import nn
 
 import ncsn_fast as nf
 from ncsn_fast.device import measured, native
 from ncsn_fast.models import conv_forms
-from ncsn_fast.models.conv_forms import DIRECT, Geometry, form_of, tile_of
+from ncsn_fast.models.conv_forms import DIRECT, Geometry, form_of, pooled_kernel, tile_of
 from ncsn_fast.models.packed_conv import PackedConv
 
-GEOMETRY = Geometry((24, 40), (8, 8), (1, 1), (1, 1))
+GEOMETRY = Geometry((24, 40), (8, 8), (1, 1), (1, 1), pooled=False)
 pytestmark = pytest.mark.skipif(
     native.missing() is not None or not torch.backends.mkldnn.is_available(),
     reason="needs the native kernels and oneDNN",
@@ -136,6 +137,31 @@ def test_other_convolutions_are_direct(monkeypatch, settings):
     assert conv.tile(6, 6) == DIRECT
     assert PackedConv(8, 8, 1).tile(6, 6) == DIRECT
     assert PackedConv(8, 8, 3).bfloat16().tile(6, 6) == DIRECT
+
+
+def test_pooled_kernel_is_the_convolution_and_the_mean():
+    x, weight = torch.randn(2, 3, 6, 8), torch.randn(5, 3, 3, 3)
+    expected = F.avg_pool2d(F.conv2d(x.double(), weight.double(), padding=1), 2)
+    found = F.conv2d(x.double(), pooled_kernel(weight).double(), stride=2, padding=1)
+    assert error(found, expected) < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sides", [(8, 8), (9, 14), (2, 3)])
+def test_all_forms_of_a_pooled_convolution_are_one(sides):
+    torch.manual_seed(0)
+    conv = PackedConv(24, 40, 3, padding=1)
+    conv.pooled = True
+    x = torch.randn(3, 24, *sides).contiguous(memory_format=torch.channels_last)
+    exact = F.avg_pool2d(
+        F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1), 2
+    )
+    residual = torch.randn(exact.shape).contiguous(memory_format=torch.channels_last)
+    assert error(conv(x), exact) < 5e-6
+    for tile in (DIRECT, 2, 4):
+        form = form_of(conv, tile, pooled=True)
+        assert error(form(x)[0], exact) < 5e-6
+        assert error(form(x, residual)[0], exact + residual) < 5e-6
 
 
 @torch.no_grad()
