@@ -27,6 +27,7 @@ from ncsn_fast import noise
 from ncsn_fast.device import malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
+from ncsn_fast.inference.fingerprints import fingerprints
 from ncsn_fast.models.base import ScoreNetwork, whole_weights
 from ncsn_fast.models.blocks import PooledConv, ResidualBlock
 from ncsn_fast.models.conv_forms import pooled_kernel
@@ -88,10 +89,11 @@ class PreparedNetwork:
     def refresh(self) -> None:
         """Take over the weights that the source has now, into the same tensors.
 
-        All are copied again each time, without waiting for the device: nothing marks a weight that
-        was changed through ``.data``, as averages of weights are swapped in, or by the replay of a
-        captured training step. Where the source has moved to another device or has been rebuilt,
-        the copy is made anew and ``generation`` grows.
+        On a CPU those are copied, and packed, whose values have changed. On a GPU all are, each
+        time, without waiting for it: nothing marks a weight that was changed through ``.data``, as
+        averages of weights are swapped in, or by the replay of a captured training step. Where the
+        source has moved to another device or has been rebuilt, the copy is made anew and
+        ``generation`` grows.
 
         Raises:
             ValueError: where the source has become a network that cannot be prepared.
@@ -110,19 +112,20 @@ class PreparedNetwork:
             given = self._given()
             if self._layout != _layout(self.source, given):
                 return False
-            return all(torch.equal(own, new.to(own.dtype)) for own, new in self._pairs(given))
+            return not self._changed(given, fingerprints(given))
 
         return whole_weights(self.source, same)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("_turn", "_computing", "_own"):  # of this process, and of these tensors
+        # Of this process, and of these tensors.
+        for name in ("_turn", "_computing", "_own", "_taken", "_unpacked"):
             del kept[name]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _turn=threading.Condition(), _computing=0)
-        self._own = _tensors(self.network)
+        self._know(self.network)
 
     def __copy__(self) -> PreparedNetwork:
         other = PreparedNetwork.__new__(PreparedNetwork)
@@ -159,7 +162,8 @@ class PreparedNetwork:
         # Tensors made in inference mode could not be refilled outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self.network = _copy(self.source, precisions.network_dtype(self.precision))
-            self._own = _tensors(self.network)
+            self._know(self.network)
+            self._unpacked.update(name for name, _ in self.network.named_modules())
             self._layout = _layout(self.source, given)
             self._fill(given)
 
@@ -170,20 +174,42 @@ class PreparedNetwork:
             raise ValueError(f"this network cannot be prepared for inference: {reason}")
         return _tensors(self.source)
 
-    def _fill(self, given: dict[str, Tensor]) -> None:
-        for own, new in self._pairs(given):
-            own.copy_(new)
+    def _know(self, network: ScoreNetwork) -> None:
+        self._own = _tensors(network)
+        self._taken: dict[str, int] = {}  # fingerprints of what these have been filled from
+        self._unpacked: set[str] = set()  # modules that have been filled since they were packed
 
-    def _pairs(self, given: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each tensor of the copy, and what the source has for it."""
-        for name, own in self._own.items():
-            new = given[name]
-            yield own, new if own.shape == new.shape else pooled_kernel(new)
+    def _fill(self, given: dict[str, Tensor]) -> None:
+        prints = fingerprints(given)
+        on_cpu = self.network.sigmas.device.type == "cpu"
+        for name in self._changed(given, prints) if on_cpu else self._own:
+            self._taken.pop(name, None)  # an end in between leaves it to the next time
+            self._unpacked.add(name.rpartition(".")[0])
+            self._own[name].copy_(self._value(given, name))
+            if name in prints:
+                self._taken[name] = prints[name]
+
+    def _changed(self, given: dict[str, Tensor], prints: dict[str, int]) -> list[str]:
+        """The tensors that are not what the source has now, whose fingerprints may be known."""
+        if prints:
+            return [name for name in self._own if self._taken.get(name) != prints[name]]
+        return [
+            name
+            for name, own in self._own.items()
+            if not torch.equal(own, self._value(given, name).to(own.dtype))
+        ]
+
+    def _value(self, given: dict[str, Tensor], name: str) -> Tensor:
+        """What the source has for a tensor of the copy."""
+        new = given[name]
+        return new if self._own[name].shape == new.shape else pooled_kernel(new)
 
     def _pack(self) -> None:
-        for module in self.network.modules():
+        for name in list(self._unpacked):
+            module = self.network.get_submodule(name)
             if isinstance(module, PackedConv):
                 module.pack()
+            self._unpacked.remove(name)
 
 
 class _FirstConv(PackedConv):
