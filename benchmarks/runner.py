@@ -35,6 +35,7 @@ from ncsn_fast.benchmarks.contestants.engines import PACKAGES
 from ncsn_fast.benchmarks.report import page, tables
 from ncsn_fast.benchmarks.suites import hardware
 from ncsn_fast.benchmarks.suites.common import ContestOf, rows_of
+from ncsn_fast.benchmarks.suites.foreign import foreign
 from ncsn_fast.benchmarks.suites.host_memory import host_memory
 from ncsn_fast.benchmarks.suites.operations import operations
 from ncsn_fast.benchmarks.suites.overhead import overhead
@@ -59,6 +60,7 @@ SUITES = {
     "host-memory": 0.5,
     "overhead": 0.3,
     "precision": 0.5,
+    "foreign": 1.0,
     "training": 3.0,
     "chain-compiled": 3.0,
     "training-compiled": 3.0,
@@ -80,6 +82,7 @@ _OTHERS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "host-memory": host_memory,
     "overhead": overhead,
     "precision": score_error,
+    "foreign": foreign,
 }
 ROWS, TABLES, PAGE = "rows.jsonl", "results.md", "report.html"
 _LEAST = 15.0  # s, for a suite; on the last ones of a full budget
@@ -206,6 +209,8 @@ def suite_rows(suite: str, plan: Plan) -> Iterator[Row]:
 
 def idle(suite: str, plan: Plan) -> bool:
     """Whether a suite has nothing to do in a plan."""
+    if suite == "foreign":
+        return not plan.foreign
     return suite in _CONTESTS and not getattr(plan, _CONTESTS[suite][1])
 
 

@@ -92,7 +92,8 @@ def run(contest: Contest, device: torch.device) -> Iterator[Row]:
     try:
         expected = [tensor.detach().float() for tensor in contest.expected()]
     except Exception as error:  # of whatever kind: the row says which
-        yield from (contest.row(one).failed(error) for one in contest.contestants)
+        told = (str(error), LEFT_OUT) if isinstance(error, Absent) else (error,)
+        yield from (contest.row(one).failed(*told) for one in contest.contestants)
         return
     rows: dict[Key, Row] = {}
     ready: dict[Key, Ready] = {}
@@ -119,7 +120,7 @@ def run(contest: Contest, device: torch.device) -> Iterator[Row]:
 
 
 class Absent(Exception):
-    """A contestant that cannot take part here, and why: its row is left out, not failed."""
+    """Who cannot take part here, and why: the row is left out, not failed."""
 
 
 class Disagreement(ArithmeticError):

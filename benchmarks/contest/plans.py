@@ -21,6 +21,7 @@ class Subject:
             weights, all others have random ones.
         batches: images at once.
         compiled: the ways of torch.compile, and other engines, that take part.
+        direct: whether our own convolutions take part in their direct form too.
         ngf, image_size: in place of the preset's.
         precisions: in place of those that the plan has for such a contest.
     """
@@ -29,6 +30,7 @@ class Subject:
     preset: str
     batches: tuple[int, ...]
     compiled: tuple[str, ...] = ()
+    direct: bool = False
     ngf: int | None = None
     image_size: int | None = None
     precisions: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ class Plan:
         rivals_in: precisions in which plain PyTorch and compilers take part in chains and forward
             passes.
         trained_in: precisions of training.
+        foreign: batch sizes of somebody else's network.
         seconds: of measuring, per contestant.
         rows: most rows of a chain; large batches run fewer.
         budget: seconds for all.
@@ -74,6 +77,7 @@ class Plan:
     rivals_in: tuple[str, ...] = ()
     autotuned: tuple[Subject, ...] = ()
     trained_compiled: tuple[Subject, ...] = ()
+    foreign: tuple[int, ...] = ()
     compile_operations: bool = True
     operations: tuple[str, ...] = ()
     rows: int = 40
@@ -161,7 +165,7 @@ _CPU_TARGETS = replace(
     _CPU_QUICK,
     elements=(1 << 22,),
     operations=("sampler_update", "normal numbers"),
-    sampled=(_AT_16,),
+    sampled=(_AT_16, replace(_DIGITS, direct=True)),
     compiled=(
         replace(_AT_16, compiled=_ON_CPU),
         replace(CIFAR, batches=(1,), compiled=_ON_CPU, precisions=("fp32",)),
@@ -172,6 +176,7 @@ _CPU_TARGETS = replace(
     trained=(_AT_16,),
     trained_compiled=(replace(_AT_16, compiled=(COMPILED,), precisions=("fp32",)),),
     trained_in=_HERE[-1:],
+    foreign=(4,),
     budget=1500.0,
     rows=8,
 )

@@ -13,6 +13,7 @@ _STEPS = {
     "chain-compiled": "Step of a chain, beside compilers",
     "chain-autotuned": "Step of a chain, beside torch.compile max-autotune",
     "forward": "Forward pass",
+    "foreign": "Step with somebody else's network",
     "overhead": "Step of a chain of points, beside its network call alone",
     "training": "Training step",
     "training-compiled": "Training step, beside torch.compile",

@@ -15,8 +15,10 @@ from ncsn_fast.benchmarks.contest.plans import (
     REDUCED,
 )
 from ncsn_fast.benchmarks.contest.rows import Results, Row
+from ncsn_fast.benchmarks.suites import foreign
 from ncsn_fast.benchmarks.suites.operations import LOSS, NOISE, NORM, UPDATE
 from ncsn_fast.benchmarks.suites.overhead import CALLS, SUITE
+from ncsn_fast.benchmarks.suites.sampling import DIRECT
 
 Value = Callable[[Results], float | None]
 # In place of a size: the largest, or that at which ours makes most images a second.
@@ -219,6 +221,12 @@ TARGETS = tuple(Target(*line) for line in (
     ("training step, NCSNv2 CIFAR-10, fp32: time, of the faster of plain PyTorch and torch.compile",
      "cpu", "≤", 0.75, "×",
      _of_fastest("training-compiled", ("eager channels_last", COMPILED), "fp32", 16)),
+    ("the digits network in fp32, batch 16: over its direct convolutions", "cpu", "≥", 1, "×",
+     _over("chain", "digits", DIRECT, 16, both="fp32")),
+    ("the digits network in fp32, batch 1: over its direct convolutions", "cpu", "≥", 1, "×",
+     _over("chain", "digits", DIRECT, 1, both="fp32")),
+    ("somebody else's U-Net in fp32: over its own loop", "cpu", "≥", 1.3, "×",
+     _over(foreign.SUITE, foreign.CASE, foreign.OWN)),
     (f"{_STEP}: over the official step", "cpu", "≥", 3, "×", _OVER_OFFICIAL),
     (f"{_UPDATE}: over eager", "cpu", "≥", 4, "×", _over(*_IN_UPDATE, "eager")),
     ("normal numbers alone: over torch.randn", "cpu", "≥", 1, "×",

@@ -8,7 +8,9 @@ cost, and images per second are scaled to the whole chain.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 
 import torch
@@ -37,6 +39,7 @@ _INPUTS = 4
 # Rows in a profile, which takes long over many operations; our chain has some beside its rows.
 _PROFILED, _PROFILED_OURS = 5, 12
 _WIDE = ("fp32", "tf32")
+DIRECT = "ours, direct"
 Making = Callable[[], Tensor]
 
 
@@ -59,6 +62,8 @@ def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: i
     ours = partial(run.ours, graph=on_gpu or "auto")
     precisions = rivals_in if subject.compiled else plan.ours
     entries += [Contestant("ours", precision, ours) for precision in precisions]
+    if subject.direct:
+        entries.append(Contestant(DIRECT, "fp32", partial(run.ours, graph="auto", direct=True)))
     return network_contest(
         plan,
         suite,
@@ -121,7 +126,8 @@ class Chains:
         # What other engines make of the network they do not tell.
         return self._ready(loop, precision, None if way in ENGINES else self.work.cost.flops)
 
-    def ours(self, precision: str, graph: bool | str) -> Ready:
+    def ours(self, precision: str, graph: bool | str, direct: bool = False) -> Ready:
+        """Our sampler; ``direct``: with no convolution filtered, as they all were once."""
         captured = graph is True
 
         @cache
@@ -132,11 +138,14 @@ class Chains:
         def loop(noise: Noise | None, count: int) -> Tensor:
             # The engine's own noise is the one that the others are given for the check.
             n = len(self.x)
-            return sampler(count)(n, seed=networks.SEED, initial=self.x, batch_size=n)
+            with _convolutions("direct") if direct else nullcontext():
+                return sampler(count)(n, seed=networks.SEED, initial=self.x, batch_size=n)
 
         # A graph has few operations of the host, and would have to be captured once more.
         profiled = self.rows if captured else min(_PROFILED_OURS, self.work.rows)
-        return self._ready(loop, precision, flop_of_ours(self.work, precision), profiled)
+        with _convolutions("direct") if direct else nullcontext():
+            flop = flop_of_ours(self.work, precision)
+        return self._ready(loop, precision, flop, profiled)
 
     def peer(self, precision: str, path: str) -> Ready:
         network = peer.network(path, self.work.net)
@@ -288,6 +297,19 @@ class Forwards:
         return Ready(calls, result, flop=flop and flop * len(self.labels))
 
 
+@contextmanager
+def _convolutions(form: str) -> Iterator[None]:
+    """Our convolutions run in a form inside the block, whatever is the fastest."""
+    before = os.environ.get("NCSN_FAST_CONV")
+    os.environ["NCSN_FAST_CONV"] = form
+    try:
+        yield
+    finally:
+        os.environ.pop("NCSN_FAST_CONV")
+        if before is not None:
+            os.environ["NCSN_FAST_CONV"] = before
+
+
 def _in_mode(call: Making, precision: str, device: torch.device) -> Making:
     """The call with the float32 products of its precision.
 
@@ -303,6 +325,7 @@ def _in_mode(call: Making, precision: str, device: torch.device) -> Making:
 
 
 __all__ = [
+    "DIRECT",
     "Chains",
     "Forwards",
     "chain_contest",

@@ -76,8 +76,13 @@ def test_the_targets_of_a_cpu_have_a_plan_of_their_own(monkeypatch, tmp_path):
     assert command.main(["--cpu", "--out", str(tmp_path)]) == 0
     (plan,) = asked
     assert plan == PLANS["cpu", "targets"]
-    assert [(s.preset, s.batches) for s in plan.sampled] == [("cifar10", (16,))]
-    assert {s.name for s in (*plan.sampled, *plan.compiled)} == {CIFAR.name}  # targets look for it
+    assert [(s.preset, s.batches) for s in plan.sampled] == [
+        ("cifar10", (16,)),
+        ("digits", (1, 16)),
+    ]
+    names = {s.name for s in (*plan.sampled[:1], *plan.compiled)}
+    assert names == {CIFAR.name}  # targets look for it
+    assert plan.sampled[1].name == "digits"  # likewise
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])

@@ -1,5 +1,7 @@
 """Each suite's contestants agree with their reference, and say what they say."""
 
+import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,11 +14,13 @@ from ncsn_fast.benchmarks.contestants import networks
 from ncsn_fast.benchmarks.report import tables
 from ncsn_fast.benchmarks.suites import hardware
 from ncsn_fast.benchmarks.suites.common import flop_of_ours
+from ncsn_fast.benchmarks.suites.foreign import foreign_contest
 from ncsn_fast.benchmarks.suites.host_memory import host_memory
 from ncsn_fast.benchmarks.suites.operations import CASES, operation_contest, operations
 from ncsn_fast.benchmarks.suites.overhead import overhead
 from ncsn_fast.benchmarks.suites.sampling import chain_contest, forward_contest
 from ncsn_fast.benchmarks.suites.training import training_contest
+from ncsn_fast.device import native
 
 
 def test_a_longer_chain_needs_no_more_memory_of_the_host():
@@ -51,6 +55,56 @@ def test_ours_takes_fewer_multiplications_than_the_published_network():
     work = networks.make(TINY, CPU)
     published, ours = work.cost.flops, flop_of_ours(work, "fp32")
     assert 0.5 * published < ours < published
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="filters natively")
+@pytest.mark.parametrize(("form", "share"), [("F2", 4 / 9), ("F4", 1 / 4)])
+def test_filtered_convolutions_count_the_products_that_they_take(monkeypatch, form, share):
+    work = networks.make(replace(TINY, preset="digits"), CPU)
+    monkeypatch.setenv("NCSN_FAST_CONV", "direct")
+    direct = flop_of_ours(work, "fp32")
+    monkeypatch.setenv("NCSN_FAST_CONV", form)
+    filtered = flop_of_ours(work, "fp32")
+    # Nearly all of this network's convolutions are 3×3 and of stride 1.
+    assert share * direct < filtered < (share + 0.1) * direct
+    # In 16 bits none is filtered but the first, which sees the image in float32.
+    assert 0.999 * direct < flop_of_ours(work, "bf16") < direct
+
+
+def test_our_direct_convolutions_take_part_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setenv("NCSN_FAST_CONV", "F4")
+    work = networks.make(TINY, CPU)
+    made = chain_contest(PLAN, "chain", replace(TINY, direct=True), work, 2)
+    entries = [one for one in made.contestants if one.name.startswith("ours")]
+    rows = {row.contestant: row for row in contest.run(replace(made, contestants=entries), CPU)}
+    assert {row.status for row in rows.values()} == {"ok"}
+    assert rows["ours, direct"].figures["done_flop"] == flop_of_ours_directly(work, monkeypatch)
+    assert os.environ["NCSN_FAST_CONV"] == "direct"
+
+
+def flop_of_ours_directly(work, monkeypatch):
+    monkeypatch.setenv("NCSN_FAST_CONV", "direct")
+    return 2 * flop_of_ours(work, "fp32")
+
+
+@pytest.mark.slow
+def test_loops_over_somebody_elses_network_agree():
+    pytest.importorskip("diffusers")
+    made = foreign_contest(PLAN, 2, channels=(32, 32), side=8)
+    rows = list(contest.run(made, CPU))
+    assert [(row.contestant, row.status, row.message) for row in rows] == [
+        ("its own loop", "ok", ""),
+        ("its own loop, channels_last", "ok", ""),
+        ("ours", "ok", ""),
+    ]
+
+
+def test_without_diffusers_its_rows_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    rows = list(contest.run(foreign_contest(PLAN, 2, channels=(32, 32), side=8), CPU))
+    assert {(row.status, row.message) for row in rows} == {
+        ("left out", "not installed: pip install ncsn_fast[peers]")
+    }
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
