@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ncsn_fast as nf
+from ncsn_fast.benchmarks.contestants.networks import convolutions
 from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
 from ncsn_fast.data.digits import digits
 from ncsn_fast.device.environment import environment
@@ -29,7 +29,6 @@ from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.inference.prepare import PreparedNetwork, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.conv_forms import CONV
 from ncsn_fast.models.space import Space
 
 _LEVELS = 12
@@ -95,16 +94,10 @@ def contestants(net: ScoreNetwork) -> Iterator[tuple[str, str, PreparedNetwork]]
 
 def in_form(net: ScoreNetwork, form: str) -> PreparedNetwork:
     """The float32 network with all its 3×3 convolutions in one form, for images of its size."""
-    before = os.environ.get(CONV)
-    os.environ[CONV] = form
-    try:
+    with convolutions(form):
         prepared = prepare_for_inference(net, "fp32")
         labels = torch.zeros(1, dtype=torch.int64)
         prepared.normalized(torch.zeros(1, *net.shape), labels)
-    finally:
-        os.environ.pop(CONV)
-        if before is not None:
-            os.environ[CONV] = before
     return prepared
 
 

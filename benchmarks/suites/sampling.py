@@ -8,9 +8,8 @@ cost, and images per second are scaled to the whole chain.
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, partial
 
 import torch
@@ -138,12 +137,12 @@ class Chains:
         def loop(noise: Noise | None, count: int) -> Tensor:
             # The engine's own noise is the one that the others are given for the check.
             n = len(self.x)
-            with _convolutions("direct") if direct else nullcontext():
+            with networks.convolutions("direct") if direct else nullcontext():
                 return sampler(count)(n, seed=networks.SEED, initial=self.x, batch_size=n)
 
         # A graph has few operations of the host, and would have to be captured once more.
         profiled = self.rows if captured else min(_PROFILED_OURS, self.work.rows)
-        with _convolutions("direct") if direct else nullcontext():
+        with networks.convolutions("direct") if direct else nullcontext():
             flop = flop_of_ours(self.work, precision)
         return self._ready(loop, precision, flop, profiled)
 
@@ -295,19 +294,6 @@ class Forwards:
             return [n if scale is None else scale * n]
 
         return Ready(calls, result, flop=flop and flop * len(self.labels))
-
-
-@contextmanager
-def _convolutions(form: str) -> Iterator[None]:
-    """Our convolutions run in a form inside the block, whatever is the fastest."""
-    before = os.environ.get("NCSN_FAST_CONV")
-    os.environ["NCSN_FAST_CONV"] = form
-    try:
-        yield
-    finally:
-        os.environ.pop("NCSN_FAST_CONV")
-        if before is not None:
-            os.environ["NCSN_FAST_CONV"] = before
 
 
 def _in_mode(call: Making, precision: str, device: torch.device) -> Making:
