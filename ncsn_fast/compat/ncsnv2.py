@@ -2,8 +2,9 @@
 
 from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
 
-The network computes in float32, one of this package too, so that ``noise="torch"`` gives the
-official states to rounding; nf.Sampler has the 16-bit precisions. Where the initial states have
+The network computes in float32, one of this package too, on a CPU with packed convolutions (see
+nf.prepare_for_inference). With ``noise="torch"`` it runs as it is, so that the states are the
+official ones to rounding. nf.Sampler has the 16-bit precisions. Where the initial states have
 another dtype the network is shown that one, and the states are returned in it, though they are
 float32 on their way. A module is put in eval mode meanwhile; where it has ``sigmas`` of its own its
 labels count those, and levels that are not among them are refused. The initial states are left
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast.compat import common
+from ncsn_fast.inference.foreign import PackedCalls
 from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.base import evaluating
@@ -119,7 +121,8 @@ def anneal_Langevin_dynamics_inpainting(
     table = _table(sigmas, step_lr, n_steps_each, denoise=False)
     common.function("scorenet", scorenet, _SCORENET)
     half = _KnownHalf(
-        scorenet=common.shown(scorenet, x_mod.dtype),
+        # Packed here: what keeps a list of its calls must not be called once more to compare.
+        scorenet=common.shown(scorenet if noise == "torch" else PackedCalls(scorenet), x_mod.dtype),
         table=table,
         reference=reference,
         renew=n_steps_each if order == "ncsn" else 1,
@@ -132,6 +135,7 @@ def anneal_Langevin_dynamics_inpainting(
         Score(half, "normalized", "label", _counted(scorenet, sigmas)),
         shape=tuple(initial.shape[1:]),
         method=Table.of(table.sigma, a=0.0, b=1.0, d=table.d, level=table.level),
+        prepare=False,
         device=initial.device,
     )
     with evaluating(Score(scorenet).module):
@@ -275,6 +279,7 @@ def _states_after(
         Score(common.shown(scorenet, initial.dtype), "score", "label", _counted(scorenet, sigmas)),
         shape=tuple(initial.shape[1:]),
         method=table,
+        prepare=not whole,
         device=initial.device,
     )
     states: list[Tensor] = []

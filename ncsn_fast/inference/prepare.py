@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from ncsn_fast.device import malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.inference.fingerprints import fingerprints
+from ncsn_fast.inference.foreign import PreparedModule
 from ncsn_fast.models.base import ScoreNetwork, whole_weights
 from ncsn_fast.models.blocks import PooledConv, ResidualBlock
 from ncsn_fast.models.conv_forms import pooled_kernel
@@ -221,26 +222,42 @@ class _FirstConv(PackedConv):
         return super().forward(x).to(self.result, memory_format=torch.channels_last)
 
 
-def prepare_for_inference(net: ScoreNetwork, precision: str = "auto") -> PreparedNetwork:
-    """A copy of a network for fast inference; the network itself stays as it is.
+@overload
+def prepare_for_inference(  # type: ignore[overload-overlap]  # the first that fits counts
+    net: ScoreNetwork, precision: str = "auto"
+) -> PreparedNetwork: ...
+
+
+@overload
+def prepare_for_inference(net: nn.Module, precision: str = "auto") -> PreparedModule: ...
+
+
+def prepare_for_inference(
+    net: nn.Module, precision: str = "auto"
+) -> PreparedNetwork | PreparedModule:
+    """A network for fast inference: of ours a copy; the network itself stays as it is.
+
+    Any other module on a CPU is called as it is, in float32, but for its convolutions, which run on
+    packed weights where they are ungrouped and have parameters for weights. At its first call it is
+    called twice, as it is and packed; where the two disagree it runs as it is, and a line of the
+    log says why. What is returned takes the same inputs and returns the same, in evaluation mode.
 
     Args:
         net: a network of this package, with weights of at most 32 bits on one device. Hooks,
-            parametrisations and compiled submodules are not copied, and so refused.
+            parametrisations and compiled submodules are not copied, and so refused. Or another
+            module, on a CPU, that is not compiled, scripted or sharded.
         precision: "fp32", "tf32", "fp16" or "bf16"; "auto" takes what
             ``device/precision.py`` resolves for the network's device, and "bf16" for "fp16" where
             the network, tried at twice its largest noise level, leaves the range of float16.
             Networks without convolutions compute in "fp32", their "auto", or "tf32". On a GPU the
             mode of float32 products is that of ``float32_mode`` there, which a ``Sampler`` enters.
+            For another module "fp32" or "auto".
 
     Raises:
         ValueError: for anything else, with what stands in the way.
     """
     if not isinstance(net, ScoreNetwork):
-        raise ValueError(
-            f"prepare_for_inference takes a network of ncsn_fast, got {type(net).__name__}; of a "
-            "compiled network give the original, and compile the prepared one"
-        )
+        return PreparedModule(net, precision)
     name = precisions.resolve(precision, net.sigmas.device)
     if precision != "auto":
         return PreparedNetwork(net, name)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ncsn_fast.inference.foreign import PackedCalls
 from ncsn_fast.inference.prepare import PreparedNetwork, obstacle, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.score import Score
+from ncsn_fast.support import checks
 
 
 class Running(NamedTuple):
@@ -27,34 +29,41 @@ class Runner:
     """What stands for a score while it is sampled from, kept from call to call.
 
     A network of this package runs as a prepared copy; one that cannot be copied (it has hooks,
-    say) runs itself where float32 will do, and so does any other score.
+    say) runs itself where float32 will do. Any other score runs itself; in float32 on a CPU its
+    convolutions are packed (:class:`PackedCalls`).
 
     Args:
         score: as it is told.
         network: where it is one of ours.
-        precision: a name, or "auto"; for a network of others that is "fp32".
+        precision: a name, or "auto"; for what runs itself that is "fp32".
+        prepare: whether anything is copied or packed; without it every score runs as it is.
 
     Raises:
         ValueError: where our network cannot be prepared in this precision.
     """
 
-    def __init__(self, score: Score, network: ScoreNetwork | None, precision: str) -> None:
-        if network is not None and precision not in ("auto", "fp32"):
+    def __init__(
+        self, score: Score, network: ScoreNetwork | None, precision: str, prepare: bool = True
+    ) -> None:
+        checks.choice("prepare", prepare, (True, False), "whether networks are prepared")
+        if prepare and network is not None and precision not in ("auto", "fp32"):
             reason = obstacle(network, precision)
             if reason is not None:
                 raise ValueError(f"precision = {precision!r}: {reason}")
         self._score, self._network, self._precision = score, network, precision
+        self._prepare = prepare
         self._sigmas = None if network is None else network.sigmas.cpu().clone()
         self._forget()
 
     def _forget(self) -> None:
+        self._packed: tuple[PackedCalls, Score] | None = None
         self._copy: PreparedNetwork | None = None
         self._place: torch.device | None = None
         self._lock = threading.Lock()
         self._running: list[PreparedNetwork] = []  # a copy once for each chain
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_copy", "_place", "_lock", "_running")  # which a copy makes for itself
+        made = ("_packed", "_copy", "_place", "_lock", "_running")  # which a copy makes for itself
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -72,16 +81,14 @@ class Runner:
             RuntimeError: where another thread changes the weights all the time.
         """
         net = self._network
-        if net is None or self._sigmas is None:
-            own = "fp32" if self._precision == "auto" else self._precision
-            yield Running(self._score, own, prepared=False)
-            return
-        if not torch.equal(net.sigmas.cpu(), self._sigmas):
+        if net and self._sigmas is not None and not torch.equal(net.sigmas.cpu(), self._sigmas):
             raise ValueError(
                 "the network's noise levels have changed since this sampler was made: make another"
             )
-        if self._precision in ("auto", "fp32") and obstacle(net) is not None:
-            yield Running(self._score, "fp32", prepared=False)
+        own = "fp32" if self._precision == "auto" else self._precision
+        if not self._prepare or net is None or (own == "fp32" and obstacle(net) is not None):
+            packs = self._prepare and own == "fp32" and device.type == "cpu"
+            yield Running(self._on_packed_weights() if packs else self._score, own, prepared=False)
             return
         with self._lock:
             prepared = self._current(net, device)
@@ -92,6 +99,15 @@ class Runner:
         finally:
             with self._lock:
                 self._running.remove(prepared)
+
+    def _on_packed_weights(self) -> Score:
+        """The score as it is, but for its convolutions, with the weights that it has now."""
+        with self._lock:
+            if self._packed is None:
+                calls = PackedCalls(self._score.fn)
+                self._packed = calls, replace(self._score, fn=calls)
+            self._packed[0].refresh()
+            return self._packed[1]
 
     def _current(self, net: ScoreNetwork, device: torch.device) -> PreparedNetwork:
         """The copy for a chain that begins; one that runs already is shared, and never changed."""
@@ -107,9 +123,9 @@ class Runner:
         return self._copy
 
     def release(self) -> None:
-        """Let go of the copy; the next call makes another."""
+        """Let go of the copy, or of what is packed; the next call makes it again."""
         with self._lock:
-            self._copy = None
+            self._packed = self._copy = None
 
 
 __all__ = ["Runner", "Running"]

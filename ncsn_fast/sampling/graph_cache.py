@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ncsn_fast.device import backends, capture
 from ncsn_fast.device.capture import CaptureError
+from ncsn_fast.inference.foreign import PackedCalls
 from ncsn_fast.inference.prepare import PreparedNetwork
 from ncsn_fast.reference import StepResult
 from ncsn_fast.sampling.captured import CapturedLoop, capacity
@@ -222,7 +223,9 @@ def _lasting(chain: Chain) -> bool:
 
 
 def _owner(chain: Chain) -> Any:
-    return getattr(chain.score.fn, "__self__", chain.score.fn)
+    fn = chain.score.fn
+    fn = fn.source if isinstance(fn, PackedCalls) else fn
+    return getattr(fn, "__self__", fn)
 
 
 def _attributes(network: nn.Module) -> Iterator[Hashable]:

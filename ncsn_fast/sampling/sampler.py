@@ -71,6 +71,8 @@ class Sampler:
         precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
             float32 throughout. "auto" is fp32 for networks of others; for those of this package
             fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
+        prepare: whether a network of this package runs as a prepared copy, and another one, in fp32
+            on a CPU, on packed weights (:func:`nf.prepare_for_inference`); False runs it as it is.
         backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.
         graph: "auto" captures a step as a CUDA graph and replays it, where there is a GPU and the
             score function can be captured; True refuses where it cannot; False runs eagerly. The
@@ -99,6 +101,7 @@ class Sampler:
         steps: int | None = None,
         spacing: str | None = None,
         precision: str = "auto",
+        prepare: bool = True,
         backend: str = "auto",
         graph: str | bool = "auto",
         device: torch.device | str | None = None,
@@ -126,7 +129,7 @@ class Sampler:
             device = sigmas.device
         self._device = None if device is None else usable(device)
         precisions.resolve(precision, self.device)
-        self._runner = Runner(self.score, self.network, precision)
+        self._runner = Runner(self.score, self.network, precision, prepare)
         self._graphs = Graphs.wished(graph, self.device)
         self._backend = backend
         backends.resolve(backend, self.device)
@@ -327,6 +330,7 @@ def sample(
     steps: int | None = None,
     spacing: str | None = None,
     precision: str = "auto",
+    prepare: bool = True,
     backend: str = "auto",
     graph: str | bool = "auto",
     device: torch.device | str | None = None,
@@ -354,7 +358,7 @@ def sample(
         net: a network as nf.load_checkpoint returns it.
         n: how many images, at least 1.
         shape, sigmas, method, step_size, steps_per_level, denoise, steps, spacing, precision,
-            backend, graph, device: as for :class:`Sampler`; default: the checkpoint's.
+            prepare, backend, graph, device: as for :class:`Sampler`; default: the checkpoint's.
         seed: in [0, 2⁶⁴); None draws one from torch's default generator.
         sample_ids: n distinct ids in [0, 2⁴⁸); default 0 … n-1.
         initial, start_level: states (n, C, H, W) to begin in, and the noise level to begin at.
@@ -400,6 +404,7 @@ def sample(
         steps=steps,
         spacing=spacing,
         precision=precision,
+        prepare=prepare,
         backend=backend,
         graph=graph,
         device=device,

@@ -22,8 +22,9 @@ _WRAPPERS = (
 def layers(function: Any) -> Iterator[Any]:
     """A callable and what it hands its call on to, the last being what computes.
 
-    A ``functools.partial`` and a wrapped function go on to theirs, a bound method to its owner, and
-    the modules of ``_WRAPPERS`` to the one inside. What a lambda or a function calls is not seen.
+    A ``functools.partial`` and what has ``__wrapped__`` go on to theirs, a bound method to its
+    owner, and the modules of ``_WRAPPERS`` to the one inside. What a lambda or a function calls is
+    not seen.
     """
     seen: set[int] = set()
     while id(function) not in seen:
@@ -39,6 +40,8 @@ def layers(function: Any) -> Iterator[Any]:
         elif inspect.isfunction(function):
             compiled = getattr(function, "_torchdynamo_orig_callable", function)
             function = getattr(function, "__wrapped__", compiled)
+        elif not isinstance(function, nn.Module):
+            function = getattr(function, "__dict__", {}).get("__wrapped__", function)
 
 
 def fits(function: Any, given: Sequence[Any], named: Mapping[str, Any]) -> bool:

@@ -1,0 +1,354 @@
+"""Networks of others on a CPU: they run as they are, but their convolutions run on packed weights.
+
+What a network of somebody else's is made of is not known: a module, a function that calls one, a
+wrapper around it. So nothing of it is copied or replaced. While it is called, PyTorch shows each of
+its functions that this thread calls to a mode, which takes the convolutions over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ncsn_fast.device import backends, malloc
+from ncsn_fast.device import precision as precisions
+from ncsn_fast.inference.fingerprints import fingerprints
+from ncsn_fast.models.base import evaluating
+from ncsn_fast.models.packed_conv import PackedConv
+from ncsn_fast.support.callables import layers
+
+_log = logging.getLogger("ncsn_fast")
+
+# Of the largest value that a network returns. A U-Net of 65 convolutions differs by 3e-6 with
+# direct ones and by 9e-6 with filtered ones.
+_LARGEST_ERROR = 3e-5
+_WATCHED = "watched by autograd"
+# What is made of a module that no longer calls PyTorch's functions one by one, or whose weights
+# come and go without PyTorch's counters noticing.
+_HIDDEN = ("OptimizedModule", "ScriptModule", "FullyShardedDataParallel", "FSDPModule")
+
+
+class _Packed(NamedTuple):
+    """A convolution, and what its weight was when it was packed."""
+
+    conv: PackedConv
+    state: tuple[int, int]
+    fingerprint: int | None
+
+
+class _Convolutions(TorchFunctionMode):
+    """Has a function in the place of torch.nn.functional.conv2d, in this thread."""
+
+    def __init__(self, convolution: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self._convolution = convolution
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (self._convolution if func is F.conv2d else func)(*args, **(kwargs or {}))
+
+
+class PackedCalls:
+    """A network of others, called so that its convolutions run on packed weights.
+
+    Those do that are ungrouped and in float32 on a CPU, whose weights are parameters, and that
+    neither autograd nor autocast watches. They return channels_last. All else runs as it is.
+
+    When the network is first called with samples of a shape, it is called twice, as it is and
+    packed, with the same of torch's random numbers. Where the two disagree it runs as it is.
+
+    A weight that was changed in place, or replaced, is packed again when it is next used; one that
+    was changed through ``.data``, which nothing counts, at the next :meth:`refresh`.
+
+    Attributes:
+        source: the network, which is left as it is: a module, or a function.
+    """
+
+    source: Callable[..., Any]
+
+    def __init__(self, source: Callable[..., Any]) -> None:
+        self.source = self.__wrapped__ = source  # who looks for what computes goes on to it
+        self._kept: Any = WeakIdKeyDictionary()  # weight -> {geometry: _Packed}
+        self._lock = threading.Lock()  # of the weights there are, not of what is packed of one
+        self._agreed: dict[object, bool] = {}  # by the shape of a sample
+        self._hidden: str | None = None
+        self.refresh()
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """What the network returns for such inputs."""
+        if self._hidden is not None:
+            return self.source(*given, **named)
+        sample = given[0].shape[1:] if given and isinstance(given[0], Tensor) else None
+        agreed = self._agreed.get(sample)
+        if agreed is None:
+            return self._compared(sample, given, named)
+        if not agreed:
+            return self.source(*given, **named)
+        with _Convolutions(self._convolution):
+            return self.source(*given, **named)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Let go of what was packed of weights that are others now, however they were changed."""
+        before, self._hidden = self._hidden, hidden(self.source)
+        if self._hidden not in (None, before):
+            _log.info("the network runs as it is: %s", self._hidden)
+        with self._lock:
+            weights = {str(number): weight for number, weight in enumerate(self._kept)}
+        now = fingerprints(weights)
+        for number, weight in weights.items():
+            packed = list(self._kept.get(weight, {}).values())
+            if not now or any(one.fingerprint != now[number] for one in packed):
+                with self._lock:
+                    self._kept.pop(weight, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.source,)  # a copy packs for itself
+
+    def _compared(self, sample: object, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """What the network returns; whether it may run packed is decided on the way."""
+        seen: Counter[str | None] = Counter()
+
+        def noticed(x: Tensor, weight: Tensor, *settings: Any, **others: Any) -> Tensor:
+            seen[_obstacle(x, weight, *settings, **others)] += 1
+            return F.conv2d(x, weight, *settings, **others)
+
+        watched = [*_tensors((given, named)), *_own_tensors(self.source)]
+        versions, drawn = _versions(watched), torch.get_rng_state()
+        with _Convolutions(noticed):
+            expected = self.source(*given, **named)
+        if seen[None] == 0:
+            if seen[_WATCHED] == 0:
+                self._decide(sample, "no convolution was seen that can be packed", seen)
+            return expected
+        if _versions(watched) != versions:
+            self._decide(sample, "a call changes its inputs, or the network itself", seen)
+            return expected
+        values = [value.clone() for value in _tensors(expected)]
+        if not all(bool(value.isfinite().all()) for value in values):
+            return expected  # which can be compared with nothing
+        drew = not torch.equal(drawn, torch.get_rng_state())
+        if drew:
+            torch.set_rng_state(drawn)
+        try:
+            with _Convolutions(self._convolution):
+                found = self.source(*given, **named)
+            difference = _difference(list(_tensors(found)), values)
+        except Exception as error:
+            difference = f"with packed weights it fails ({error})"
+        self._decide(sample, difference, seen)
+        if difference is None:
+            return found
+        if drew:
+            torch.set_rng_state(drawn)
+        return self.source(*given, **named)  # what it returned before may lie where this does
+
+    def _decide(self, sample: object, reason: str | None, seen: Counter[str | None]) -> None:
+        self._agreed[sample] = reason is None
+        others = ", ".join(f"{n} {why}" for why, n in seen.items() if why is not None)
+        others = f" (as they are: {others})" if others else ""
+        if reason is None:
+            _log.info("%d convolutions of the network are packed%s", seen[None], others)
+        else:
+            level = logging.WARNING if seen[None] else logging.INFO
+            _log.log(level, "the network runs as it is: %s%s", reason, others)
+
+    def _convolution(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        """As torch.nn.functional.conv2d, on packed weights where that can be."""
+        if _obstacle(x, weight, bias, stride, padding, dilation, groups) is not None:
+            return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        geometry = _pair(stride), _pair(padding), _pair(dilation)
+        by_geometry = self._kept.get(weight)
+        packed = None if by_geometry is None else by_geometry.get(geometry)
+        if packed is None or packed.conv.bias is not bias or packed.state != _state(weight):
+            packed = _pack(weight, bias, *geometry)
+            with self._lock:
+                self._kept.setdefault(weight, {})[geometry] = packed
+        return packed.conv(x)
+
+
+class PreparedModule(PackedCalls):
+    """A module of others for inference, see :func:`nf.prepare_for_inference`.
+
+    Called as the module is, it returns what that returns: in evaluation mode, and in float32
+    whatever region of autocast is around. Gradients flow to inputs that want them, on PyTorch's own
+    convolutions; parameters get none.
+
+    Attributes:
+        source: the module, which is left as it is.
+        precision: "fp32".
+    """
+
+    source: nn.Module
+    precision = "fp32"
+
+    def __init__(self, source: nn.Module, precision: str = "auto") -> None:
+        if not isinstance(source, nn.Module):
+            raise ValueError(
+                f"prepare_for_inference takes a network, got {type(source).__name__}: give a module"
+            )
+        places = {str(tensor.device) for tensor in _own_tensors(source)} - {"cpu"}
+        if places:
+            raise ValueError(
+                f"this {type(source).__name__} is on {', '.join(sorted(places))}: of the networks "
+                "of others, those on a CPU are prepared; elsewhere let it run as it is"
+            )
+        if precision != "auto" and precisions.resolve(precision, torch.device("cpu")) != "fp32":
+            raise ValueError(
+                f"precision = {precision!r}: a network of others is prepared in 'fp32'; for 16 "
+                "bits call it inside of torch.autocast, as nf.Sampler does if asked for them"
+            )
+        if (reason := hidden(source)) is not None:
+            raise ValueError(
+                f"prepare_for_inference takes a network of ncsn_fast, got {type(source).__name__}, "
+                f"or one that calls PyTorch's functions: {reason}; give the original"
+            )
+        super().__init__(source)
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """What the module returns for such inputs."""
+        grad = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in _tensors((given, named))
+        )
+        with (
+            evaluating(self.source),
+            torch.set_grad_enabled(grad),
+            torch.autocast("cpu", enabled=False),
+        ):
+            return super().__call__(*given, **named)
+
+
+def hidden(source: Callable[..., Any]) -> str | None:
+    """Why the convolutions of a network cannot be taken over, as far as that can be seen."""
+    found = list(layers(source))
+    for one in [one for one in found if inspect.isfunction(one)]:
+        found += _named_in(one)
+    for one in found:
+        if getattr(one, "_torchdynamo_orig_callable", None) is not None:
+            return "it is compiled"
+        for module in one.modules() if isinstance(one, nn.Module) else ():
+            kinds = {kind.__name__ for kind in type(module).__mro__}
+            if kinds.intersection(_HIDDEN) or module._compiled_call_impl is not None:
+                return f"{type(module).__name__} is compiled, scripted or sharded"
+    return None
+
+
+def _named_in(function: Any) -> Iterator[Any]:
+    """The objects outside of a function that it names."""
+    yield from (function.__globals__.get(name) for name in function.__code__.co_names)
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # nothing in it yet
+            yield cell.cell_contents
+
+
+def _obstacle(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> str | None:
+    """Why a convolution cannot run on packed weights, or None where it can."""
+    held = (weight,) if bias is None else (weight, bias)
+    if any(type(tensor) is not nn.Parameter for tensor in held) or weight.is_inference():
+        return "with weights made in the call"
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (x, *held)):
+        return "not in float32 on a CPU"
+    if groups != 1 or isinstance(padding, str) or x.ndim != 4:
+        return "grouped, of one image or padded by name"
+    if torch.is_autocast_enabled("cpu"):
+        return "under autocast"
+    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return _WATCHED
+    return None if backends.unwatched(x, *held) else _WATCHED
+
+
+def _pack(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any) -> _Packed:
+    """A convolution with a weight (O, I, height, width) as it is now."""
+    malloc.keep_freed_memory()
+    state = _state(weight)
+    # Tensors made in inference mode could not be used outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        outputs, inputs, height, width = weight.shape
+        settings = {"stride": stride, "padding": padding, "dilation": dilation, "bias": False}
+        conv = PackedConv(inputs, outputs, (height, width), device="meta", **settings)
+        # Its memory, but not the object, with which what is packed has to go.
+        conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        conv.bias = bias
+        conv.pack()
+        return _Packed(conv, state, fingerprints({"": weight.detach()}).get(""))
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    """A setting of a convolution for rows and columns."""
+    return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
+
+
+def _state(weight: Tensor) -> tuple[int, int]:
+    """What tells a weight from a changed one, unless it was changed through ``.data``."""
+    return weight._version, weight.data_ptr()
+
+
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+
+
+def _own_tensors(source: Callable[..., Any]) -> Iterator[Tensor]:
+    for one in layers(source):
+        if isinstance(one, nn.Module):
+            yield from (*one.parameters(), *one.buffers())
+            return
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a network is given or returns."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _tensors(one)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors(vars(value))
+
+
+def _difference(found: list[Tensor], expected: list[Tensor]) -> str | None:
+    """What is different in what two calls returned, or None."""
+    if not expected or [t.shape for t in found] != [t.shape for t in expected]:
+        return "what it returns cannot be compared"
+    for one, other in zip(found, expected, strict=True):
+        error = float((one.double() - other.double()).abs().max()) if other.numel() else 0.0
+        largest = float(other.double().abs().max()) if other.numel() else 0.0
+        if not error <= _LARGEST_ERROR * largest:
+            return f"with packed weights it differs by {error:.1e}, where {largest:.1e} is the most"
+    return None
+
+
+__all__ = ["PackedCalls", "PreparedModule", "hidden"]
