@@ -126,19 +126,8 @@ def normal(
         raise ValueError(f"backend = {backend!r:.80}: noise is made by 'auto' or 'torch'")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype = {dtype!r:.80}: noise is made as floating-point numbers")
-    shape = sizes("shape", shape, 0)
-    ids = as_sample_ids(sample_ids, device)
-    kernel = None
-    if backend == "auto" and dtype != torch.float64:
-        kernel = _native_normal(ids, seed, step)
-    if kernel is not None:
-        _check_stream(stream)
-        which, steps = seed_tensor(seed, ids.device), _steps(step, ids.device)
-        ids = ids.contiguous()
-        drawn = [kernel(ids, list(shape), which, one, stream) for one in steps.reshape(-1).unbind()]
-        z = drawn[0] if steps.ndim == 0 else torch.stack(drawn)
-        return z.to(dtype).reshape(*steps.shape, len(ids), *shape)
-    return _draw(_box_muller, shape, seed, stream, ids, step, ids.device, dtype)
+    native_too = backend == "auto"
+    return _draw(_box_muller, shape, seed, stream, sample_ids, step, device, dtype, native_too)
 
 
 def uniform(
@@ -152,7 +141,7 @@ def uniform(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Uniform noise u = (word + ½)·2⁻³² in (0, 1); arguments and result as for :func:`normal`."""
-    return _draw(_uniform, shape, seed, stream, sample_ids, step, device, dtype)
+    return _draw(_uniform, shape, seed, stream, sample_ids, step, device, dtype, True)
 
 
 def integers(
@@ -174,7 +163,7 @@ def integers(
     def scale(words: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
         return [(word * high) >> 32 for word in words]
 
-    return _draw(scale, shape, seed, stream, sample_ids, step, device, torch.int64)
+    return _draw(scale, shape, seed, stream, sample_ids, step, device, torch.int64, False)
 
 
 def random_seed() -> int:
@@ -203,9 +192,15 @@ def seed_tensor(seed: Word, device: torch.device) -> Tensor:
     """
     if isinstance(seed, Tensor):
         return _check_word("seed", seed, device)
+    return torch.full((), _bits(seed), dtype=torch.int64, device=device)
+
+
+def _bits(seed: Word) -> int:
+    """A seed's bits as an int64."""
+    if isinstance(seed, Tensor):
+        return int(seed)
     seed = check_seed(seed)
-    bits = seed if seed < 1 << 63 else seed - (1 << 64)
-    return torch.full((), bits, dtype=torch.int64, device=device)
+    return seed if seed < 1 << 63 else seed - (1 << 64)
 
 
 def step_tensor(step: Word, device: torch.device) -> Tensor:
@@ -258,22 +253,23 @@ def as_sample_ids(
             )
         # Ids on a GPU are not read back: that would stall it. Nor can they be while compiling.
         readable = ids.device.type == "cpu" and not torch.compiler.is_compiling()
-        ends = ids.aminmax() if readable and ids.numel() else ()
-        _check_id_range([int(end) for end in ends])
+        if readable and ids.numel():
+            _check_id_range(*map(int, ids.aminmax()))
     else:
         try:
             given = [index(i) for i in sample_ids]
         except TypeError as error:
             raise ValueError(f"sample_ids have to be whole numbers: {error}") from None
-        _check_id_range(given)
+        if given:
+            _check_id_range(min(given), max(given))
         ids = torch.tensor(given, dtype=torch.int64, device="cpu")
         device = "cpu" if device is None else device
     return ids.to(device=device, dtype=torch.int64)
 
 
-def _check_id_range(ids: list[int]) -> None:
-    if ids and not (min(ids) >= 0 and max(ids) < _MAX_SAMPLE):
-        raise ValueError(f"sample ids from {min(ids)} to {max(ids)}: allowed are 0 to 2⁴⁸ - 1")
+def _check_id_range(first: int, last: int) -> None:
+    if first < 0 or last >= _MAX_SAMPLE:
+        raise ValueError(f"sample ids from {first} to {last}: allowed are 0 to 2⁴⁸ - 1")
 
 
 def _draw(
@@ -285,12 +281,24 @@ def _draw(
     step: Word,
     device: torch.device | str | None,
     dtype: torch.dtype,
+    native_too: bool,
 ) -> Tensor:
-    """Make the blocks of all samples and turn their words into numbers with ``transform``."""
+    """Make the blocks of all samples and turn their words into numbers with ``transform``.
+
+    ``native_too`` lets the native kernel of the transform do that, where there is one.
+    """
     shape = sizes("shape", shape, 0)
     ids = as_sample_ids(sample_ids, device)
-    key = _split_seed(seed)
     _check_stream(stream)
+    if native_too and dtype != torch.float64 and (kernels := _kernels(ids, seed, step)):
+        kernel = kernels.normal if transform is _box_muller else kernels.uniform
+        if isinstance(step, Tensor):
+            of, every = step.shape, step.flatten().tolist()
+        else:
+            of, every = torch.Size(), [_check_step(step)]
+        drawn = kernel.default(ids, (*of, len(ids), *shape), _bits(seed), every, stream)
+        return drawn if dtype == torch.float32 else drawn.to(dtype)
+    key = _split_seed(seed)
     steps = _steps(step, ids.device)
     # A row for each pair of step and sample; several steps come before the samples.
     low, high = _split_ids(ids.repeat(steps.numel())[:, None], stream)
@@ -310,24 +318,25 @@ def _draw(
     return flat.reshape(*steps.shape, len(ids), *shape)
 
 
-def _native_normal(ids: Tensor, seed: Word, step: Word) -> Any:
-    """The native kernel that draws these numbers, or None where plain PyTorch draws them.
+def _kernels(ids: Tensor, seed: Word, step: Word) -> Any:
+    """The native kernels where they draw these numbers, or None where plain PyTorch does.
 
     PyTorch does on other devices, under use_backend("torch"), while something traces or compiles
     its operations, and before the kernels are built: that takes a compiler's time, which a few
     numbers are not worth.
     """
-    tensors = [word for word in (ids, seed, step) if isinstance(word, Tensor)]
-    if any(tensor.device.type != "cpu" or tensor.dtype != torch.int64 for tensor in tensors):
-        return None
+    for word in (ids, seed, step):
+        if not isinstance(word, Tensor):
+            continue
+        if word.device.type != "cpu" or word.dtype != torch.int64:
+            return None
+        if not backends.plain_call(word) or backends.general_obstacle(word) is not None:
+            return None
     if (isinstance(seed, Tensor) and seed.ndim) or (isinstance(step, Tensor) and not step.numel()):
         return None
     if backends.wished()[0] not in ("auto", "cpp"):
         return None
-    if not all(backends.plain_call(t) and backends.general_obstacle(t) is None for t in tensors):
-        return None
-    kernels = native.ready()
-    return None if kernels is None else kernels.normal.default
+    return native.ready()
 
 
 def _steps(step: Word, device: torch.device) -> Tensor:

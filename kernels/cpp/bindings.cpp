@@ -152,22 +152,43 @@ Tensor words(int64_t seed, const Tensor& counters) {
   return to;
 }
 
-Tensor normal(
-    const Tensor& sample_ids, at::IntArrayRef shape, const Tensor& seed, const Tensor& step,
-    int64_t stream) {
-  std::vector<int64_t> sizes{sample_ids.size(0)};
-  sizes.insert(sizes.end(), shape.begin(), shape.end());
+using Draw = void (*)(const Noise&, float* out, int64_t first, int64_t count);
+
+// What a kernel draws for all samples in each of these steps, of the shape `sizes` in all.
+Tensor drawn(
+    Draw draw, const Tensor& sample_ids, at::IntArrayRef sizes, int64_t seed,
+    at::IntArrayRef steps, int64_t stream) {
   Tensor out = at::empty(sizes, at::kFloat);
-  const int64_t total = out.numel();
-  if (total == 0) return out;
-  const Shape batch = {sizes[0], 1, 1, total / sizes[0]};
-  const Noise noise = noise_of(seed, step, sample_ids, stream, batch);
+  if (out.numel() == 0) return out;
+  const Tensor ids = sample_ids.contiguous();
+  const auto count = static_cast<int64_t>(steps.size());
+  TORCH_CHECK_VALUE(
+      ids.numel() * count > 0 && out.numel() % (ids.numel() * count) == 0, "a draw of ", sizes,
+      " is not one for each of ", count, " steps and ", ids.numel(), " samples");
+  const int64_t total = out.numel() / count;
   float* to = out.mutable_data_ptr<float>();
-  const Table& kernels = table();
-  in_parallel(tiles(total), TILE, HEAVY, [&](int64_t first, int64_t last) {
-    kernels.normal(noise, to, first * TILE, std::min(last * TILE, total) - first * TILE);
-  });
+  for (const int64_t step : steps) {
+    const Noise noise = {
+        static_cast<uint64_t>(seed), static_cast<uint32_t>(step), static_cast<uint32_t>(stream),
+        ids.const_data_ptr<int64_t>(), total / ids.numel()};
+    in_parallel(tiles(total), TILE, HEAVY, [&](int64_t first, int64_t last) {
+      draw(noise, to, first * TILE, std::min(last * TILE, total) - first * TILE);
+    });
+    to += total;
+  }
   return out;
+}
+
+Tensor normal(
+    const Tensor& sample_ids, at::IntArrayRef sizes, int64_t seed, at::IntArrayRef steps,
+    int64_t stream) {
+  return drawn(table().normal, sample_ids, sizes, seed, steps, stream);
+}
+
+Tensor uniform(
+    const Tensor& sample_ids, at::IntArrayRef sizes, int64_t seed, at::IntArrayRef steps,
+    int64_t stream) {
+  return drawn(table().uniform, sample_ids, sizes, seed, steps, stream);
 }
 
 void sampler_update(
@@ -296,8 +317,11 @@ TORCH_LIBRARY(ncsn_fast_cpp, m) {
   m.def("capability(str wanted) -> str[]", &ncsn_fast::capability);
   m.def("words(int seed, Tensor counters) -> Tensor", &ncsn_fast::words);
   m.def(
-      "normal(Tensor sample_ids, int[] shape, Tensor seed, Tensor step, int stream) -> Tensor",
+      "normal(Tensor sample_ids, int[] sizes, int seed, int[] steps, int stream) -> Tensor",
       &ncsn_fast::normal);
+  m.def(
+      "uniform(Tensor sample_ids, int[] sizes, int seed, int[] steps, int stream) -> Tensor",
+      &ncsn_fast::uniform);
   m.def(
       "sampler_update(Tensor x, Tensor n, Tensor row, Tensor seed, Tensor step, "
       "Tensor sample_ids, Tensor? z, Tensor? history, Tensor? guidance, Tensor? mask, "

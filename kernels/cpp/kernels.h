@@ -170,6 +170,7 @@ struct Table {
   const char* name;
   void (*words)(uint64_t seed, const uint32_t* counters, uint32_t* words, int64_t count);
   void (*normal)(const Noise&, float* out, int64_t first, int64_t count);
+  void (*uniform)(const Noise&, float* out, int64_t first, int64_t count);
   void (*sampler_update)(const Update&, int64_t first, int64_t last);
   void (*perturb)(const Perturb&, int64_t first, int64_t last);
   void (*dsm_loss)(const Loss&, int64_t first, int64_t last);

@@ -83,26 +83,52 @@ inline int64_t fill(const Noise& noise, Position& at, int64_t count, Counters& c
   return parts;
 }
 
-// The normals of the elements from `first` on of a whole batch in (N, C, H, W) order.
-NCSN_FAST_SHARED void normals(const Noise& noise, int64_t first, int64_t count, float* __restrict z) {
+NCSN_FAST_SHARED void uniforms_of(const Counters& words, float* __restrict u) {
+  for (int64_t i = 0; i < BLOCKS; ++i) {
+    for (int64_t lane = 0; lane < 4; ++lane) {
+      // The largest words round to 1; a uniform stays below it.
+      const float value = (static_cast<float>(words.word[lane][i]) + 0.5f) * 0x1p-32f;
+      u[4 * i + lane] = value < 1.0f ? value : 1.0f - 0x1p-24f;
+    }
+  }
+}
+
+// What `of` makes of the words, for the elements from `first` on of a whole batch in (N, C, H, W)
+// order.
+template <class Of>
+inline void drawn(
+    const Noise& noise, int64_t first, int64_t count, float* __restrict z, const Of& of) {
   Position at = {first / noise.elements, first % noise.elements};
   Run runs[BLOCKS];
-  alignas(64) float buffer[4 * BLOCKS];
+  alignas(64) float buffer[4 * BLOCKS + 4] = {};
   while (count > 0) {
     Counters counters = {};
     const int64_t parts = fill(noise, at, count, counters, runs);
     philox4x32(counters, noise.seed);
-    normals_of(counters, buffer);
+    of(counters, buffer);
     for (int64_t i = 0; i < parts; ++i) {
-      for (int64_t j = 0; j < runs[i].count; ++j) z[j] = buffer[runs[i].begin + j];
+      const float* from = buffer + runs[i].begin;
+      if (runs[i].count <= 4 && count >= 4) {  // a point: what is beyond it is written over
+        std::memcpy(z, from, 4 * sizeof *z);
+      } else {
+        for (int64_t j = 0; j < runs[i].count; ++j) z[j] = from[j];
+      }
       z += runs[i].count;
       count -= runs[i].count;
     }
   }
 }
 
+NCSN_FAST_SHARED void normals(const Noise& noise, int64_t first, int64_t count, float* z) {
+  drawn(noise, first, count, z, normals_of);
+}
+
 inline void normal(const Noise& noise, float* out, int64_t first, int64_t count) {
   normals(noise, first, count, out + first);
+}
+
+inline void uniform(const Noise& noise, float* out, int64_t first, int64_t count) {
+  drawn(noise, first, count, out + first, uniforms_of);
 }
 
 inline void words(uint64_t seed, const uint32_t* counters, uint32_t* out, int64_t count) {

@@ -26,6 +26,7 @@ extern const Table table = {
     NCSN_FAST_NAME(CAPABILITY),
     words,
     normal,
+    uniform,
     sampler_update,
     perturb,
     dsm_loss,

@@ -86,9 +86,8 @@ def missing() -> str | None:
 
 def ready() -> Any | None:
     """The kernels where they need not be built first, else None; nothing is built here."""
-    if loaded() or (_built() and missing() is None):
-        return getattr(torch.ops, _NAME)
-    return None
+    asked = missing.cache_info().currsize
+    return getattr(torch.ops, _NAME) if (asked or _built()) and missing() is None else None
 
 
 def loaded() -> Path | None:

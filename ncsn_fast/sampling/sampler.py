@@ -7,6 +7,7 @@ together with, so the batch is cut into chunks freely.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -293,7 +294,7 @@ class Sampler:
         """Where it samples: as asked for, else where the network is now."""
         module = self.score.module
         if self._device is None and module is not None:
-            for tensor in (*module.parameters(), *module.buffers()):
+            for tensor in itertools.chain(module.parameters(), module.buffers()):
                 return tensor.device
         return usable(self._device)
 

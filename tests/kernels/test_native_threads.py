@@ -31,7 +31,8 @@ def everything(shape, dtype, last):
     return (
         *(*update, found, loss, gradient, y, statistics, kernels.activate(x, "elu")),
         *kernels.instance_norm_plus_backward(other, x, *parameters, statistics, 1e-5, "elu"),
-        kernels.normal(ids, shape[1:], seed, step, noise.SAMPLER),
+        kernels.normal(ids, shape, int(seed), [int(step), 7], noise.SAMPLER),
+        kernels.uniform(ids, shape, int(seed), [int(step)], noise.SAMPLER),
         kernels.activate_backward(x, other, None, "elu"),
         *kernels.residual_add(x, other, "elu"),
         *kernels.max_pool5(x, "elu"),

@@ -81,7 +81,8 @@ def test_words_of_the_cpu_are_the_published_ones(way):
 @every_native_way
 def test_normals_of_the_cpu_are_accurate(way):
     seed, step, ids = keys(2)
-    found = native.ops().normal(ids, [1 << 20], seed, step, noise.SAMPLER).double()
+    sizes = (2, 1 << 20)
+    found = native.ops().normal(ids, sizes, int(seed), [int(step)], noise.SAMPLER).double()
     exact = normal((2, 1 << 20), noise.SAMPLER, STEP, torch.float64)
     assert (found - exact).abs().max() < 2e-6
 
@@ -90,12 +91,45 @@ def test_normals_of_the_cpu_are_accurate(way):
 @pytest.mark.parametrize("shape", [(3, 1), (130, 3), (2, 5, 7), (1, 4099), (70, 260)])
 def test_normals_are_those_of_their_samples(way, shape):
     seed, step, ids = keys(shape[0])
-    found = native.ops().normal(ids, shape[1:], seed, step, noise.KNOWN)
+    which = int(seed), [int(step)], noise.KNOWN
+    found = native.ops().normal(ids, shape, *which)
     exact = normal(shape, noise.KNOWN, STEP, torch.float64)
     assert (found.double() - exact).abs().max() < 2e-6
     for i in (0, shape[0] - 1):
-        alone = native.ops().normal(ids[i : i + 1], shape[1:], seed, step, noise.KNOWN)
+        alone = native.ops().normal(ids[i : i + 1], (1, *shape[1:]), *which)
         assert torch.equal(alone[0], found[i])
+
+
+@every_native_way
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (3,), (4,), (5,), (2, 5, 7), (4099,)])
+@pytest.mark.parametrize("step", [STEP, torch.tensor([3, 0, STEP]), torch.tensor([[7], [8]])])
+def test_kernels_draw_what_is_specified(way, shape, step):
+    """Uniforms to the bit, normals closely, for one step and for several."""
+    wide = torch.arange(2 * 67).mul_(1 << 41).remainder_(1 << 48)
+    which = {"seed": SEED, "stream": noise.PERTURB, "sample_ids": wide[::2], "step": step}
+    u, z = noise.uniform(shape, **which), noise.normal(shape, **which)
+    with nf.use_backend("torch"):
+        assert torch.equal(u, noise.uniform(shape, **which))
+        torch.testing.assert_close(z, noise.normal(shape, **which), atol=5e-5, rtol=0)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert torch.equal(noise.uniform(shape, **which, dtype=dtype), u.to(dtype))
+        assert torch.equal(noise.normal(shape, **which, dtype=dtype), z.to(dtype))
+
+
+@every_native_way
+def test_the_largest_words_give_uniforms_below_one(way):
+    which = {"seed": 5, "stream": noise.PERTURB, "sample_ids": [975_662]}
+    u = noise.uniform((4,), **which)
+    assert noise.integers(1 << 31, (4,), **which)[0, 1] > (1 << 31) - 10
+    assert u[0, 1] == 1 - 2.0**-24
+
+
+@pytest.mark.native
+def test_sizes_that_are_not_of_the_samples_and_steps_are_refused():
+    ids = torch.arange(3)
+    for sizes, steps in (((2, 5), [0]), ((2, 3, 5), []), ((3, 5), [0, 1])):
+        with pytest.raises(ValueError, match="is not one for each of"):
+            native.ops().normal(ids, sizes, 0, steps, 1)
 
 
 @every_native_way
@@ -103,7 +137,7 @@ def test_noise_is_drawn_by_the_kernels_where_they_are_built(way, monkeypatch):
     which = {"seed": SEED, "stream": noise.SAMPLER, "sample_ids": (7, 1 << 40), "step": STEP}
     seed, step, _ = keys(2)
     ids = noise.as_sample_ids(which["sample_ids"])
-    expected = native.ops().normal(ids, [3, 5, 5], seed, step, noise.SAMPLER)
+    expected = native.ops().normal(ids, [2, 3, 5, 5], int(seed), [int(step)], noise.SAMPLER)
     assert torch.equal(noise.normal((3, 5, 5), **which), expected)
     with nf.use_backend("torch"):
         specified = noise.normal((3, 5, 5), **which)
