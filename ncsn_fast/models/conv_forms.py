@@ -144,11 +144,13 @@ class Geometry(NamedTuple):
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     pooled: bool  # 2×2 means are taken of the result
+    largest: int  # tile that may be taken
 
     def __str__(self) -> str:
         sides, padding, dilation = ("×".join(map(str, pair)) for pair in self[1:4])
         text = f"{'→'.join(map(str, self.channels))}, {sides}, padding {padding}"
-        return text + f", dilation {dilation}" + ", pooled" * self.pooled
+        text += f", dilation {dilation}" + ", pooled" * self.pooled
+        return text + f", tiles up to {self.largest}" * (self.largest < max(conv3x3.TILES))
 
 
 def tile_of(geometry: Geometry) -> int:
@@ -164,7 +166,7 @@ def tile_of(geometry: Geometry) -> int:
     if native.missing() is not None:
         return DIRECT
     if asked != "auto":
-        return _ASKED[asked]
+        return min(_ASKED[asked], geometry.largest)
     # Of larger images a part is as good.
     part = geometry._replace(sides=tuple(min(side, _LARGEST_SIDE) for side in geometry.sides))
     return measured.decided("convolution", str(part), lambda: _fastest(part), NAMES.__contains__)
@@ -183,7 +185,7 @@ def _fastest(geometry: Geometry) -> int:
 
 def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
     """The forms that are exact enough, those that round less first, and images for them."""
-    channels, sides, padding, dilation, pooled = geometry
+    channels, sides, padding, dilation, pooled, largest = geometry
     draw = torch.Generator().manual_seed(0)
     settings: dict[str, Any] = {"padding": padding, "dilation": dilation, "bias": False}
     numbers: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
@@ -192,7 +194,8 @@ def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
     samples = max(1, _PIXELS // math.prod(sides))
     x = torch.randn(samples, channels[0], *sides, generator=draw, **numbers)
     x = x.contiguous(memory_format=torch.channels_last)
-    forms = {tile: form_of(conv, tile, pooled) for tile in (DIRECT, *conv3x3.TILES)}
+    tiles = [tile for tile in (DIRECT, *conv3x3.TILES) if tile <= largest]
+    forms = {tile: form_of(conv, tile, pooled) for tile in tiles}
     expected = forms[DIRECT](x)[0]
     largest = _LARGEST_ERROR * expected.norm()
     return {tile: f for tile, f in forms.items() if (f(x)[0] - expected).norm() <= largest}, x

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ncsn_fast.device import backends
 from ncsn_fast.models import conv_forms
 from ncsn_fast.models.conv_forms import DIRECT, Form, Geometry
+from ncsn_fast.ops import conv3x3
 
 
 class PackedConv(nn.Conv2d):
@@ -25,10 +26,12 @@ class PackedConv(nn.Conv2d):
 
     Attributes:
         pooled: whether the 2×2 means of its result are taken.
+        largest_tile: that it may be filtered in; larger ones round more.
         packed: the forms it has run in, by the side of their tiles; None where it cannot.
     """
 
     pooled: bool = False
+    largest_tile: int = max(conv3x3.TILES)
     packed: dict[int, Form] | None = None
     _tiles: dict[tuple[int, ...], int]  # by the sides of the images
 
@@ -46,8 +49,9 @@ class PackedConv(nn.Conv2d):
         """The side of the tiles that images of a size are filtered in, or ``DIRECT``."""
         if not self._can_filter() or isinstance(self.padding, str):
             return DIRECT
-        widths, sides = (self.in_channels, self.out_channels), (height, width)
-        return conv_forms.tile_of(Geometry(widths, sides, self.padding, self.dilation, self.pooled))
+        channels, sides = (self.in_channels, self.out_channels), (height, width)
+        how = self.padding, self.dilation, self.pooled, self.largest_tile
+        return conv_forms.tile_of(Geometry(channels, sides, *how))
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of x (N, C, H, W)."""

@@ -20,11 +20,14 @@ from helpers.networks import (
 )
 from torch import nn
 
-from ncsn_fast.device import backends
+import ncsn_fast as nf
+from ncsn_fast.data.digits import digits
+from ncsn_fast.device import backends, native
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.precision import PRECISIONS, float32_mode, network_dtype
 from ncsn_fast.inference.prepare import obstacle, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.conv_forms import DIRECT
 from ncsn_fast.models.packed_conv import PackedConv
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2}
@@ -42,6 +45,24 @@ def test_halving_blocks_convolve_and_take_means_at_once(name: str) -> None:
         if isinstance(module, PackedConv) and module.pooled
     }
     assert pooled == {f"{stage.residual}.0.conv2.conv" for stage in net.STAGES if stage.pool}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model", ["digits", "NCSN", "NCSNv2Deepest"])
+def test_float32_is_within_its_limit_at_every_level(model: str, convolutions: str) -> None:
+    net = nf.load_checkpoint(model) if model == "digits" else network(model)
+    clean = digits("test").images[:4] if model == "digits" else torch.rand(4, *net.shape)
+    exact = copy.deepcopy(net).double()
+    prepared = prepare_for_inference(net, "fp32")
+    for level, sigma in enumerate(net.sigmas):
+        x, labels = clean + sigma * torch.randn_like(clean), torch.full((4,), level)
+        expected = exact.normalized(x.double(), labels)
+        assert error(prepared.normalized(x, labels), expected) < 1e-5
+    packed = [m for m in prepared.network.modules() if isinstance(m, PackedConv)]
+    forms = {tile for conv in packed for tile in conv.packed or ()}
+    assert forms == (
+        {DIRECT} if convolutions == "direct" or not packed[0].packed else {DIRECT, 2, 4}
+    )
 
 
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)

@@ -16,7 +16,7 @@ from ncsn_fast.models import conv_forms
 from ncsn_fast.models.conv_forms import DIRECT, Geometry, form_of, pooled_kernel, tile_of
 from ncsn_fast.models.packed_conv import PackedConv
 
-GEOMETRY = Geometry((24, 40), (8, 8), (1, 1), (1, 1), pooled=False)
+GEOMETRY = Geometry((24, 40), (8, 8), (1, 1), (1, 1), pooled=False, largest=4)
 pytestmark = pytest.mark.skipif(
     native.missing() is not None or not torch.backends.mkldnn.is_available(),
     reason="needs the native kernels and oneDNN",
@@ -64,6 +64,16 @@ def test_a_choice_is_made_once(monkeypatch):
     assert tile_of(GEOMETRY) == 4
     assert len(asked) == 1
     assert measured.decisions("convolution") == {"24→40, 8×8, padding 1×1, dilation 1×1": 4}
+
+
+def test_tiles_may_be_limited(monkeypatch):
+    limited = GEOMETRY._replace(largest=2)
+    take(monkeypatch, 1.0, 0.5)  # of two forms
+    assert tile_of(limited) == 2
+    take(monkeypatch, 1.0, 0.5, 0.2)
+    assert tile_of(GEOMETRY) == 4
+    monkeypatch.setenv("NCSN_FAST_CONV", "F4")
+    assert tile_of(limited) == 2
 
 
 def test_large_images_are_measured_in_part(monkeypatch):
