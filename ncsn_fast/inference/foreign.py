@@ -124,9 +124,9 @@ class PackedCalls:
         """What the network returns; whether it may run packed is decided on the way."""
         seen: Counter[str | None] = Counter()
 
-        def noticed(x: Tensor, weight: Tensor, *settings: Any, **others: Any) -> Tensor:
-            seen[_obstacle(x, weight, *settings, **others)] += 1
-            return F.conv2d(x, weight, *settings, **others)
+        def noticed(*settings: Any, **others: Any) -> Tensor:
+            seen[_obstacle(*settings, **others)] += 1
+            return F.conv2d(*settings, **others)
 
         watched = [*_tensors((given, named)), *_own_tensors(self.source)]
         versions, drawn = _versions(watched), torch.get_rng_state()
@@ -163,14 +163,14 @@ class PackedCalls:
         others = ", ".join(f"{n} {why}" for why, n in seen.items() if why is not None)
         others = f" (as they are: {others})" if others else ""
         if reason is None:
-            _log.info("%d convolutions of the network are packed%s", seen[None], others)
+            _log.info("packed convolutions of the network: %d%s", seen[None], others)
         else:
             level = logging.WARNING if seen[None] else logging.INFO
             _log.log(level, "the network runs as it is: %s%s", reason, others)
 
     def _convolution(
         self,
-        x: Tensor,
+        input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
         stride: Any = 1,
@@ -179,8 +179,8 @@ class PackedCalls:
         groups: int = 1,
     ) -> Tensor:
         """As torch.nn.functional.conv2d, on packed weights where that can be."""
-        if _obstacle(x, weight, bias, stride, padding, dilation, groups) is not None:
-            return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        if _obstacle(input, weight, bias, stride, padding, dilation, groups) is not None:
+            return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
         geometry = _pair(stride), _pair(padding), _pair(dilation)
         by_geometry = self._kept.get(weight)
         packed = None if by_geometry is None else by_geometry.get(geometry)
@@ -188,7 +188,7 @@ class PackedCalls:
             packed = _pack(weight, bias, *geometry)
             with self._lock:
                 self._kept.setdefault(weight, {})[geometry] = packed
-        return packed.conv(x)
+        return packed.conv(input)
 
 
 class PreparedModule(PackedCalls):
@@ -266,7 +266,7 @@ def _named_in(function: Any) -> Iterator[Any]:
 
 
 def _obstacle(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -278,15 +278,15 @@ def _obstacle(
     held = (weight,) if bias is None else (weight, bias)
     if any(type(tensor) is not nn.Parameter for tensor in held) or weight.is_inference():
         return "with weights made in the call"
-    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (x, *held)):
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (input, *held)):
         return "not in float32 on a CPU"
-    if groups != 1 or isinstance(padding, str) or x.ndim != 4:
-        return "grouped, of one image or padded by name"
+    if input.ndim != 4 or groups != 1 or isinstance(padding, str):
+        return "grouped" if groups != 1 else "padded by name, or of one image without a batch"
     if torch.is_autocast_enabled("cpu"):
         return "under autocast"
     if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return _WATCHED
-    return None if backends.unwatched(x, *held) else _WATCHED
+    return None if backends.unwatched(input, *held) else _WATCHED
 
 
 def _pack(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any) -> _Packed:
@@ -344,8 +344,11 @@ def _difference(found: list[Tensor], expected: list[Tensor]) -> str | None:
     if not expected or [t.shape for t in found] != [t.shape for t in expected]:
         return "what it returns cannot be compared"
     for one, other in zip(found, expected, strict=True):
-        error = float((one.double() - other.double()).abs().max()) if other.numel() else 0.0
-        largest = float(other.double().abs().max()) if other.numel() else 0.0
+        if not other.numel():
+            continue
+        wide = torch.promote_types(other.dtype, torch.float64)
+        error = float((one.to(wide) - other.to(wide)).abs().max())
+        largest = float(other.to(wide).abs().max())
         if not error <= _LARGEST_ERROR * largest:
             return f"with packed weights it differs by {error:.1e}, where {largest:.1e} is the most"
     return None

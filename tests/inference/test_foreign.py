@@ -133,6 +133,40 @@ def test_weights_that_are_used_by_hand_or_shared_run_packed(packed) -> None:
     assert_near(PackedCalls(module)(inputs()[0]), module(inputs()[0]))
 
 
+class Locked(nn.Module):
+    """Cannot be copied, has a hook, and takes its weight in a type that it has already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lock = nn.Conv2d(2, 2, 3), threading.Lock()
+        self.conv.register_forward_hook(lambda module, given, y: 2 * y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            y = self.conv(x)
+        return F.conv2d(input=y, weight=self.conv.weight.to(y.dtype), stride=[2, 1], padding=[1])
+
+
+@pytest.mark.parametrize("wrap", [lambda module: module, nn.DataParallel, lambda m: m.forward])
+def test_modules_of_every_make_run_packed(wrap, packed) -> None:
+    module, x = Locked(), inputs()[0]
+    calls = PackedCalls(wrap(module))
+    assert runs_packed(calls, packed, x) == 2
+    assert_near(calls(x), module(x))
+    assert_near(calls(x.transpose(2, 3)[:, :, 1::2]), module(x.transpose(2, 3)[:, :, 1::2]))
+
+
+def test_the_imaginary_part_of_an_output_is_compared_too(monkeypatch) -> None:
+    conv = nn.Conv2d(2, 2, 1)
+
+    def turned(x: Tensor) -> Tensor:
+        y = conv(x)
+        return torch.complex(x, y)
+
+    monkeypatch.setattr(PackedConv, "forward", lambda self, x: F.conv2d(x, self.weight) * 0)
+    assert torch.equal(PackedCalls(turned)(inputs()[0]), turned(inputs()[0]))
+
+
 @pytest.mark.parametrize("what", ["tuple", "dict", "dataclass", "of diffusers"])
 def test_outputs_of_every_make_are_compared_and_returned(net, packed, what) -> None:
     @dataclass
@@ -173,6 +207,10 @@ def parametrised() -> nn.Module:
     return nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3))
 
 
+def padded_by_name() -> nn.Module:
+    return nn.Conv2d(2, 2, 3, padding="same")
+
+
 def double() -> nn.Module:
     module = nn.Conv2d(2, 2, 3).double()
     module.register_forward_pre_hook(lambda _, given: (given[0].double(),))
@@ -194,7 +232,8 @@ def compiled_inside() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "make", [grouped, parametrised, double, scripted, compiled, compiled_inside]
+    "make",
+    [grouped, parametrised, padded_by_name, double, scripted, compiled, compiled_inside],
 )
 def test_what_cannot_be_packed_runs_as_it_is_and_a_line_says_why(make, packed, caplog) -> None:
     module, x = make(), inputs()[0]
