@@ -28,7 +28,7 @@ from ncsn_fast.device import backends, malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.inference.fingerprints import fingerprints
 from ncsn_fast.models.base import evaluating
-from ncsn_fast.models.packed_conv import PackedConv
+from ncsn_fast.models.packed_conv import PackedConv, bound_memory
 from ncsn_fast.support.callables import layers
 
 _log = logging.getLogger("ncsn_fast")
@@ -117,6 +117,11 @@ class PackedCalls:
                 with self._lock:
                     self._kept.pop(weight, None)
 
+    def convolutions(self) -> list[PackedConv]:
+        """Those that have been packed, in the order in which they were."""
+        with self._lock:
+            return [one.conv for packed in self._kept.values() for one in packed.values()]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.source,)  # a copy packs for itself
 
@@ -186,6 +191,7 @@ class PackedCalls:
         packed = None if by_geometry is None else by_geometry.get(geometry)
         if packed is None or packed.conv.bias is not bias or packed.state != _state(weight):
             packed = _pack(weight, bias, *geometry)
+            bound_memory([*self.convolutions(), packed.conv])
             with self._lock:
                 self._kept.setdefault(weight, {})[geometry] = packed
         return packed.conv(input)

@@ -29,10 +29,11 @@ from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
 from ncsn_fast.inference.fingerprints import fingerprints
 from ncsn_fast.inference.foreign import PreparedModule
+from ncsn_fast.inference.forms import summary
 from ncsn_fast.models.base import ScoreNetwork, whole_weights
 from ncsn_fast.models.blocks import PooledConv, ResidualBlock
 from ncsn_fast.models.conv_forms import pooled_kernel
-from ncsn_fast.models.packed_conv import PackedConv
+from ncsn_fast.models.packed_conv import PackedConv, bound_memory
 from ncsn_fast.models.refinenet import RefineNet
 
 _log = logging.getLogger("ncsn_fast")
@@ -64,6 +65,7 @@ class PreparedNetwork:
         self.generation = 0
         self._turn = threading.Condition()
         self._computing = 0  # how many are
+        self._told = source.sigmas.device.type != "cpu"  # in which forms it runs
         whole_weights(source, self._make)
         self._pack()
 
@@ -147,6 +149,10 @@ class PreparedNetwork:
             with self._turn:
                 self._computing -= 1
                 self._turn.notify_all()
+        if not self._told:
+            self._told = True
+            name, found = type(self.source).__name__, summary(self.network.modules())
+            _log.info("%s in %s: %s", name, self.precision, found)
 
     def _follow(self) -> None:
         given = self._given()
@@ -331,6 +337,7 @@ def _copy(source: ScoreNetwork, dtype: torch.dtype) -> ScoreNetwork:
         for module in (first, *getattr(network, network.STAGES[0].residual)[0].modules()):
             if isinstance(module, PackedConv):
                 module.largest_tile = 2
+        bound_memory(network.modules())
     return network.requires_grad_(False)
 
 

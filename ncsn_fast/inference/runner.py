@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
+from ncsn_fast.device.precision import arithmetic
 from ncsn_fast.inference.foreign import PackedCalls
+from ncsn_fast.inference.forms import forms
 from ncsn_fast.inference.prepare import PreparedNetwork, obstacle, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.models.score import Score
 from ncsn_fast.support import checks
 
@@ -108,6 +111,23 @@ class Runner:
                 self._packed = calls, replace(self._score, fn=calls)
             self._packed[0].refresh()
             return self._packed[1]
+
+    @torch.no_grad()
+    def forms(self, device: torch.device, shape: Sequence[int]) -> str:
+        """Which forms convolutions run in for samples of a shape, see ``inference/forms.py``.
+
+        It is found by one call of a network of ours; of others it is what has run so far.
+        """
+        with self.running(device) as running:
+            if isinstance(running.score.fn, PackedCalls):
+                return forms(running.score.fn.convolutions())
+            prepared = getattr(running.score.fn, "__self__", None)
+            if device.type != "cpu" or not isinstance(prepared, PreparedNetwork):
+                return NAMES[DIRECT]
+            x, label = torch.zeros(1, *shape, device=device), torch.zeros(1, device=device)
+            with arithmetic(running.precision, device, own_casts=True):
+                prepared.normalized(x, label.long())
+            return forms(prepared.network.modules())
 
     def _current(self, net: ScoreNetwork, device: torch.device) -> PreparedNetwork:
         """The copy for a chain that begins; one that runs already is shared, and never changed."""

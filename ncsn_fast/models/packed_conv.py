@@ -6,6 +6,7 @@ What is made lies beside the weight, for each form that the convolution has run 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from ncsn_fast.models import conv_forms
 from ncsn_fast.models.conv_forms import DIRECT, Form, Geometry
 from ncsn_fast.ops import conv3x3
 
+# What the transformed weights of a network may take, for images of one size. Those of another size
+# may run in the other form: then it is up to 52/36 of this.
+MOST_BYTES = 2 << 30
+
 
 class PackedConv(nn.Conv2d):
     """A convolution that runs on packed weights where it can.
@@ -26,18 +31,19 @@ class PackedConv(nn.Conv2d):
 
     Attributes:
         pooled: whether the 2×2 means of its result are taken.
-        largest_tile: that it may be filtered in; larger ones round more.
+        largest_tile: that it may be filtered in, as larger ones round more; or ``DIRECT``.
         packed: the forms it has run in, by the side of their tiles; None where it cannot.
+        tiles: the form chosen for each size of images that it has seen, (height, width).
     """
 
     pooled: bool = False
     largest_tile: int = max(conv3x3.TILES)
     packed: dict[int, Form] | None = None
-    _tiles: dict[tuple[int, ...], int]  # by the sides of the images
+    tiles: dict[tuple[int, ...], int]
 
     def pack(self) -> None:
         """Pack the weight as it is now; whoever changes it has to call this again."""
-        self._tiles = {}
+        self.tiles = {}
         packed = None
         if _can_pack(self.weight):
             packed = {
@@ -47,11 +53,22 @@ class PackedConv(nn.Conv2d):
 
     def tile(self, height: int, width: int) -> int:
         """The side of the tiles that images of a size are filtered in, or ``DIRECT``."""
-        if not self._can_filter() or isinstance(self.padding, str):
+        if self.largest_tile == DIRECT or not self._can_filter():
             return DIRECT
+        return conv_forms.tile_of(self.geometry(height, width))
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """What it is for images of a size, where it can be filtered."""
+        assert not isinstance(self.padding, str)
         channels, sides = (self.in_channels, self.out_channels), (height, width)
         how = self.padding, self.dilation, self.pooled, self.largest_tile
-        return conv_forms.tile_of(Geometry(channels, sides, *how))
+        return Geometry(channels, sides, *how)
+
+    def transformed_bytes(self, tile: int) -> int:
+        """The memory that its weights take for tiles of a side; 0 where it cannot be filtered."""
+        if tile == DIRECT or not self._can_filter():
+            return 0
+        return conv3x3.transformed_bytes(self.out_channels, self.in_channels, tile)
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of x (N, C, H, W)."""
@@ -103,11 +120,10 @@ class PackedConv(nn.Conv2d):
     def _form(self, x: Tensor) -> Form:
         assert self.packed is not None
         sides = x.shape[2:]
-        tile = self._tiles.get(sides)
+        others = backends.wished()[0] != "torch"  # the other forms are native kernels
+        tile = self.tiles.get(sides) if others else DIRECT
         if tile is None:
-            tile = self._tiles[sides] = self.tile(*sides)
-        if backends.wished()[0] == "torch":  # whose forms are native kernels
-            tile = DIRECT
+            tile = self.tiles[sides] = self.tile(*sides)
         form = self.packed.get(tile)
         if form is None:  # or twice, by two threads
             form = self.packed[tile] = conv_forms.form_of(self, tile, self.pooled)
@@ -119,7 +135,23 @@ class PackedConv(nn.Conv2d):
             and self.kernel_size == (3, 3)
             and self.stride == (1, 1)
             and self.groups == 1
+            and not isinstance(self.padding, str)
         )
+
+
+def bound_memory(modules: Iterable[nn.Module]) -> None:
+    """Let as many convolutions be filtered as transformed weights fit into ``MOST_BYTES``.
+
+    The first of them, with what the largest tiles would need set aside for each: so it depends
+    neither on what is measured nor on what is run.
+    """
+    left = MOST_BYTES
+    for module in modules:
+        if isinstance(module, PackedConv):
+            needed = module.transformed_bytes(module.largest_tile)
+            if needed > left:
+                needed, module.largest_tile = 0, DIRECT
+            left -= needed
 
 
 def _can_pack(weight: Tensor) -> bool:
@@ -133,4 +165,4 @@ def _can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
-__all__ = ["PackedConv"]
+__all__ = ["MOST_BYTES", "PackedConv", "bound_memory"]

@@ -34,6 +34,12 @@ def transformed(weight: Tensor, tile: int, *, flipped: bool = False) -> Tensor:
     return native_kernel("conv3x3_weight")(weight.detach(), tile, flipped)
 
 
+def transformed_bytes(outputs: int, inputs: int, tile: int) -> int:
+    """The memory that :func:`transformed` weights of so many channels take."""
+    panels, chunks = -(-outputs // 32), -(-inputs // 16)
+    return 4 * (tile + 2) ** 2 * (32 * panels) * (16 * chunks)
+
+
 def filtered(
     x: Tensor,
     weight: Tensor,
@@ -83,4 +89,4 @@ def filtered(
     )
 
 
-__all__ = ["TILES", "filtered", "transformed"]
+__all__ = ["TILES", "filtered", "transformed", "transformed_bytes"]

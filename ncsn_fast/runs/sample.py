@@ -103,6 +103,7 @@ def sample(
         "seconds": round(seconds, 3),
         "samples_per_second": round(len(wanted) / seconds, 3) if wanted else None,
         "precision": identity["precision"],
+        "convolutions": identity["convolutions"],
         **machine_facts(sampler.device),
     }
 
@@ -160,6 +161,7 @@ def _identity(
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
         "table": hashlib.sha256(repr(sampler.table).encode()).hexdigest(),
         "precision": precisions.resolve("auto", sampler.device),
+        "convolutions": sampler.convolutions,
     }
 
 

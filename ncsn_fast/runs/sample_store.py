@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
+from ncsn_fast.device import measured
+from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.support.files import atomic_write
 from ncsn_fast.support.parsers import open_npz, parse_json, shortened, shown
 
 _log = logging.getLogger("ncsn_fast")
 MOST_SAMPLES = 1 << 48  # ids of samples are below
+# The forms of the convolutions, in the identity; without them, in older versions, all were direct.
+_FORMS, _DIRECT = "convolutions", NAMES[DIRECT]
 SAVE_SECONDS = 30.0  # at most this much work is lost when the process is killed
 
 
@@ -230,12 +234,27 @@ class SampleStore:
     def _check(self, path: Path, identity: Any) -> None:
         if not isinstance(identity, dict):
             raise ValueError("its settings are no table of names and values")
-        differ = [key for key in self._identity if identity.get(key) != self._identity[key]]
+        there, here = (one.get(_FORMS, _DIRECT) for one in (identity, self._identity))
+        others = [key for key in self._identity if key != _FORMS]  # which depend on all of these
+        differ = [key for key in others if identity.get(key) != self._identity[key]]
         if differ:
             raise _Other(
                 f"{path} holds samples of other settings ({', '.join(differ)} differ): choose "
                 "another --out"
             )
+        if there != here:
+            raise _Other(_other_forms(path, there, here))
+
+
+def _other_forms(path: Path, there: Any, here: Any) -> str:
+    told = f"{path} holds samples whose convolutions ran otherwise ({there!s:.80}; here: {here})"
+    if there == _DIRECT:
+        return f"{told}: go on with NCSN_FAST_CONV=direct, or choose another --out"
+    return (
+        f"{told}. They are chosen by NCSN_FAST_CONV, or by times measured on the machine, kept in "
+        f"{measured.cache_file()}: go on where it was begun, with both as they were, or choose "
+        "another --out"
+    )
 
 
 class _Other(ValueError):

@@ -298,6 +298,12 @@ class Sampler:
                 return tensor.device
         return usable(self._device)
 
+    @property
+    def convolutions(self) -> str:
+        """The forms that the network's convolutions run in: "direct", or, on a CPU, how many are
+        filtered in which tiles, and a digest that changes where any of them does."""
+        return self._runner.forms(self.device, self.shape)
+
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
         """How many of n samples are computed at once; no result depends on it."""
         budget = _AUTO_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]

@@ -1,9 +1,13 @@
 """The samples of a run in a folder: saved a part at a time, in one file in the end."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from helpers.command import invoke, succeed
 
+from ncsn_fast.device import measured, native
 from ncsn_fast.runs import sample_store
 from ncsn_fast.support import files
 
@@ -101,3 +105,43 @@ def test_parts_of_other_settings_are_refused(tmp_path):
     (tmp_path / "part_000000.npz").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"part_000000.npz is damaged"):
         store_in(tmp_path, IDENTITY)
+
+
+def test_samples_of_convolutions_in_other_forms_are_refused(tmp_path):
+    begun = {**IDENTITY, "convolutions": "F(4×4) 63 (f0e1d2c3b4a5)"}
+    store = store_in(tmp_path, begun)
+    add(store, 0)
+    store.write()
+    check(store_in(tmp_path, begun), 0)
+    with pytest.raises(ValueError, match=r"part_000000\.npz holds samples whose conv") as refused:
+        store_in(tmp_path, {**begun, "convolutions": "direct"})
+    for told in ("(F(4×4) 63 (f0e1d2c3b4a5); here: direct)", str(measured.cache_file())):
+        assert told in str(refused.value)
+    with pytest.raises(ValueError, match=r"of other settings \(seed differ\)"):
+        store_in(tmp_path, {"seed": 1, "convolutions": "direct"})
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="needs the native kernels")
+@pytest.mark.parametrize("version", ["this", "an earlier one"])
+def test_samples_of_direct_convolutions_go_on_with_those(
+    tmp_path, checkpoint, monkeypatch, version
+):
+    arguments = ("sample", checkpoint, "--out", tmp_path, "-n")
+    monkeypatch.setenv("NCSN_FAST_CONV", "direct")
+    succeed(*arguments, 1)
+    if version != "this":
+        with np.load(tmp_path / "samples.npz") as stored:
+            values = dict(stored)
+        identity = json.loads(str(values["settings"]))
+        assert identity.pop("convolutions") == "direct"
+        np.savez(tmp_path / "samples.npz", **{**values, "settings": np.array(json.dumps(identity))})
+    monkeypatch.setenv("NCSN_FAST_CONV", "F4")
+    refused = invoke(*arguments, 2)
+    assert refused.exit_code == 1
+    assert "convolutions ran otherwise (direct; here: F(" in refused.output
+    assert "go on with NCSN_FAST_CONV=direct, or choose another --out" in refused.output
+    monkeypatch.setenv("NCSN_FAST_CONV", "direct")
+    succeed(*arguments, 2)
+    with np.load(tmp_path / "samples.npz") as stored:
+        assert stored["sample_ids"].tolist() == [0, 1]
+        assert json.loads(str(stored["settings"]))["convolutions"] == "direct"
