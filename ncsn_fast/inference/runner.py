@@ -118,11 +118,13 @@ class Runner:
 
         It is found by one call of a network of ours; of others it is what has run so far.
         """
+        if device.type != "cpu":
+            return NAMES[DIRECT]
         with self.running(device) as running:
             if isinstance(running.score.fn, PackedCalls):
                 return forms(running.score.fn.convolutions())
             prepared = getattr(running.score.fn, "__self__", None)
-            if device.type != "cpu" or not isinstance(prepared, PreparedNetwork):
+            if not isinstance(prepared, PreparedNetwork):
                 return NAMES[DIRECT]
             x, label = torch.zeros(1, *shape, device=device), torch.zeros(1, device=device)
             with arithmetic(running.precision, device, own_casts=True):

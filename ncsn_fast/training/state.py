@@ -14,6 +14,7 @@ from torch import Tensor
 from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, below, read_tensors, write_tensors
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.support.checks import count
 from ncsn_fast.support.files import check_space, check_writable, leftovers
 
@@ -40,6 +41,7 @@ class RunState:
         level_sums: (2, L) float32, sums and numbers of the losses of each level.
         loss_since: the step from which on ``loss_sum`` counts.
         scaler: the state of the GradScaler; empty where there is none.
+        convolutions: in which forms they run, see ``training/forms.py``.
         log: the digest of the log, by which damage to it is seen; None: not known.
     """
 
@@ -55,6 +57,7 @@ class RunState:
     level_sums: Tensor
     loss_since: int
     scaler: Mapping[str, Any]
+    convolutions: str
     log: str | None
 
     def metadata(self) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class RunState:
             "loss_since": self.loss_since,
             "scaler": self.scaler,
             "training": self.settings,
+            "convolutions": self.convolutions,
             "log": self.log,
         }
 
@@ -140,6 +144,9 @@ def _state(tensors: Tensors, metadata: Mapping[str, Any]) -> RunState:
     wrong = [name for name, value in maps.items() if not isinstance(value, Mapping)]
     if wrong:
         raise TypeError(f"{', '.join(wrong)} should hold names and values")
+    forms = metadata.get("convolutions", NAMES[DIRECT])  # older versions had no others
+    if not isinstance(forms, str):
+        raise TypeError("convolutions should be a text")
     return RunState(
         step=count("step", metadata["step"], 0),
         network=maps["config"],
@@ -153,6 +160,7 @@ def _state(tensors: Tensors, metadata: Mapping[str, Any]) -> RunState:
         level_sums=tensors["level_sums"],
         loss_since=count("loss_since", metadata["loss_since"], 0),
         scaler=maps["scaler"],
+        convolutions=forms,
         log=metadata.get("log"),  # older versions wrote none
     )
 

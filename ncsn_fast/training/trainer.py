@@ -31,6 +31,7 @@ from ncsn_fast.support.progress import Progress, ProgressWish
 from ncsn_fast.support.signals import on_stop
 from ncsn_fast.training import state as training_state
 from ncsn_fast.training.config import TrainConfig
+from ncsn_fast.training.forms import forms_of_run, tell_other_forms
 from ncsn_fast.training.graph import TrainingGraph
 from ncsn_fast.training.log import LossSums, TrainingLog, by_level, warned
 from ncsn_fast.training.samples import FOLDER, TrainingSamples, Unwanted
@@ -385,6 +386,7 @@ class Trainer:
             return
         if resume and not self.out.is_dir():
             raise ValueError(f"there is no folder {self.out} to resume from: start without resume")
+        self._convolutions = forms_of_run(self.net, self.config)
         with contextlib.nullcontext() if self._locked else folder_lock(self.out):
             self._seen = training_state.stamp(self.out)
             self._look_into(self.out, resume)
@@ -395,6 +397,7 @@ class Trainer:
             state = training_state.read(folder)
             path = folder / training_state.CHECKPOINT
             training_state.check_same_run(state, self._state(), path)
+            tell_other_forms(state.convolutions, self._convolutions)
         elif not self._locked:  # else the caller has looked
             training_state.check_new(folder)
         every = self.config.keep_every
@@ -419,6 +422,7 @@ class Trainer:
             level_sums=self.sums.levels,
             loss_since=self.sums.since,
             scaler=self.scaler.state_dict(),
+            convolutions=self._convolutions,
             log=self.log.digest(self.step),
         )
 

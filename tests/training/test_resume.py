@@ -20,6 +20,8 @@ from helpers.training import (
 )
 
 import ncsn_fast as nf
+from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
+from ncsn_fast.device import native
 from ncsn_fast.support.files import folder_lock
 from ncsn_fast.training import state as training_state
 
@@ -57,6 +59,47 @@ def test_a_resumed_report_by_level_counts_nothing_twice(tmp_path):
     trained(out=tmp_path / "halves", **settings, resume=True)
     reports = [(tmp_path / name / "levels.json").read_text() for name in ("whole", "halves")]
     assert reports[0] == reports[1]
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="needs the native kernels")
+def test_a_run_in_other_forms_of_convolutions_goes_on_and_is_told(tmp_path, monkeypatch, caplog):
+    settings = {"sample_every": 2, "samples": 2, "out": tmp_path}
+
+    def told(form, **keywords):
+        monkeypatch.setenv("NCSN_FAST_CONV", form)
+        caplog.clear()
+        trained(**settings, **keywords)
+        return [one.message for one in caplog.records if "ran otherwise" in one.message]
+
+    assert told("direct", steps=1) == []
+    assert told("direct", steps=2, resume=True) == []
+    (message,) = told("F4", steps=3, resume=True)
+    assert "so far (direct; from here on F(2×2) " in message
+    assert "with NCSN_FAST_CONV=direct it goes on exactly" in message
+    assert told("F4", steps=4, resume=True) == []
+    (message,) = told("direct", steps=5, resume=True)
+    assert "; from here on direct)" in message
+    assert "where it was begun, with the decisions and NCSN_FAST_CONV of then" in message
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="needs the native kernels")
+def test_a_run_of_an_earlier_version_had_direct_convolutions(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("NCSN_FAST_CONV", "direct")
+    settings = {"sample_every": 2, "samples": 2, "out": tmp_path}
+    trained(steps=1, **settings)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, metadata = read_tensors(path)
+    metadata = {k: v for k, v in metadata.items() if k not in ("format", "sha256")}
+    assert metadata.pop("convolutions") == "direct"
+    write_tensors(path, tensors, metadata)
+    trainer_of(steps=2, resume=True, **settings)
+    assert not caplog.records
+    monkeypatch.setenv("NCSN_FAST_CONV", "F4")
+    trained(steps=2, resume=True, **settings)
+    assert "so far (direct; from here on" in caplog.text
+    write_tensors(path, tensors, {**metadata, "convolutions": ["F4"]})
+    with pytest.raises(nf.CheckpointError, match="convolutions should be a text"):
+        trainer_of(steps=2, resume=True, **settings)
 
 
 def test_frozen_parameters_are_left_alone_and_resumed(tmp_path):
