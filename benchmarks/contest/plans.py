@@ -127,10 +127,12 @@ _GPU_FULL = replace(
 _ON_CPU = (FROZEN, OPENVINO, ONNXRUNTIME)
 _SMALL = Subject("NCSNv2 32×32, ngf 32", "cifar10", (8,), ngf=32)
 _DIGITS = Subject("digits", "digits", (1, 16))
-# Without instructions for bfloat16 it is float32 and conversions: there it is left out of what
-# takes long.
+# Without instructions for bfloat16, or where PyTorch is kept from them, it is float32 and
+# conversions: there it is left out of what takes long.
 _INSTRUCTIONS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-_HALF_HERE = any(getattr(torch.cpu, name, bool)() for name in _INSTRUCTIONS)
+_HALF_HERE = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and any(
+    getattr(torch.cpu, name, bool)() for name in _INSTRUCTIONS
+)
 _HERE = ("fp32", "bf16") if _HALF_HERE else ("fp32",)
 _CPU_QUICK = Plan(
     device="cpu",

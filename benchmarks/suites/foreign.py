@@ -45,6 +45,7 @@ def foreign_contest(
     entries = [
         Contestant(OWN, "fp32", run.own),
         Contestant(f"{OWN}, channels_last", "fp32", last),
+        Contestant("ours, network as it is", "fp32", partial(run.ours, prepare=False)),
         Contestant("ours", "fp32", run.ours),
     ]
     return Contest(
@@ -91,15 +92,16 @@ class Loops:
 
         return self._ready(loop)
 
-    def ours(self, precision: str) -> Ready:
+    def ours(self, precision: str, prepare: bool = True) -> Ready:
         net = self._network()
-        sampler = self._sampler(lambda x, t: net(x, t).sample)
+        sampler = self._sampler(lambda x, t: net(x, t).sample, prepare)
         n = len(self.x)
         return self._ready(lambda: sampler(n, seed=SEED, initial=self.x, batch_size=n))
 
-    def _sampler(self, fn: Callable[..., Tensor]) -> nf.Sampler:
+    def _sampler(self, fn: Callable[..., Tensor], prepare: bool = True) -> nf.Sampler:
         score = nf.Score.ddpm(fn, self.alphas, quantize=True)
-        return nf.Sampler(score, self.shape, method="euler", steps=_STEPS, device=self.device)
+        settings: dict[str, Any] = {"steps": _STEPS, "device": self.device, "prepare": prepare}
+        return nf.Sampler(score, self.shape, method="euler", **settings)
 
     def _network(self) -> nn.Module:
         """The network with random weights, the same each time."""

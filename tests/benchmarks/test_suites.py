@@ -95,6 +95,7 @@ def test_loops_over_somebody_elses_network_agree():
     assert [(row.contestant, row.status, row.message) for row in rows] == [
         ("its own loop", "ok", ""),
         ("its own loop, channels_last", "ok", ""),
+        ("ours, network as it is", "ok", ""),
         ("ours", "ok", ""),
     ]
 
