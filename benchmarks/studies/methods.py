@@ -17,7 +17,6 @@ import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
 from ncsn_fast.data.digits import digits
 from ncsn_fast.device.environment import environment
-from ncsn_fast.device.precision import resolve
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.methods.spacings import AUTO, SPACINGS
 from ncsn_fast.pictures.curves import new_figure, save_figure
@@ -80,7 +79,7 @@ def measure(number: int, seeds: int, precision: str) -> Report:
     net = nf.load_checkpoint("digits")
     facts = {
         "date": datetime.date.today().isoformat(),
-        "precision": resolve(precision, net.sigmas.device),
+        "precision": nf.Sampler(net, precision=precision).precision,
         **environment(net.sigmas.device),
     }
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +31,8 @@ from ncsn_fast.support.parsers import FileError, read_json
 
 Value = str | int
 _T = TypeVar("_T", str, int)
+_K = TypeVar("_K", bound=Hashable)
+_ROUNDS, _SECONDS = 10, 0.04  # at least so many, for so long
 _LARGEST = 1 << 20  # bytes of the file; beyond it the oldest decisions go
 # By machine, as _machine() tells it, and "kind key".
 _Decisions = dict[str, dict[str, Value]]
@@ -68,6 +72,29 @@ def decided(
                 found = _keep(machine, name, decide(), valid)
             known[name] = found
         return known[name]  # type: ignore[return-value]  # valid() has seen it
+
+
+def times(contestants: Mapping[_K, Callable[[], object]]) -> dict[_K, float]:
+    """The least seconds that one thread spends in each, in turns, whatever else is running.
+
+    So what is decided by it does not depend on how many threads there are, nor on how busy. Few
+    and small runs do: they are over before anything else wants the CPU.
+    """
+    precise = time.get_clock_info("thread_time").resolution < 1e-6
+    clock = time.thread_time if precise else time.perf_counter
+    best = dict.fromkeys(contestants, math.inf)
+    threads, end, rounds = torch.get_num_threads(), clock() + _SECONDS, 0
+    torch.set_num_threads(1)
+    try:
+        while rounds < _ROUNDS or clock() < end:
+            for name, run in contestants.items():
+                start = clock()
+                run()
+                best[name] = min(best[name], clock() - start)
+            rounds += 1
+    finally:
+        torch.set_num_threads(threads)
+    return best
 
 
 def decisions(kind: str) -> dict[str, Value]:
@@ -171,4 +198,4 @@ def _warn(message: str) -> None:
     _log.warning("%s", message)
 
 
-__all__ = ["Value", "cache_file", "decided", "decisions", "forget", "read_file"]
+__all__ = ["Value", "cache_file", "decided", "decisions", "forget", "read_file", "times"]

@@ -14,53 +14,13 @@ from ncsn_fast.support.switch import Switch
 # In training these are autocast: weights stay float32, convolutions run in 16 bits.
 _SIXTEEN_BITS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("fp32", "tf32", *_SIXTEEN_BITS)
-# What "auto" is, by the kind of device; "fp32" on others. See docs/precision.md.
-_AUTOMATIC = {"cuda": "fp16", "cpu": "bf16"}
-
-
-def resolve(name: str, device: torch.device) -> str:
-    """The precision that a network samples in on a device.
-
-    Args:
-        name: one of ``PRECISIONS``, or "auto": what is :func:`automatic`.
-        device: where the network is.
-
-    Raises:
-        ValueError: for an unknown precision, or one that the device does not have.
-    """
-    if isinstance(name, str) and name == "auto":
-        return automatic(device)[0]
-    if not isinstance(name, str) or name not in PRECISIONS:
-        allowed = ("auto", *PRECISIONS)
-        raise ValueError(f"precision = {name!r:.80} is unknown; choose one of {allowed}")
-    check_precision(name, device)
-    return name
-
-
-def automatic(device: torch.device) -> tuple[str, str]:
-    """The precision that "auto" is on a device and the reason: "fp16" on GPUs, "bf16" on a CPU
-    that :func:`has_bf16`, else "fp32"."""
-    name = _AUTOMATIC.get(device.type, "fp32")
-    if device.type != "cpu":
-        return name, f"what {device.type} computes fast"
-    if not _onednn():
-        return "fp32", "bfloat16 needs oneDNN, which is missing or switched off"
-    if not has_bf16():
-        return "fp32", "bfloat16 is slower on a CPU without AMX"
-    return name, "this CPU has AMX, which multiplies bfloat16"
 
 
 def has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 faster than in float32: with AMX, and by oneDNN.
-
-    oneDNN takes bfloat16 on other CPUs too. It is slower there than in float32, also where they
-    have the instructions of AVX-512 for it.
-    """
-    return _onednn() and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-
-
-def _onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    """Whether oneDNN is on and computes in bfloat16 on this CPU, fast or not."""
+    if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def network_dtype(name: str) -> torch.dtype:
@@ -210,14 +170,20 @@ def arithmetic(name: str, device: torch.device, *, own_casts: bool = False) -> I
         yield
 
 
-def check_precision(name: str, device: torch.device) -> None:
+def check_precision(name: str, device: torch.device, *, auto: bool = False) -> None:
     """Refuse a precision that is unknown, or that this device does not have.
+
+    Args:
+        name: what was given.
+        device: where the network is.
+        auto: whether "auto" is one, too.
 
     Raises:
         ValueError: saying which there are.
     """
-    if not isinstance(name, str) or name not in PRECISIONS:
-        raise ValueError(f"precision = {name!r:.80} is unknown; choose one of {PRECISIONS}")
+    allowed = ("auto", *PRECISIONS) if auto else PRECISIONS
+    if not isinstance(name, str) or name not in allowed:
+        raise ValueError(f"precision = {name!r:.80} is unknown; choose one of {allowed}")
     if name == "tf32" and device.type != "cuda":
         raise ValueError("precision = 'tf32' is a mode of NVIDIA GPUs: choose 'fp32' or 'bf16'")
     if name == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):
@@ -228,10 +194,8 @@ __all__ = [
     "PRECISIONS",
     "arithmetic",
     "autocast",
-    "automatic",
     "check_precision",
     "float32_mode",
     "has_bf16",
     "network_dtype",
-    "resolve",
 ]

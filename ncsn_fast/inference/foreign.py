@@ -223,7 +223,8 @@ class PreparedModule(PackedCalls):
                 f"this {type(source).__name__} is on {', '.join(sorted(places))}: of the networks "
                 "of others, those on a CPU are prepared; elsewhere let it run as it is"
             )
-        if precision != "auto" and precisions.resolve(precision, torch.device("cpu")) != "fp32":
+        precisions.check_precision(precision, torch.device("cpu"), auto=True)
+        if precision not in ("auto", "fp32"):
             raise ValueError(
                 f"precision = {precision!r}: a network of others is prepared in 'fp32'; for 16 "
                 "bits call it inside of torch.autocast, as nf.Sampler does if asked for them"

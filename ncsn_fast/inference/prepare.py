@@ -27,6 +27,7 @@ from ncsn_fast import noise
 from ncsn_fast.device import malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
+from ncsn_fast.inference.automatic import automatic
 from ncsn_fast.inference.fingerprints import fingerprints
 from ncsn_fast.inference.foreign import PreparedModule
 from ncsn_fast.inference.forms import summary
@@ -176,9 +177,7 @@ class PreparedNetwork:
 
     def _given(self) -> dict[str, Tensor]:
         """The tensors of the source, if it can be prepared."""
-        reason = obstacle(self.source, self.precision)
-        if reason is not None:
-            raise ValueError(f"this network cannot be prepared for inference: {reason}")
+        _refuse(obstacle(self.source, self.precision))
         return _tensors(self.source)
 
     def _know(self, network: ScoreNetwork) -> None:
@@ -252,11 +251,11 @@ def prepare_for_inference(
         net: a network of this package, with weights of at most 32 bits on one device. Hooks,
             parametrisations and compiled submodules are not copied, and so refused. Or another
             module, on a CPU, that is not compiled, scripted or sharded.
-        precision: "fp32", "tf32", "fp16" or "bf16"; "auto" takes what
-            ``device/precision.py`` resolves for the network's device, and "bf16" for "fp16" where
-            the network, tried at twice its largest noise level, leaves the range of float16.
-            Networks without convolutions compute in "fp32", their "auto", or "tf32". On a GPU the
-            mode of float32 products is that of ``float32_mode`` there, which a ``Sampler`` enters.
+        precision: "fp32", "tf32", "fp16" or "bf16"; "auto" takes what is fast there
+            (``inference/automatic.py``), and "bf16" for "fp16" where the network, tried at twice
+            its largest noise level, leaves the range of float16. Networks without convolutions
+            compute in "fp32", their "auto", or "tf32". On a GPU the mode of float32 products is
+            that of ``float32_mode`` in ``device/precision.py``, which a ``Sampler`` enters.
             For another module "fp32" or "auto".
 
     Raises:
@@ -264,13 +263,14 @@ def prepare_for_inference(
     """
     if not isinstance(net, ScoreNetwork):
         return PreparedModule(net, precision)
-    name = precisions.resolve(precision, net.sigmas.device)
+    precisions.check_precision(precision, net.sigmas.device, auto=True)
     if precision != "auto":
-        return PreparedNetwork(net, name)
-    if not isinstance(net, RefineNet):
-        return PreparedNetwork(net, "fp32")
+        return PreparedNetwork(net, precision)
+    _refuse(obstacle(net))
+    name, reason = automatic(net)
     prepared = PreparedNetwork(net, name)
-    if name != "fp16" or _stays_finite(prepared, net):
+    if name != "fp16" or not isinstance(net, RefineNet) or _stays_finite(prepared, net):
+        _log.info("%s samples in %s: %s", type(net).__name__, name, reason)
         return prepared
     name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     _log.info("the activations of this network leave the range of float16: it runs in %s", name)
@@ -296,6 +296,11 @@ def obstacle(net: ScoreNetwork, precision: str = "fp32") -> str | None:
         if "_orig_mod" in module._modules:
             return f"{name!r} is compiled: prepare the original, and compile what was prepared"
     return None
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise ValueError(f"this network cannot be prepared for inference: {reason}")
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ neither on how many images are beside one another nor, later, on the noise of ti
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-import time
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -27,9 +27,8 @@ CONV = "NCSN_FAST_CONV"
 _ASKED = {"direct": DIRECT, "F2": 2, "F4": 4}
 # A form that rounds more is taken where it needs no more than this share of the time.
 _MARGIN = 0.95
-# Few pixels, so that many short runs are over before anything else wants the CPU.
-_PIXELS, _LARGEST_SIDE = 1024, 64
-_ROUNDS, _SECONDS = 10, 0.04  # at least so many, for so long
+# Images that a form is timed on are as many as have so many pixels: short runs.
+PIXELS, LARGEST_SIDE = 1024, 64
 # Of the norm of a result, where that of the direct sum is 2e-7 to 5e-7.
 _LARGEST_ERROR = 5e-6
 
@@ -153,22 +152,28 @@ class Geometry(NamedTuple):
         return text + f", tiles up to {self.largest}" * (self.largest < max(conv3x3.TILES))
 
 
-def tile_of(geometry: Geometry) -> int:
-    """The side of the tiles that a convolution runs in, or ``DIRECT``.
+def asked() -> str:
+    """What NCSN_FAST_CONV says, "auto" where that is nothing.
 
     Raises:
-        ValueError: where NCSN_FAST_CONV is none of "auto", "direct", "F2" and "F4".
+        ValueError: where it is none of "auto", "direct", "F2" and "F4".
     """
-    asked = os.environ.get(CONV) or "auto"
-    if asked != "auto" and asked not in _ASKED:
+    form = os.environ.get(CONV) or "auto"
+    if form != "auto" and form not in _ASKED:
         allowed = ("auto", *_ASKED)
-        raise ValueError(f"{CONV} = {asked!r:.80} is unknown; choose one of {allowed}")
+        raise ValueError(f"{CONV} = {form!r:.80} is unknown; choose one of {allowed}")
+    return form
+
+
+def tile_of(geometry: Geometry) -> int:
+    """The side of the tiles that a convolution runs in, or ``DIRECT``; raises what asked does."""
+    form = asked()
     if native.missing() is not None:
         return DIRECT
-    if asked != "auto":
-        return min(_ASKED[asked], geometry.largest)
+    if form != "auto":
+        return min(_ASKED[form], geometry.largest)
     # Of larger images a part is as good.
-    part = geometry._replace(sides=tuple(min(side, _LARGEST_SIDE) for side in geometry.sides))
+    part = geometry._replace(sides=tuple(min(side, LARGEST_SIDE) for side in geometry.sides))
     return measured.decided("convolution", str(part), lambda: _fastest(part), NAMES.__contains__)
 
 
@@ -191,7 +196,7 @@ def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
     numbers: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
     conv = skip_init(nn.Conv2d, *channels, 3, **settings, **numbers)
     conv.weight.normal_(generator=draw)
-    samples = max(1, _PIXELS // math.prod(sides))
+    samples = max(1, PIXELS // math.prod(sides))
     x = torch.randn(samples, channels[0], *sides, generator=draw, **numbers)
     x = x.contiguous(memory_format=torch.channels_last)
     tiles = [tile for tile in (DIRECT, *conv3x3.TILES) if tile <= largest]
@@ -202,32 +207,20 @@ def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
 
 
 def _times(forms: dict[int, Form], x: Tensor) -> dict[int, float]:
-    """The least time of each, in turns, that one thread spends in it, whatever else is running."""
-    precise = time.get_clock_info("thread_time").resolution < 1e-6
-    clock = time.thread_time if precise else time.perf_counter
-    times = dict.fromkeys(forms, float("inf"))
-    threads, end, rounds = torch.get_num_threads(), clock() + _SECONDS, 0
-    torch.set_num_threads(1)
-    try:
-        while rounds < _ROUNDS or clock() < end:
-            for tile, form in forms.items():
-                start = clock()
-                form(x)
-                times[tile] = min(times[tile], clock() - start)
-            rounds += 1
-    finally:
-        torch.set_num_threads(threads)
-    return times
+    return measured.times({tile: functools.partial(form, x) for tile, form in forms.items()})
 
 
 __all__ = [
     "CONV",
     "DIRECT",
+    "LARGEST_SIDE",
     "NAMES",
+    "PIXELS",
     "Direct",
     "Filtered",
     "Form",
     "Geometry",
+    "asked",
     "form_of",
     "pooled_kernel",
     "tile_of",

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.data.digits import digits
-from ncsn_fast.device import precision as precisions
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
+from ncsn_fast.inference.automatic import automatic
 from ncsn_fast.losses.denoising import dsm_loss
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.ncsnv2 import NCSNv2
@@ -135,7 +135,7 @@ def _trained(
     net.sampling = schedule.sampling
     parameters = sum(parameter.numel() for parameter in net.parameters())
     say(f"Training NCSNv2 ({parameters:,} parameters) for {seconds:g} seconds.")
-    trainer = Trainer(net, train, _settings(seconds, seed, device))
+    trainer = Trainer(net, train, _settings(net, seconds, seed))
     with _best_threads(net, train[:_BATCH_SIZE]):
         trainer.fit(progress=_clock(seconds) if progress else None)
     return trainer
@@ -179,10 +179,9 @@ def _files(out: Path) -> dict[str, Path]:
     return files
 
 
-def _settings(seconds: float, seed: int, device: str) -> TrainConfig:
-    where = torch.device(device)
+def _settings(net: NCSNv2, seconds: float, seed: int) -> TrainConfig:
     # In float16 training would need a scaler of the loss.
-    precision = precisions.automatic(where)[0] if where.type == "cpu" else "fp32"
+    precision = automatic(net).precision if net.sigmas.device.type == "cpu" else "fp32"
     return TrainConfig(
         steps=1_000_000,
         max_seconds=seconds,

@@ -17,7 +17,8 @@ import torch
 from ncsn_fast import noise, ops
 from ncsn_fast.checkpoints.load_save import load_checkpoint, save_checkpoint
 from ncsn_fast.data.digits import digits
-from ncsn_fast.device import backends, native, precision
+from ncsn_fast.device import backends, measured, native
+from ncsn_fast.inference.automatic import on_device
 from ncsn_fast.methods.levels import geometric_sigmas
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.sampling.sampler import Sampler
@@ -55,16 +56,17 @@ def environment() -> list[Finding]:
             Finding(program, shutil.which(program) or "not found: it builds the CPU's kernels")
         )
     for device in ("cpu", *devices):
-        chosen, reason = precision.automatic(torch.device(device))
-        found.append(Finding(f"precision on {device}", f"{chosen} ({reason})"))
         try:
             name, reason = backends.resolve("auto", device)
             found.append(Finding(f"backend on {device}", f"{name} ({reason})"))
+            chosen, why = on_device(torch.device(device))
+            found.append(Finding(f"precision on {device}", f"{chosen} ({why})"))
         except ValueError as error:  # a wish of the environment's that cannot be met
             found.append(Finding(f"backend on {device}", f"none: {error}", False))
         else:
             if name == "cpp":
                 found.append(Finding("CPU kernels", _native()))
+    found.append(Finding("measured", _measured()))
     return found
 
 
@@ -95,6 +97,11 @@ def _native() -> str:
     library, cache = native.loaded(), native.cache_folder()
     kept = library is None or library.is_relative_to(cache.resolve())
     return f"{capability} code, {f'kept in {cache}' if kept else 'built for this process'}"
+
+
+def _measured() -> str:
+    forms, precisions = (len(measured.decisions(kind)) for kind in ("convolution", "precision"))
+    return f"{forms} convolutions and {precisions} precisions; kept in {measured.cache_file()}"
 
 
 def _version(package: str) -> str:

@@ -18,7 +18,6 @@ from torch import Tensor
 from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint
 from ncsn_fast.checkpoints.official_yaml import read_official_yaml
 from ncsn_fast.checkpoints.tensor_file import check_is_file
-from ncsn_fast.device import precision as precisions
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, check_taken, used_settings
 from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.models.base import ScoreNetwork
@@ -160,7 +159,7 @@ def _identity(
         "checkpoint": _digest(checkpoint_file(checkpoint)),
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
         "table": hashlib.sha256(repr(sampler.table).encode()).hexdigest(),
-        "precision": precisions.resolve("auto", sampler.device),
+        "precision": sampler.precision,
         "convolutions": sampler.convolutions,
     }
 

@@ -71,7 +71,7 @@ class Sampler:
             ``methods/tables.py``, which describes it.
         precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
             float32 throughout. "auto" is fp32 for networks of others; for those of this package
-            fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
+            fp16 on a GPU, and on a CPU bf16 or fp32, which is faster there being measured.
         prepare: whether a network of this package runs as a prepared copy, and another one, in fp32
             on a CPU, on packed weights (:func:`nf.prepare_for_inference`); False runs it as it is.
         backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.
@@ -129,7 +129,7 @@ class Sampler:
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
         self._device = None if device is None else usable(device)
-        precisions.resolve(precision, self.device)
+        precisions.check_precision(precision, self.device, auto=True)
         self._runner = Runner(self.score, self.network, precision, prepare)
         self._graphs = Graphs.wished(graph, self.device)
         self._backend = backend
@@ -297,6 +297,12 @@ class Sampler:
             for tensor in itertools.chain(module.parameters(), module.buffers()):
                 return tensor.device
         return usable(self._device)
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in, "auto" resolved; raises what a call does."""
+        with self._runner.running(self.device) as running:
+            return running.precision
 
     @property
     def convolutions(self) -> str:

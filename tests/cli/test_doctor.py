@@ -1,5 +1,6 @@
 """The doctor and the kernels of the CPU."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_kernels_that_are_wrong_are_found(monkeypatch):
 
 
 def test_without_kernels_the_doctor_says_why_and_is_content(monkeypatch):
-    monkeypatch.setattr(native, "missing", lambda: "there is no ninja")
+    monkeypatch.setattr(native, "missing", functools.cache(lambda: "there is no ninja"))
     backends.missing.cache_clear()
     try:
         found, checks = findings(doctor.environment()), findings(doctor.self_test())

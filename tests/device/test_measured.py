@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ncsn_fast.device import measured, native
-from ncsn_fast.device.measured import cache_file, decided, decisions, forget
+from ncsn_fast.device.measured import cache_file, decided, decisions, forget, times
 
 OTHER = 54321  # a user that is not there
 pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="elsewhere nothing is kept")
@@ -246,6 +246,24 @@ def test_the_file_stays_small_and_keeps_what_is_newest(monkeypatch):
     assert "new 99" in kept
     assert len(kept) > 10
     assert all(key.startswith("new") for key in kept)
+
+
+def test_times_are_those_of_one_thread_which_others_do_not_lengthen():
+    seen = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        found = times({"a": lambda: seen.append(torch.get_num_threads()), "b": lambda: None})
+        assert torch.get_num_threads() == before + 1
+        with pytest.raises(ZeroDivisionError):
+            times({"a": lambda: 1 / 0})
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+    assert len(seen) >= 10
+    assert list(found) == ["a", "b"]
+    assert all(seconds >= 0 for seconds in found.values())
 
 
 def test_nothing_of_it_depends_on_threads():

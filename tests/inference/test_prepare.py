@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -22,9 +23,10 @@ from torch import nn
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
-from ncsn_fast.device import backends, native
-from ncsn_fast.device import precision as precisions
+from ncsn_fast.device import backends
 from ncsn_fast.device.precision import PRECISIONS, float32_mode, network_dtype
+from ncsn_fast.inference import prepare
+from ncsn_fast.inference.automatic import Choice
 from ncsn_fast.inference.prepare import obstacle, prepare_for_inference
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.conv_forms import DIRECT
@@ -204,20 +206,20 @@ def test_what_cannot_be_prepared_is_refused() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_auto_is_what_the_device_computes_fast(
-    precision: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_is_what_is_fast_and_the_log_says_why(
+    precision: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precisions, "has_bf16", lambda: precision == "bf16")
-    assert prepare_for_inference(network()).precision == precision
-    assert prepare_for_inference(points()).precision == "fp32"
+    monkeypatch.setattr(prepare, "automatic", lambda net: Choice(precision, "it is fast"))
+    with caplog.at_level(logging.INFO, "ncsn_fast"):
+        assert prepare_for_inference(network()).precision == precision
+    assert f"NCSNv2 samples in {precision}: it is fast" in caplog.messages
 
 
 @pytest.mark.parametrize(("wider", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_avoids_float16_where_activations_leave_its_range(
     wider: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(precisions._AUTOMATIC, "cpu", "fp16")
-    monkeypatch.setattr(precisions, "has_bf16", lambda: True)
+    monkeypatch.setattr(prepare, "automatic", lambda net: Choice("fp16", "as on a GPU"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: wider)
     net = network()
     state = torch.get_rng_state()
