@@ -22,17 +22,13 @@ def forms(modules: Iterable[nn.Module]) -> str:
         "direct", where none of them was filtered, as on a GPU. Else how many were, by their form,
         and a digest of their geometries and forms: "F(2×2) 3, F(4×4) 63 (f0e1d2c3b4a5)".
     """
-    run = _run(modules)
-    return as_text((tile, str(conv.geometry(*sides))) for conv, sides, tile in run if tile)
-
-
-def as_text(tiles: Iterable[tuple[int, str]]) -> str:
-    """Sides of tiles, each with a name of what is computed in them, as :func:`forms` tells them."""
-    found = sorted((NAMES[tile], name) for tile, name in tiles if tile != DIRECT)
+    found = Counter(
+        (NAMES[tile], str(conv.geometry(*sides))) for conv, sides, tile in _run(modules) if tile
+    )
     if not found:
         return NAMES[DIRECT]
-    digest = hashlib.sha256(repr(found).encode()).hexdigest()
-    return f"{_counted(Counter(name for name, _ in found))} ({digest[:12]})"
+    digest = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+    return f"{_counted(Counter(name for name, _ in found.elements()))} ({digest[:12]})"
 
 
 def summary(modules: Iterable[nn.Module]) -> str:
@@ -58,4 +54,4 @@ def _counted(names: Counter[str]) -> str:
     return ", ".join(f"{name} {names[name]}" for name in NAMES.values() if names[name])
 
 
-__all__ = ["as_text", "forms", "summary"]
+__all__ = ["forms", "summary"]

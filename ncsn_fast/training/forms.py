@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from ncsn_fast.inference.forms import as_text
-from ncsn_fast.models import trained_conv
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.sampling.sampler import Sampler
@@ -17,21 +15,12 @@ _log = logging.getLogger("ncsn_fast")
 def forms_of_run(net: ScoreNetwork, config: TrainConfig) -> str:
     """In which forms convolutions run here, as a text that differs where any of them does.
 
-    "direct", where none is filtered; else those of its steps and of its samples, found by a call of
-    the network each.
+    "direct", where none is filtered, or those of its samples (``Sampler.convolutions``). It is
+    found by one call of the network.
     """
-    found = {}
-    if config.precision == "fp32" and net.sigmas.device.type == "cpu":
-        part = (config.batch_size // config.accumulate, *net.shape)
-        found["steps"] = as_text(
-            (tile, f"{name} {which}")
-            for name, tiles in trained_conv.forms(net, part).items()
-            for which, tile in tiles._asdict().items()
-        )
-    if config.sample_every is not None:
-        found["samples"] = Sampler(net).convolutions
-    told = [f"{name}: {forms}" for name, forms in found.items() if forms != NAMES[DIRECT]]
-    return "; ".join(told) or NAMES[DIRECT]
+    if config.sample_every is None:
+        return NAMES[DIRECT]
+    return Sampler(net).convolutions
 
 
 def tell_other_forms(there: str, here: str) -> None:
