@@ -266,10 +266,8 @@ class Sampler:
         return x if trajectory is None else (x, trajectory)
 
     def first_states(self, seed: int, ids: Tensor, row: int = 0) -> Tensor:
-        """Where samples of a seed begin by default, before a row of the table.
-
-        They are (B, *shape) float32 in model space, on the device of their ``ids`` (B,) int64.
-        """
+        """Where samples of a seed begin by default, before a row of the table: (B, *shape) float32
+        in model space, on the device of their ``ids`` (B,) int64."""
         return self._start.states(seed, ids, row)
 
     def first_noise(self, seed: int, ids: Tensor) -> Tensor:
@@ -301,8 +299,7 @@ class Sampler:
     @property
     def precision(self) -> str:
         """What the network computes in, "auto" resolved; raises what a call does."""
-        with self._runner.running(self.device) as running:
-            return running.precision
+        return self._runner.precision(self.device)
 
     @property
     def convolutions(self) -> str:
