@@ -112,12 +112,12 @@ class Runner:
             self._packed[0].refresh()
             return self._packed[1]
 
-    @torch.no_grad()
     def precision(self, device: torch.device) -> str:
         """What is computed in on a device; raises what :meth:`running` does."""
         with self.running(device) as running:
             return running.precision
 
+    @torch.no_grad()
     def forms(self, device: torch.device, shape: Sequence[int]) -> str:
         """Which forms convolutions run in for samples of a shape, see ``inference/forms.py``.
 
