@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from ncsn_fast.data.digits import digits
 from ncsn_fast.device import backends, measured, native
 from ncsn_fast.inference.automatic import on_device
 from ncsn_fast.methods.levels import geometric_sigmas
+from ncsn_fast.models.conv_forms import NAMES
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.sampling.sampler import Sampler
 
@@ -100,8 +102,13 @@ def _native() -> str:
 
 
 def _measured() -> str:
-    forms, precisions = (len(measured.decisions(kind)) for kind in ("convolution", "precision"))
-    return f"{forms} convolutions and {precisions} precisions; kept in {measured.cache_file()}"
+    """What was decided here by measurement, and how to have that done anew."""
+    chosen = Counter(measured.decisions("convolution").values())
+    forms = ", ".join(f"{name} {chosen[tile]}" for tile, name in NAMES.items())
+    return (
+        f"geometries of convolutions: {forms}; {len(measured.decisions('precision'))} precisions; "
+        f"remove {measured.cache_file()} to have all measured anew"
+    )
 
 
 def _version(package: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.command import invoke
 
-from ncsn_fast.device import backends, native
+from ncsn_fast.device import backends, measured, native
 from ncsn_fast.runs import doctor
 
 
@@ -82,3 +82,21 @@ def test_without_kernels_the_doctor_says_why_and_is_content(monkeypatch):
     assert found["backend on cpu"].value == "torch (cpp is not available: there is no ninja)"
     assert "CPU kernels" not in found
     assert checks["kernels"].good is None
+
+
+def test_what_was_measured_is_counted_and_can_be_measured_anew(tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    (cache / "native").symlink_to(native.cache_folder())
+    monkeypatch.setenv(native.CACHE, str(cache))
+    measured.forget()
+    for key, tile in (("a", 0), ("b", 4), ("c", 4)):
+        measured.decided("convolution", key, lambda tile=tile: tile)
+    try:
+        told = doctor._measured()
+    finally:
+        measured.forget()
+    assert "geometries of convolutions: direct 1, F(2×2) 0, F(4×4) 2; 0 precisions" in told
+    file = cache / "measured" / "decisions.json"
+    assert file.exists()
+    assert told.endswith(f"remove {file} to have all measured anew")
