@@ -41,6 +41,10 @@ _log = logging.getLogger("ncsn_fast")
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 
 
+class CannotPrepare(ValueError):
+    """Something stands in the way of a copy of a network."""
+
+
 class PreparedNetwork:
     """A network's copy for inference; see :func:`prepare_for_inference`.
 
@@ -100,7 +104,7 @@ class PreparedNetwork:
         ``generation`` grows.
 
         Raises:
-            ValueError: where the source has become a network that cannot be prepared.
+            CannotPrepare: where the source has become a network that cannot be prepared.
             RuntimeError: where another thread changes the source's weights all the time.
         """
         with self._turn:
@@ -300,7 +304,7 @@ def obstacle(net: ScoreNetwork, precision: str = "fp32") -> str | None:
 
 def _refuse(reason: str | None) -> None:
     if reason is not None:
-        raise ValueError(f"this network cannot be prepared for inference: {reason}")
+        raise CannotPrepare(f"this network cannot be prepared for inference: {reason}")
 
 
 @torch.no_grad()
@@ -378,6 +382,7 @@ def _layout(net: ScoreNetwork, tensors: dict[str, Tensor]) -> object:
 
 
 __all__ = [
+    "CannotPrepare",
     "PreparedNetwork",
     "obstacle",
     "prepare_for_inference",

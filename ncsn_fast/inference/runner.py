@@ -13,7 +13,12 @@ import torch
 from ncsn_fast.device.precision import arithmetic
 from ncsn_fast.inference.foreign import PackedCalls
 from ncsn_fast.inference.forms import forms
-from ncsn_fast.inference.prepare import PreparedNetwork, obstacle, prepare_for_inference
+from ncsn_fast.inference.prepare import (
+    CannotPrepare,
+    PreparedNetwork,
+    obstacle,
+    prepare_for_inference,
+)
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.models.score import Score
@@ -26,6 +31,11 @@ class Running(NamedTuple):
     score: Score
     precision: str
     prepared: bool
+
+
+class _Copied(NamedTuple):
+    network: PreparedNetwork
+    score: Score  # that calls it
 
 
 class Runner:
@@ -60,7 +70,7 @@ class Runner:
 
     def _forget(self) -> None:
         self._packed: tuple[PackedCalls, Score] | None = None
-        self._copy: PreparedNetwork | None = None
+        self._copy: _Copied | None = None
         self._place: torch.device | None = None
         self._lock = threading.Lock()
         self._running: list[PreparedNetwork] = []  # a copy once for each chain
@@ -89,19 +99,21 @@ class Runner:
                 "the network's noise levels have changed since this sampler was made: make another"
             )
         own = "fp32" if self._precision == "auto" else self._precision
-        if not self._prepare or net is None or (own == "fp32" and obstacle(net) is not None):
+        copied = None
+        if self._prepare and net is not None:
+            with self._lock:
+                copied = self._current(net, device, unless_hindered=own == "fp32")
+                if copied is not None:
+                    self._running.append(copied.network)
+        if copied is None:
             packs = self._prepare and own == "fp32" and device.type == "cpu"
             yield Running(self._on_packed_weights() if packs else self._score, own, prepared=False)
             return
-        with self._lock:
-            prepared = self._current(net, device)
-            self._running.append(prepared)
         try:
-            score = replace(self._score, fn=prepared.normalized)
-            yield Running(score, prepared.precision, prepared=True)
+            yield Running(copied.score, copied.network.precision, prepared=True)
         finally:
             with self._lock:
-                self._running.remove(prepared)
+                self._running.remove(copied.network)
 
     def _on_packed_weights(self) -> Score:
         """The score as it is, but for its convolutions, with the weights that it has now."""
@@ -136,17 +148,29 @@ class Runner:
                 prepared.normalized(x, label.long())
             return forms(prepared.network.modules())
 
-    def _current(self, net: ScoreNetwork, device: torch.device) -> PreparedNetwork:
-        """The copy for a chain that begins; one that runs already is shared, and never changed."""
-        if self._copy is None or self._place != device:  # elsewhere "auto" may be another
-            keep = False
-        elif any(one is self._copy for one in self._running):
-            keep = self._copy.agrees()
-        else:
-            keep = True
-            self._copy.refresh()
-        if not keep or self._copy is None:
-            self._copy, self._place = prepare_for_inference(net, self._precision), device
+    def _current(
+        self, net: ScoreNetwork, device: torch.device, unless_hindered: bool
+    ) -> _Copied | None:
+        """The copy for a chain that begins; one that runs already is shared, and never changed.
+
+        None where there can be none, if ``unless_hindered``.
+        """
+        try:
+            if self._copy is None or self._place != device:  # elsewhere "auto" may be another
+                keep = False
+            elif any(one is self._copy.network for one in self._running):
+                keep = self._copy.network.agrees()
+            else:
+                keep = True
+                self._copy.network.refresh()
+            if not keep or self._copy is None:
+                prepared = prepare_for_inference(net, self._precision)
+                self._copy = _Copied(prepared, replace(self._score, fn=prepared.normalized))
+                self._place = device
+        except CannotPrepare:
+            if unless_hindered:
+                return None
+            raise
         return self._copy
 
     def release(self) -> None:
