@@ -27,6 +27,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ncsn_fast.device import backends, malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.inference.fingerprints import fingerprints
+from ncsn_fast.inference.forms import summary
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.models.packed_conv import PackedConv, bound_memory
 from ncsn_fast.support.callables import layers
@@ -168,7 +169,8 @@ class PackedCalls:
         others = ", ".join(f"{n} {why}" for why, n in seen.items() if why is not None)
         others = f" (as they are: {others})" if others else ""
         if reason is None:
-            _log.info("packed convolutions of the network: %d%s", seen[None], others)
+            found = summary(self.convolutions())
+            _log.info("packed convolutions of the network: %d%s; %s", seen[None], others, found)
         else:
             level = logging.WARNING if seen[None] else logging.INFO
             _log.log(level, "the network runs as it is: %s%s", reason, others)

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from helpers.networks import error, network, points
+from torch import nn
 
 import ncsn_fast as nf
 from ncsn_fast.device import native
@@ -132,3 +133,23 @@ def test_transformed_weights_take_no_more_than_the_bound(convolutions: str, monk
 
     monkeypatch.setattr(packed_conv, "MOST_BYTES", 0)
     assert forms(run(net).network.modules()) == "direct"
+
+
+def test_networks_of_others_tell_what_has_run_within_the_bound(convolutions, monkeypatch, caplog):
+    def two() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(*(nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 24), (24, 3))))
+
+    def told(fn: object) -> str:
+        score = nf.Score(lambda x, labels: fn(x), "normalized", "label", (1.0, 0.1))
+        sampler = nf.Sampler(score, (3, 8, 8), **SETTINGS)
+        sampler(1, seed=0)
+        return sampler.convolutions
+
+    caplog.set_level(logging.INFO, "ncsn_fast")
+    found = told(two())
+    assert found == "direct" if convolutions == "direct" else found.startswith("F(4×4) 2 (")
+    assert f"packed convolutions of the network: 2; convolutions {found[:8]}" in caplog.text
+    monkeypatch.setattr(packed_conv, "MOST_BYTES", conv3x3.transformed_bytes(24, 3, 4))
+    found = told(two())
+    assert found == "direct" if convolutions == "direct" else found.startswith("F(4×4) 1 (")
