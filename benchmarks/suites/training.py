@@ -83,7 +83,7 @@ class Steps:
         step = partial(official.train_step, network, optimizer, average)
 
         def run(*given: Tensor) -> float:
-            with torch.enable_grad(), float32_mode(precision, self.work.device):
+            with torch.enable_grad(), float32_mode(precision, self.work.device), _plain():
                 return step(*given)
 
         losses = torch.tensor([run(*self._batch(i)) for i in range(self.checked)])
@@ -115,7 +115,7 @@ class Steps:
             if way == REDUCED and device.type == "cuda":
                 torch.compiler.cudagraph_mark_step_begin()
             mode = float32_mode(precision, device) if precision == "fp32" else nullcontext()
-            with torch.enable_grad(), mode:
+            with torch.enable_grad(), mode, _plain():
                 with autocast(precision, device):
                     loss = loss_of(x, labels, z)
                 loss.backward()
@@ -175,6 +175,11 @@ class Steps:
 
     def _copy(self) -> networks.RefineNet:
         return copy.deepcopy(self.work.net).requires_grad_(True).train()
+
+
+def _plain() -> nf.use_backend:
+    """Our modules' convolutions are then PyTorch's."""
+    return nf.use_backend("torch")
 
 
 __all__ = ["Steps", "training_contest"]

@@ -2,6 +2,7 @@
 #include "bindings.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <string_view>
@@ -11,6 +12,7 @@ namespace ncsn_fast {
 namespace {
 
 constexpr int64_t CACHE = 768 << 10;  // bytes that a thread's block should find in its second cache
+constexpr int64_t GROUP = 1 << 20;    // bytes of one frequency of a group of tiles in a gradient
 
 int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
@@ -47,18 +49,43 @@ Tensor conv3x3_weight(const Tensor& weight, int64_t side, bool flipped) {
   return transformed;
 }
 
+// The sizes of a convolution of x, which is channels_last.
+Conv conv_of(
+    const Tensor& x, int64_t outputs, int64_t side, at::IntArrayRef padding,
+    at::IntArrayRef dilation) {
+  const Shape shape = images_of(x);
+  TORCH_CHECK_VALUE(x.scalar_type() == at::kFloat, "images are float32, not ", x.scalar_type());
+  Conv c{};
+  c.side = side_of(side);
+  c.samples = shape.samples;
+  c.inputs = shape.channels;
+  c.height = shape.height;
+  c.width = shape.width;
+  c.outputs = outputs;
+  c.padding_y = padding[0];
+  c.padding_x = padding[1];
+  c.dilation_y = dilation[0];
+  c.dilation_x = dilation[1];
+  TORCH_CHECK_VALUE(
+      c.padding_y >= 0 && c.padding_x >= 0 && c.dilation_y > 0 && c.dilation_x > 0,
+      "padding is at least 0, dilation at least 1");
+  c.out_height = c.height + 2 * (c.padding_y - c.dilation_y);
+  c.out_width = c.width + 2 * (c.padding_x - c.dilation_x);
+  TORCH_CHECK_VALUE(
+      c.out_height >= 0 && c.out_width >= 0, "images of ", c.height, "×", c.width,
+      " are smaller than the kernel");
+  c.rows = parts(parts(c.out_height, c.dilation_y), side);
+  c.columns = parts(parts(c.out_width, c.dilation_x), side);
+  c.x = x.const_data_ptr<float>();
+  return c;
+}
+
 void check(const Conv& c, const Tensor& weight) {
   TORCH_CHECK_VALUE(
       weight.dim() == 4 && weight.size(0) == c.panels() && weight.size(1) == c.frequencies() &&
           weight.size(2) == c.chunks() * CONV_LANES && weight.size(3) == CONV_PANEL,
       "the transformed weights ", weight.sizes(), " are not those of ", c.inputs, " inputs and ",
       c.outputs, " outputs in tiles of ", c.side);
-  TORCH_CHECK_VALUE(
-      c.padding_y >= 0 && c.padding_x >= 0 && c.dilation_y > 0 && c.dilation_x > 0,
-      "padding is at least 0, dilation at least 1");
-  TORCH_CHECK_VALUE(
-      c.out_height >= 0 && c.out_width >= 0, "images of ", c.height, "×", c.width,
-      " are smaller than the kernel");
   TORCH_CHECK_VALUE(
       !c.pool || (c.dilation_y == 1 && c.dilation_x == 1), "means are taken without dilation only");
 }
@@ -119,30 +146,13 @@ std::vector<Tensor> conv3x3(
     const OptionalTensor& residual_given, int64_t outputs, int64_t side, at::IntArrayRef padding,
     at::IntArrayRef dilation, bool pool, std::string_view activation, bool total, bool overwrite) {
   const Tensor x = x_given.contiguous(at::MemoryFormat::ChannelsLast);
-  const Shape shape = images_of(x);
-  TORCH_CHECK_VALUE(x.scalar_type() == at::kFloat, "images are float32, not ", x.scalar_type());
-  Conv c{};
-  c.side = side_of(side);
-  c.samples = shape.samples;
-  c.inputs = shape.channels;
-  c.height = shape.height;
-  c.width = shape.width;
-  c.outputs = outputs;
-  c.padding_y = padding[0];
-  c.padding_x = padding[1];
-  c.dilation_y = dilation[0];
-  c.dilation_x = dilation[1];
+  Conv c = conv_of(x, outputs, side, padding, dilation);
   c.pool = pool;
-  c.out_height = c.height + 2 * (c.padding_y - c.dilation_y);
-  c.out_width = c.width + 2 * (c.padding_x - c.dilation_x);
   check(c, weight);
-  c.rows = parts(parts(c.out_height, c.dilation_y), side);
-  c.columns = parts(parts(c.out_width, c.dilation_x), side);
   if (pool) {
     c.out_height /= 2;
     c.out_width /= 2;
   }
-  c.x = x.const_data_ptr<float>();
   c.weight = floats_of(weight);
   TORCH_CHECK_VALUE(!bias || bias->numel() == outputs, "the bias has one number for each output");
   c.bias = floats_of(bias);
@@ -173,6 +183,57 @@ std::vector<Tensor> conv3x3(
   return results;
 }
 
+// The gradient of weights laid out as `weight` is, from x and the gradient of the convolution.
+Tensor conv3x3_weight_gradient(
+    const Tensor& x_given, const Tensor& upstream_given, const Tensor& weight, int64_t side,
+    at::IntArrayRef padding, at::IntArrayRef dilation) {
+  const Tensor x = x_given.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor upstream = upstream_given.contiguous(at::MemoryFormat::ChannelsLast);
+  ConvGradient g{};
+  g.conv = conv_of(x, images_of(upstream).channels, side, padding, dilation);
+  const Conv& c = g.conv;
+  const int64_t sizes[] = {c.samples, c.outputs, c.out_height, c.out_width};
+  const int64_t kernels[] = {c.outputs, c.inputs, 3, 3};
+  TORCH_CHECK_VALUE(
+      upstream.sizes() == at::IntArrayRef(sizes) && weight.sizes() == at::IntArrayRef(kernels) &&
+          upstream.scalar_type() == at::kFloat && weight.scalar_type() == at::kFloat,
+      "x ", x.sizes(), ", the gradient ", upstream.sizes(), " and weights ", weight.sizes(),
+      " in float32 do not fit together");
+  Tensor gradient = at::empty_like(weight);
+  if (c.tiles() == 0) return gradient.zero_();
+  if (gradient.numel() == 0) return gradient;
+  g.upstream = upstream.const_data_ptr<float>();
+  g.gradient = gradient.mutable_data_ptr<float>();
+  g.output_stride = gradient.stride(0);
+  g.input_stride = gradient.stride(1);
+  g.row_stride = gradient.stride(2);
+  g.column_stride = gradient.stride(3);
+  const int64_t inputs = g.panels() * CONV_PANEL, outputs = g.chunks() * CONV_LANES;
+  const int64_t most = std::max<int64_t>(
+      64, GROUP / static_cast<int64_t>(sizeof(float)) / (inputs + outputs));
+  const int64_t groups = parts(c.tiles(), most), tiles = parts(c.tiles(), groups);
+  const auto scratch = [&](int64_t each) { return at::empty({c.frequencies() * each}, at::kFloat); };
+  const Tensor inputs_in = scratch(inputs * tiles), outputs_in = scratch(outputs * tiles);
+  const Tensor sums = scratch(inputs * outputs);
+  g.inputs = inputs_in.mutable_data_ptr<float>();
+  g.outputs = outputs_in.mutable_data_ptr<float>();
+  g.sums = sums.mutable_data_ptr<float>();
+  const auto& k = table();
+  for (g.tile = 0; g.tile < c.tiles(); g.tile += tiles) {
+    g.tiles = std::min(tiles, c.tiles() - g.tile);
+    at::parallel_for(0, g.tiles, 1, [&](int64_t first, int64_t last) {
+      k.conv_gradient_group(g, first, last);
+    });
+    at::parallel_for(0, c.frequencies() * g.panels(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) k.conv_gradient_sums(g, i / g.panels(), i % g.panels());
+    });
+  }
+  at::parallel_for(0, c.outputs, 1, [&](int64_t first, int64_t last) {
+    for (int64_t output = first; output < last; ++output) k.conv_gradient_out(g, output);
+  });
+  return gradient;
+}
+
 }  // namespace
 }  // namespace ncsn_fast
 
@@ -183,4 +244,8 @@ TORCH_LIBRARY_FRAGMENT(ncsn_fast_cpp, m) {
       "int[2] padding, int[2] dilation, bool pool, str activation, bool total, bool overwrite) "
       "-> Tensor[]",
       &ncsn_fast::conv3x3);
+  m.def(
+      "conv3x3_weight_gradient(Tensor x, Tensor upstream, Tensor weight, int side, "
+      "int[2] padding, int[2] dilation) -> Tensor",
+      &ncsn_fast::conv3x3_weight_gradient);
 }

@@ -156,9 +156,19 @@ struct ConvWeight {
   float* transformed;
   int64_t chunks() const { return (inputs + CONV_LANES - 1) / CONV_LANES; }
   int64_t panels() const { return (outputs + CONV_PANEL - 1) / CONV_PANEL; }
-  float at(int64_t output, int64_t input, int64_t y, int64_t x) const {
-    return weight[output * output_stride + input * input_stride + y * row_stride + x * column_stride];
-  }
+};
+
+// The gradient of such weights from x and the gradient of y, and the group of tiles that is on.
+struct ConvGradient {
+  Conv conv;  // its x and sizes
+  const float* upstream;
+  int64_t tile, tiles;      // the first one of a group, and how many there are
+  float *inputs, *outputs;  // of a group, transformed
+  float* sums;              // (frequencies, panels, chunks · CONV_LANES, CONV_PANEL)
+  float* gradient;
+  int64_t output_stride, input_stride, row_stride, column_stride;
+  int64_t chunks() const { return (conv.outputs + CONV_LANES - 1) / CONV_LANES; }
+  int64_t panels() const { return (conv.inputs + CONV_PANEL - 1) / CONV_PANEL; }
 };
 
 // Items of a kernel over images: a plane, or LANES channels of a channels_last sample.
@@ -193,6 +203,9 @@ struct Table {
       const Conv&, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to);
   void (*conv_panel)(
       const Conv&, int64_t tile, int64_t tiles, int64_t panel, const float* from, float* scratch);
+  void (*conv_gradient_group)(const ConvGradient&, int64_t first, int64_t last);
+  void (*conv_gradient_sums)(const ConvGradient&, int64_t frequency, int64_t panel);
+  void (*conv_gradient_out)(const ConvGradient&, int64_t output);
   uint64_t (*fingerprint)(const unsigned char* bytes, int64_t count, uint64_t state);
 };
 

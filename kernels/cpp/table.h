@@ -14,6 +14,7 @@
 #include "max_pool5.h"
 #include "resize_add.h"
 #include "winograd.h"
+#include "winograd_gradient.h"
 #include "fingerprint.h"
 
 #define NCSN_FAST_TEXT(name) #name
@@ -47,6 +48,9 @@ extern const Table table = {
     conv_weight,
     conv_input,
     conv_panel,
+    conv_gradient_group,
+    conv_gradient_sums,
+    conv_gradient_out,
     fingerprint,
 };
 

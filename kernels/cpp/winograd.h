@@ -14,13 +14,13 @@ namespace CAPABILITY {
 typedef float Vector __attribute__((vector_size(VECTOR * sizeof(float))));
 typedef float Unaligned __attribute__((vector_size(VECTOR * sizeof(float)), aligned(4)));
 
-constexpr int VECTORS = CONV_LANES / VECTOR;  // vectors that hold the channels of a chunk
 constexpr int COLUMNS = 2;                    // vectors of outputs that a product has in registers
 
 inline Vector vector_at(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline void put(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
 
-// Bᵀd, Aᵀm and Gg of one row or column: get(i) gives the numbers, put(i, v) takes the results.
+// Bᵀd, Aᵀm, Au and Gg of one row or column: get(i) gives the numbers, put(i, v) takes the results.
+// WEIGHT is G.
 template <int M>
 struct Filter;
 
@@ -40,7 +40,24 @@ struct Filter<2> {
     put(0, m0 + m1 + m2);
     put(1, m1 - m2 - m3);
   }
-  static constexpr double WEIGHT[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  template <class Get, class Put>
+  static inline void upstream(Get get, Put put) {
+    const Vector y0 = get(0), y1 = get(1);
+    put(0, y0);
+    put(1, y0 + y1);
+    put(2, y0 - y1);
+    put(3, -y1);
+  }
+  template <class Get, class Put>
+  static inline void weight(Get get, Put put) {
+    const Vector g0 = get(0), g1 = 0.5f * get(1), g2 = get(2), ends = 0.5f * (g0 + g2);
+    put(0, g0);
+    put(1, ends + g1);
+    put(2, ends - g1);
+    put(3, g2);
+  }
+  static constexpr float WEIGHT[4][3] = {
+      {1, 0, 0}, {0.5f, 0.5f, 0.5f}, {0.5f, -0.5f, 0.5f}, {0, 0, 1}};
 };
 
 template <>
@@ -66,12 +83,36 @@ struct Filter<4> {
     put(2, near + 4.0f * far);
     put(3, near_odd + 8.0f * far_odd + m5);
   }
-  static constexpr double WEIGHT[6][3] = {
-      {1.0 / 4, 0, 0},
-      {-1.0 / 6, -1.0 / 6, -1.0 / 6},
-      {-1.0 / 6, 1.0 / 6, -1.0 / 6},
-      {1.0 / 24, 1.0 / 12, 1.0 / 6},
-      {1.0 / 24, -1.0 / 12, 1.0 / 6},
+  template <class Get, class Put>
+  static inline void upstream(Get get, Put put) {
+    const Vector y0 = get(0), y1 = get(1), y2 = get(2), y3 = get(3);
+    const Vector even = y0 + y2, odd = y1 + y3;
+    put(0, y0);
+    put(1, even + odd);
+    put(2, even - odd);
+    const Vector far = y0 + 4.0f * y2, far_odd = 2.0f * y1 + 8.0f * y3;
+    put(3, far + far_odd);
+    put(4, far - far_odd);
+    put(5, y3);
+  }
+  template <class Get, class Put>
+  static inline void weight(Get get, Put put) {
+    const Vector g0 = get(0), g1 = get(1), g2 = get(2);
+    put(0, 0.25f * g0);
+    const Vector ends = (-1.0f / 6) * (g0 + g2), middle = (1.0f / 6) * g1;
+    put(1, ends - middle);
+    put(2, ends + middle);
+    const Vector even = (1.0f / 24) * (g0 + 4.0f * g2), odd = (1.0f / 12) * g1;
+    put(3, even + odd);
+    put(4, even - odd);
+    put(5, g2);
+  }
+  static constexpr float WEIGHT[6][3] = {
+      {1.0f / 4, 0, 0},
+      {-1.0f / 6, -1.0f / 6, -1.0f / 6},
+      {-1.0f / 6, 1.0f / 6, -1.0f / 6},
+      {1.0f / 24, 1.0f / 12, 1.0f / 6},
+      {1.0f / 24, -1.0f / 12, 1.0f / 6},
       {0, 0, 1}};
 };
 
@@ -93,42 +134,58 @@ inline Place place_of(const Conv& c, int64_t tile) {
       column * c.side * c.dilation_x + right};
 }
 
-// Channels of a chunk of all inputs of a tile, transformed: to[f * step] for the frequency f.
-template <int M>
-inline void tile_in(const Conv& c, const Place& at, int64_t channel, float* to, int64_t step) {
-  constexpr int A = M + 2;
+// Channels_last images, and pixels of them that lie (step_y, step_x) apart.
+struct Pixels {
+  const float* images;
+  int64_t channels, height, width, step_y, step_x;
+};
+
+// S×S pixels of a sample from (row, column) on, zeros outside of it, become A×A numbers of each of
+// CONV_LANES channels: to[f * step] for the frequency f. `filter` takes a row or column of them.
+template <int S, int A, class Filter1D>
+inline void transform_pixels(
+    const Pixels& of, int64_t sample, int64_t row, int64_t column, int64_t channel, float* to,
+    int64_t step, const Filter1D& filter) {
   alignas(64) static const float zeros[CONV_LANES] = {};
-  alignas(64) float ends[A * A][CONV_LANES];
-  const int64_t count = smaller(CONV_LANES, c.inputs - channel);
-  const float* image = c.x + at.sample * c.height * c.width * c.inputs + channel;
-  const float* from[A][A];
-  for (int i = 0; i < A; ++i) {
-    const int64_t y = at.row - c.padding_y + i * c.dilation_y;
-    for (int j = 0; j < A; ++j) {
-      const int64_t x = at.column - c.padding_x + j * c.dilation_x;
+  alignas(64) float ends[S * S][CONV_LANES];
+  const int64_t count = smaller(CONV_LANES, of.channels - channel);
+  const float* image = of.images + sample * of.height * of.width * of.channels + channel;
+  const float* from[S][S];
+  for (int i = 0; i < S; ++i) {
+    const int64_t y = row + i * of.step_y;
+    for (int j = 0; j < S; ++j) {
+      const int64_t x = column + j * of.step_x;
       from[i][j] = zeros;
-      if (y < 0 || y >= c.height || x < 0 || x >= c.width) continue;
-      from[i][j] = image + (y * c.width + x) * c.inputs;
+      if (y < 0 || y >= of.height || x < 0 || x >= of.width) continue;
+      from[i][j] = image + (y * of.width + x) * of.channels;
       if (count == CONV_LANES) continue;
-      float* end = ends[i * A + j];
+      float* end = ends[i * S + j];
       for (int64_t k = 0; k < CONV_LANES; ++k) end[k] = k < count ? from[i][j][k] : 0.0f;
       from[i][j] = end;
     }
   }
-  for (int part = 0; part < VECTORS; ++part) {
-    const int64_t lane = part * VECTOR;
-    Vector half[A][A];
-    for (int i = 0; i < A; ++i) {
-      Filter<M>::input(
+  for (int64_t lane = 0; lane < CONV_LANES; lane += VECTOR) {
+    Vector half[S][A];
+    for (int i = 0; i < S; ++i) {
+      filter(
           [&](int j) { return vector_at(from[i][j] + lane); },
           [&](int j, Vector v) { half[i][j] = v; });
     }
     for (int j = 0; j < A; ++j) {
-      Filter<M>::input(
+      filter(
           [&](int i) { return half[i][j]; },
           [&](int i, Vector v) { put(to + (i * A + j) * step + lane, v); });
     }
   }
+}
+
+// The inputs that a tile sees, transformed.
+template <int M>
+inline void tile_in(const Conv& c, const Place& at, int64_t channel, float* to, int64_t step) {
+  transform_pixels<M + 2, M + 2>(
+      {c.x, c.inputs, c.height, c.width, c.dilation_y, c.dilation_x}, at.sample,
+      at.row - c.padding_y, at.column - c.padding_x, channel, to, step,
+      [](auto get, auto put) { Filter<M>::input(get, put); });
 }
 
 // CONV_LANES channels of a pixel, of which the image may have fewer: values ← values + more.
@@ -282,36 +339,41 @@ inline void panel_of(
   }
 }
 
-// The weights of one panel of outputs, in float64 until they are stored: (A², inputs, CONV_PANEL).
+// The weights of one panel of outputs: (A², inputs, CONV_PANEL).
 template <int M>
 inline void transform_panel(const ConvWeight& w, int64_t panel) {
   constexpr int A = M + 2;
-  const int64_t inputs = w.chunks() * CONV_LANES;
-  float* to = w.transformed + panel * A * A * inputs * CONV_PANEL;
-  for (int64_t i = 0; i < inputs; ++i) {
-    double g[3][3][CONV_PANEL] = {}, half[A][3][CONV_PANEL];
-    for (int64_t o = 0; o < CONV_PANEL && i < w.inputs; ++o) {
-      const int64_t output = panel * CONV_PANEL + o;
-      if (output >= w.outputs) break;
-      for (int y = 0; y < 3; ++y) {
-        for (int x = 0; x < 3; ++x) g[y][x][o] = w.at(output, i, y, x);
-      }
+  const int64_t inputs = w.chunks() * CONV_LANES, step = inputs * CONV_PANEL;
+  const int64_t first = panel * CONV_PANEL, count = smaller(CONV_PANEL, w.outputs - first);
+  float* to = w.transformed + panel * A * A * step;
+  alignas(64) float g[3][3][CONV_PANEL] = {};
+  for (int64_t i = 0; i < inputs; ++i, to += CONV_PANEL) {
+    if (i >= w.inputs) {
+      for (int f = 0; f < A * A; ++f) std::memset(to + f * step, 0, sizeof(g[0][0]));
+      continue;
     }
-    const auto& G = Filter<M>::WEIGHT;
-    for (int a = 0; a < A; ++a) {
+    for (int y = 0; y < 3; ++y) {
       for (int x = 0; x < 3; ++x) {
-        for (int o = 0; o < CONV_PANEL; ++o) {
-          half[a][x][o] = G[a][0] * g[0][x][o] + G[a][1] * g[1][x][o] + G[a][2] * g[2][x][o];
+        const float* from = w.weight + first * w.output_stride + i * w.input_stride +
+                            y * w.row_stride + x * w.column_stride;
+        if (w.output_stride == 1) {
+          std::memcpy(g[y][x], from, static_cast<size_t>(count) * sizeof(float));
+        } else {
+          for (int64_t o = 0; o < count; ++o) g[y][x][o] = from[o * w.output_stride];
         }
       }
     }
-    for (int a = 0; a < A; ++a) {
+    for (int64_t lane = 0; lane < CONV_PANEL; lane += VECTOR) {
+      Vector half[3][A];
+      for (int y = 0; y < 3; ++y) {
+        Filter<M>::weight(
+            [&](int x) { return vector_at(g[y][x] + lane); },
+            [&](int x, Vector v) { half[y][x] = v; });
+      }
       for (int b = 0; b < A; ++b) {
-        float* there = to + ((a * A + b) * inputs + i) * CONV_PANEL;
-        for (int o = 0; o < CONV_PANEL; ++o) {
-          there[o] = static_cast<float>(
-              G[b][0] * half[a][0][o] + G[b][1] * half[a][1][o] + G[b][2] * half[a][2][o]);
-        }
+        Filter<M>::weight(
+            [&](int y) { return half[y][b]; },
+            [&](int a, Vector v) { put(to + (a * A + b) * step + lane, v); });
       }
     }
   }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ncsn_fast import ops
 from ncsn_fast.models.packed_conv import PackedConv
+from ncsn_fast.models.trained_conv import TrainedConv
 from ncsn_fast.ops.residual_add import Sum
 
 Norm = Callable[[int], nn.Module]
@@ -23,7 +24,7 @@ Norm = Callable[[int], nn.Module]
 
 def conv3x3(inputs: int, outputs: int, *, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
     """A 3×3 convolution that keeps the image size."""
-    return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
+    return TrainedConv(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
 
 
 class _InstanceNormPlus(nn.Module):
@@ -82,7 +83,7 @@ class PooledConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
+        self.conv = TrainedConv(inputs, outputs, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         # A 1×1 convolution commutes with the mean and then sees a quarter of the pixels.

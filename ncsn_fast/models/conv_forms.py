@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -167,6 +168,18 @@ def asked() -> str:
 
 def tile_of(geometry: Geometry) -> int:
     """The side of the tiles that a convolution runs in, or ``DIRECT``; raises what asked does."""
+    return _decided("convolution", geometry, _forms)
+
+
+def gradient_tile_of(geometry: Geometry) -> int:
+    """That in which the gradient of its weights is taken; see :func:`tile_of`."""
+    return _decided("weight_gradient", geometry, _gradients)
+
+
+_Example = tuple[dict[int, Any], Tensor]  # forms by their tiles, and images that they take
+
+
+def _decided(kind: str, geometry: Geometry, example: Callable[[Geometry], _Example]) -> int:
     form = asked()
     if native.missing() is not None:
         return DIRECT
@@ -174,23 +187,49 @@ def tile_of(geometry: Geometry) -> int:
         return min(_ASKED[form], geometry.largest)
     # Of larger images a part is as good.
     part = geometry._replace(sides=tuple(min(side, LARGEST_SIDE) for side in geometry.sides))
-    return measured.decided("convolution", str(part), lambda: _fastest(part), NAMES.__contains__)
+    return measured.decided(kind, str(part), lambda: _fastest(*example(part)), NAMES.__contains__)
 
 
-def _fastest(geometry: Geometry) -> int:
-    with torch.inference_mode():
-        forms, x = _forms(geometry)
-        times = _times(forms, x)
-    best = DIRECT
-    for tile in times:  # those that round more come later
+@torch.inference_mode()
+def _fastest(forms: dict[int, Any], x: Tensor) -> int:
+    """The fastest of the forms that are exact enough; those that round more come later."""
+    expected = forms[DIRECT](x)[0]
+    largest = _LARGEST_ERROR * expected.norm()
+    exact = {tile: f for tile, f in forms.items() if (f(x)[0] - expected).norm() <= largest}
+    times, best = _times(exact, x), DIRECT
+    for tile in times:
         if times[tile] < _MARGIN * times[best]:
             best = tile
     return best
 
 
-def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
-    """The forms that are exact enough, those that round less first, and images for them."""
-    channels, sides, padding, dilation, pooled, largest = geometry
+@torch.inference_mode()
+def _forms(geometry: Geometry) -> _Example:
+    conv, x = _conv_and_images(geometry)
+    return {tile: form_of(conv, tile, geometry.pooled) for tile in _tiles(geometry)}, x
+
+
+@torch.inference_mode()
+def _gradients(geometry: Geometry) -> _Example:
+    conv, x = _conv_and_images(geometry)
+    how: dict[str, Any] = {"padding": geometry.padding, "dilation": geometry.dilation}
+    upstream = conv(x).normal_(generator=torch.Generator().manual_seed(1))
+
+    def gradient(x: Tensor, tile: int) -> list[Tensor]:
+        if tile:
+            return [conv3x3.weight_gradient(x, upstream, conv.weight, tile=tile, **how)]
+        wanted = False, True, False
+        return conv3x3.aten_gradients(upstream, x, conv.weight, **how, wanted=wanted)[1:2]
+
+    return {tile: functools.partial(gradient, tile=tile) for tile in _tiles(geometry)}, x
+
+
+def _tiles(geometry: Geometry) -> list[int]:
+    return [tile for tile in (DIRECT, *conv3x3.TILES) if tile <= geometry.largest]
+
+
+def _conv_and_images(geometry: Geometry) -> tuple[nn.Conv2d, Tensor]:
+    channels, sides, padding, dilation, *_ = geometry
     draw = torch.Generator().manual_seed(0)
     settings: dict[str, Any] = {"padding": padding, "dilation": dilation, "bias": False}
     numbers: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
@@ -198,15 +237,11 @@ def _forms(geometry: Geometry) -> tuple[dict[int, Form], Tensor]:
     conv.weight.normal_(generator=draw)
     samples = max(1, PIXELS // math.prod(sides))
     x = torch.randn(samples, channels[0], *sides, generator=draw, **numbers)
-    x = x.contiguous(memory_format=torch.channels_last)
-    tiles = [tile for tile in (DIRECT, *conv3x3.TILES) if tile <= largest]
-    forms = {tile: form_of(conv, tile, pooled) for tile in tiles}
-    expected = forms[DIRECT](x)[0]
-    largest = _LARGEST_ERROR * expected.norm()
-    return {tile: f for tile, f in forms.items() if (f(x)[0] - expected).norm() <= largest}, x
+    layout: dict[str, Any] = {"memory_format": torch.channels_last}  # unknown to torch's type hints
+    return conv.to(**layout), x.to(**layout)
 
 
-def _times(forms: dict[int, Form], x: Tensor) -> dict[int, float]:
+def _times(forms: dict[int, Any], x: Tensor) -> dict[int, float]:
     return measured.times({tile: functools.partial(form, x) for tile, form in forms.items()})
 
 
@@ -222,6 +257,7 @@ __all__ = [
     "Geometry",
     "asked",
     "form_of",
+    "gradient_tile_of",
     "pooled_kernel",
     "tile_of",
 ]

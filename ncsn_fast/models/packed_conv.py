@@ -45,7 +45,7 @@ class PackedConv(nn.Conv2d):
         """Pack the weight as it is now; whoever changes it has to call this again."""
         self.tiles = {}
         packed = None
-        if _can_pack(self.weight):
+        if can_pack(self.weight):
             packed = {
                 tile: conv_forms.form_of(self, tile, self.pooled) for tile in self.packed or ()
             }
@@ -154,7 +154,7 @@ def bound_memory(modules: Iterable[nn.Module]) -> None:
             left -= needed
 
 
-def _can_pack(weight: Tensor) -> bool:
+def can_pack(weight: Tensor) -> bool:
     """Whether this PyTorch on this CPU has packed convolutions in the weight's type."""
     if weight.device.type != "cpu" or not torch._C._get_mkldnn_enabled():
         return False
@@ -165,4 +165,4 @@ def _can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
-__all__ = ["MOST_BYTES", "PackedConv", "bound_memory"]
+__all__ = ["MOST_BYTES", "PackedConv", "bound_memory", "can_pack"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ncsn_fast.models.base import ScoreNetwork, activation_name
-from ncsn_fast.models.blocks import Norm, RefineBlock, ResidualBlock
+from ncsn_fast.models.blocks import Norm, RefineBlock, ResidualBlock, conv3x3
 from ncsn_fast.ops.residual_add import Sum
 
 ImageSize = int | Sequence[int] | None
@@ -96,9 +96,9 @@ class RefineNet(ScoreNetwork):
 
     def _build(self, norm: Norm, refine_norm: Norm | None) -> None:
         ngf, activation = self.ngf, self.activation
-        self.begin_conv = nn.Conv2d(self.channels, ngf, 3, padding=1)
+        self.begin_conv = conv3x3(self.channels, ngf)
         self.normalizer = norm(ngf)
-        self.end_conv = nn.Conv2d(ngf, self.channels, 3, padding=1)
+        self.end_conv = conv3x3(ngf, self.channels)
         width = ngf
         for stage in self.STAGES:
             new = stage.width * ngf

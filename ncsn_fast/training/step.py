@@ -192,7 +192,11 @@ class TrainingStep:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        if self._averages:
+        if not self._averages:
+            return
+        if self._share.device.type == "cpu":  # one pass, where it is memory that takes the time
+            torch._foreach_lerp_(self._averages, self._weights, float(self._share))
+        else:
             # lerp with a weight on the device would be a kernel for each parameter.
             gaps = torch._foreach_sub(self._weights, self._averages)
             torch._foreach_mul_(gaps, self._share)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.data.batches import Batches
 from ncsn_fast.data.samples import Data
-from ncsn_fast.device import backends, profiling
+from ncsn_fast.device import backends, malloc, profiling
 from ncsn_fast.device.precision import check_precision, float32_mode
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.checks import choice
@@ -107,6 +107,8 @@ class Trainer:
         choice("resume", resume, (True, False), "whether to go on with a run")
         self.device = net.sigmas.device
         check_precision(config.precision, self.device)
+        if self.device.type == "cpu":
+            malloc.keep_freed_memory()
         if len(net.shape) == 3:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from cases.common import (
     NATIVE_WAYS,
     Buffers,
+    check_operator,
     draw,
     every_native_way,
     on_every_way,
@@ -238,3 +239,161 @@ def test_what_a_kernel_would_misread_is_refused(changes, words):
         native.ops().conv3x3(*given.values())
     with pytest.raises(ValueError, match="float32 weights"):
         conv3x3.transformed(torch.zeros(8, 4, 3, 2), 4)
+
+
+def gradients(y, upstream, *tensors, **how):
+    return torch.autograd.grad(y, tensors, upstream, **how)
+
+
+def convolved(case, x, weight, bias, tiles=None):
+    tiles = conv3x3.Tiles(*(case.tile,) * 3) if tiles is None else tiles
+    return conv3x3.convolution(x, weight, bias, **case.settings, tiles=tiles)
+
+
+@on_every_way(cases, NATIVE_WAYS)
+def test_the_gradient_of_the_weights_is_that_of_float64(way, case):
+    weight = case.weight().double().requires_grad_()
+    y = F.conv2d(case.x().double(), weight, **case.settings)
+    buffers = Buffers("cpu")
+    x = buffers.input(case.x(), True)
+    upstream = buffers.input(draw(y.shape, last=True, seed=4), True)
+    (exact,) = gradients(y, upstream.double(), weight)
+    for last in (False, True):
+        laid = case.weight(last)
+        found = conv3x3.weight_gradient(x, upstream, laid, tile=case.tile, **case.settings)
+        assert off(found, exact) < ALLOWED[case.tile]
+        assert found.stride() == laid.stride()
+    buffers.check()
+
+
+@every_native_way
+@pytest.mark.parametrize("tile", conv3x3.TILES)
+def test_the_gradient_of_the_weights_is_the_same_for_any_number_of_threads(way, tile):
+    case = Case(21, (48, 70), (13, 10), (2, 2), (2, 2), tile)
+    upstream = draw((21, 70, 13, 10), last=True, seed=4)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            how = {"tile": tile, **case.settings}
+            found.append(conv3x3.weight_gradient(case.x(), upstream, case.weight(), **how))
+        finally:
+            torch.set_num_threads(1)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("tile", conv3x3.TILES)
+def test_sums_over_many_tiles_are_as_exact(tile):
+    """More tiles than a group has, and than are summed at once."""
+    case = Case(20, (200, 200), (24, 24), tile=tile)
+    x, upstream = case.x(), draw((20, 200, 24, 24), last=True, seed=4)
+    found = conv3x3.weight_gradient(x, upstream, case.weight(), tile=tile, **case.settings)
+    some = slice(0, 8)
+    weight = case.weight()[some].double().requires_grad_()
+    y = F.conv2d(x.double(), weight, **case.settings)
+    (exact,) = gradients(y, upstream[:, some].double(), weight)
+    assert off(found[some], exact) < ALLOWED[tile]
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("tiles", [(4, 4, 4), (2, 2, 2), (0, 4, 2), (4, 0, 0), (0, 0, 4)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_autograd_has_its_gradients(tiles, biased):
+    case = Case(3, (20, 24), (9, 10), (2, 1), (1, 1))
+    tensors = [case.x(), case.weight(True)] + [draw((24,), seed=2)] * biased
+    exact = [tensor.double().requires_grad_() for tensor in tensors]
+    y = F.conv2d(*exact, **case.settings)
+    upstream = draw(y.shape, seed=4)  # contiguous
+    given = [tensor.requires_grad_() for tensor in tensors]
+    found = convolved(case, *given, *[None] * (not biased), conv3x3.Tiles(*tiles))
+    assert off(found, y) < ALLOWED[4]
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    expected = gradients(y, upstream.double(), *exact)
+    for one, other in zip(gradients(found, upstream, *given), expected, strict=True):
+        assert off(one, other) < ALLOWED[4]
+        assert one.shape == other.shape
+
+
+@pytest.mark.native
+def test_a_gradient_that_nobody_wants_is_not_computed():
+    case = Case(2, (8, 8), (8, 8))
+    weight, bias = case.weight().requires_grad_(), draw((8,)).requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        convolved(case, case.x(), weight, bias).sum().backward()
+    calls = [event.key for event in profile.key_averages()]
+    assert "ncsn_fast_cpp::conv3x3_weight_gradient" in calls
+    (forward,) = [e for e in profile.key_averages() if e.key == "ncsn_fast_cpp::conv3x3"]
+    assert forward.count == 1
+    x = case.x().requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        convolved(case, x, weight.detach(), None).sum().backward()
+    assert "ncsn_fast_cpp::conv3x3_weight_gradient" not in [e.key for e in profile.key_averages()]
+    assert x.grad is not None
+
+
+@pytest.mark.native
+def test_second_derivatives_are_those_of_float64():
+    case = Case(2, (6, 5), (6, 7), (2, 2), (2, 2))
+    tensors = [case.x(), case.weight(), draw((5,), seed=2)]
+
+    def second(convolve, dtype):
+        x, weight, bias = (t.to(dtype).clone().requires_grad_() for t in tensors)
+        y = convolve(x, weight, bias)
+        slope = gradients((y**3).sum(), None, x, create_graph=True)[0]
+        return gradients((slope**2).sum(), None, x, weight, bias)
+
+    found = second(lambda *given: convolved(case, *given), torch.float32)
+    exact = second(lambda *given: F.conv2d(*given, **case.settings), torch.float64)
+    for one, other in zip(found, exact, strict=True):
+        assert off(one, other) < 2e-5
+
+
+@pytest.mark.native
+def test_gradients_of_many_directions_at_once():
+    case = Case(1, (4, 4), (5, 5))
+    x = case.x().requires_grad_()
+    y = convolved(case, x, case.weight(), None)
+    directions = draw((3, *y.shape), seed=5)
+    found = torch.vmap(lambda v: gradients(y, v, x, retain_graph=True)[0])(directions)
+    for one, direction in zip(found, directions, strict=True):
+        assert off(one, gradients(y, direction, x, retain_graph=True)[0].double()) < ALLOWED[4]
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("biased", [True, False])
+def test_opcheck(biased):
+    case = Case(2, (5, 6), (7, 6))
+    x, weight = case.x().requires_grad_(), case.weight().requires_grad_()
+    bias = draw((6,)).requires_grad_() if biased else None
+    # What traces it sees ATen's gradients, which round otherwise than the filtered ones.
+    check_operator("conv3x3", x, weight, bias, [1, 1], [1, 1], [4, 0, 0])
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("x", "upstream", "weight"),
+    [
+        ((1, 4, 6, 6), (1, 8, 6, 5), (8, 4, 3, 3)),
+        ((1, 4, 6, 6), (1, 8, 6, 6), (8, 5, 3, 3)),
+        ((1, 4, 6, 6), (2, 8, 6, 6), (8, 4, 3, 3)),
+        ((1, 4, 6, 6), (1, 8, 6, 6), (8, 4, 1, 1)),
+    ],
+)
+def test_gradients_of_other_sizes_are_refused(x, upstream, weight):
+    given = (torch.zeros(shape) for shape in (x, upstream, weight))
+    with pytest.raises(ValueError, match="do not fit together"):
+        conv3x3.weight_gradient(*given, tile=4, padding=(1, 1), dilation=(1, 1))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(("samples", "channels"), [(0, (4, 4)), (2, (0, 3)), (2, (4, 0))])
+def test_the_gradient_of_nothing_is_zero(samples, channels):
+    case = Case(samples, channels, (5, 6))
+    weight, upstream = (
+        torch.ones(channels[1], channels[0], 3, 3),
+        torch.ones(samples, channels[1], 5, 6),
+    )
+    found = conv3x3.weight_gradient(case.x(), upstream, weight, tile=4, **case.settings)
+    assert torch.equal(found, torch.zeros_like(weight))
