@@ -16,6 +16,12 @@ PACKS = torch.backends.mkldnn.is_available()
 needs_packing = pytest.mark.skipif(not PACKS, reason="this PyTorch has no oneDNN")
 
 
+@pytest.fixture(autouse=True)
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other forms round more; tests/inference and test_conv_forms.py hold them to more."""
+    monkeypatch.setenv("NCSN_FAST_CONV", "direct")
+
+
 def wide(size: int = 16, **changes: object) -> ScoreNetwork:
     return network(**{"image_size": size, "ngf": 16, **changes})
 
