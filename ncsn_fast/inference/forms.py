@@ -22,13 +22,17 @@ def forms(modules: Iterable[nn.Module]) -> str:
         "direct", where none of them was filtered, as on a GPU. Else how many were, by their form,
         and a digest of their geometries and forms: "F(2×2) 3, F(4×4) 63 (f0e1d2c3b4a5)".
     """
-    found = Counter(
-        (NAMES[tile], str(conv.geometry(*sides))) for conv, sides, tile in _run(modules) if tile
-    )
+    run = _run(modules)
+    return as_text((tile, str(conv.geometry(*sides))) for conv, sides, tile in run)
+
+
+def as_text(tiles: Iterable[tuple[int, str]]) -> str:
+    """Sides of tiles or ``DIRECT``, each with what is computed in it, told as by :func:`forms`."""
+    found = sorted((NAMES[tile], what) for tile, what in tiles if tile != DIRECT)
     if not found:
         return NAMES[DIRECT]
-    digest = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
-    return f"{_counted(Counter(name for name, _ in found.elements()))} ({digest[:12]})"
+    digest = hashlib.sha256(repr(found).encode()).hexdigest()
+    return f"{_counted(Counter(name for name, _ in found))} ({digest[:12]})"
 
 
 def summary(modules: Iterable[nn.Module]) -> str:
@@ -54,4 +58,4 @@ def _counted(names: Counter[str]) -> str:
     return ", ".join(f"{name} {names[name]}" for name in NAMES.values() if names[name])
 
 
-__all__ = ["forms", "summary"]
+__all__ = ["as_text", "forms", "summary"]

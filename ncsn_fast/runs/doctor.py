@@ -103,12 +103,14 @@ def _native() -> str:
 
 def _measured() -> str:
     """What was decided here by measurement, and how to have that done anew."""
-    chosen = Counter(measured.decisions("convolution").values())
-    forms = ", ".join(f"{name} {chosen[tile]}" for tile, name in NAMES.items())
-    return (
-        f"geometries of convolutions: {forms}; {len(measured.decisions('precision'))} precisions; "
-        f"remove {measured.cache_file()} to have all measured anew"
-    )
+    kinds = {"convolution": "convolutions", "weight_gradient": "gradients of weights"}
+    told = []
+    for kind, name in kinds.items():
+        chosen = Counter(measured.decisions(kind).values())
+        forms = ", ".join(f"{form} {chosen[tile]}" for tile, form in NAMES.items())
+        told.append(f"geometries of {name}: {forms}")
+    told.append(f"precisions of networks: {len(measured.decisions('precision'))}")
+    return f"{'; '.join(told)}; remove {measured.cache_file()} to have all measured anew"
 
 
 def _version(package: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import Counter
 
+import torch
+
+from ncsn_fast.device import backends
+from ncsn_fast.inference.forms import as_text
 from ncsn_fast.models import trained_conv
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
@@ -27,15 +29,21 @@ def forms_of_run(net: ScoreNetwork, config: TrainConfig) -> str:
 
 
 def _trained(net: ScoreNetwork, config: TrainConfig) -> str:
-    if net.sigmas.device.type != "cpu" or config.precision != "fp32" or len(net.shape) != 3:
+    filters = (
+        net.sigmas.device.type == "cpu"
+        and config.precision == "fp32"
+        and len(net.shape) == 3
+        and backends.wished()[0] != "torch"
+        and all(parameter.dtype == torch.float32 for parameter in net.parameters())
+    )
+    if not filters:
         return NAMES[DIRECT]
     found = trained_conv.forms(net, (config.batch_size // config.accumulate, *net.shape))
-    counts = Counter(NAMES[tiles.output] for tiles in found.values() if any(tiles))
-    if not counts:
-        return NAMES[DIRECT]
-    digest = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
-    counted = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    return f"{counted} ({digest[:12]})"
+    return as_text(
+        (tile, f"{name} {what}")
+        for name, tiles in found.items()
+        for what, tile in tiles._asdict().items()
+    )
 
 
 def tell_other_forms(there: str, here: str) -> None:

@@ -92,11 +92,13 @@ def test_what_was_measured_is_counted_and_can_be_measured_anew(tmp_path, monkeyp
     measured.forget()
     for key, tile in (("a", 0), ("b", 4), ("c", 4)):
         measured.decided("convolution", key, lambda tile=tile: tile)
+    measured.decided("weight_gradient", "a", lambda: 2)
     try:
         told = doctor._measured()
     finally:
         measured.forget()
-    assert "geometries of convolutions: direct 1, F(2×2) 0, F(4×4) 2; 0 precisions" in told
+    assert "geometries of convolutions: direct 1, F(2×2) 0, F(4×4) 2; " in told
+    assert "gradients of weights: direct 0, F(2×2) 1, F(4×4) 0; precisions of networks: 0;" in told
     file = cache / "measured" / "decisions.json"
     assert file.exists()
     assert told.endswith(f"remove {file} to have all measured anew")

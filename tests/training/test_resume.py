@@ -83,6 +83,23 @@ def test_a_run_in_other_forms_of_convolutions_goes_on_and_is_told(tmp_path, monk
 
 
 @pytest.mark.skipif(native.missing() is not None, reason="needs the native kernels")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_in_other_forms_are_told_where_there_are_no_samples(
+    tmp_path, monkeypatch, caplog, precision
+):
+    """In bfloat16 steps have no other forms."""
+    settings = {"precision": precision, "out": tmp_path}
+    monkeypatch.setenv("NCSN_FAST_CONV", "direct")
+    trained(steps=1, **settings)
+    monkeypatch.setenv("NCSN_FAST_CONV", "F4")
+    trained(steps=2, resume=True, **settings)
+    told = "from here on direct, in training F(4×4) " in caplog.text
+    assert told == (precision == "fp32")
+    _, metadata = read_tensors(tmp_path / "checkpoint.safetensors")
+    assert (metadata["convolutions"] == "direct") == (precision == "bf16")
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="needs the native kernels")
 def test_a_run_of_an_earlier_version_had_direct_convolutions(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("NCSN_FAST_CONV", "direct")
     settings = {"sample_every": 2, "samples": 2, "out": tmp_path}
