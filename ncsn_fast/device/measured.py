@@ -32,7 +32,9 @@ from ncsn_fast.support.parsers import FileError, read_json
 Value = str | int
 _T = TypeVar("_T", str, int)
 _K = TypeVar("_K", bound=Hashable)
-_ROUNDS, _SECONDS = 10, 0.04  # at least so many, for so long
+# At least so many, for so long; of long ones, which vary less, fewer will do.
+_ROUNDS, _SECONDS = 10, 0.04
+_FEWEST_ROUNDS, _MOST_SECONDS = 3, 0.4
 _LARGEST = 1 << 20  # bytes of the file; beyond it the oldest decisions go
 # By machine, as _machine() tells it, and "kind key".
 _Decisions = dict[str, dict[str, Value]]
@@ -83,10 +85,14 @@ def times(contestants: Mapping[_K, Callable[[], object]]) -> dict[_K, float]:
     precise = time.get_clock_info("thread_time").resolution < 1e-6
     clock = time.thread_time if precise else time.perf_counter
     best = dict.fromkeys(contestants, math.inf)
-    threads, end, rounds = torch.get_num_threads(), clock() + _SECONDS, 0
+    threads, begun, rounds = torch.get_num_threads(), clock(), 0
     torch.set_num_threads(1)
     try:
-        while rounds < _ROUNDS or clock() < end:
+        while (
+            clock() < begun + _SECONDS
+            or rounds < _FEWEST_ROUNDS
+            or (rounds < _ROUNDS and clock() < begun + _MOST_SECONDS)
+        ):
             for name, run in contestants.items():
                 start = clock()
                 run()

@@ -266,6 +266,27 @@ def test_times_are_those_of_one_thread_which_others_do_not_lengthen():
     assert all(seconds >= 0 for seconds in found.values())
 
 
+def test_long_runs_are_timed_fewer_times(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(measured.time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(measured.time, "perf_counter", lambda: now[0])
+
+    def runs(seconds):
+        count = []
+
+        def run():
+            now[0] += seconds
+            count.append(seconds)
+
+        assert times({"a": run})["a"] == pytest.approx(seconds)
+        return len(count)
+
+    assert runs(0.5) == 3
+    assert runs(0.1) == 4
+    assert runs(0.02) == 10
+    assert 35 < runs(0.001) < 45
+
+
 def test_nothing_of_it_depends_on_threads():
     decided("form", "a", lambda: 2)
     forget()
