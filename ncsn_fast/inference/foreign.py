@@ -28,6 +28,7 @@ from ncsn_fast.device import backends, malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.inference.fingerprints import fingerprints
 from ncsn_fast.inference.forms import summary
+from ncsn_fast.models import conv_forms
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.models.packed_conv import PackedConv, bound_memory
 from ncsn_fast.support.callables import layers
@@ -71,7 +72,8 @@ class PackedCalls:
     neither autograd nor autocast watches. They return channels_last. All else runs as it is.
 
     When the network is first called with samples of a shape, it is called twice, as it is and
-    packed, with the same of torch's random numbers. Where the two disagree it runs as it is.
+    packed, with the same of torch's random numbers, and with weights that have been looked at anew.
+    Where the two disagree it runs as it is.
 
     A weight that was changed in place, or replaced, is packed again when it is next used; one that
     was changed through ``.data``, which nothing counts, at the next :meth:`refresh`.
@@ -105,7 +107,17 @@ class PackedCalls:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Let go of what was packed of weights that are others now, however they were changed."""
+        """Let go of what was packed of weights that are others now, however they were changed.
+
+        So do prepared modules that the network is made of, as far as they can be seen.
+
+        Raises:
+            ValueError: where NCSN_FAST_CONV asks for a form that there is not.
+        """
+        conv_forms.asked()
+        for one in _parts(self.source):
+            if isinstance(one, PreparedModule):
+                one.refresh()
         before, self._hidden = self._hidden, hidden(self.source)
         if self._hidden not in (None, before):
             _log.info("the network runs as it is: %s", self._hidden)
@@ -128,6 +140,7 @@ class PackedCalls:
 
     def _compared(self, sample: object, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What the network returns; whether it may run packed is decided on the way."""
+        self.refresh()  # else weights of before would be compared with those of now
         seen: Counter[str | None] = Counter()
 
         def noticed(*settings: Any, **others: Any) -> Tensor:
@@ -192,8 +205,10 @@ class PackedCalls:
         by_geometry = self._kept.get(weight)
         packed = None if by_geometry is None else by_geometry.get(geometry)
         if packed is None or packed.conv.bias is not bias or packed.state != _state(weight):
+            before = None if packed is None else packed.conv
             packed = _pack(weight, bias, *geometry)
-            bound_memory([*self.convolutions(), packed.conv])
+            others = [conv for conv in self.convolutions() if conv is not before]
+            bound_memory([*others, packed.conv])
             with self._lock:
                 self._kept.setdefault(weight, {})[geometry] = packed
         return packed.conv(input)
@@ -253,10 +268,7 @@ class PreparedModule(PackedCalls):
 
 def hidden(source: Callable[..., Any]) -> str | None:
     """Why the convolutions of a network cannot be taken over, as far as that can be seen."""
-    found = list(layers(source))
-    for one in [one for one in found if inspect.isfunction(one)]:
-        found += _named_in(one)
-    for one in found:
+    for one in _parts(source):
         if getattr(one, "_torchdynamo_orig_callable", None) is not None:
             return "it is compiled"
         for module in one.modules() if isinstance(one, nn.Module) else ():
@@ -264,6 +276,14 @@ def hidden(source: Callable[..., Any]) -> str | None:
             if kinds.intersection(_HIDDEN) or module._compiled_call_impl is not None:
                 return f"{type(module).__name__} is compiled, scripted or sharded"
     return None
+
+
+def _parts(source: Callable[..., Any]) -> list[Any]:
+    """What a network hands its call on to, and what the functions among that name."""
+    found = list(layers(source))
+    for one in [one for one in found if inspect.isfunction(one)]:
+        found += _named_in(one)
+    return found
 
 
 def _named_in(function: Any) -> Iterator[Any]:
@@ -329,10 +349,9 @@ def _versions(tensors: Iterable[Tensor]) -> list[int]:
 
 
 def _own_tensors(source: Callable[..., Any]) -> Iterator[Tensor]:
-    for one in layers(source):
+    for one in _parts(source):
         if isinstance(one, nn.Module):
             yield from (*one.parameters(), *one.buffers())
-            return
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

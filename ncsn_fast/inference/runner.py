@@ -119,7 +119,8 @@ class Runner:
         """The score as it is, but for its convolutions, with the weights that it has now."""
         with self._lock:
             if self._packed is None:
-                calls = PackedCalls(self._score.fn)
+                fn = self._score.fn
+                calls = fn if isinstance(fn, PackedCalls) else PackedCalls(fn)
                 self._packed = calls, replace(self._score, fn=calls)
             self._packed[0].refresh()
             return self._packed[1]

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 import ncsn_fast as nf
 from ncsn_fast.inference.foreign import PackedCalls, PreparedModule
+from ncsn_fast.inference.forms import forms
+from ncsn_fast.models import packed_conv
 from ncsn_fast.models.packed_conv import PackedConv
+from ncsn_fast.ops import conv3x3
 
 SIGMAS = nf.geometric_sigmas(10, 0.1, 6)
 SHAPE = (2, 8, 8)
@@ -326,6 +329,12 @@ def test_a_network_that_draws_from_a_generator_of_its_own_runs_as_it_is(net, pac
     assert runs_packed(calls, packed, *inputs()) == 0
 
 
+def test_a_form_that_there_is_not_is_refused(net, monkeypatch) -> None:
+    monkeypatch.setenv("NCSN_FAST_CONV", "F3")
+    with pytest.raises(ValueError, match="NCSN_FAST_CONV = 'F3' is unknown"):
+        nf.Sampler(net, SHAPE, SIGMAS, "ancestral")(1, seed=0)
+
+
 def test_values_that_are_not_finite_decide_nothing(net, packed) -> None:
     calls = PackedCalls(net)
     x, labels = inputs()
@@ -339,6 +348,8 @@ def test_a_module_that_changes_itself_or_its_input_is_called_once(packed) -> Non
     calls = PackedCalls(batch_norm)
     calls(inputs()[0])
     assert int(batch_norm[1].num_batches_tracked) == 1
+    PackedCalls(lambda x: batch_norm(x))(inputs()[0])
+    assert int(batch_norm[1].num_batches_tracked) == 2
 
     conv, x = nn.Conv2d(2, 2, 3), inputs()[0]
     PackedCalls(lambda x: conv(x.add_(1)))(x)
@@ -385,6 +396,41 @@ def test_a_sampler_follows_weights_changed_through_data(net) -> None:
         weight.data.mul_(0.5)
     found = sampler(2, seed=0)
     assert_near(found, nf.Sampler(net, SHAPE, SIGMAS, "ancestral", prepare=False)(2, seed=0))
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, lambda p: lambda x, labels: p(x, labels)])
+def test_a_sampler_of_a_prepared_module_follows_it_too(net, packed, wrap) -> None:
+    sampler = nf.Sampler(wrap(nf.prepare_for_inference(net)), SHAPE, SIGMAS, "ancestral")
+    sampler(1, seed=0)
+    for weight in net.parameters():
+        weight.data.mul_(0.5)
+    packed.clear()
+    found = sampler(2, seed=0)
+    assert len(packed) == 4 * len(SIGMAS)
+    assert_near(found, nf.Sampler(net, SHAPE, SIGMAS, "ancestral", prepare=False)(2, seed=0))
+
+
+def test_weights_that_have_changed_do_not_spoil_the_comparison(net, packed) -> None:
+    prepared = nf.prepare_for_inference(net)
+    x, labels = inputs()
+    prepared(x, labels)
+    for weight in net.parameters():
+        weight.data.mul_(1.5)
+    large = torch.cat([x, x], 2)
+    assert runs_packed(prepared, packed, large, labels) == 4
+    assert_near(prepared(large, labels), net(large, labels))
+
+
+def test_a_weight_packed_again_takes_the_room_of_the_one_before(convolutions, monkeypatch) -> None:
+    conv, x = nn.Conv2d(2, 2, 3), inputs()[0]
+    monkeypatch.setattr(packed_conv, "MOST_BYTES", conv3x3.transformed_bytes(2, 2, 4))
+    calls = PackedCalls(conv)
+    calls(x)
+    before = forms(calls.convolutions())
+    assert before.startswith("F(4×4) 1" if convolutions == "F4" else "direct")
+    conv.weight.mul_(2)
+    calls(x)
+    assert forms(calls.convolutions()) == before
 
 
 def test_what_is_packed_goes_with_its_weight() -> None:
