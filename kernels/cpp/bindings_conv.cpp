@@ -100,10 +100,25 @@ void by_blocks(const Conv& c, int64_t blocks, int64_t tiles) {
     for (int64_t block = first; block < last; ++block) {
       const int64_t tile = c.tiles() * block / blocks;
       const int64_t some = c.tiles() * (block + 1) / blocks - tile;
-      k.conv_input(c, tile, some, 0, c.chunks(), transformed);
+      const Part part{tile, some, some};
+      k.conv_input(c, part, 0, c.chunks(), transformed);
       for (int64_t panel = 0; panel < c.panels(); ++panel) {
-        k.conv_panel(c, tile, some, panel, transformed, scratch);
+        k.conv_panel(c, part, panel, transformed, scratch);
       }
+    }
+  });
+}
+
+// Runs `run(item, part)` for all items and equal parts of the tiles, as many as give all threads
+// something to do, but of no fewer than `least` tiles.
+template <class Run>
+void by_parts(const Conv& c, int64_t items, int64_t least, const Run& run) {
+  const int64_t tiles = c.tiles(), wanted = parts(at::get_num_threads(), items);
+  const int64_t count = std::min(wanted, parts(tiles, least));
+  at::parallel_for(0, items * count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t tile = tiles * (i % count) / count;
+      run(i / count, Part{tile, tiles * (i % count + 1) / count - tile, tiles});
     }
   });
 }
@@ -111,17 +126,16 @@ void by_blocks(const Conv& c, int64_t blocks, int64_t tiles) {
 // Where blocks are fewer than threads: all threads transform all tiles, then share the outputs.
 void by_panels(const Conv& c) {
   const auto& k = table();
-  const int64_t tiles = c.tiles();
-  const Tensor from = at::empty({c.frequencies() * c.chunks() * CONV_LANES * tiles}, at::kFloat);
+  const Tensor from =
+      at::empty({c.frequencies() * c.chunks() * CONV_LANES * c.tiles()}, at::kFloat);
   float* transformed = from.mutable_data_ptr<float>();
-  at::parallel_for(0, c.chunks(), 1, [&](int64_t first, int64_t last) {
-    k.conv_input(c, 0, tiles, first, last, transformed);
+  by_parts(c, c.chunks(), 1, [&](int64_t chunk, const Part& part) {
+    k.conv_input(c, part, chunk, chunk + 1, transformed + part.tile * CONV_LANES);
   });
-  at::parallel_for(0, c.panels(), 1, [&](int64_t first, int64_t last) {
-    const Tensor sums = at::empty({c.frequencies() * CONV_PANEL * tiles}, at::kFloat);
-    for (int64_t panel = first; panel < last; ++panel) {
-      k.conv_panel(c, 0, tiles, panel, transformed, sums.mutable_data_ptr<float>());
-    }
+  by_parts(c, c.panels(), k.conv_rows, [&](int64_t panel, const Part& part) {
+    const Tensor sums = at::empty({c.frequencies() * CONV_PANEL * part.tiles}, at::kFloat);
+    const float* there = transformed + part.tile * CONV_LANES;
+    k.conv_panel(c, part, panel, there, sums.mutable_data_ptr<float>());
   });
 }
 

@@ -147,6 +147,11 @@ struct Conv {
   int64_t frequencies() const { return (side + 2) * (side + 2); }
 };
 
+// Some of its tiles, whose transformed inputs lie in memory for `step` tiles.
+struct Part {
+  int64_t tile, tiles, step;  // the first one, and how many there are
+};
+
 // The weights of such a convolution, with any strides, and where they go transformed:
 // (panels, (side + 2)², chunks · CONV_LANES, CONV_PANEL).
 struct ConvWeight {
@@ -199,10 +204,9 @@ struct Table {
   void (*resize_backward)(const Resize&, int64_t first, int64_t last, float* scratch);
   int64_t conv_rows;  // tiles that a product of matrices takes at once
   void (*conv_weight)(const ConvWeight&, int64_t panel);
-  void (*conv_input)(
-      const Conv&, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to);
+  void (*conv_input)(const Conv&, const Part&, int64_t first, int64_t last, float* to);
   void (*conv_panel)(
-      const Conv&, int64_t tile, int64_t tiles, int64_t panel, const float* from, float* scratch);
+      const Conv&, const Part&, int64_t panel, const float* from, float* scratch);
   void (*conv_gradient_group)(const ConvGradient&, int64_t first, int64_t last);
   void (*conv_gradient_sums)(const ConvGradient&, int64_t frequency, int64_t panel);
   void (*conv_gradient_out)(const ConvGradient&, int64_t output);

@@ -293,12 +293,12 @@ inline void product_of(
 // CONV_LANES) numbers, in which a frequency's matrix lies in the order that product reads.
 template <int M>
 inline void transform_input(
-    const Conv& c, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to) {
-  for (int64_t t = 0; t < tiles; ++t) {
-    const Place at = place_of(c, tile + t);
+    const Conv& c, const Part& part, int64_t first, int64_t last, float* to) {
+  for (int64_t t = 0; t < part.tiles; ++t) {
+    const Place at = place_of(c, part.tile + t);
     for (int64_t chunk = first; chunk < last; ++chunk) {
-      float* there = to + (chunk * tiles + t) * CONV_LANES;
-      tile_in<M>(c, at, chunk * CONV_LANES, there, c.chunks() * tiles * CONV_LANES);
+      float* there = to + (chunk * part.step + t) * CONV_LANES;
+      tile_in<M>(c, at, chunk * CONV_LANES, there, c.chunks() * part.step * CONV_LANES);
     }
   }
 }
@@ -306,20 +306,20 @@ inline void transform_input(
 // The outputs of some tiles, CONV_PANEL channels of them, from all their transformed inputs.
 template <int M>
 inline void panel_of(
-    const Conv& c, int64_t tile, int64_t tiles, int64_t panel, const float* from, float* scratch) {
+    const Conv& c, const Part& part, int64_t panel, const float* from, float* scratch) {
   constexpr int AA = (M + 2) * (M + 2);
-  const int64_t inputs = c.chunks() * CONV_LANES;
+  const int64_t inputs = c.chunks() * CONV_LANES, tiles = part.tiles;
   const int64_t groups = (tiles + ROWS - 1) / ROWS;
   for (int64_t f = 0; f < AA; ++f) {
     const float* weight = c.weight + (panel * AA + f) * inputs * CONV_PANEL;
-    const float* left = from + f * inputs * tiles;
+    const float* left = from + f * inputs * part.step;
     float* sums = scratch + f * tiles * CONV_PANEL;
     for (int64_t group = 0, done = 0; group < groups; ++group) {
       // Groups of about the same size: a short last one would wait for its sums.
       const int64_t some = (tiles - done + groups - group - 1) / (groups - group);
       for (int64_t column = 0; column < CONV_PANEL; column += COLUMNS * VECTOR) {
         product_of<ROWS>(
-            some, left + done * CONV_LANES, tiles * CONV_LANES, c.chunks(), weight + column,
+            some, left + done * CONV_LANES, part.step * CONV_LANES, c.chunks(), weight + column,
             sums + done * CONV_PANEL + column);
       }
       done += some;
@@ -327,7 +327,7 @@ inline void panel_of(
   }
   const int64_t end = smaller((panel + 1) * CONV_PANEL, c.outputs);
   for (int64_t t = 0; t < tiles; ++t) {
-    const Place at = place_of(c, tile + t);
+    const Place at = place_of(c, part.tile + t);
     for (int64_t channel = panel * CONV_PANEL; channel < end; channel += CONV_LANES) {
       const float* sums = scratch + t * CONV_PANEL + channel % CONV_PANEL;
       if (c.pool) {
@@ -380,15 +380,15 @@ inline void transform_panel(const ConvWeight& w, int64_t panel) {
 }
 
 inline void conv_input(
-    const Conv& c, int64_t tile, int64_t tiles, int64_t first, int64_t last, float* to) {
-  c.side == 4 ? transform_input<4>(c, tile, tiles, first, last, to)
-              : transform_input<2>(c, tile, tiles, first, last, to);
+    const Conv& c, const Part& part, int64_t first, int64_t last, float* to) {
+  c.side == 4 ? transform_input<4>(c, part, first, last, to)
+              : transform_input<2>(c, part, first, last, to);
 }
 
 inline void conv_panel(
-    const Conv& c, int64_t tile, int64_t tiles, int64_t panel, const float* from, float* scratch) {
-  c.side == 4 ? panel_of<4>(c, tile, tiles, panel, from, scratch)
-              : panel_of<2>(c, tile, tiles, panel, from, scratch);
+    const Conv& c, const Part& part, int64_t panel, const float* from, float* scratch) {
+  c.side == 4 ? panel_of<4>(c, part, panel, from, scratch)
+              : panel_of<2>(c, part, panel, from, scratch);
 }
 
 inline void conv_weight(const ConvWeight& w, int64_t panel) {
