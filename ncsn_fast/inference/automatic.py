@@ -84,6 +84,24 @@ def automatic(net: ScoreNetwork) -> Choice:
     return _measured(name, find, "its heaviest convolutions take {}")
 
 
+def for_training(net: ScoreNetwork) -> Choice:
+    """What "auto" is for training a network on the device that it is on.
+
+    On a CPU that of :func:`automatic`. On a GPU "bf16", which has the range of float32: in "fp16"
+    small gradients are lost without a GradScaler, which skips steps until its scale fits. A GPU
+    that has bfloat16 in emulation only trains in "fp32".
+
+    Raises:
+        ValueError: as :func:`automatic`.
+    """
+    choice = automatic(net)
+    if choice.precision != "fp16":
+        return choice
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Choice("bf16", "this GPU has it, and it needs no scaler of the loss")
+    return Choice("fp32", "this GPU has no bfloat16, and float16 would need a scaler of the loss")
+
+
 def on_device(device: torch.device) -> Choice:
     """What "auto" is on a device for a network like those published."""
     if device.type != "cpu":
@@ -183,4 +201,4 @@ def _contestants(one: Convolution) -> dict[str, Callable[[], Tensor]]:
     return found
 
 
-__all__ = ["Choice", "automatic", "on_device"]
+__all__ = ["Choice", "automatic", "for_training", "on_device"]

@@ -18,7 +18,6 @@ from torch import Tensor
 from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.data.digits import digits
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
-from ncsn_fast.inference.automatic import automatic
 from ncsn_fast.losses.denoising import dsm_loss
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.ncsnv2 import NCSNv2
@@ -135,7 +134,7 @@ def _trained(
     net.sampling = schedule.sampling
     parameters = sum(parameter.numel() for parameter in net.parameters())
     say(f"Training NCSNv2 ({parameters:,} parameters) for {seconds:g} seconds.")
-    trainer = Trainer(net, train, _settings(net, seconds, seed))
+    trainer = Trainer(net, train, _settings(seconds, seed))
     with _best_threads(net, train[:_BATCH_SIZE]):
         trainer.fit(progress=_clock(seconds) if progress else None)
     return trainer
@@ -179,15 +178,13 @@ def _files(out: Path) -> dict[str, Path]:
     return files
 
 
-def _settings(net: NCSNv2, seconds: float, seed: int) -> TrainConfig:
-    # In float16 training would need a scaler of the loss.
-    precision = automatic(net).precision if net.sigmas.device.type == "cpu" else "fp32"
+def _settings(seconds: float, seed: int) -> TrainConfig:
     return TrainConfig(
         steps=1_000_000,
         max_seconds=seconds,
         batch_size=_BATCH_SIZE,
         learning_rate=_LEARNING_RATE,
-        precision=precision,
+        precision="auto",
         ema=_EMA,
         ema_warmup=True,
         seed=seed,

@@ -148,14 +148,15 @@ def _train(
     torch.manual_seed(config.seed)  # for the initial weights; noise has its own seed
     net = _network(run, images, schedule).to(device)
     trainer = Trainer(net, images, config, resume=goes_on, held_out=held_out, locked=True)
+    config = trainer.config  # of a precision by name: it is the run's on every machine
     _write_run(out, run, config)  # on resuming too: the number of steps may be new
     if trainer.step >= config.steps:
         say(f"The run is at step {trainer.step} already: to go on give more --steps.")
     else:
         parameters = sum(parameter.numel() for parameter in net.parameters())
         say(
-            f"Training {run.network} ({parameters:,} parameters) from step {trainer.step} to "
-            f"{config.steps} in {out}."
+            f"Training {run.network} ({parameters:,} parameters) in {config.precision} from step "
+            f"{trainer.step} to {config.steps} in {out}."
         )
     try:
         trainer.fit(progress=progress)

@@ -159,9 +159,11 @@ class TrainConfig:
     )
     precision: str = _training(
         "fp32",
-        "",
-        "fp32, tf32, bf16 or fp16 (with a GradScaler); see ``device/precision.py``.",
-        choices=PRECISIONS,
+        "auto: what is fast here, without a GradScaler.",
+        "fp32, tf32, bf16 or fp16 (with a GradScaler), see ``device/precision.py``. A Trainer "
+        "replaces auto in its ``config`` by one of them (``inference/automatic.py``): where a run "
+        "goes on by the one that it began in.",
+        choices=("auto", *PRECISIONS),
     )
     ema: float = _training(
         0.999, "Rate of the weights' moving average; 0 for none.", "0.999 is NCSNv2's.", check=_rate

@@ -1,20 +1,43 @@
-"""The forms of the convolutions that a run's results depend on, by rounding."""
+"""What a run's results depend on by rounding: its precision, the forms of its convolutions."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from ncsn_fast.device import backends
+from ncsn_fast.inference.automatic import for_training
 from ncsn_fast.inference.forms import as_text
 from ncsn_fast.models import trained_conv
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.training import state
 from ncsn_fast.training.config import TrainConfig
 
 _log = logging.getLogger("ncsn_fast")
+
+
+def with_precision(config: TrainConfig, net: ScoreNetwork, resume: bool) -> TrainConfig:
+    """The settings with a precision in place of "auto": for a run that goes on the one of its
+    checkpoint, since another machine, or the same one measured anew, may find another one faster.
+
+    Raises:
+        ValueError: where there is no checkpoint, or it is damaged.
+    """
+    if config.precision != "auto":
+        return config
+    if resume and config.out is not None:
+        began = state.read(Path(config.out)).settings.get("precision", "")
+        config, reason = replace(config, precision=began), "as the run began"
+    else:
+        precision, reason = for_training(net)
+        config = replace(config, precision=precision)
+    _log.info("%s trains in %s: %s", type(net).__name__, config.precision, reason)
+    return config
 
 
 def forms_of_run(net: ScoreNetwork, config: TrainConfig) -> str:
@@ -62,4 +85,4 @@ def tell_other_forms(there: str, here: str) -> None:
     )
 
 
-__all__ = ["forms_of_run", "tell_other_forms"]
+__all__ = ["forms_of_run", "tell_other_forms", "with_precision"]

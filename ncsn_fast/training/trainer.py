@@ -31,7 +31,7 @@ from ncsn_fast.support.progress import Progress, ProgressWish
 from ncsn_fast.support.signals import on_stop
 from ncsn_fast.training import state as training_state
 from ncsn_fast.training.config import TrainConfig
-from ncsn_fast.training.forms import forms_of_run, tell_other_forms
+from ncsn_fast.training.forms import forms_of_run, tell_other_forms, with_precision
 from ncsn_fast.training.graph import TrainingGraph
 from ncsn_fast.training.log import LossSums, TrainingLog, by_level, warned
 from ncsn_fast.training.samples import FOLDER, TrainingSamples, Unwanted
@@ -83,6 +83,7 @@ class Trainer:
         history: (step, loss) pairs as logged; each loss is the mean since the one before.
         log: the whole log; ``log.distances`` are the (step, pixel Fréchet distance) pairs.
         average: the network with the averaged weights, or the network itself without ema.
+        config: the settings, with the precision that "auto" was resolved to.
 
     Raises:
         ValueError: for data that do not fit the network, a precision the device does not have, an
@@ -102,9 +103,10 @@ class Trainer:
         held_out: Tensor | None = None,
         locked: bool = False,
     ) -> None:
-        self.config = config = TrainConfig() if config is None else config
+        config = TrainConfig() if config is None else config
         check_trainable(net, config)
         choice("resume", resume, (True, False), "whether to go on with a run")
+        self.config = config = with_precision(config, net, resume)
         self.device = net.sigmas.device
         check_precision(config.precision, self.device)
         if self.device.type == "cpu":

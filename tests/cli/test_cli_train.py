@@ -12,9 +12,12 @@ from PIL import Image
 
 import ncsn_fast as nf
 from ncsn_fast.checkpoints.official_yaml import run_settings
+from ncsn_fast.checkpoints.tensor_file import read_tensors
 from ncsn_fast.cli import main
 from ncsn_fast.data.digits import digits
+from ncsn_fast.inference.automatic import Choice
 from ncsn_fast.methods.levels import best_step_size
+from ncsn_fast.training import forms
 from ncsn_fast.training.presets import PRESETS
 
 
@@ -318,6 +321,17 @@ def test_complex_images_are_trained_on_and_sampled(tmp_path):
     assert "show the 2 channels side by side" in output
     with np.load(tmp_path / "samples" / "samples.npz") as samples:
         assert samples["images"].shape == (2, 2, 8, 8)
+
+
+def test_a_run_keeps_the_precision_that_was_chosen_for_it(tmp_path, monkeypatch):
+    for name in ("bf16", "fp32"):
+        choice = Choice(name, "as measured")
+        monkeypatch.setattr(forms, "for_training", lambda net, choice=choice: choice)
+        go_on = ("--resume", "--steps", 3) if name == "fp32" else (*TINY, "--precision", "auto")
+        assert "parameters) in bf16 from step" in succeed("train", "--out", tmp_path, *go_on)
+        assert settings_of(tmp_path)["precision"] == "bf16"
+    _, metadata = read_tensors(tmp_path / "checkpoint.safetensors")
+    assert metadata["training"]["precision"] == "bf16"
 
 
 def test_options_of_training_reach_the_trainer(tmp_path):

@@ -18,7 +18,7 @@ import ncsn_fast as nf
 from ncsn_fast.device import measured, native
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.inference import automatic as automatics
-from ncsn_fast.inference.automatic import Convolution, automatic, on_device
+from ncsn_fast.inference.automatic import Choice, Convolution, automatic, for_training, on_device
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.runs import demo
 
@@ -235,4 +235,18 @@ def test_a_sampler_says_what_it_computes_in(clock: Clock) -> None:
 @pytest.mark.parametrize(("fp32", "bf16", "expected"), [(10, 2, "bf16"), (2, 10, "fp32")])
 def test_the_demo_trains_in_it(fp32: float, bf16: float, expected: str, clock: Clock) -> None:
     clock(fp32, bf16)
-    assert demo._settings(network(), 1.0, seed=0).precision == expected
+    net = network()
+    trainer = nf.Trainer(net, torch.rand(64, *net.shape), demo._settings(1.0, seed=0))
+    assert trainer.config.precision == expected
+
+
+@pytest.mark.parametrize(("has_it", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_training_on_a_gpu_needs_no_scaler(
+    has_it: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_supported(including_emulation: bool = True) -> bool:
+        return has_it or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(automatics, "automatic", lambda net: Choice("fp16", "as on a GPU"))
+    assert for_training(network()).precision == expected

@@ -22,7 +22,9 @@ from helpers.training import (
 import ncsn_fast as nf
 from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
 from ncsn_fast.device import native
+from ncsn_fast.inference.automatic import Choice
 from ncsn_fast.support.files import folder_lock
+from ncsn_fast.training import forms
 from ncsn_fast.training import state as training_state
 
 
@@ -50,6 +52,26 @@ def test_the_scale_of_fp16_is_resumed(tmp_path):
     resumed = trained(out=tmp_path / "halves", **settings, resume=True)
     assert resumed.scaler.state_dict() == whole.scaler.state_dict()
     assert torch.equal(weights(resumed.net), weights(whole.net))
+
+
+def test_a_run_of_automatic_precision_keeps_the_one_that_it_began_in(tmp_path, monkeypatch, caplog):
+    def run(name, finds, **keywords):
+        monkeypatch.setattr(forms, "for_training", lambda net: Choice(finds, "so it was measured"))
+        return trained(out=tmp_path / name, **keywords)
+
+    named = run("named", "fp32", precision="bf16", steps=6)
+    with caplog.at_level("INFO", "ncsn_fast"):
+        first = run("auto", "bf16", precision="auto", steps=3)
+        second = run("auto", "fp32", precision="auto", steps=6, resume=True)
+    assert first.config.precision == second.config.precision == "bf16"
+    assert torch.equal(weights(second.net), weights(named.net))
+    told = [line for line in caplog.messages if " trains in " in line]
+    assert told == [
+        "NCSNv2 trains in bf16: so it was measured",
+        "NCSNv2 trains in bf16: as the run began",
+    ]
+    with pytest.raises(ValueError, match="precision: bf16 there, fp32 here"):
+        run("auto", "bf16", precision="fp32", resume=True)
 
 
 def test_a_resumed_report_by_level_counts_nothing_twice(tmp_path):
