@@ -219,7 +219,8 @@ class PreparedModule(PackedCalls):
 
     Called as the module is, it returns what that returns: in evaluation mode, and in float32
     whatever region of autocast is around. Gradients flow to inputs that want them, on PyTorch's own
-    convolutions; parameters get none.
+    convolutions; parameters get none. What the module has beyond an ``nn.Module``, its ``config``
+    say, it has too.
 
     Attributes:
         source: the module, which is left as it is.
@@ -264,6 +265,13 @@ class PreparedModule(PackedCalls):
             torch.autocast("cpu", enabled=False),
         ):
             return super().__call__(*given, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "source":  # or it would be looked for without end
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if hasattr(nn.Module, name):  # eval() would return the module as it is, to() move it
+            raise AttributeError(f"a prepared module has no {name!r}: use .source.{name}")
+        return getattr(self.source, name)
 
 
 def hidden(source: Callable[..., Any]) -> str | None:

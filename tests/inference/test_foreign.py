@@ -558,6 +558,34 @@ def test_samplers_and_prepared_modules_can_be_copied(net) -> None:
         assert torch.equal(one(*inputs()), expected)
 
 
+def test_a_prepared_module_stands_in_for_one_of_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    blocks: dict[str, Any] = {"block_out_channels": (8, 16), "norm_num_groups": 4}
+    blocks |= {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = diffusers.UNet2DModel(sample_size=8, layers_per_block=1, **blocks).eval()
+    pipeline = diffusers.DDPMPipeline(unet, diffusers.DDIMScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+
+    def images() -> Tensor:
+        draw = torch.Generator().manual_seed(0)
+        call = {"num_inference_steps": 2, "output_type": "np", "generator": draw}
+        return torch.from_numpy(pipeline(**call).images)
+
+    expected = images()
+    pipeline.unet = nf.prepare_for_inference(unet)
+    assert_near(images(), expected)
+    assert pipeline.unet.convolutions()
+
+
+def test_what_would_change_or_return_the_module_is_left_to_it(net) -> None:
+    prepared = nf.prepare_for_inference(net)
+    assert prepared.first is net.first
+    with pytest.raises(AttributeError, match=r"has no 'eval': use \.source\.eval"):
+        prepared.eval()
+    with pytest.raises(AttributeError, match="has no attribute 'other'"):
+        prepared.other  # noqa: B018
+
+
 def test_threads_may_share_a_prepared_module(net) -> None:
     prepared = nf.prepare_for_inference(net)
     expected, found = net(*inputs()), []
