@@ -1,7 +1,7 @@
 """The precision that "auto" is for a network.
 
 On a CPU it is measured: the heaviest convolutions of the network, which most of its time goes to,
-are run in float32 and in bfloat16, some tens of milliseconds, once on each machine
+are run in float32 and in bfloat16, some tenths of a second, once on each machine
 (``device/measured.py``). The flags of a CPU do not tell. Where it has AMX, bfloat16 is many times
 faster; where it has AVX-512's instructions for bfloat16 alone, it is faster than direct
 convolutions in float32 and slower than filtered ones (``models/conv_forms.py``).
