@@ -37,6 +37,8 @@ _MARGIN = 0.95
 _FEWEST = 32
 # Heaviest first, until they have this share of the work.
 _SHARE, _MOST = 0.6, 3
+# Of the images of a network for images of any size.
+_SIDE = 32
 _CPU = torch.device("cpu")
 _MEASURED = re.compile(r"(\d+\.\d+) ms in fp32, (\d+\.\d+) ms in bf16")
 
@@ -78,7 +80,8 @@ def automatic(net: ScoreNetwork) -> Choice:
     if widest < _FEWEST:
         return Choice("fp32", f"convolutions of {widest} channels gain nothing in bfloat16")
     least = 2 * net.reduction()
-    height, width = (least, least) if net.image_size is None else net.shape[1:]
+    side = least * math.ceil(_SIDE / least)
+    height, width = (side, side) if net.image_size is None else net.shape[1:]
     name = f"{type(net).__name__} with {net.config['ngf']} channels at {height}×{width}"
     find = functools.partial(_heaviest, net, height, width)
     return _measured(name, find, "its heaviest convolutions take {}")

@@ -81,6 +81,14 @@ def test_another_network_is_measured_by_itself(changes: dict[str, object], clock
     assert automatic(network(**changes)).precision == "fp32"
 
 
+@pytest.mark.parametrize("name", ["NCSNv2", "NCSNv2Deepest"])
+def test_a_network_for_any_size_is_measured_at_a_usual_one(name: str, clock: Clock) -> None:
+    clock(10, 2)
+    automatic(network(name, image_size=None))
+    (key,) = measured.decisions("precision")
+    assert f"{name} with 16 channels at 32×32" in key
+
+
 def test_other_backends_and_forms_are_measured_by_themselves(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
