@@ -61,13 +61,12 @@ def environment() -> list[Finding]:
         try:
             name, reason = backends.resolve("auto", device)
             found.append(Finding(f"backend on {device}", f"{name} ({reason})"))
-            chosen, why = on_device(torch.device(device))
-            found.append(Finding(f"precision on {device}", f"{chosen} ({why})"))
         except ValueError as error:  # a wish of the environment's that cannot be met
             found.append(Finding(f"backend on {device}", f"none: {error}", False))
-        else:
-            if name == "cpp":
-                found.append(Finding("CPU kernels", _native()))
+            continue
+        found.append(_precision(device))
+        if name == "cpp":
+            found.append(Finding("CPU kernels", _native()))
     found.append(Finding("measured", _measured()))
     return found
 
@@ -91,6 +90,16 @@ def self_test() -> list[Finding]:
         except Exception as error:  # a doctor reports every illness
             found.append(Finding(name, f"{type(error).__name__}: {error}", False))
     return found
+
+
+def _precision(device: str) -> Finding:
+    """What "auto" is on a device."""
+    name = f"precision on {device}"
+    try:
+        chosen, reason = on_device(torch.device(device))
+    except ValueError as error:  # a form of convolutions that there is not
+        return Finding(name, f"none: {error}", False)
+    return Finding(name, f"{chosen} ({reason})")
 
 
 def _native() -> str:

@@ -7,6 +7,7 @@ import pytest
 from helpers.command import invoke
 
 from ncsn_fast.device import backends, measured, native
+from ncsn_fast.device.precision import has_bf16
 from ncsn_fast.runs import doctor
 
 
@@ -61,6 +62,18 @@ def test_kernels_of_the_cpu_are_reported_and_checked():
     kernels = findings(doctor.self_test())["kernels"]
     assert kernels.good
     assert "cpp agrees with the specification" in kernels.value
+
+
+def test_a_form_that_there_is_not_is_no_fault_of_the_backend(monkeypatch):
+    if not has_bf16():
+        pytest.skip("nothing is measured")
+    monkeypatch.setenv("NCSN_FAST_CONV", "F3")
+    found = doctor.environment()
+    (backend,) = [one for one in found if one.name == "backend on cpu"]
+    (precision,) = [one for one in found if one.name == "precision on cpu"]
+    assert backend.good is not False
+    assert precision.good is False
+    assert "NCSN_FAST_CONV = 'F3' is unknown" in precision.value
 
 
 def test_kernels_that_are_wrong_are_found(monkeypatch):
