@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from ncsn_fast.device import backends
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.models.packed_conv import PackedConv
 
@@ -48,10 +49,11 @@ def summary(modules: Iterable[nn.Module]) -> str:
 
 def _run(modules: Iterable[nn.Module]) -> Iterator[tuple[PackedConv, tuple[int, ...], int]]:
     """Its convolutions that run on packed weights, with the sides of their images and tiles."""
+    direct = backends.wished()[0] == "torch"  # whatever was chosen before
     for module in modules:
         if isinstance(module, PackedConv) and module.packed is not None:
             for sides, tile in list(module.tiles.items()):
-                yield module, sides, tile
+                yield module, sides, DIRECT if direct else tile
 
 
 def _counted(names: Counter[str]) -> str:

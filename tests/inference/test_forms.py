@@ -84,6 +84,15 @@ def test_a_sampler_knows_before_it_samples(convolutions: str, monkeypatch) -> No
     assert nf.Sampler(net, precision="fp32", **SETTINGS).convolutions == "direct"
 
 
+def test_a_sampler_knows_that_a_backend_without_them_is_asked_for(convolutions: str) -> None:
+    sampler = nf.Sampler(network(), precision="fp32", **SETTINGS)
+    found = sampler.convolutions
+    with nf.use_backend("torch"):
+        assert sampler.convolutions == "direct"
+    assert sampler.convolutions == found
+    assert (found == "direct") == (convolutions == "direct")
+
+
 def test_what_has_no_packed_convolutions_is_direct() -> None:
     assert nf.Sampler(points(), **SETTINGS).convolutions == "direct"
     score = nf.Score(lambda x, labels: -x, sigmas=(1.0, 0.1))
