@@ -12,7 +12,6 @@ namespace ncsn_fast {
 namespace {
 
 constexpr int64_t CACHE = 768 << 10;  // bytes that a thread's block should find in its second cache
-constexpr int64_t GROUP = 1 << 20;    // bytes of one frequency of a group of tiles in a gradient
 
 int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
@@ -223,8 +222,11 @@ Tensor conv3x3_weight_gradient(
   g.row_stride = gradient.stride(2);
   g.column_stride = gradient.stride(3);
   const int64_t inputs = g.panels() * CONV_PANEL, outputs = g.chunks() * CONV_LANES;
+  // As many as a cache holds, and more where else the sums would be moved more often than these.
+  const int64_t bytes_of_tile =
+      c.frequencies() * (inputs + outputs) * static_cast<int64_t>(sizeof(float));
   const int64_t most = std::max<int64_t>(
-      64, GROUP / static_cast<int64_t>(sizeof(float)) / (inputs + outputs));
+      {64, CACHE / bytes_of_tile, 2 * inputs * outputs / (inputs + outputs)});
   const int64_t groups = parts(c.tiles(), most), tiles = parts(c.tiles(), groups);
   const auto scratch = [&](int64_t each) { return at::empty({c.frequencies() * each}, at::kFloat); };
   const Tensor inputs_in = scratch(inputs * tiles), outputs_in = scratch(outputs * tiles);

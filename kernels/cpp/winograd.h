@@ -48,16 +48,8 @@ struct Filter<2> {
     put(2, y0 - y1);
     put(3, -y1);
   }
-  template <class Get, class Put>
-  static inline void weight(Get get, Put put) {
-    const Vector g0 = get(0), g1 = 0.5f * get(1), g2 = get(2), ends = 0.5f * (g0 + g2);
-    put(0, g0);
-    put(1, ends + g1);
-    put(2, ends - g1);
-    put(3, g2);
-  }
-  static constexpr float WEIGHT[4][3] = {
-      {1, 0, 0}, {0.5f, 0.5f, 0.5f}, {0.5f, -0.5f, 0.5f}, {0, 0, 1}};
+  static constexpr double WEIGHT[4][3] = {
+      {1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
 };
 
 template <>
@@ -95,24 +87,12 @@ struct Filter<4> {
     put(4, far - far_odd);
     put(5, y3);
   }
-  template <class Get, class Put>
-  static inline void weight(Get get, Put put) {
-    const Vector g0 = get(0), g1 = get(1), g2 = get(2);
-    put(0, 0.25f * g0);
-    const Vector ends = (-1.0f / 6) * (g0 + g2), middle = (1.0f / 6) * g1;
-    put(1, ends - middle);
-    put(2, ends + middle);
-    const Vector even = (1.0f / 24) * (g0 + 4.0f * g2), odd = (1.0f / 12) * g1;
-    put(3, even + odd);
-    put(4, even - odd);
-    put(5, g2);
-  }
-  static constexpr float WEIGHT[6][3] = {
-      {1.0f / 4, 0, 0},
-      {-1.0f / 6, -1.0f / 6, -1.0f / 6},
-      {-1.0f / 6, 1.0f / 6, -1.0f / 6},
-      {1.0f / 24, 1.0f / 12, 1.0f / 6},
-      {1.0f / 24, -1.0f / 12, 1.0f / 6},
+  static constexpr double WEIGHT[6][3] = {
+      {1.0 / 4, 0, 0},
+      {-1.0 / 6, -1.0 / 6, -1.0 / 6},
+      {-1.0 / 6, 1.0 / 6, -1.0 / 6},
+      {1.0 / 24, 1.0 / 12, 1.0 / 6},
+      {1.0 / 24, -1.0 / 12, 1.0 / 6},
       {0, 0, 1}};
 };
 
@@ -256,37 +236,49 @@ inline void tile_out(const Conv& c, const Place& at, int64_t channel, const floa
   each([&](float* pixel, int64_t place) { copy(pixel, c.active + place, count); });
 }
 
-// R tiles × COLUMNS vectors of outputs: a[tile][input] · b[input][output] over all inputs.
-template <int R>
+// R tiles × C vectors of outputs: a[tile][input] · b[input][output] over all inputs.
+template <int R, int C>
 inline void product(
     const float* a, int64_t chunk_step, int64_t chunks, const float* b, float* to) {
-  Vector sums[R][COLUMNS] = {};
+  Vector sums[R][C] = {};
   for (int64_t chunk = 0; chunk < chunks; ++chunk, a += chunk_step) {
 #pragma GCC unroll 4
     for (int k = 0; k < CONV_LANES; ++k, b += CONV_PANEL) {
-      Vector right[COLUMNS];
+      Vector right[C];
 #pragma GCC unroll 16
-      for (int j = 0; j < COLUMNS; ++j) right[j] = vector_at(b + j * VECTOR);
+      for (int j = 0; j < C; ++j) right[j] = vector_at(b + j * VECTOR);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const float left = a[r * CONV_LANES + k];
 #pragma GCC unroll 16
-        for (int j = 0; j < COLUMNS; ++j) sums[r][j] += left * right[j];
+        for (int j = 0; j < C; ++j) sums[r][j] += left * right[j];
       }
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int j = 0; j < COLUMNS; ++j) put(to + r * CONV_PANEL + j * VECTOR, sums[r][j]);
+    for (int j = 0; j < C; ++j) put(to + r * CONV_PANEL + j * VECTOR, sums[r][j]);
   }
 }
 
-template <int R>
+template <int R, int C>
 inline void product_of(
     int64_t tiles, const float* a, int64_t chunk_step, int64_t chunks, const float* b, float* to) {
-  if (tiles == R) return product<R>(a, chunk_step, chunks, b, to);
-  if constexpr (R > 1) product_of<R - 1>(tiles, a, chunk_step, chunks, b, to);
+  if (tiles == R) return product<R, C>(a, chunk_step, chunks, b, to);
+  if constexpr (R > 1) product_of<R - 1, C>(tiles, a, chunk_step, chunks, b, to);
+}
+
+// run(vectors, column) for the columns of a panel that hold any of `count` channels, whole chunks.
+template <class Run>
+inline void for_columns(int64_t count, const Run& run) {
+  const int64_t end = count > CONV_LANES ? CONV_PANEL : CONV_LANES;
+  for (int64_t column = 0; column < end; column += COLUMNS * VECTOR) {
+    if constexpr (COLUMNS * VECTOR > CONV_LANES) {
+      if (end == CONV_LANES) return run(std::integral_constant<int, CONV_LANES / VECTOR>{}, column);
+    }
+    run(std::integral_constant<int, COLUMNS>{}, column);
+  }
 }
 
 // The chunks [first, last) of input channels of some tiles, transformed: (A², chunks, tiles,
@@ -317,11 +309,11 @@ inline void panel_of(
     for (int64_t group = 0, done = 0; group < groups; ++group) {
       // Groups of about the same size: a short last one would wait for its sums.
       const int64_t some = (tiles - done + groups - group - 1) / (groups - group);
-      for (int64_t column = 0; column < CONV_PANEL; column += COLUMNS * VECTOR) {
-        product_of<ROWS>(
+      for_columns(c.outputs - panel * CONV_PANEL, [&](auto wide, int64_t column) {
+        product_of<ROWS, wide>(
             some, left + done * CONV_LANES, part.step * CONV_LANES, c.chunks(), weight + column,
             sums + done * CONV_PANEL + column);
-      }
+      });
       done += some;
     }
   }
@@ -339,7 +331,7 @@ inline void panel_of(
   }
 }
 
-// The weights of one panel of outputs: (A², inputs, CONV_PANEL).
+// The weights of one panel of outputs, in float64 until they are stored: (A², inputs, CONV_PANEL).
 template <int M>
 inline void transform_panel(const ConvWeight& w, int64_t panel) {
   constexpr int A = M + 2;
@@ -363,17 +355,22 @@ inline void transform_panel(const ConvWeight& w, int64_t panel) {
         }
       }
     }
-    for (int64_t lane = 0; lane < CONV_PANEL; lane += VECTOR) {
-      Vector half[3][A];
-      for (int y = 0; y < 3; ++y) {
-        Filter<M>::weight(
-            [&](int x) { return vector_at(g[y][x] + lane); },
-            [&](int x, Vector v) { half[y][x] = v; });
+    const auto& G = Filter<M>::WEIGHT;
+    double half[A][3][CONV_PANEL];
+    for (int a = 0; a < A; ++a) {
+      for (int x = 0; x < 3; ++x) {
+        for (int o = 0; o < CONV_PANEL; ++o) {
+          half[a][x][o] = G[a][0] * g[0][x][o] + G[a][1] * g[1][x][o] + G[a][2] * g[2][x][o];
+        }
       }
+    }
+    for (int a = 0; a < A; ++a) {
       for (int b = 0; b < A; ++b) {
-        Filter<M>::weight(
-            [&](int y) { return half[y][b]; },
-            [&](int a, Vector v) { put(to + (a * A + b) * step + lane, v); });
+        float* there = to + (a * A + b) * step;
+        for (int o = 0; o < CONV_PANEL; ++o) {
+          there[o] = static_cast<float>(
+              G[b][0] * half[a][0][o] + G[b][1] * half[a][1][o] + G[b][2] * half[a][2][o]);
+        }
       }
     }
   }

@@ -24,7 +24,7 @@ inline void transform_group(const ConvGradient& g, int64_t first, int64_t last) 
       g.upstream, c.outputs, c.out_height, c.out_width, c.dilation_y, c.dilation_x};
   for (int64_t t = first; t < last; ++t) {
     const Place at = place_of(c, g.tile + t);
-    for (int64_t chunk = 0; chunk < 2 * g.panels(); ++chunk) {
+    for (int64_t chunk = 0; chunk < c.chunks(); ++chunk) {
       float* there =
           g.inputs + ((chunk / 2) * g.tiles + t) * CONV_PANEL + chunk % 2 * CONV_LANES;
       tile_in<M>(c, at, chunk * CONV_LANES, there, g.panels() * g.tiles * CONV_PANEL);
@@ -38,25 +38,26 @@ inline void transform_group(const ConvGradient& g, int64_t first, int64_t last) 
   }
 }
 
-// GRADIENT_ROWS outputs × COLUMNS vectors of inputs, over some tiles.
+// GRADIENT_ROWS outputs × C vectors of inputs, over some tiles.
+template <int C>
 inline void tile_sums(
     const float* outputs, const float* inputs, int64_t tiles, float* to, bool first) {
-  Vector sums[GRADIENT_ROWS][COLUMNS] = {};
+  Vector sums[GRADIENT_ROWS][C] = {};
   for (int64_t t = 0; t < tiles; ++t, outputs += CONV_LANES, inputs += CONV_PANEL) {
-    Vector right[COLUMNS];
+    Vector right[C];
 #pragma GCC unroll 16
-    for (int j = 0; j < COLUMNS; ++j) right[j] = vector_at(inputs + j * VECTOR);
+    for (int j = 0; j < C; ++j) right[j] = vector_at(inputs + j * VECTOR);
 #pragma GCC unroll 16
     for (int r = 0; r < GRADIENT_ROWS; ++r) {
       const float left = outputs[r];
 #pragma GCC unroll 16
-      for (int j = 0; j < COLUMNS; ++j) sums[r][j] += left * right[j];
+      for (int j = 0; j < C; ++j) sums[r][j] += left * right[j];
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < GRADIENT_ROWS; ++r) {
 #pragma GCC unroll 16
-    for (int j = 0; j < COLUMNS; ++j) {
+    for (int j = 0; j < C; ++j) {
       float* there = to + r * CONV_PANEL + j * VECTOR;
       put(there, first ? sums[r][j] : vector_at(there) + sums[r][j]);
     }
@@ -73,9 +74,9 @@ inline void conv_gradient_sums(const ConvGradient& g, int64_t frequency, int64_t
       const int64_t chunk = frequency * g.chunks() + output / CONV_LANES;
       const float* left = g.outputs + (chunk * g.tiles + tile) * CONV_LANES + output % CONV_LANES;
       float* to = g.sums + (item * outputs + output) * CONV_PANEL;
-      for (int64_t column = 0; column < CONV_PANEL; column += COLUMNS * VECTOR) {
-        tile_sums(left, right + column, tiles, to + column, g.tile + tile == 0);
-      }
+      for_columns(g.conv.inputs - panel * CONV_PANEL, [&](auto wide, int64_t column) {
+        tile_sums<wide>(left, right + column, tiles, to + column, g.tile + tile == 0);
+      });
     }
   }
 }
@@ -88,28 +89,32 @@ inline void sums_out(const ConvGradient& g, int64_t output) {
   const int64_t step = g.panels() * g.chunks() * CONV_LANES * CONV_PANEL;
   for (int64_t panel = 0; panel < g.panels(); ++panel) {
     const float* from = g.sums + (panel * g.chunks() * CONV_LANES + output) * CONV_PANEL;
+    const int64_t first = panel * CONV_PANEL, count = smaller(CONV_PANEL, g.conv.inputs - first);
     alignas(64) float values[3][3][CONV_PANEL];
-    for (int64_t lane = 0; lane < CONV_PANEL; lane += VECTOR) {
+    for (int64_t lane = 0; lane < count; lane += VECTOR) {
       for (int y = 0; y < 3; ++y) {
         Vector half[A], sum;
         for (int b = 0; b < A; ++b) {
           half[b] = Vector{};
           for (int a = 0; a < A; ++a) {
-            half[b] += G[a][y] * vector_at(from + (a * A + b) * step + lane);
+            half[b] += static_cast<float>(G[a][y]) * vector_at(from + (a * A + b) * step + lane);
           }
         }
         for (int x = 0; x < 3; ++x) {
           sum = Vector{};
-          for (int b = 0; b < A; ++b) sum += G[b][x] * half[b];
+          for (int b = 0; b < A; ++b) sum += static_cast<float>(G[b][x]) * half[b];
           put(values[y][x] + lane, sum);
         }
       }
     }
-    const int64_t first = panel * CONV_PANEL, count = smaller(CONV_PANEL, g.conv.inputs - first);
     for (int y = 0; y < 3; ++y) {
       for (int x = 0; x < 3; ++x) {
         float* to = g.gradient + output * g.output_stride + first * g.input_stride +
                     y * g.row_stride + x * g.column_stride;
+        if (g.input_stride == 1) {
+          std::memcpy(to, values[y][x], static_cast<size_t>(count) * sizeof(float));
+          continue;
+        }
         for (int64_t i = 0; i < count; ++i) to[i * g.input_stride] = values[y][x][i];
       }
     }

@@ -195,7 +195,8 @@ class TrainingStep:
         if not self._averages:
             return
         if self._share.device.type == "cpu":  # one pass, where it is memory that takes the time
-            torch._foreach_lerp_(self._averages, self._weights, float(self._share))
+            shares = [self._share] * len(self._weights)
+            torch._foreach_lerp_(self._averages, self._weights, shares)
         else:
             # lerp with a weight on the device would be a kernel for each parameter.
             gaps = torch._foreach_sub(self._weights, self._averages)

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from ncsn_fast.device import capture as real
 from ncsn_fast.device.capture import CaptureError
 from ncsn_fast.models import packed_conv as packed
+from ncsn_fast.models import trained_conv as trained
 
 # They look at tensors on the CPU only, which here stand for those of a device.
 _CPU_ONLY = {"as_sample_ids", "check_labels", "_checked_labels", "_factor"}
@@ -193,6 +194,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     for name in ("capture", "obstacle", "side_stream", "waiting_refused"):
         monkeypatch.setattr(real, name, getattr(recorder, name))
-    # No device has packed weights, and what is recorded would be run without them.
-    monkeypatch.setattr(packed, "_can_pack", lambda weight: False)
+    # No device has packed or filtered convolutions; what is recorded would be run without them.
+    for module in (packed, trained):
+        monkeypatch.setattr(module, "can_pack", lambda weight: False)
     return recorder
