@@ -140,7 +140,6 @@ class PackedCalls:
 
     def _compared(self, sample: object, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What the network returns; whether it may run packed is decided on the way."""
-        self.refresh()  # else weights of before would be compared with those of now
         seen: Counter[str | None] = Counter()
 
         def noticed(*settings: Any, **others: Any) -> Tensor:
@@ -164,6 +163,7 @@ class PackedCalls:
         drew = not torch.equal(drawn, torch.get_rng_state())
         if drew:
             torch.set_rng_state(drawn)
+        self.refresh()  # else weights of before would be compared with those of now
         try:
             with _Convolutions(self._convolution):
                 found = self.source(*given, **named)
