@@ -15,7 +15,7 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from ncsn_fast.device import native
@@ -141,8 +141,12 @@ def general_obstacle(x: Tensor) -> str | None:
         return f"a sample of {x[0].numel()} elements; kernels take less than 2³³ - 2¹⁸"
     if forward_ad._current_level >= 0:
         return "kernels have no forward-mode derivative"
-    if not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(x):
+    if torch.compiler.is_compiling():
+        return None
+    if is_functorch_wrapped_tensor(x):
         return "kernels cannot be transformed by torch.func"
+    if is_legacy_batchedtensor(x):
+        return "kernels have no gradients of many upstream ones at once (is_grads_batched)"
     return None
 
 

@@ -25,9 +25,9 @@ FEWEST_PIXELS = 256
 class TrainedConv(nn.Conv2d):
     """A convolution that is filtered where autograd needs its gradients, in float32 on a CPU.
 
-    Elsewhere it is PyTorch's: without gradients, under autocast, torch.compile and the transforms
-    of torch.func, in other memory formats than channels_last, and where the backend "torch" is
-    asked for.
+    Elsewhere it is PyTorch's: without gradients, under autocast, torch.compile, torch.jit.trace
+    and the transforms of torch.func, in other memory formats than channels_last, and where the
+    backend "torch" is asked for.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class TrainedConv(nn.Conv2d):
         return _tiles(widths, tuple(sides), self.padding, self.dilation, asked())
 
     def _may_filter(self, x: Tensor) -> bool:
-        if not torch.is_grad_enabled() or not backends.plain_call(x):
+        if not torch.is_grad_enabled() or not backends.plain_call(x) or torch.jit.is_tracing():
             return False
         given = (x, self.weight) if self.bias is None else (x, self.weight, self.bias)
         return (

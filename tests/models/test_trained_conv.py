@@ -123,6 +123,24 @@ def test_transforms_see_pytorchs(filtered):
     assert not filtered.called
 
 
+def test_gradients_of_many_upstream_ones_at_once_are_pytorchs():
+    ours, x = conv(padding=1), images().requires_grad_()
+    wanted = [x, *ours.parameters()]
+    upstream = torch.randn(3, 5, 7, 9, 9, generator=torch.Generator().manual_seed(2))
+    found = torch.autograd.grad(ours(x), wanted, upstream, is_grads_batched=True)
+    plain = nn.Conv2d.forward(ours, x)
+    expected = torch.autograd.grad(plain, wanted, upstream, is_grads_batched=True)
+    for one, other in zip(found, expected, strict=True):
+        assert error(one, other) < 1e-6
+
+
+def test_a_traced_one_is_pytorchs(filtered):
+    ours, x = conv(padding=1), images().requires_grad_()
+    traced = torch.jit.trace(ours, x)
+    assert not filtered.called
+    assert error(traced(x), nn.Conv2d.forward(ours, x)) < 1e-6
+
+
 def test_a_compiled_one_is_pytorchs(filtered):
     ours, x = conv(padding=1), images().requires_grad_()
     graphs = []
