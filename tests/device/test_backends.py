@@ -1,5 +1,6 @@
 """Which implementation runs, and what is said when a wish cannot be met."""
 
+import functools
 import sys
 
 import pytest
@@ -15,7 +16,7 @@ def machine(monkeypatch):
     """Says whether the machine has the kernels of the CPU, and if not, why."""
 
     def has(reason):
-        monkeypatch.setattr(native, "missing", lambda: reason)
+        monkeypatch.setattr(native, "missing", functools.cache(lambda: reason))
         backends.missing.cache_clear()
 
     yield has
