@@ -143,7 +143,10 @@ struct Conv {
   float *y, *active;                                       // either may be null
   int64_t chunks() const { return (inputs + CONV_LANES - 1) / CONV_LANES; }
   int64_t panels() const { return (outputs + CONV_PANEL - 1) / CONV_PANEL; }
-  int64_t tiles() const { return samples * dilation_y * dilation_x * rows * columns; }
+  // Interleaved sub-images, without those that have no output.
+  int64_t down() const { return out_height < dilation_y ? out_height : dilation_y; }
+  int64_t right() const { return out_width < dilation_x ? out_width : dilation_x; }
+  int64_t tiles() const { return samples * down() * right() * rows * columns; }
   int64_t frequencies() const { return (side + 2) * (side + 2); }
 };
 

@@ -106,11 +106,11 @@ inline Place place_of(const Conv& c, int64_t tile) {
   tile /= c.columns;
   const int64_t row = tile % c.rows;
   tile /= c.rows;
-  const int64_t right = tile % c.dilation_x;
-  tile /= c.dilation_x;
-  const int64_t down = tile % c.dilation_y;
+  const int64_t right = tile % c.right();
+  tile /= c.right();
+  const int64_t down = tile % c.down();
   return {
-      tile / c.dilation_y, row * c.side * c.dilation_y + down,
+      tile / c.down(), row * c.side * c.dilation_y + down,
       column * c.side * c.dilation_x + right};
 }
 

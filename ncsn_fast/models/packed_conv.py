@@ -45,7 +45,8 @@ class PackedConv(nn.Conv2d):
         """Pack the weight as it is now; whoever changes it has to call this again."""
         self.tiles = {}
         packed = None
-        if can_pack(self.weight):
+        padded_by_zeros = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        if padded_by_zeros and can_pack(self.weight):
             packed = {
                 tile: conv_forms.form_of(self, tile, self.pooled) for tile in self.packed or ()
             }

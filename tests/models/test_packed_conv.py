@@ -69,6 +69,17 @@ def test_packed_convolution_is_the_convolution(
         assert error(found, expected) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("settings", [{"padding": "same"}, {"padding_mode": "circular"}])
+@torch.no_grad()
+def test_paddings_that_packed_weights_do_not_know_are_pytorchs(settings: dict[str, str]) -> None:
+    torch.manual_seed(0)
+    conv = PackedConv(4, 4, 3, **{"padding": 1, **settings})
+    x = torch.randn(2, 4, 6, 7)
+    expected = conv(x)
+    conv.pack()
+    assert torch.equal(conv(x), expected)
+
+
 @needs_packing
 @torch.no_grad()
 def test_weights_are_those_of_the_last_packing() -> None:
