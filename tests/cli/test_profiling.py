@@ -274,8 +274,9 @@ def test_profiling_samples_writes_a_trace_and_a_table(tmp_path, checkpoint):
         names = [event.get("name") for event in json.load(file)["traceEvents"]]
     net = nf.load_checkpoint(checkpoint)
     convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in net.modules())
-    # Packed ones, some of which write over what they are added to, or plain ones.
+    # Packed ones, some of which write over what they are added to, and filtered ones; or plain.
     packed = {name for name in names if str(name).startswith("mkldnn::_convolution_pointwise")}
+    packed |= {"ncsn_fast_cpp::conv3x3"}.intersection(names)
     kinds = packed or {"aten::conv2d"}
     assert sum(map(names.count, kinds)) == 4 * convolutions  # the warm-up is not in it
     table = table_of(out / "sample_profile.md")
