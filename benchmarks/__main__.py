@@ -20,7 +20,7 @@ from ncsn_fast.support.signals import on_stop
 _EPILOG = """\
 examples:
   python -m ncsn_fast.benchmarks --quick           everything that is in the README, in ten minutes
-  python -m ncsn_fast.benchmarks --cpu             those of a CPU, in 25 minutes
+  python -m ncsn_fast.benchmarks --cpu             those of a CPU, in 45 minutes
   python -m ncsn_fast.benchmarks --only operations the fused operations alone
   python -m ncsn_fast.benchmarks --peer ~/ncsnv2   also the official code itself
   python -m ncsn_fast.benchmarks --pytest -k noise the pytest-benchmark suites
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument(
         "--cpu",
         action="store_true",
-        help="the targets for a CPU, on the CPU: NCSNv2 for CIFAR-10 and its rivals, 25 minutes",
+        help="the targets for a CPU, on the CPU: NCSNv2 for CIFAR-10 and its rivals, 45 minutes",
     )
     size.add_argument("--full", action="store_true", help="all sizes and networks, up to hours")
     parser.add_argument(

@@ -179,8 +179,8 @@ _CPU_TARGETS = replace(
     trained_compiled=(replace(_AT_16, compiled=(COMPILED,), precisions=("fp32",)),),
     trained_in=_HERE[-1:],
     foreign=(4,),
-    budget=1500.0,
-    rows=8,
+    budget=2700.0,
+    rows=4,
 )
 # What ``ncsn-fast bench`` does in a minute.
 _GPU_SHORT = replace(
