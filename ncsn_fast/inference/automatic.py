@@ -15,18 +15,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from ncsn_fast.device import backends, malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.measured import Value, decided, times
 from ncsn_fast.models import conv_forms
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.conv_forms import LARGEST_SIDE, PIXELS
+from ncsn_fast.models.conv_forms import Geometry
 from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.models.refinenet import RefineNet
 
@@ -50,16 +49,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-class Convolution(NamedTuple):
-    """A 3×3 convolution of stride 1, of images of one size."""
-
-    channels: tuple[int, ...]  # of the inputs, of the outputs
-    sides: tuple[int, ...]  # height and width
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-
-_STANDARD = Convolution((128, 128), (16, 16), (1, 1), (1, 1))
+_STANDARD = Geometry((128, 128), (16, 16), (1, 1), (1, 1))
 
 
 def automatic(net: ScoreNetwork) -> Choice:
@@ -119,7 +109,7 @@ def _elsewhere(device: torch.device) -> Choice:
     return Choice(name, f"what {device.type} computes fast")
 
 
-def _measured(name: str, find: Callable[[], Counter[Convolution]], told: str) -> Choice:
+def _measured(name: str, find: Callable[[], Counter[Geometry]], told: str) -> Choice:
     """The faster one for some convolutions, and how long they take: "{}" in what is told."""
     if not precisions.has_bf16():
         return Choice("fp32", "oneDNN has no bfloat16 on this CPU, or is missing or switched off")
@@ -141,9 +131,9 @@ def _milliseconds(told: str) -> list[float]:
 
 
 @torch.no_grad()
-def _heaviest(net: RefineNet, height: int, width: int) -> Counter[Convolution]:
+def _heaviest(net: RefineNet, height: int, width: int) -> Counter[Geometry]:
     """The convolutions that most of a network's work is in, and how many there are of each."""
-    found: Counter[Convolution] = Counter()
+    found: Counter[Geometry] = Counter()
     side = 2 * net.reduction()  # of a small image: sizes inside grow in proportion
 
     def see(conv: nn.Conv2d, inputs: tuple[Tensor]) -> None:
@@ -151,7 +141,7 @@ def _heaviest(net: RefineNet, height: int, width: int) -> Counter[Convolution]:
         sides = rows * height // side, columns * width // side
         widths = conv.in_channels, conv.out_channels
         assert not isinstance(conv.padding, str)
-        found[Convolution(widths, sides, conv.padding, conv.dilation)] += 1
+        found[Geometry(widths, sides, conv.padding, conv.dilation)] += 1
 
     seen = copy.deepcopy(net).float()
     for module in seen.modules():
@@ -162,14 +152,14 @@ def _heaviest(net: RefineNet, height: int, width: int) -> Counter[Convolution]:
     with precisions.arithmetic("fp32", _CPU):
         seen.normalized(x, labels)
     work = {one: n * math.prod((*one.channels, *one.sides)) for one, n in found.items()}
-    heaviest: Counter[Convolution] = Counter()
+    heaviest: Counter[Geometry] = Counter()
     for one in sorted(work, key=lambda one: -work[one])[:_MOST]:
         if sum(work[one] for one in heaviest) < _SHARE * sum(work.values()):
             heaviest[one] = found[one]
     return heaviest
 
 
-def _measure(convolutions: Counter[Convolution]) -> str:
+def _measure(convolutions: Counter[Geometry]) -> str:
     """How long so many of each take in both precisions, in words."""
     malloc.keep_freed_memory()
     seconds = {"fp32": 0.0, "bf16": 0.0}
@@ -182,25 +172,17 @@ def _measure(convolutions: Counter[Convolution]) -> str:
 
 
 @torch.inference_mode()
-def _contestants(one: Convolution) -> dict[str, Callable[[], Tensor]]:
+def _contestants(one: Geometry) -> dict[str, Callable[[], Tensor]]:
     """A convolution as networks run it that are prepared in either precision."""
-    channels, sides, padding, dilation = one
-    sides = tuple(min(side, LARGEST_SIDE) for side in sides)
-    samples = max(1, PIXELS // math.prod(sides))
-    draw = torch.Generator().manual_seed(0)
-    settings: dict[str, Any] = {"padding": padding, "dilation": dilation, "device": _CPU}
+    conv, x = conv_forms.example(one.part())
+    conv.__class__ = PackedConv
     found: dict[str, Callable[[], Tensor]] = {}
     for name in ("fp32", "bf16"):
-        layout: dict[str, Any] = {
-            "dtype": precisions.network_dtype(name),
-            "memory_format": torch.channels_last,
-        }
-        conv = skip_init(PackedConv, *channels, 3, **settings)
-        for parameter in conv.parameters():
-            parameter.normal_(generator=draw)
-        conv.to(**layout).pack()
-        x = torch.randn(samples, channels[0], *sides, generator=draw, device=_CPU)
-        found[name] = functools.partial(conv, x.to(**layout))
+        dtype = precisions.network_dtype(name)
+        packed = copy.deepcopy(conv).to(dtype)
+        assert isinstance(packed, PackedConv)
+        packed.pack()
+        found[name] = functools.partial(packed, x.to(dtype))
     return found
 
 

@@ -43,6 +43,8 @@ def summary(modules: Iterable[nn.Module]) -> str:
         return "no convolutions on packed weights"
     counted = _counted(Counter(NAMES[tile] for _, _, tile in run))
     filtered = {(conv, tile) for conv, _, tile in run if tile}
+    if not filtered:
+        return f"convolutions {counted}"
     needed = sum(conv.transformed_bytes(tile) for conv, tile in filtered)
     return f"convolutions {counted}, for which transformed weights take {needed / 2**20:.1f} MiB"
 

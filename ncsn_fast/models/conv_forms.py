@@ -12,7 +12,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,38 +29,13 @@ _ASKED = {"direct": DIRECT, "F2": 2, "F4": 4}
 # A form that rounds more is taken where it needs no more than this share of the time.
 _MARGIN = 0.95
 # Images that a form is timed on are as many as have so many pixels: short runs.
-PIXELS, LARGEST_SIDE = 1024, 64
+_PIXELS, _LARGEST_SIDE = 1024, 64
 # Of the norm of a result, where that of the direct sum is 2e-7 to 5e-7.
 _LARGEST_ERROR = 5e-6
 
 
-class Form(Protocol):
-    """A convolution with weights that have been made ready."""
-
-    def __call__(
-        self,
-        x: Tensor,
-        residual: Tensor | None = None,
-        *,
-        activation: str | None = None,
-        total: bool = True,
-        overwrite: bool = False,
-    ) -> list[Tensor]:
-        """The convolution of x (N, I, H, W), plus a residual (N, O, H', W').
-
-        Args:
-            activation: also return act(total).
-            total: whether the sum itself is wanted beside its activation.
-            overwrite: write the total over the residual, which is channels_last.
-
-        Returns:
-            What is wanted of [total, act(total)].
-        """
-        ...
-
-
 class Direct:
-    """oneDNN's convolution, in float32 or bfloat16; see :class:`Form`."""
+    """oneDNN's convolution, in float32 or bfloat16, on weights that have been made ready."""
 
     def __init__(self, conv: nn.Conv2d, pooled: bool) -> None:
         weight, stride = conv.weight.detach(), conv.stride
@@ -79,6 +54,16 @@ class Direct:
         total: bool = True,
         overwrite: bool = False,
     ) -> list[Tensor]:
+        """The convolution of x (N, I, H, W), plus a residual of the result's shape.
+
+        Args:
+            activation: also return act(total).
+            total: whether the sum itself is wanted beside its activation.
+            overwrite: write the total over the residual, which is channels_last.
+
+        Returns:
+            What is wanted of [total, act(total)].
+        """
         operations = torch.ops.mkldnn
         added: Any = "add", 1.0, None, [], None
         if residual is None:
@@ -94,7 +79,7 @@ class Direct:
 
 
 class Filtered:
-    """A 3×3 convolution of stride 1 in float32 by Winograd's filtering; see :class:`Form`."""
+    """A 3×3 convolution of stride 1 in float32 by filtering, called as :class:`Direct` is."""
 
     def __init__(self, conv: nn.Conv2d, tile: int, pooled: bool) -> None:
         self._weight = conv3x3.transformed(conv.weight, tile)
@@ -109,6 +94,9 @@ class Filtered:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, **wanted: Any) -> list[Tensor]:
         return conv3x3.filtered(x, self._weight, self._bias, residual, **self._settings, **wanted)
+
+
+Form = Direct | Filtered
 
 
 def form_of(conv: nn.Conv2d, tile: int, pooled: bool = False) -> Form:
@@ -143,14 +131,18 @@ class Geometry(NamedTuple):
     sides: tuple[int, ...]  # height and width
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
-    pooled: bool  # 2×2 means are taken of the result
-    largest: int  # tile that may be taken
+    pooled: bool = False  # whether 2×2 means are taken of the result
+    largest: int = max(conv3x3.TILES)  # tile that may be taken
 
     def __str__(self) -> str:
         sides, padding, dilation = ("×".join(map(str, pair)) for pair in self[1:4])
         text = f"{'→'.join(map(str, self.channels))}, {sides}, padding {padding}"
         text += f", dilation {dilation}" + ", pooled" * self.pooled
         return text + f", tiles up to {self.largest}" * (self.largest < max(conv3x3.TILES))
+
+    def part(self) -> Geometry:
+        """Of larger images a part, which is as good to be timed."""
+        return self._replace(sides=tuple(min(side, _LARGEST_SIDE) for side in self.sides))
 
 
 def asked() -> str:
@@ -185,8 +177,7 @@ def _decided(kind: str, geometry: Geometry, example: Callable[[Geometry], _Examp
         return DIRECT
     if form != "auto":
         return min(_ASKED[form], geometry.largest)
-    # Of larger images a part is as good.
-    part = geometry._replace(sides=tuple(min(side, LARGEST_SIDE) for side in geometry.sides))
+    part = geometry.part()
     return measured.decided(kind, str(part), lambda: _fastest(*example(part)), NAMES.__contains__)
 
 
@@ -205,13 +196,13 @@ def _fastest(forms: dict[int, Any], x: Tensor) -> int:
 
 @torch.inference_mode()
 def _forms(geometry: Geometry) -> _Example:
-    conv, x = _conv_and_images(geometry)
+    conv, x = example(geometry)
     return {tile: form_of(conv, tile, geometry.pooled) for tile in _tiles(geometry)}, x
 
 
 @torch.inference_mode()
 def _gradients(geometry: Geometry) -> _Example:
-    conv, x = _conv_and_images(geometry)
+    conv, x = example(geometry)
     how: dict[str, Any] = {"padding": geometry.padding, "dilation": geometry.dilation}
     upstream = conv(x).normal_(generator=torch.Generator().manual_seed(1))
 
@@ -228,14 +219,15 @@ def _tiles(geometry: Geometry) -> list[int]:
     return [tile for tile in (DIRECT, *conv3x3.TILES) if tile <= geometry.largest]
 
 
-def _conv_and_images(geometry: Geometry) -> tuple[nn.Conv2d, Tensor]:
+def example(geometry: Geometry) -> tuple[nn.Conv2d, Tensor]:
+    """A float32 convolution without a bias and images for it to be timed on, channels_last."""
     channels, sides, padding, dilation, *_ = geometry
     draw = torch.Generator().manual_seed(0)
     settings: dict[str, Any] = {"padding": padding, "dilation": dilation, "bias": False}
     numbers: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
     conv = skip_init(nn.Conv2d, *channels, 3, **settings, **numbers)
     conv.weight.normal_(generator=draw)
-    samples = max(1, PIXELS // math.prod(sides))
+    samples = max(1, _PIXELS // math.prod(sides))
     x = torch.randn(samples, channels[0], *sides, generator=draw, **numbers)
     layout: dict[str, Any] = {"memory_format": torch.channels_last}  # unknown to torch's type hints
     return conv.to(**layout), x.to(**layout)
@@ -248,14 +240,13 @@ def _times(forms: dict[int, Any], x: Tensor) -> dict[int, float]:
 __all__ = [
     "CONV",
     "DIRECT",
-    "LARGEST_SIDE",
     "NAMES",
-    "PIXELS",
     "Direct",
     "Filtered",
     "Form",
     "Geometry",
     "asked",
+    "example",
     "form_of",
     "gradient_tile_of",
     "pooled_kernel",

@@ -85,13 +85,12 @@ def _tiles(
     form: str,
 ) -> Tiles:
     """As it is decided with NCSN_FAST_CONV = ``form``."""
-    most = max(conv3x3.TILES)
-    forward = Geometry(widths, sides, padding, dilation, False, most)
+    forward = Geometry(widths, sides, padding, dilation)
     sides_back = tuple(n + 2 * (p - d) for n, p, d in zip(sides, padding, dilation, strict=True))
     padding_back = tuple(2 * d - p for p, d in zip(padding, dilation, strict=True))
     if min(sides_back) < 1 or min(padding_back) < 0:
         return Tiles(DIRECT, DIRECT, DIRECT)
-    back = Geometry(widths[::-1], sides_back, padding_back, dilation, False, most)
+    back = Geometry(widths[::-1], sides_back, padding_back, dilation)
     return Tiles(tile_of(forward), tile_of(back), gradient_tile_of(forward))
 
 

@@ -142,12 +142,7 @@ def aten_gradients(
 
 
 def _empty(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    tiles: Sequence[int],
+    x: Tensor, weight: Tensor, _: Any, padding: Sequence[int], dilation: Sequence[int], *__: Any
 ) -> Tensor:
     sides = (n + 2 * (p - d) for n, p, d in zip(x.shape[2:], padding, dilation, strict=True))
     y = x.new_empty(x.shape[0], weight.shape[0], *sides)

@@ -18,8 +18,9 @@ import ncsn_fast as nf
 from ncsn_fast.device import measured, native
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.inference import automatic as automatics
-from ncsn_fast.inference.automatic import Choice, Convolution, automatic, for_training, on_device
+from ncsn_fast.inference.automatic import Choice, automatic, for_training, on_device
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.conv_forms import Geometry
 from ncsn_fast.runs import demo
 
 CPU = torch.device("cpu")
@@ -161,12 +162,12 @@ def test_networks_with_few_channels_without_convolutions_and_on_other_devices_ar
 @pytest.mark.parametrize("name", ["NCSN", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest"])
 def test_the_heaviest_convolutions_are_those_of_a_whole_pass(name: str) -> None:
     net = network(name, image_size=32)
-    seen: dict[Convolution, int] = {}
+    seen: dict[Geometry, int] = {}
 
     def see(conv: nn.Module, inputs: tuple[Tensor]) -> None:
         assert isinstance(conv, nn.Conv2d)
         channels, sides = (conv.in_channels, conv.out_channels), tuple(inputs[0].shape[2:])
-        one = Convolution(channels, sides, conv.padding, conv.dilation)
+        one = Geometry(channels, sides, conv.padding, conv.dilation)
         seen[one] = seen.get(one, 0) + 1
 
     hooks = [
@@ -179,7 +180,7 @@ def test_the_heaviest_convolutions_are_those_of_a_whole_pass(name: str) -> None:
     for hook in hooks:
         hook.remove()
 
-    def work(number: Mapping[Convolution, int]) -> int:
+    def work(number: Mapping[Geometry, int]) -> int:
         return sum(n * math.prod((*one.channels, *one.sides)) for one, n in number.items())
 
     found = automatics._heaviest(net, 32, 32)
@@ -193,7 +194,7 @@ def test_the_heaviest_convolutions_are_those_of_a_whole_pass(name: str) -> None:
 
 
 def test_what_is_timed_is_what_prepared_networks_run() -> None:
-    contestants = automatics._contestants(Convolution((8, 16), (128, 8), (2, 2), (2, 2)))
+    contestants = automatics._contestants(Geometry((8, 16), (128, 8), (2, 2), (2, 2)))
     with torch.inference_mode():
         fp32, bf16 = contestants["fp32"](), contestants["bf16"]()
     assert (fp32.dtype, bf16.dtype) == (torch.float32, torch.bfloat16)

@@ -109,7 +109,8 @@ def test_the_log_tells_once_in_which_forms_a_copy_runs(convolutions: str, caplog
         (form,) = (conv.packed[tile] for tile in conv.packed if tile)
         assert isinstance(form, conv_forms.Filtered)
         needed += form._weight.nbytes
-    assert f"take {needed / 2**20:.1f} MiB" in told
+    assert (f"take {needed / 2**20:.1f} MiB" in told) == (convolutions == "F4")
+    assert ("MiB" in told) == (needed > 0)
     assert ("F(4×4) " in told) == (convolutions == "F4")
     assert "direct " in told
 
