@@ -52,17 +52,32 @@ class _Packed(NamedTuple):
     fingerprint: int | None
 
 
+class _Call(NamedTuple):
+    """What torch.nn.functional.conv2d is given, by its names."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+
+
 class _Convolutions(TorchFunctionMode):
     """Has a function in the place of torch.nn.functional.conv2d, in this thread."""
 
-    def __init__(self, convolution: Callable[..., Tensor]) -> None:
+    def __init__(self, convolution: Callable[[_Call], Tensor]) -> None:
         super().__init__()
         self._convolution = convolution
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return (self._convolution if func is F.conv2d else func)(*args, **(kwargs or {}))
+        given, named = args, kwargs or {}
+        if func is F.conv2d:
+            return self._convolution(_Call(*given, **named))
+        return func(*given, **named)
 
 
 class PackedCalls:
@@ -142,9 +157,9 @@ class PackedCalls:
         """What the network returns; whether it may run packed is decided on the way."""
         seen: Counter[str | None] = Counter()
 
-        def noticed(*settings: Any, **others: Any) -> Tensor:
-            seen[_obstacle(*settings, **others)] += 1
-            return F.conv2d(*settings, **others)
+        def noticed(call: _Call) -> Tensor:
+            seen[_obstacle(call)] += 1
+            return F.conv2d(*call)
 
         watched = [*_tensors((given, named)), *_own_tensors(self.source)]
         versions, drawn = _versions(watched), torch.get_rng_state()
@@ -188,20 +203,12 @@ class PackedCalls:
             level = logging.WARNING if seen[None] else logging.INFO
             _log.log(level, "the network runs as it is: %s%s", reason, others)
 
-    def _convolution(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        """As torch.nn.functional.conv2d, on packed weights where that can be."""
-        if _obstacle(input, weight, bias, stride, padding, dilation, groups) is not None:
-            return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-        geometry = _pair(stride), _pair(padding), _pair(dilation)
+    def _convolution(self, call: _Call) -> Tensor:
+        """On packed weights where that can be, else as PyTorch does it."""
+        if _obstacle(call) is not None:
+            return F.conv2d(*call)
+        weight, bias = call.weight, call.bias
+        geometry = _pair(call.stride), _pair(call.padding), _pair(call.dilation)
         by_geometry = self._kept.get(weight)
         packed = None if by_geometry is None else by_geometry.get(geometry)
         if packed is None or packed.conv.bias is not bias or packed.state != _state(weight):
@@ -211,7 +218,7 @@ class PackedCalls:
             bound_memory([*others, packed.conv])
             with self._lock:
                 self._kept.setdefault(weight, {})[geometry] = packed
-        return packed.conv(input)
+        return packed.conv(call.input)
 
 
 class PreparedModule(PackedCalls):
@@ -302,28 +309,21 @@ def _named_in(function: Any) -> Iterator[Any]:
             yield cell.cell_contents
 
 
-def _obstacle(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> str | None:
+def _obstacle(call: _Call) -> str | None:
     """Why a convolution cannot run on packed weights, or None where it can."""
+    x, weight, bias = call[:3]
     held = (weight,) if bias is None else (weight, bias)
     if any(type(tensor) is not nn.Parameter for tensor in held) or weight.is_inference():
         return "with weights made in the call"
-    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (input, *held)):
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (x, *held)):
         return "not in float32 on a CPU"
-    if input.ndim != 4 or groups != 1 or isinstance(padding, str):
-        return "grouped" if groups != 1 else "padded by name, or of one image without a batch"
+    if x.ndim != 4 or call.groups != 1 or isinstance(call.padding, str):
+        return "grouped" if call.groups != 1 else "padded by name, or of one image without a batch"
     if torch.is_autocast_enabled("cpu"):
         return "under autocast"
     if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return _WATCHED
-    return None if backends.unwatched(input, *held) else _WATCHED
+    return None if backends.unwatched(x, *held) else _WATCHED
 
 
 def _pack(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any) -> _Packed:
