@@ -188,6 +188,13 @@ def work(suite: str, plan: Plan, path: Path, log: Path) -> None:
             raise
 
 
+def _capability() -> str:
+    """What PyTorch may use of the CPU, as it calls it, and whether there is AMX beside it."""
+    found = torch.backends.cpu.get_cpu_capability()
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    return f"{found} with AMX" if found == "AVX512" and amx else found
+
+
 def suite_rows(suite: str, plan: Plan) -> Iterator[Row]:
     """The rows of a suite, run here and now, with where and when they were made."""
     device = torch.device(plan.device)
@@ -195,7 +202,7 @@ def suite_rows(suite: str, plan: Plan) -> Iterator[Row]:
     where = {**environment(device), "kind": device.type}
     where["operations"] = backends.resolve("auto", device)[0]
     if plan.device == "cpu":
-        where["capability"] = torch.backends.cpu.get_cpu_capability()
+        where["capability"] = _capability()
         where |= {package: version(package) for package in PACKAGES}
     where["date"] = time.strftime("%Y-%m-%d")
     if suite in _CONTESTS:
