@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ncsn_fast.support.checks import printable
+
 _REQUIRED: Any = object()
 
 
@@ -125,13 +127,14 @@ def passed_over(config: Mapping[str, Any]) -> list[str]:
                 if place not in _BY_PLACE and place not in _ASIDE:
                     found.append(_told(place, set(_BY_PLACE)))
                 elif value is not None and value != _NEUTRAL.get(place, value):
-                    found.append(f"{place}: {str(value)[:20].lower()}")
+                    found.append(f"{place}: {printable(str(value)[:20].lower())}")
     return found
 
 
 def _told(name: str, known: set[str]) -> str:
-    close = get_close_matches(name[:80], known, 1, 0.8)
-    return name[:80] + (f" (is {close[0]} meant?)" if close else "")
+    name = printable(name[:80])
+    close = get_close_matches(name, known, 1, 0.8)
+    return name + (f" (is {close[0]} meant?)" if close else "")
 
 
 def value_of(config: Mapping[str, Any], place: str, default: Any = _REQUIRED) -> Any:

@@ -25,6 +25,8 @@ from ncsn_fast.checkpoints.official_keys import (
     settings_of,
     value_of,
 )
+from ncsn_fast.methods.levels import MOST_LEVELS
+from ncsn_fast.support import checks
 from ncsn_fast.support.parsers import LARGEST_YAML, parse_yaml, read_text, shown
 
 _log = logging.getLogger("ncsn_fast")
@@ -215,17 +217,21 @@ def noise_levels(config: Mapping[str, Any]) -> Tensor:
     """The noise levels (L,), float32, computed as the official code does.
 
     Raises:
-        ValueError: for missing values or an unknown ``sigma_dist``.
+        ValueError: for missing values, more levels than a ladder has, or an unknown
+            ``sigma_dist``.
     """
     told = settings_of(config, *_LADDER)
     return _ladder(*told.values())
 
 
 def _ladder(first: float, last: float, count: int, kind: str) -> Tensor:
-    if not (first > 0 and last > 0 and count > 0):
+    most = torch.finfo(torch.float32).max
+    if not (0 < first <= most and 0 < last <= most and count > 0):
         raise ValueError(
-            f"sigma_begin {first:g}, sigma_end {last:g} and num_classes {count} must be positive"
+            f"sigma_begin {first:g}, sigma_end {last:g} and num_classes {count} must be positive "
+            "and finite in float32"
         )
+    checks.count("num_classes", count, 1, MOST_LEVELS)
     if kind == "geometric":
         levels = np.exp(np.linspace(np.log(first), np.log(last), count))
     elif kind in ("uniform", "linear"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncsn_fast.compat.common import flag
 from ncsn_fast.methods.by_name import METHODS
-from ncsn_fast.methods.levels import check_sigmas, geometric_sigmas
+from ncsn_fast.methods.levels import MOST_LEVELS, check_sigmas, geometric_sigmas
 from ncsn_fast.methods.spacings import AUTO, SPACINGS, noise_levels
 from ncsn_fast.models.score import Score
 from ncsn_fast.noise import check_seed
@@ -41,7 +41,6 @@ _BETA_SCHEDULES = (NO_BETAS, "linear", "scaled_linear", "squaredcos_cap_v2", "la
 SIGMA_SCHEDULES = {"karras": "karras", "exponential": "geometric"}
 _VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 LEARNED = ("learned", "learned_range")
-_MOST_LEVELS = 100_000
 
 Check = Callable[[str, Any], Any]
 
@@ -91,10 +90,10 @@ def numbers(name: str, value: Any) -> list[float]:
         array = np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} is no list of numbers: {error}") from None
-    if array.dtype.kind not in "iuf" or array.ndim != 1 or not 0 < len(array) <= _MOST_LEVELS:
+    if array.dtype.kind not in "iuf" or array.ndim != 1 or not 0 < len(array) <= MOST_LEVELS:
         raise ValueError(
             f"{name} is {type(value).__name__} of shape {array.shape} and type {array.dtype}: give "
-            f"a list of 1 to {_MOST_LEVELS:,} numbers"
+            f"a list of 1 to {MOST_LEVELS:,} numbers"
         )
     return [float(one) for one in array]
 
@@ -120,7 +119,7 @@ def _settings(name: str, value: Any) -> dict[str, Any]:
 
 # Every setting of NCSNScheduler.
 _CHECKS: dict[str, Check] = {
-    "num_train_timesteps": _whole(2, _MOST_LEVELS),
+    "num_train_timesteps": _whole(2, MOST_LEVELS),
     "sigma_max": _optional(_positive),
     "sigma_min": _optional(_positive),
     "sigmas": _optional(_levels),
@@ -130,7 +129,7 @@ _CHECKS: dict[str, Check] = {
     "scaled_state": flag,
     "method": _one_of(*METHODS),
     "step_size": _optional(_positive),
-    "steps_per_level": _whole(1, _MOST_LEVELS),
+    "steps_per_level": _whole(1, MOST_LEVELS),
     "denoise": flag,
     "spacing": _one_of(AUTO, *SPACINGS),
     "rho": _positive,

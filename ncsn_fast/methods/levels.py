@@ -25,6 +25,7 @@ OVERLAP = 0.5
 SAME_LEVEL = 1e-5
 _MOST_RATIO = 2.0
 MOST_ROWS = 10**7  # of a table, and levels of a ladder: some gigabytes
+MOST_LEVELS = 100_000  # of a ladder that somebody's file asks for: some megabytes
 
 
 def geometric_sigmas(sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 import torch
 from helpers.checkpoints import network
 from helpers.golden import geometric
+from hostile.inputs import WRONG_VALUES
 
 from ncsn_fast.checkpoints.load_save import load_checkpoint
+from ncsn_fast.checkpoints.official_keys import passed_over
 from ncsn_fast.checkpoints.official_yaml import (
     network_settings,
     noise_levels,
@@ -306,6 +309,28 @@ def test_keys_that_nothing_reads_are_named(
     official_config(read(CIFAR10.replace(old, new, 1)))
     assert len(caplog.messages) == 1
     assert re.search(f"passed over: .*{named}", caplog.text)
+
+
+@pytest.mark.parametrize("text", [CIFAR10, DUMPED_V1], ids=["NCSNv2", "NCSN"])
+def test_each_value_in_turn_may_be_anything(read: Any, text: str) -> None:
+    config = read(text)
+    places = [(s, k) for s, values in config.items() if isinstance(values, dict) for k in values]
+    refused = 0
+    for (section, key), value in product(places, WRONG_VALUES):
+        wrong = {**config, section: {**config[section], key: value}}
+        "".join(passed_over(wrong)).encode()  # no half of a character
+        for function in (
+            network_settings,
+            noise_levels,
+            sampling_settings,
+            training_settings,
+            run_settings,
+        ):
+            try:
+                function(wrong)
+            except ValueError:
+                refused += 1
+    assert refused > len(places)
 
 
 @pytest.mark.parametrize(
