@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ncsn_fast import noise
 from ncsn_fast.data.pixels import horizontal_flip, unit_interval
-from ncsn_fast.data.remarks import remarks
-from ncsn_fast.data.samples import Data, fingerprint, open_samples, place
+from ncsn_fast.data.samples import Data, fingerprint, open_samples, place, remarks
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import Space
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.support.parsers import FileError, open_npz
+from ncsn_fast.support.array_parsers import open_npz
+from ncsn_fast.support.parsers import FileError
 
 _DIGITS_FILE = Path(__file__).parents[1] / "assets" / "digits.npz"
 _DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"

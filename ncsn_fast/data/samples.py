@@ -26,6 +26,7 @@ Data = Tensor | np.ndarray | Dataset[Any]
 HELD_BYTES = 4 << 30
 _SPREAD = 64
 _BLOCK_BYTES = 64 << 20
+_DARK = 0.25  # of white
 _NOT_TAKEN = "the data are a {}, needed is a tensor, an array or a map-style Dataset"
 _log = logging.getLogger("ncsn_fast")
 
@@ -237,6 +238,46 @@ def fingerprint(samples: Samples, *, whole: bool) -> str:
     return digest.hexdigest()
 
 
+def remarks(samples: Samples) -> list[str]:
+    """What may not be meant and is not seen before the network is trained, in sentences.
+
+    Nothing of it is an error: one image is a data set, and so is the night sky.
+    Usually the first block of samples is enough; all are looked at while they are equal or dark. A
+    Dataset that is too large to be held is not read for this.
+    """
+    if not samples.hashed_whole:
+        return []
+    largest, equal = _look(samples)
+    found = []
+    if equal:
+        what = (
+            "there is one sample"
+            if len(samples) == 1
+            else f"all {len(samples):,} samples are equal"
+        )
+        found.append(f"{what}: a network learns to repeat it, and nothing else")
+    if told := dark(largest, samples.dtype, len(samples.shape) == 3):
+        found.append(told)
+    return found
+
+
+def dark(largest: float, dtype: torch.dtype, images: bool = True) -> str:
+    """What is to be said of images whose largest value is this, "" if nothing.
+
+    Args:
+        largest: from 0 to 255 for uint8, else from 0 to 1.
+    """
+    white = 255 if dtype == torch.uint8 else 1
+    if not images or largest > _DARK * white:
+        return ""
+    if largest == 0:
+        return "all pixels are 0: the images are black"
+    return (
+        f"the largest value is {largest:g}, where white is {white}: if it should be white, divide "
+        f"the images by {largest:g} as floating-point numbers, or they are learned as dark ones"
+    )
+
+
 def _decide(samples: Samples, device: torch.device) -> tuple[torch.device | None, str]:
     """The device to copy the samples to, None to leave them, and why."""
     if isinstance(samples.data, Tensor) and samples.data.device == device:
@@ -264,6 +305,20 @@ def _load(samples: Samples, device: torch.device) -> Tensor:
     for indices in samples.blocks():
         held[int(indices[0]) : int(indices[-1]) + 1] = samples.take(indices)
     return held
+
+
+def _look(samples: Samples) -> tuple[float, bool]:
+    """The largest value and whether all samples are equal, as far as that takes no long look."""
+    largest, equal, first = -torch.inf, True, None
+    bright = _DARK * (255 if samples.dtype == torch.uint8 else 1)
+    for indices in samples.blocks():
+        block = samples.take(indices)
+        first = block[:1] if first is None else first
+        equal = equal and bool((block == first).all())
+        largest = max(largest, float(block.max()))
+        if not equal and (largest > bright or len(samples.shape) != 3):
+            break
+    return largest, equal
 
 
 def _size(nbytes: float) -> str:
@@ -338,4 +393,13 @@ def _check_values(x: Tensor, shape: tuple[int, ...], what: str) -> None:
         )
 
 
-__all__ = ["HELD_BYTES", "Data", "Samples", "fingerprint", "open_samples", "place"]
+__all__ = [
+    "HELD_BYTES",
+    "Data",
+    "Samples",
+    "dark",
+    "fingerprint",
+    "open_samples",
+    "place",
+    "remarks",
+]

@@ -17,8 +17,9 @@ from torch import Tensor
 from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
 from ncsn_fast.device import measured
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
+from ncsn_fast.support.array_parsers import open_npz
 from ncsn_fast.support.files import atomic_write
-from ncsn_fast.support.parsers import open_npz, parse_json, shortened, shown
+from ncsn_fast.support.parsers import parse_json, shortened, shown
 
 _log = logging.getLogger("ncsn_fast")
 MOST_SAMPLES = 1 << 48  # ids of samples are below

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ncsn_fast.data.load import pixels_of
-from ncsn_fast.data.remarks import remarks
-from ncsn_fast.data.samples import open_samples
+from ncsn_fast.data.samples import open_samples, remarks
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.runs.report import check_own, machine_facts
 from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers, write_text

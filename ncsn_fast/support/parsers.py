@@ -1,4 +1,4 @@
-"""Files of strangers, read in bounded time and memory: JSON, YAML, NumPy's .npz and .npy.
+"""Texts of strangers, read in bounded time and memory: JSON and YAML.
 
 What is refused is refused as :class:`FileError`, a ValueError whose message names the file and
 stays short, whatever the file holds: bombs (a few bytes that stand for gigabytes), nesting that
@@ -13,35 +13,19 @@ import os
 import re
 import reprlib
 import stat
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
-from pathlib import Path
-from typing import IO, Any, NamedTuple
-
-import numpy as np
+from typing import IO, Any
 
 LARGEST_TEXT = 4 << 20  # bytes of a JSON text: a hundred times what any of ours has
 LARGEST_YAML = 1 << 20  # bytes; a configuration has about two thousand
 MOST_NODES = 20_000  # lists, objects and, in YAML, values, aliases written out; ours: a hundred
 MOST_NESTED = 100  # levels of brackets
 MOST_DIGITS = 400  # of a number; float64 ends at 309
-MOST_MEMBERS = 10_000  # arrays of an .npz
-# Arrays larger than this may be stored in a hundredth of their size at best. Deflate reaches a
-# thousandth, with zeros.
-LARGEST_SQUEEZED = 64 << 20
-MOST_SQUEEZED = 100
 _LONGEST_TOLD = 300  # characters of a message that come from a file
 _NUMBER = re.compile(r"[-+.:_0-9a-fA-Fox]+")
-_MAGIC = b"\x93NUMPY"
-_LONGEST_HEADER = 4096  # bytes; that of a plain array has about 128
-_HEADER = re.compile(
-    r"\{(?:\s*(?:'descr'\s*:\s*'(?P<descr>[<>|=]?[?A-Za-z]\d*(?:\[\w+\])?)'"
-    r"|'fortran_order'\s*:\s*(?P<order>True|False)"
-    r"|'shape'\s*:\s*\((?P<shape>(?:\s*\d{1,20}L?\s*,)*(?:\s*\d{1,20}L?\s*)?)\))\s*,?){3}\s*\}\s*"
-)
 
 
 class FileError(ValueError):
@@ -83,10 +67,10 @@ def read_text(path: str | os.PathLike[str], limit: int = LARGEST_TEXT) -> str:
         OSError: where there is none, or it cannot be opened.
         FileError: for something else than a file, a larger one, and other bytes than UTF-8.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise FileError(f"{path} is larger than {_size(limit)}: that is not the file meant here")
+        raise FileError(f"{path} is larger than {in_bytes(limit)}: that is not the file meant here")
     return _decoded(data, path)
 
 
@@ -108,7 +92,7 @@ def parse_json(text: str | bytes, what: object, limit: int = LARGEST_TEXT) -> An
             levels, or holds a number of more than 400 digits or beyond float64, or a key twice.
     """
     if len(text) > limit:
-        raise FileError(f"{what} is longer than {_size(limit)}")
+        raise FileError(f"{what} is longer than {in_bytes(limit)}")
     if isinstance(text, bytes):
         text = _decoded(text, what)
     with naming(what, "no JSON", "write it again"):
@@ -147,132 +131,13 @@ def parse_yaml(text: str | bytes, what: object, loader: type[Any]) -> Any:
         return yaml.load(text, Loader=loader)
 
 
-class Header(NamedTuple):
-    """What the beginning of a .npy says of the array that follows."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fortran_order: bool
-    length: int  # bytes of the beginning itself
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-class Npz:
-    """The arrays of an .npz by name, each read when it is asked for; see :func:`open_npz`."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._file = _opened(path)
-        try:
-            with naming(path, "no .npz file"):
-                self._archive = zipfile.ZipFile(self._file)
-                self._members = self._checked(self._archive.infolist())
-        except BaseException:
-            self._file.close()
-            raise
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._members)
-
-    def size(self, name: str) -> int:
-        """How many bytes reading an array takes."""
-        return self._members[name].file_size if name in self._members else 0
-
-    def __enter__(self) -> Npz:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._archive.close()
-        self._file.close()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        with self._member(name) as stream:
-            what = f"{self.path} ({shortened(name)})"
-            header = _read_header(stream, what)
-            _check_length(header, self._members[name].file_size, what)
-            array = np.empty(header.nbytes, np.uint8)
-            rest = array.data
-            while rest:
-                done = stream.readinto(rest)  # type: ignore[attr-defined]
-                if not done:
-                    raise EOFError(f"{name} ends too early")
-                rest = rest[done:]
-            stream.read(1)  # at the end the checksum is compared, also that of an empty array
-            order: Any = "F" if header.fortran_order else "C"
-            return np.ndarray(header.shape, header.dtype, array.data, order=order)
-
-    def _checked(self, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-        """The members that are arrays, by name; those that could be bombs are refused."""
-        if len(members) > MOST_MEMBERS:
-            raise FileError(f"{self.path} has {len(members):,} members: that is no .npz of images")
-        twice = [name for name, n in Counter(m.filename for m in members).items() if n > 1]
-        if twice:
-            raise FileError(f"{self.path} has two members called {shown(twice[0])}")
-        size = os.fstat(self._file.fileno()).st_size
-        for one in members:
-            if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise FileError(
-                    f"{self.path} is compressed in another way than .npz files are: write it by "
-                    "numpy.savez"
-                )
-            if one.compress_size > size:
-                raise EOFError(f"{shown(one.filename)} is longer than the file")
-            if one.file_size > max(LARGEST_SQUEEZED, MOST_SQUEEZED * one.compress_size):
-                raise FileError(
-                    f"{self.path} is refused: {_size(one.compress_size)} of it would become "
-                    f"{_size(one.file_size)} ({shown(one.filename)}). If that is meant, write it "
-                    "without compression: numpy.savez, or numpy.save as .npy"
-                )
-        return {m.filename[:-4]: m for m in members if m.filename.endswith(".npy")}
-
-    @contextmanager
-    def _member(self, name: str) -> Iterator[IO[bytes]]:
-        if name not in self._members:
-            there = ", ".join(self.names[:10]) or "nothing"
-            raise FileError(f"{self.path} has no array {name!r}, only {shortened(there)}")
-        with naming(self.path, "no .npz file"), self._archive.open(self._members[name]) as stream:
-            yield stream
-
-
-def open_npz(path: str | os.PathLike[str]) -> Npz:
-    """Open an .npz for a ``with`` block: ``.names`` and ``[name]``.
-
-    Nothing in it is unpacked here, no array of Python objects ever. An array is read once its size
-    is known to be what its header says, and its checksum has to be right.
+def opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A file opened for reading; what is none, a folder, pipe or device, is refused.
 
     Raises:
-        OSError: where there is no such file, or it cannot be opened.
-        FileError: here and whenever an array is read, for a file that is damaged, encrypted or no
-            .npz, has a name twice, compression other than NumPy's, or arrays that are larger than
-            64 MiB and a hundred times as large as in the file; Python objects.
+        OSError: where there is none, or it cannot be opened.
+        FileError: for what is no file.
     """
-    return Npz(path)
-
-
-def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array in a .npy, mapped read-only: values are read when they are used.
-
-    Raises:
-        OSError: where there is no such file, or it cannot be opened.
-        FileError: for a file that is damaged, no .npy, shorter or longer than its header says, or
-            of Python objects.
-    """
-    with _opened(path) as file:
-        header = _read_header(file, path)
-        _check_length(header, os.fstat(file.fileno()).st_size, path)
-        order: Any = "F" if header.fortran_order else "C"
-        with naming(path, "no .npy file"):
-            if header.nbytes == 0:
-                return np.empty(header.shape, header.dtype, order)
-            place = os.fspath(path)  # by its name, which the array then tells
-            return np.memmap(place, header.dtype, "r", header.length, header.shape, order)
-
-
-def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
     # Without waiting: a pipe to which nobody writes would hold the process for ever.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
@@ -291,7 +156,7 @@ def _decoded(data: bytes, what: object) -> str:
         ) from error
 
 
-def _size(number: int) -> str:
+def in_bytes(number: int) -> str:
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if number < 1024:
             break
@@ -398,47 +263,12 @@ def _check_events(events: Iterator[Any]) -> None:
             raise ValueError(f"more than {MOST_NODES:,} values, aliases written out")
 
 
-def _read_header(stream: IO[bytes], what: object) -> Header:
-    """The header of a .npy, from its text: no Python literal of a stranger is evaluated."""
-    with naming(what, "no array of NumPy"):
-        start = stream.read(len(_MAGIC) + 2)
-        if start[: len(_MAGIC)] != _MAGIC or start[len(_MAGIC)] not in (1, 2, 3):
-            raise ValueError("it does not begin as one")
-        digits = 2 if start[len(_MAGIC)] == 1 else 4
-        length = int.from_bytes(stream.read(digits), "little")
-        if length > _LONGEST_HEADER:
-            raise ValueError(f"its header is said to have {length:,} bytes")
-        text = stream.read(length)
-        found = _HEADER.fullmatch(text.decode("latin-1"))
-        if re.search(rb"'descr'\s*:\s*(?:'[|=<>]?O'|\[.*'[|=<>]?O')", text, re.DOTALL):
-            raise FileError(
-                f"{what} holds Python objects, which are never loaded because loading them can run "
-                "code: save a plain array, e.g. numpy.stack(list_of_uint8_images)"
-            )
-        if found is None or None in found.groups():
-            raise ValueError(f"its header is {shown(text)}")
-        shape = tuple(int(size.strip(" L\n")) for size in found["shape"].split(",") if size.strip())
-        dtype = np.dtype(found["descr"])
-        return Header(shape, dtype, found["order"] == "True", len(start) + digits + length)
-
-
-def _check_length(header: Header, length: int, what: object) -> None:
-    wanted = header.length + header.nbytes
-    if length != wanted:
-        raise FileError(
-            f"{what} is damaged: it has {length:,} bytes, where its header ({header.dtype}, shape "
-            f"{shortened(header.shape)}) asks for {wanted:,}"
-        )
-
-
 __all__ = [
     "LARGEST_YAML",
     "FileError",
-    "Header",
-    "Npz",
+    "in_bytes",
     "naming",
-    "open_npy",
-    "open_npz",
+    "opened",
     "parse_json",
     "parse_yaml",
     "read_json",

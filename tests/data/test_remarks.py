@@ -10,8 +10,7 @@ import torch
 
 from ncsn_fast.data import load as data
 from ncsn_fast.data import samples as placement
-from ncsn_fast.data.remarks import remarks
-from ncsn_fast.data.samples import open_samples
+from ncsn_fast.data.samples import open_samples, remarks
 
 SHAPE = (1, 4, 4)
 
