@@ -1,4 +1,4 @@
-"""Images in NumPy's array files: ``.npy``, memory-mapped, and ``.npz``."""
+"""Images in files of arrays: NumPy's ``.npy``, memory-mapped, and ``.npz``; and IDX."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ncsn_fast.data.idx_files import is_idx, read_idx
 from ncsn_fast.device.memory import check_host_memory
+from ncsn_fast.support.array_parsers import open_npy, open_npz
 from ncsn_fast.support.checks import printable
 from ncsn_fast.support.first_bytes import told_by_first_bytes
-from ncsn_fast.support.parsers import open_npy, open_npz, shortened, shown
+from ncsn_fast.support.parsers import shortened, shown
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 LAYOUTS = {"NHW": 3, "NCHW": 4, "NHWC": 4}
@@ -31,9 +33,9 @@ _log = logging.getLogger("ncsn_fast")
 def read_array_file(path: Path, layout: str | None, key: str | None, values: str) -> np.ndarray:
     """The images of one file, (N, C, H, W): uint8, or floating point in [0, 1].
 
-    A ``.npy`` is mapped read-only, not read: the result is a view of the file, whose values are
-    fetched as they are used. ``.npz`` files are read whole, and so are "signed" values. See
-    :func:`ncsn_fast.data.load_pixels`.
+    A ``.npy``, and an IDX file that is not gzipped, is mapped read-only, not read: the result is a
+    view of the file, whose values are fetched as they are used. Other files are read whole, and so
+    are "signed" values. See :func:`ncsn_fast.data.load_pixels`.
     """
     array = _open_array(path, key)
     _check_kind(array, path, values)
@@ -55,19 +57,32 @@ def read_array_file(path: Path, layout: str | None, key: str | None, values: str
     return array
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive, as ``.npz`` is, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
 def _open_array(path: Path, key: str | None) -> np.ndarray:
+    if is_archive(path):
+        return _from_archive(path, key)
     with path.open("rb") as file:
         head = file.read(4)
-    if head[:2] == b"PK":  # by what it is, whatever the ending says
-        return _from_archive(path, key)
-    if head != b"\x93NUM":
+    idx = is_idx(path)
+    if head != b"\x93NUM" and not idx:
         told = told_by_first_bytes(path)
         raise ValueError(
             f"{path} is no NumPy array{f' but {told}' if told else ': it is damaged, or another'}"
         )
     if key is not None:
         raise ValueError(f"key={key!r} names an array of an .npz file; {path} is one array")
-    return open_npy(path)
+    array = read_idx(path) if idx else open_npy(path)
+    if idx and array.ndim == 1:
+        raise ValueError(
+            f"{path} holds one number each, as labels are, for {len(array):,} images: give the "
+            "file of the images (idx3), beside which the labels are found"
+        )
+    return array
 
 
 def _from_archive(path: Path, key: str | None) -> np.ndarray:
@@ -198,4 +213,4 @@ def _blocks(array: np.ndarray) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, len(array), rows)]
 
 
-__all__ = ["ARRAY_SUFFIXES", "LAYOUTS", "VALUES", "read_array_file"]
+__all__ = ["ARRAY_SUFFIXES", "LAYOUTS", "VALUES", "is_archive", "read_array_file"]

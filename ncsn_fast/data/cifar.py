@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ncsn_fast.device.memory import check_host_memory
+from ncsn_fast.support.parsers import read_text
 
 CIFAR_FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
@@ -20,6 +21,8 @@ CIFAR_FILES = {
 _SHAPE = (3, 32, 32)
 _ROW_BYTES = 1 + 3 * 32 * 32
 _CLASSES = 10
+_NAMES = "batches.meta.txt"
+_LONGEST_NAME = 100
 
 
 def cifar_files(path: Path, split: str | None) -> list[Path] | None:
@@ -51,15 +54,39 @@ def cifar_files(path: Path, split: str | None) -> list[Path] | None:
     return None
 
 
-def read_cifar(files: list[Path]) -> np.ndarray:
-    """The images of these files, one after another: uint8 (N, 3, 32, 32).
+def read_cifar(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """The images of these files, one after another, and their labels: uint8 (N, 3, 32, 32), (N,).
 
     Raises:
         ValueError: for a file that is not made of whole rows with labels from 0 to 9.
     """
     needed = sum(file.stat().st_size for file in files)
     check_host_memory(needed, f"{files[0]}", "CIFAR-10 has 10,000 images in a file")
-    return np.concatenate([_read_rows(file)[:, 1:] for file in files]).reshape(-1, *_SHAPE)
+    rows = [_read_rows(file) for file in files]
+    pixels = np.concatenate([part[:, 1:] for part in rows]).reshape(-1, *_SHAPE)
+    return pixels, np.concatenate([part[:, 0] for part in rows])
+
+
+def cifar_names(folder: Path) -> tuple[str, ...]:
+    """The names of the ten classes by ``batches.meta.txt``; "0" to "9" where it is not there.
+
+    Raises:
+        ValueError: for a file of other than ten names.
+    """
+    file = folder / _NAMES
+    if not file.is_file():
+        return tuple(map(str, range(_CLASSES)))
+    names = tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
+    if (
+        len(names) != _CLASSES
+        or len({*names}) != _CLASSES
+        or len(max(names, key=len)) > _LONGEST_NAME
+    ):
+        raise ValueError(
+            f"{file} has {len(names)} lines that are not the names of {_CLASSES} classes: unpack "
+            "it again, or remove it to call them 0 to 9"
+        )
+    return names
 
 
 def _read_rows(file: Path) -> np.ndarray:
@@ -89,4 +116,4 @@ def _refuse_pickles(path: Path) -> None:
         )
 
 
-__all__ = ["CIFAR_FILES", "cifar_files", "read_cifar"]
+__all__ = ["CIFAR_FILES", "cifar_files", "cifar_names", "read_cifar"]

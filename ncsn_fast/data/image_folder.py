@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,9 +31,23 @@ _COPY = "have the same pixels as another one"
 _log = logging.getLogger("ncsn_fast")
 
 
+class FolderImages(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        pixels: uint8 (N, C, H, W), one channel if all files are grey, else three.
+        files: of these images, N.
+        left_out: what was found and could not be used.
+    """
+
+    pixels: np.ndarray
+    files: list[Path]
+    left_out: list[Path]
+
+
 def read_folder(
     folder: Path, size: tuple[int, int] | None, crop: int | None, *, skip: bool
-) -> np.ndarray:
+) -> FolderImages:
     """The images of a folder and its subfolders in the order of their names.
 
     Links are followed, and what is met under several names is taken once. What is passed over, and
@@ -43,9 +58,6 @@ def read_folder(
         size: (H, W) of the result; None asks for files of one size.
         crop: side of the centred square that is cut out first.
         skip: leave out files that cannot be used, with one warning that names them.
-
-    Returns:
-        uint8 (N, C, H, W): one channel if all files are grey, else three.
 
     Raises:
         ValueError: if there are no files, some of them cannot be used and ``skip`` is False, none
@@ -60,6 +72,7 @@ def read_folder(
         raise ValueError(f"found no image files in {folder}: looked for {', '.join(endings)}{told}")
     first: tuple[Path, np.ndarray] | None = None
     pixels: list[np.ndarray] = []
+    files: list[Path] = []
     unusable, notes = dict(found.unusable), Counter[str]()
     digests: set[bytes] = set()
     for file, taken in _read_all(found.files, size, crop):
@@ -81,6 +94,7 @@ def read_folder(
         notes[_COPY] += digest in digests
         digests.add(digest)
         pixels.append(taken.pixels)
+        files.append(file)
     if unusable:
         _report(folder, unusable, len(pixels), skip)
     grey = sum(len(image) == 1 for image in pixels)
@@ -88,7 +102,7 @@ def read_folder(
     for note, number in notes.items():
         if number:
             _log.warning("%d of %d image files in %s %s", number, len(pixels), folder, note)
-    return _stack(pixels)
+    return FolderImages(_stack(pixels), files, list(unusable))
 
 
 def _read_all(
@@ -147,4 +161,4 @@ def _stack(pixels: list[np.ndarray]) -> np.ndarray:
     return images
 
 
-__all__ = ["read_folder"]
+__all__ = ["FolderImages", "read_folder"]
