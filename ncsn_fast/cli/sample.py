@@ -91,6 +91,13 @@ _MOST_SAMPLES = 10_000_000
     help="T of annealed_langevin, k of consistent_annealed. Default: the checkpoint's.",
 )
 @click.option("--denoise/--no-denoise", default=None, help="Last step of theirs without noise.")
+@click.option(
+    "--hold-noise/--no-hold-noise",
+    default=None,
+    help="Whether an image on its way, which says itself how noisy it is, is kept as noisy as each "
+    "step expects. Default: with euler, heun and dpmpp_2m, for networks that do not see the noise "
+    "level.",
+)
 @click.option("--batch-size", type=COUNT, default=None, help="Images at once; changes no image.")
 @click.option("--gif", is_flag=True, help="Also animate the first chains.")
 @device_option

@@ -113,7 +113,7 @@ def _check(checkpoint: Path, config: Path | None, settings: dict[str, Any]) -> N
     if config is not None:
         read_official_yaml(config)
     if settings.get("method") is not None:
-        check_taken(settings["method"], {k: v for k, v in settings.items() if k != "method"})
+        check_taken(settings["method"], _of_the_method(settings))
     spaced = {name: settings[name] for name in ("spacing", "rho") if settings.get(name) is not None}
     noise_levels((1.0, 0.5), **spaced)
 
@@ -132,12 +132,17 @@ def _used(net: ScoreNetwork, sampler: Sampler, settings: dict[str, Any]) -> dict
     """The method and its settings, by where they come from."""
     stored = net.sampling or {}
     method = settings.get("method") or stored.get("method", ANNEALED_LANGEVIN)
-    rest = {name: value for name, value in settings.items() if name != "method"}
     return {
         "method": method,
-        **used_settings(method, rest, stored),
+        **used_settings(method, _of_the_method(settings), stored),
         "network_evaluations": len(sampler.table),
+        "hold_noise": sampler.hold_noise,
     }
+
+
+def _of_the_method(settings: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of the Sampler that are settings of its method."""
+    return {k: v for k, v in settings.items() if k not in ("method", "hold_noise")}
 
 
 def _told_settings(used: dict[str, Any]) -> str:
@@ -154,11 +159,12 @@ def _identity(
 ) -> dict[str, int | str]:
     """What samples have to agree in to be of one set. Neither the device nor how many are made at
     once is in it: they change an image by rounding."""
+    run = f"{sampler.table!r}{' held' if sampler.hold_noise else ''}"
     return {
         "seed": seed,
         "checkpoint": _digest(checkpoint_file(checkpoint)),
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
-        "table": hashlib.sha256(repr(sampler.table).encode()).hexdigest(),
+        "table": hashlib.sha256(run.encode()).hexdigest(),
         "precision": sampler.precision,
         "convolutions": sampler.convolutions,
     }
