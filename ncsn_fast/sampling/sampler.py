@@ -26,7 +26,7 @@ from ncsn_fast.guidance.noise_level import holds_noise
 from ncsn_fast.inference.runner import Runner
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.methods.levels import check_sigmas
-from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.base import ScoreNetwork, own_network
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.sampling import inputs
@@ -113,7 +113,7 @@ class Sampler:
         **settings: object,
     ) -> None:
         checks.untransformed("a Sampler is made")
-        self.network = score if isinstance(score, ScoreNetwork) else None
+        self.network = own_network(score)
         self.score = as_score(score, sigmas)
         own = None if self.network is None else self.network.shape
         self.shape = checks.sample_shape(own if shape is None else shape)
@@ -320,15 +320,17 @@ class Sampler:
 
 
 @overload
-def sample(net: ScoreNetwork, n: int, *, every: None = None, **keywords: Any) -> Tensor: ...
+def sample(net: ScoreNetwork | Score, n: int, *, every: None = None, **keywords: Any) -> Tensor: ...
 
 
 @overload
-def sample(net: ScoreNetwork, n: int, *, every: int, **keywords: Any) -> tuple[Tensor, Tensor]: ...
+def sample(
+    net: ScoreNetwork | Score, n: int, *, every: int, **keywords: Any
+) -> tuple[Tensor, Tensor]: ...
 
 
 def sample(
-    net: ScoreNetwork,
+    net: ScoreNetwork | Score,
     n: int,
     *,
     shape: Sequence[int] | None = None,
@@ -366,7 +368,7 @@ def sample(
     """Draw n images from a network of this package.
 
     Args:
-        net: a network as nf.load_checkpoint returns it.
+        net: a network as nf.load_checkpoint returns it, or :func:`nf.guided` of one.
         n: how many images, at least 1.
         shape, sigmas, method, step_size, steps_per_level, denoise, steps, spacing, hold_noise,
             precision, prepare, backend, graph, device: as for :class:`Sampler`.
@@ -387,16 +389,13 @@ def sample(
         the plane the states themselves, (n, 2).
 
     Raises:
-        ValueError: for a network of others, and for settings that are missing or out of range.
-        TypeError: for a setting that no method knows; the message says which there are.
-        CaptureError, SamplingError, SamplingInterrupted: as the call of a :class:`Sampler`; the
-            ``samples`` of the latter two are images.
+        ValueError: for a network of others, and settings that are missing or out of range.
+        TypeError: for a setting that no method knows; the message names them.
+        CaptureError, SamplingError, SamplingInterrupted: as of :class:`Sampler`, with images.
     """
-    if not isinstance(net, ScoreNetwork):
-        raise ValueError(
-            f"sample() takes a network of ncsn_fast, got {type(net).__name__}: for others there is "
-            "nf.Sampler(score, shape, sigmas, ...)"
-        )
+    if (own := own_network(net)) is None:
+        told = f"sample() takes a network of ncsn_fast, got {type(net).__name__}"
+        raise ValueError(f"{told}: for others there is nf.Sampler(score, shape, sigmas, ...)")
     methods = known_settings(method)
     if unknown := sorted(settings.keys() - methods):
         known_ones = sorted(methods.union(sample.__kwdefaults__ or ()))
@@ -439,11 +438,11 @@ def sample(
     try:
         result = sampler(n, every=every, **call)
     except (SamplingError, SamplingInterrupted) as stop:
-        stop.samples = to_images(net, stop.samples)
+        stop.samples = to_images(own, stop.samples)
         raise
     if isinstance(result, tuple):
-        return to_images(net, result[0]), to_images(net, result[1])
-    return to_images(net, result)
+        return to_images(own, result[0]), to_images(own, result[1])
+    return to_images(own, result)
 
 
 __all__ = ["Sampler", "sample"]

@@ -92,6 +92,10 @@ class TrainRun:
         "Of an array: unit for [0, 1]; signed for [-1, 1] and complex ones, with --rescaled.",
         choices=VALUES,
     )
+    conditional: bool = _data(False, "Train the network to be told the class of an image.")
+    labels: str | None = _data(
+        None, "Where the classes are, if not with the images: a file, or a key of an .npz."
+    )
     channels: int | None = _data(
         None, "Refuse images of another number.", "None takes any.", least=1
     )
@@ -190,6 +194,13 @@ class TrainConfig:
         none="none",
     )
     flip: bool = _data(False, "Mirror half of the images.", "At random.")
+    class_dropout: float = _data(
+        0.1,
+        "Share of images whose class is left out.",
+        "What is learned without classes is what guidance steers away from (Ho & Salimans 2022); "
+        "for networks that know classes.",
+        check=_rate,
+    )
     seed: int = setting(
         0, "", "Of noise, levels and order.", group="Run", check=_seed, least=0, most=2**64 - 1
     )
@@ -233,9 +244,12 @@ class TrainConfig:
     )
 
     def fixed(self) -> dict[str, Any]:
-        """The settings that a run keeps when it goes on."""
+        """The settings that a run keeps when it goes on, but for those of the classes, which
+        ``Batches.identity`` has where there are any."""
         table = settings_of(TrainConfig)
-        return {name: value for name, value in vars(self).items() if not table[name].free}
+        kept = {name: value for name, value in vars(self).items() if not table[name].free}
+        del kept["class_dropout"]
+        return kept
 
     def __post_init__(self) -> None:
         check_settings(self)
