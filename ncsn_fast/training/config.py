@@ -92,14 +92,25 @@ class TrainRun:
         "Of an array: unit for [0, 1]; signed for [-1, 1] and complex ones, with --rescaled.",
         choices=VALUES,
     )
-    conditional: bool = _data(False, "Train the network to be told the class of an image.")
     labels: str | None = _data(
-        None, "Where the classes are, if not with the images: a file, or a key of an .npz."
+        None,
+        "The classes of the images, where they are not found with them: a file, or a key of .npz.",
+        free=True,
+    )
+    class_names: str | None = _data(
+        None, "Names of the classes, in the order of their numbers.", "With commas between them."
+    )
+    held_out: str | None = _data(
+        None,
+        "Images that are not trained on, to judge samples by.",
+        "What ``data`` may be; the digits have theirs.",
+        free=True,
     )
     channels: int | None = _data(
         None, "Refuse images of another number.", "None takes any.", least=1
     )
     network: str = _network("NCSNv2", choices=tuple(IMAGE_NETWORKS))
+    conditional: bool = _network(False, "Tell it the class of an image; NCSNv2 only.")
     ngf: int = _network(32, "Width of the network.", least=1)
     activation: str = _network("elu", choices=tuple(ACTIVATIONS))
     rescaled: bool = _data(False, "Train on 2x - 1.")
@@ -122,6 +133,10 @@ class TrainRun:
             raise ValueError(
                 "values='signed' is for a network that sees them as they are: add rescaled=True"
             )
+        if self.conditional and self.network == "NCSN":
+            raise ValueError("conditional = True, but NCSN knows no classes: NCSNv2 does")
+        if not self.conditional and (self.labels, self.class_names) != (None, None):
+            raise ValueError("labels and class_names are for conditional=True: add it")
         if self.sigma_max is not None:
             geometric_sigmas(self.sigma_max, self.sigma_min, 2)
         if self.step_size is not None:
