@@ -54,8 +54,10 @@ def holds_noise(wish: bool | None, score: Score, table: Table) -> bool:
     return wish is not False and reason is None
 
 
-def excess(x: Tensor, n: Tensor, sigma: Number, mask: Tensor | None = None) -> Tensor:
-    """How much more noise the states have than σ: t̂ - σ.
+def measured(
+    x: Tensor, n: Tensor, sigma: Number, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What states say of their noise level, in parts of σ, and how much that weighs.
 
     Args:
         x: (B, *shape) float32.
@@ -64,7 +66,7 @@ def excess(x: Tensor, n: Tensor, sigma: Number, mask: Tensor | None = None) -> T
         mask: (B, *shape) bool, what is imposed and has noise σ: it is left out.
 
     Returns:
-        (B,) float32 in [-σ/2, σ].
+        t̂/σ and its weight in (0, 1), (B,) float32 each.
     """
     inverse = 1 / sigma
     free = torch.ones_like(x) if mask is None else mask.logical_not().to(x.dtype)
@@ -74,6 +76,16 @@ def excess(x: Tensor, n: Tensor, sigma: Number, mask: Tensor | None = None) -> T
     ratio = -_sums(free * (x - centre) * n) / count * inverse
     energy = _sums(free * (clean - centre).square()) / count * inverse * inverse
     weight = _PRIOR_SPREAD**2 / (_PRIOR_SPREAD**2 + (energy + 2.0) / count)
+    return ratio, weight
+
+
+def excess(x: Tensor, n: Tensor, sigma: Number, mask: Tensor | None = None) -> Tensor:
+    """How much more noise than σ the states are believed to have: (B,) float32 in [-σ/2, σ].
+
+    Args:
+        x, n, sigma, mask: as for :func:`measured`.
+    """
+    ratio, weight = measured(x, n, sigma, mask)
     return (weight * (ratio - 1.0)).clamp(_LEAST - 1, _MOST - 1) * sigma
 
 
@@ -93,4 +105,4 @@ def _sums(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
-__all__ = ["excess", "held", "holds_noise"]
+__all__ = ["excess", "held", "holds_noise", "measured"]
