@@ -99,7 +99,8 @@ def _from_archive(path: Path, key: str | None) -> np.ndarray:
                 "say which one to load with key=NAME"
             )
         if key is None and (others := [name for name in names if name != wanted]):
-            _log.warning("as images of %s the array 'images' is read, not %s", path, _listed(others))
+            told = "as images of %s the array 'images' is read, not %s"
+            _log.warning(told, path, _listed(others))
         otherwise = "save it with numpy.save as .npy, which is not read whole"
         check_host_memory(archive.size(wanted), f"{path}: {shown(wanted)}", otherwise)
         return archive[wanted]

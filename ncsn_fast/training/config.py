@@ -73,7 +73,8 @@ class TrainRun:
     preset: str | None = setting(None, "The preset that the settings started from.")
     data: str = _data(
         "digits",
-        "digits, a folder of images, a .npy / .npz file, or CIFAR-10's binary version.",
+        "digits, a folder of images, a .npy / .npz file, MNIST's IDX files, or CIFAR-10's binary "
+        "version.",
         free=True,  # another place of the same images: their fingerprint has to agree
     )
     image_size: int | None = _data(None, "Cut and shrink the files of a folder to this.", least=1)
