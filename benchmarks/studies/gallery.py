@@ -58,21 +58,18 @@ def solve(net: ScoreNetwork, problem: Problem, real: Tensor, samples: int) -> di
     they may have been."""
     states = Space.of(net).enter(real)
     operator = problem.operator
-    z = nf.noise.normal(
-        operator.measured, seed=9, stream=nf.noise.KNOWN, sample_ids=range(len(real))
-    )
+    ids = range(len(real))
+    z = nf.noise.normal(operator.measured, seed=9, stream=nf.noise.KNOWN, sample_ids=ids)
     y = operator.forward(states) + problem.noise_std * z
-    sampler = nf.Sampler(net)
-    many = {"seed": 1, "progress": True}
+    sampler, many = nf.Sampler(net), samples * len(real)
     if isinstance(operator, Mask):
-        known = {"mask": operator.forward(torch.ones_like(states)), "known": states}
-        known = {name: value.repeat(samples, 1, 1, 1) for name, value in known.items()}
-        drawn = sampler(samples * len(real), **known, **many)
+        mask = operator.forward(torch.ones_like(states[:1]))
+        known = states.repeat(samples, 1, 1, 1)
+        drawn = sampler(many, seed=1, mask=mask, known=known, progress=True)
     else:
-        guidance = nf.posterior.gaussian_likelihood(
-            operator, y.repeat(samples, 1, 1, 1), problem.noise_std
-        )
-        drawn = sampler(samples * len(real), guidance=guidance, **many)
+        measured = y.repeat(samples, 1, 1, 1)
+        guidance = nf.posterior.gaussian_likelihood(operator, measured, problem.noise_std)
+        drawn = sampler(many, seed=1, guidance=guidance, progress=True)
     seen = y
     if isinstance(operator, Downsample):
         seen = y.repeat_interleave(2, -1).repeat_interleave(2, -2)
@@ -97,7 +94,7 @@ def chain(net: ScoreNetwork, number: int) -> Tensor:
     every = max(1, len(sampler.table) // (_FRAMES - 1))
     _, states = sampler(number, seed=0, every=every)
     sigmas = torch.tensor(sampler.kept_sigmas(every)).view(-1, 1, 1, 1, 1)
-    shown = 0.5 + (states - 0.5) / (1 + sigmas.square()).sqrt()
+    shown = 0.5 + (states - 0.5) / (1 + (3 * sigmas).square()).sqrt()
     picked = torch.linspace(0, len(shown) - 1, _FRAMES).round().long()
     return to_images(net, shown[picked].transpose(0, 1).flatten(0, 1))
 
@@ -105,12 +102,8 @@ def chain(net: ScoreNetwork, number: int) -> Tensor:
 def by_guidance(net: ScoreNetwork, **settings: Any) -> Tensor:
     """A row for each scale, with an image of each class; seed and ids are the same."""
     classes: Tensor = torch.arange(len(getattr(net, "classes", ())))
-    rows = [
-        nf.sample(
-            nf.guided(net, scale), len(classes), seed=4, extra={"classes": classes}, **settings
-        )
-        for scale in SCALES
-    ]
+    told = {"extra": {"classes": classes}, **settings}
+    rows = [nf.sample(nf.guided(net, scale), len(classes), seed=4, **told) for scale in SCALES]
     return torch.cat(rows)
 
 
