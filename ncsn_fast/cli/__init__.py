@@ -1,4 +1,4 @@
-"""The command line: ncsn-fast demo | schedule | train | sample | bench | profile | ..."""
+"""The command line: ncsn-fast demo | schedule | train | sample | evaluate | bench | ..."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ncsn_fast.cli.common import Group
 from ncsn_fast.cli.convert import convert
 from ncsn_fast.cli.demo import demo
 from ncsn_fast.cli.doctor import doctor
+from ncsn_fast.cli.evaluate import evaluate
 from ncsn_fast.cli.profile import profile
 from ncsn_fast.cli.sample import sample
 from ncsn_fast.cli.schedule import schedule
@@ -32,7 +33,7 @@ def main() -> None:
     """
 
 
-for command in (demo, schedule, train, sample, bench, profile, convert, doctor):
+for command in (demo, schedule, train, sample, evaluate, bench, profile, convert, doctor):
     main.add_command(command)
 
 __all__ = ["main"]

@@ -21,7 +21,7 @@ import click
 from ncsn_fast.support.files import check_suffix, check_writable, write_text
 
 STDOUT = "-"
-_OURS = re.compile(r"(run|levels|schedule|metrics|(model|best)(_\d+)?)\.json")
+_OURS = re.compile(r"(run|levels|schedule|metrics|evaluation|(model|best)(_\d+)?)\.json")
 _log = logging.getLogger("ncsn_fast")
 _absent: set[int] = set()  # the standard streams that this process was started without
 

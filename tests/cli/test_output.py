@@ -22,6 +22,7 @@ RUNS = {
     "sample": ("sample", "CHECKPOINT", "-n", 2, "--out", "out"),
     "train": ("train", "--out", "out", *TINY),
     "schedule": ("schedule", "--out", "out"),
+    "evaluate": ("evaluate", "CHECKPOINT", "-n", 8, "--reference", "digits", "--out", "out"),
     "convert": ("convert", "CHECKPOINT", "new.safetensors"),
     "doctor": ("doctor",),
     "profile": ("profile", "sample", "CHECKPOINT", "--steps", 1, "--batch", 1, "--out", "out"),
@@ -45,7 +46,7 @@ def documented_keys(command):
     """The keys that docs/use.md gives a command's report, without those inside brackets."""
     page = (ROOT / "docs" / "use.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{command}` \| (.*) \|$", page, re.MULTILINE)
-    held = re.findall(r"schedule.json holds \((.*?)\)", row)
+    held = re.findall(r"(?:schedule|evaluation).json holds \((.*?)(?:\)|: \[)", row)
     return set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row) + "".join(held)))
 
 

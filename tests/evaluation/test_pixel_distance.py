@@ -9,6 +9,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from ncsn_fast import data
+from ncsn_fast.evaluation import neighbours
 from ncsn_fast.evaluation import pixel_distance as metrics
 
 
@@ -83,7 +84,8 @@ def test_frechet_needs_two_images() -> None:
 def test_nearest_distance_is_the_smallest_of_all_distances(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics, "_BLOCK", 7)  # several blocks, the last ones not full
+    monkeypatch.setattr(neighbours, "_ROWS", 7)  # several blocks, the last ones not full
+    monkeypatch.setattr(neighbours, "_COLUMNS", 9)
     a, b = uniform(20, 1, 4, 4), uniform(33, 1, 4, 4, seed=1)
     expected = [min(math.dist(x, y) for y in b.flatten(1).tolist()) for x in a.flatten(1).tolist()]
     found = metrics.nearest_distance(a, b)

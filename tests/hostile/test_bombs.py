@@ -14,7 +14,6 @@ TARGETS = {
     ".safetensors": "network",
     ".pth": "PyTorch's files",
     ".png": "picture, png",
-    ".gz": "IDX of images",
 }
 BOMBS = inputs.bombs()
 

@@ -14,6 +14,7 @@ from ncsn_fast.cli.common import Command
 
 # What each command needs besides.
 NEEDED = {"convert": ("CHECKPOINT", "new.safetensors"), "profile": ("sample",)}
+NEEDED |= {"evaluate": ("CHECKPOINT", "--reference", "digits")}
 NEEDED |= {"train": ("--out", "out", "--steps", "1")}
 NO_NUMBER = ["x", "", " ", "1,5", "0x10", "--", "nan", "inf", "-inf", "1e999", "²"]
 NO_COUNT = [*NO_NUMBER, "1.5", "9" * 40, "-1", "1e3"]
@@ -21,6 +22,8 @@ NO_FOLDER = ["FILE", "FILE/below", "/proc/none/below", "", "n" * 300]
 NO_FILE = ["nowhere", "FOLDER", "", "n" * 300, "FILE/below"]
 # Of words that name something: which, where it is not anything that is not there.
 NO_NAME = ["no such thing", "", " ", "\x1b[31mred", "\udcff", "n" * 5000, "--quiet"]
+# Those that compute.
+WORKING = ["sample", "train", "schedule", "evaluate", "demo", "profile", "bench"]
 FOLDERS = {"out"}
 FILES = {"config", "checkpoint", "source", "target", "model", "report", "data"}
 
@@ -129,7 +132,7 @@ def test_what_is_no_command_is_refused(words):
     assert "No such" in refused(*words)
 
 
-@pytest.mark.parametrize("name", ["sample", "train", "schedule", "demo", "profile", "bench"])
+@pytest.mark.parametrize("name", WORKING)
 @pytest.mark.parametrize("wish", ["foo", "TORCH", " "])
 def test_a_wish_of_the_environment_that_cannot_be_met_is_refused_first(
     place, monkeypatch, name, wish
@@ -139,7 +142,7 @@ def test_a_wish_of_the_environment_that_cannot_be_met_is_refused_first(
     assert sorted(os.listdir()) == ["FILE", "FOLDER"]
 
 
-@pytest.mark.parametrize("name", ["sample", "train", "schedule", "demo", "profile", "bench"])
+@pytest.mark.parametrize("name", WORKING)
 @pytest.mark.parametrize("device", ["meta", "cpu:7", "cuda:99", "0", "CPU", "cpu:", "xla"])
 def test_a_device_that_cannot_compute_is_refused_first(place, name, device):
     told = refused(name, *NEEDED.get(name, ()), "--device", device)

@@ -1,0 +1,106 @@
+"""ncsn-fast evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ncsn_fast.cli.common import COUNT, SEED, Command, Count, device_of, device_option
+from ncsn_fast.cli.output import Output
+from ncsn_fast.runs import evaluate as work
+
+
+@click.command(cls=Command)
+@click.argument("samples", metavar="SAMPLES")
+@click.option(
+    "--reference", metavar="DATA", required=True, help="Real images that were not trained on."
+)
+@click.option(
+    "--train",
+    metavar="DATA",
+    default=None,
+    help="The images that were trained on: to see what real images reach, and whether samples "
+    "repeat some of them.",
+)
+@click.option(
+    "--classifier",
+    metavar="NAME",
+    default=work.NO_CLASSIFIER,
+    show_default=True,
+    help="By which classes and features are judged: mnist, fashion, a file of one, or none: "
+    "precision and recall are of pixels then.",
+)
+@click.option(
+    "-n",
+    "--number",
+    type=Count(8, 10_000_000),
+    default=work.PUBLISHED,
+    show_default=True,
+    help="How many samples.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("evaluation"),
+    show_default=True,
+    help="Folder for evaluation.json and pictures.",
+)
+@click.option(
+    "--method", metavar="NAME", default=None, help="How a network is sampled, as in sample."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 100_000),
+    default=None,
+    help="How often a network is run, at most, as in sample.",
+)
+@click.option("--seed", type=SEED, default=None, help="Of a network's samples. Default: 0.")
+@click.option("--batch-size", type=COUNT, default=None, help="Images at once; changes no image.")
+@device_option
+@click.pass_obj
+def evaluate(
+    output: Output,
+    samples: str,
+    reference: str,
+    train: str | None,
+    classifier: str,
+    number: int,
+    out: Path,
+    device: str | None,
+    **sampling: Any,
+) -> None:
+    """Judge samples against real images: distance, precision and recall, classes, copies.
+
+    SAMPLES is a checkpoint or the word "digits" for the network that comes along, of which samples
+    are drawn first (stopped half-way, the same command goes on); a folder of `ncsn-fast sample`; or
+    images. DATA is what `ncsn-fast train --data` takes; the word "digits" stands for the held-out
+    or the training part of the bundled digits. With --train each figure stands beside that of as
+    many training images, which is what it can be at best.
+
+    \b
+    Examples:
+      ncsn-fast evaluate digits -n 1000 --reference digits --train digits
+      ncsn-fast evaluate runs/mnist/model.safetensors --classifier mnist \\
+        --reference t10k-images-idx3-ubyte.gz --train train-images-idx3-ubyte.gz
+      ncsn-fast evaluate samples --reference photos/ -n 5000
+    """
+    report = work.evaluate(
+        samples,
+        out,
+        reference=reference,
+        train=train,
+        classifier=classifier,
+        number=number,
+        sampling=sampling,
+        device=device_of(device),
+        say=output.say,
+        progress=output.progress,
+    )
+    for path in report["files"].values():
+        output.say(f"  {path}")
+    output.report(report)
+
+
+__all__ = ["evaluate"]

@@ -1,0 +1,205 @@
+"""ncsn-fast evaluate: the figures are those of the library, and what does not fit is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.command import invoke, stop_after, succeed
+from PIL import Image
+
+import ncsn_fast as nf
+from ncsn_fast.data.digits import digits
+from ncsn_fast.evaluation.classifier import load_classifier
+from ncsn_fast.evaluation.features import seen
+from ncsn_fast.evaluation.neighbours import nearest
+from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
+from ncsn_fast.evaluation.precision_recall import precision_recall
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Three sets of 8-bit images 8×8 in files: 30 samples, 40 to compare with, 60 trained on."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    sets = {
+        name: random.integers(0, 256, (number, 8, 8), dtype=np.uint8)
+        for name, number in (("samples", 30), ("reference", 40), ("train", 60))
+    }
+    for name, pixels in sets.items():
+        np.save(f"{name}.npy", pixels)
+    return {name: torch.from_numpy(pixels)[:, None] for name, pixels in sets.items()}
+
+
+ALL = ("evaluate", "samples.npy", "--reference", "reference.npy", "--train", "train.npy")
+
+
+def figures(folder="evaluation"):
+    with open(f"{folder}/evaluation.json", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def test_the_figures_are_those_of_the_library(data):
+    words = succeed(*ALL)
+    found = figures()
+    chosen = np.sort(np.random.default_rng(0).choice(40, 30, replace=False))
+    reference = data["reference"][chosen]
+    quality = found["quality"]["samples"]
+    frechet = pixel_frechet_distance(data["samples"] / 255, reference / 255)
+    assert quality["frechet"] == pytest.approx(frechet, rel=1e-9)
+    assert (quality["precision"], quality["recall"]) == precision_recall(reference, data["samples"])
+    distances = nearest(data["samples"], data["train"]).distances / 255
+    assert found["nearness"]["samples"] == pytest.approx(float(distances.mean()))
+    assert found["quality"]["real"]["images"] == 30
+    assert found["train"] == {"data": "train.npy", "images": 60}
+    assert f"{frechet:.3f}" in words
+    assert "compare them with others of 30 only" in words
+    for name in ("samples", "nearest"):
+        Image.open(f"evaluation/{name}.png").verify()
+
+
+def test_training_images_given_for_samples_are_seen_as_copies(data):
+    np.save("samples.npy", data["train"][:30].numpy())
+    succeed(*ALL)
+    near = figures()["nearness"]
+    assert (near["samples"], near["smallest"], near["near"]) == (0, 0, 1)
+    assert near["held_out_smallest"] > 1
+
+
+def test_without_training_images_it_says_what_is_missing(data):
+    words = succeed(*ALL[:4])
+    assert "training images" not in words.split("\n\n")[1]
+    assert "What real images reach is not known: give training images by --train." in words
+    assert (figures()["nearness"], figures()["quality"]["real"]) == (None, None)
+
+
+def test_a_network_is_sampled_once(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = ("evaluate", checkpoint, "-n", 9, "--reference", "digits", "--seed", 3)
+    few = ("--method", "ancestral", "--steps", 3)
+    succeed(*line, *few)
+    images = np.load("evaluation/samples/samples.npz")["images"]
+    expected = nf.sample(nf.load_checkpoint(checkpoint), 9, seed=3, method="ancestral", steps=3)
+    np.testing.assert_allclose(images, expected.numpy(), atol=1e-5)
+    first = figures()
+    assert first["sampling"]["settings"]["given"] == {"steps": 3}
+    assert (first["sampling"]["seed"], first["sampling"]["sample_ids"]["made_now"]) == (3, 9)
+    made = stop_after(monkeypatch, -1)
+    assert "9 of 9 samples are in" in succeed(*line, *few)
+    assert not made
+    assert figures()["quality"] == first["quality"]
+    held_out = digits("test").images
+    chosen = np.sort(np.random.default_rng(0).choice(397, 9, replace=False))
+    pixels = [(255 * x).round() / 255 for x in (torch.from_numpy(images), held_out[chosen])]
+    found = first["quality"]["samples"]["frechet"]
+    assert found == pytest.approx(pixel_frechet_distance(*pixels), rel=1e-5)
+
+
+def test_a_stopped_one_goes_on(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = ("evaluate", checkpoint, "-n", 9, "--reference", "digits", "--batch-size", 3)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 20)
+        assert invoke(*line).exit_code == 130
+    assert not (tmp_path / "evaluation" / "evaluation.json").exists()
+    words = succeed(*line)
+    assert "3 of 9 samples are in" in words
+    shutil.rmtree("evaluation/samples")
+    stopped = figures()
+    succeed(*line)
+    assert stopped["quality"] == figures()["quality"]
+
+
+def test_a_folder_of_samples_is_taken(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    succeed("sample", checkpoint, "-n", 10, "--out", "drawn", "--steps-per-level", 1)
+    succeed("evaluate", "drawn", "--reference", "digits")
+    succeed("evaluate", "drawn/samples.npz", "--reference", "digits", "--out", "other", "-n", 8)
+    assert (figures()["samples"], figures()["quality"]["samples"]["images"]) == ("drawn", 10)
+    assert figures("other")["quality"]["samples"]["images"] == 8
+
+
+def test_digits_are_the_held_out_and_the_training_ones(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("samples.npy", digits("test").images.numpy())
+    succeed("evaluate", "samples.npy", "--reference", "digits", "--train", "digits")
+    found = figures()
+    assert found["quality"]["samples"]["frechet"] < 1e-6
+    assert found["quality"]["samples"]["precision"] == 1
+    assert (found["train"]["images"], found["reference"]["images"]) == (1400, 397)
+    assert found["nearness"]["samples"] == found["nearness"]["held_out"]
+    assert 0.005 < found["nearness"]["near"] <= 0.011  # as it is meant
+
+
+def test_a_folder_of_pictures_is_brought_to_the_size_of_the_samples(data):
+    Path("photos").mkdir()
+    for number in range(9):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 24), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"photos/{number}.png")
+    succeed("evaluate", "samples.npy", "--reference", "photos")
+    assert figures()["reference"]["images"] == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "heun"), "holds images that are drawn already: --method heun, for a network"),
+        (("--seed", "0", "--steps", "4"), "drawn already: --seed 0 and --steps 4, for a"),
+        (("--classifier", "mnist"), "--classifier mnist is of images (1, 28, 28), the samples"),
+        (("--classifier", "letters"), "there is no classifier letters: give mnist or a"),
+        (("--classifier", "train.npy"), "train.npy is damaged, incomplete or not a safetensors"),
+        (("--train", "colour.npy"), "holds images of shape (3, 8, 8), the samples have (1, 8, 8)"),
+        (("--train", "large.npy"), "the images of large.npy are (16, 16) (H, W)"),
+        (("--train", "few.npy"), "few.npy holds 7 images: needed are at least 8"),
+        (("--train", "nowhere"), "no such file or folder: nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_work(data, tmp_path, options, message):
+    np.save("colour.npy", np.zeros((9, 3, 8, 8), np.uint8))
+    np.save("large.npy", np.zeros((9, 16, 16), np.uint8))
+    np.save("few.npy", np.zeros((7, 8, 8), np.uint8))
+    result = invoke(*ALL[:4], *options)
+    assert result.exit_code == 1, result.output
+    assert message in result.output
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_network_is_not_sampled_for_data_that_do_not_fit(checkpoint, data, tmp_path, monkeypatch):
+    np.save("reference.npy", np.zeros((9, 16, 16), np.uint8))
+    made = stop_after(monkeypatch, -1)
+    assert invoke("evaluate", checkpoint, *ALL[2:4]).exit_code == 1
+    assert not made
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_with_a_classifier_classes_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for name, number in (("samples", 12), ("reference", 20), ("train", 25)):
+        np.save(f"{name}.npy", random.integers(0, 256, (number, 28, 28), dtype=np.uint8))
+    words = succeed(*ALL, "--classifier", "mnist")
+    assert "precision (k = 3, the classifier's features)" in words
+    assert "given a class with probability above 0.9" in words
+    found = figures()
+    assert found["classifier"] == {"name": "mnist", "classes": list("0123456789")}
+    net = load_classifier("mnist")
+    expected = seen(net, torch.from_numpy(np.load("samples.npy"))[:, None])
+    quality = found["quality"]["samples"]
+    assert quality["counts"] == expected.counts.tolist()
+    assert quality["confident"] == expected.confident
+    assert sum(quality["counts"]) == sum(found["reference"]["counts"]) == 12
+    share = quality["counts"][0] / 12
+    assert quality["standard_errors"][0] == pytest.approx((share * (1 - share) / 12) ** 0.5)
+    worst = max(map(abs, quality["proportions"]["deviations"]))
+    assert f"{worst:.1f} standard errors" in words
+
+
+def test_files_of_others_are_not_replaced(data, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "samples.png").write_text("mine")
+    result = invoke(*ALL)
+    assert result.exit_code == 1
+    assert "samples.png is there already and not of ncsn-fast evaluate" in result.output
+    assert (tmp_path / "evaluation" / "samples.png").read_text() == "mine"
