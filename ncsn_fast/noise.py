@@ -38,6 +38,7 @@ DEQUANTIZE = 5  # training: dequantisation of 8-bit images
 SHUFFLE = 6  # training: order of the data and flips
 SECOND = 7  # the second noise of an interpolation
 PROBES = 8  # random signs v of a divergence, vᵀ(∂n/∂x)v (likelihood)
+CLASSES = 9  # training: whose class is left out
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

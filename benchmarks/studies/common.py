@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from ncsn_fast.data.digits import digits
+from ncsn_fast.data.load import load_images
 from ncsn_fast.support.files import write_text
 
 
@@ -20,6 +24,16 @@ def add_output(command: argparse.ArgumentParser, files: str) -> None:
     """The options that :func:`deliver` goes by; ``files`` says what the folder is for."""
     command.add_argument("--json", action="store_true")
     command.add_argument("--out", type=Path, help=f"folder for {files}")
+
+
+def held_out(model: str, data: str | None) -> Tensor:
+    """Real images (N, C, H, W) in [0, 1] that a model has not been trained on: those of a place
+    that :func:`load_images` reads, of the digits' own model the held-out digits."""
+    if data is not None:
+        return load_images(data)
+    if model != "digits":
+        raise SystemExit(f"which images has {model} not been trained on? Say with --data")
+    return digits("test").images
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -39,4 +53,4 @@ def deliver(options: argparse.Namespace, name: str, report: Any, table: str) -> 
         write_text(options.out / file, text + "\n")
 
 
-__all__ = ["add_output", "deliver", "markdown", "parser"]
+__all__ = ["add_output", "deliver", "held_out", "markdown", "parser"]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ncsn_fast.checkpoints.tensor_file import CheckpointError
 from ncsn_fast.models.by_name import IMAGE_NETWORKS, NETWORKS
+from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.support.parsers import shown
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -36,6 +37,13 @@ def _positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value <= 1e300 and math.isfinite(value)
 
 
+def _names(value: Any) -> bool:
+    try:
+        return type(value) is list and bool(class_names(value))
+    except ValueError:
+        return False
+
+
 Kind = tuple[Callable[[Any], bool], str]
 _WHOLE: Kind = (_whole, "a whole number ≥ 1")
 _WORD: Kind = (lambda value: type(value) is str, "a word")
@@ -48,6 +56,7 @@ _IMAGES: dict[str, Kind] = {
     "rescaled": _FLAG,
     "logit_transform": _FLAG,
     "divided": _FLAG,
+    "classes": (_names, "a list of different names"),
 }
 _POINTS: dict[str, Kind] = {
     **dict.fromkeys(("dim", "hidden", "layers"), _WHOLE),
@@ -200,6 +209,13 @@ def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Non
         raise CheckpointError(
             f"the weights do not fit {config['network']}: {name} is {found}, where the settings "
             f"say {shape}"
+        )
+    table = weights.get("normalizer.embed.weight")
+    classes = config.get("classes", ())
+    if classes and (table is None or len(table) != len(classes) + 1):
+        number = 0 if table is None else len(table) - 1
+        raise CheckpointError(
+            f"the weights are those of {number} classes, where the settings name {len(classes)}"
         )
 
 

@@ -31,6 +31,7 @@ from ncsn_fast.checkpoints.tensor_file import (
     read_safetensors,
 )
 from ncsn_fast.checkpoints.torch_file import read_torch
+from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.support.parsers import shown
 
 KNOWN_LAYOUTS = """\
@@ -315,7 +316,9 @@ def network_of(weights: Mapping[str, Tensor], *, divided: bool) -> dict[str, Any
     deeper = any(key.startswith("res5.") for key in weights)
     deepest = any(key.startswith("res31.") for key in weights)
     table = weights.get("normalizer.embed.weight")
-    if table is not None:
+    if table is not None and "normalizer.alpha" in weights:
+        facts["classes"] = list(class_names(len(table) - 1))  # the last row is that of none
+    elif table is not None:
         if deeper:
             raise CheckpointError("the weights are those of NCSNdeeper, which is not supported")
         return {**facts, "network": "NCSN", "num_levels": table.shape[0]}

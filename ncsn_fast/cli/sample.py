@@ -42,6 +42,20 @@ _MOST_SAMPLES = 10_000_000
     help="Id of the first image: 64 here continues a set of 64.",
 )
 @click.option(
+    "--label",
+    "labels",
+    metavar="CLASS[,CLASS...]",
+    default=None,
+    help="Classes by name or number, one after the other; all: each of them. Default: none, an "
+    "image of any class.",
+)
+@click.option(
+    "--guidance",
+    type=float,
+    default=None,
+    help="How much the class is exaggerated: 1 as trained, 2 clearer and less varied.",
+)
+@click.option(
     "--config",
     type=click.Path(path_type=Path),
     default=None,
@@ -91,6 +105,13 @@ _MOST_SAMPLES = 10_000_000
     help="T of annealed_langevin, k of consistent_annealed. Default: the checkpoint's.",
 )
 @click.option("--denoise/--no-denoise", default=None, help="Last step of theirs without noise.")
+@click.option(
+    "--hold-noise/--no-hold-noise",
+    default=None,
+    help="Whether an image on its way, which says itself how noisy it is, is kept as noisy as each "
+    "step expects. Default: with euler, heun and dpmpp_2m, for networks that do not see the noise "
+    "level.",
+)
 @click.option("--batch-size", type=COUNT, default=None, help="Images at once; changes no image.")
 @click.option("--gif", is_flag=True, help="Also animate the first chains.")
 @device_option
@@ -102,6 +123,8 @@ def sample(
     out: Path,
     seed: int,
     first_id: int,
+    labels: str | None,
+    guidance: float | None,
     config: Path | None,
     image_size: int | None,
     batch_size: int | None,
@@ -119,6 +142,7 @@ def sample(
     Examples:
       ncsn-fast sample -n 100 --gif
       ncsn-fast sample digits -n 100 --method dpmpp_2m --steps 10 --out quick
+      ncsn-fast sample fashion --label boot,bag --guidance 2 --out boots
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """
@@ -128,6 +152,8 @@ def sample(
         ids=range(first_id, first_id + number),
         seed=seed,
         settings=settings,
+        labels=() if labels is None else [name.strip() for name in labels.split(",")],
+        guidance=guidance,
         config=config,
         image_size=image_size,
         batch_size="auto" if batch_size is None else batch_size,

@@ -72,11 +72,11 @@ def schedule(
 ) -> None:
     """Choose noise levels and step size for your images, and show why.
 
-    DATA is what `ncsn-fast train --data` takes: a folder of images, a .npy / .npz file, CIFAR-10's
-    binary version, or the word "digits". The largest level is the largest distance between two
-    images, neighbouring levels overlap by --overlap, and the step size keeps the sampler's variance
-    (NCSNv2, Techniques 1, 2 and 4). Writes schedule.json (the numbers) and schedule.png (a picture
-    of them).
+    DATA is what `ncsn-fast train --data` takes: a folder of images, a .npy / .npz file, MNIST's IDX
+    files, CIFAR-10's binary version, or the word "digits". The largest level is the largest
+    distance between two images, neighbouring levels overlap by --overlap, and the step size keeps
+    the sampler's variance (NCSNv2, Techniques 1, 2 and 4). Writes schedule.json (the numbers) and
+    schedule.png (a picture of them).
 
     Training chooses its levels by the same rules, with the same --sigma-min, --overlap and
     --steps-per-level. The command that this one prints in the end trains with exactly these.
@@ -85,6 +85,7 @@ def schedule(
     Examples:
       ncsn-fast schedule photos/ --image-size 32
       ncsn-fast schedule images.npy --steps-per-level 10 --out levels
+      ncsn-fast schedule train-images-idx3-ubyte.gz
       ncsn-fast schedule cifar-10-batches-bin --max-points 50000
     """
     report = work.schedule(

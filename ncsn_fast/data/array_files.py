@@ -41,6 +41,8 @@ def read_array_file(path: Path, layout: str | None, key: str | None, values: str
     _check_kind(array, path, values)
     if array.size == 0:
         raise ValueError(f"{path} is empty: its shape is {array.shape}")
+    if layout is None and array.ndim == 3 and is_idx(path):
+        layout = "NHW"  # by the definition of MNIST's files, however few or small the images
     layout = _recognise_layout(array.shape, path) if layout is None else layout
     if array.ndim != LAYOUTS[layout]:
         raise ValueError(
@@ -97,7 +99,8 @@ def _from_archive(path: Path, key: str | None) -> np.ndarray:
                 "say which one to load with key=NAME"
             )
         if key is None and (others := [name for name in names if name != wanted]):
-            _log.warning("of %s the array 'images' is read, not %s", path, _listed(others))
+            told = "as images of %s the array 'images' is read, not %s"
+            _log.warning(told, path, _listed(others))
         otherwise = "save it with numpy.save as .npy, which is not read whole"
         check_host_memory(archive.size(wanted), f"{path}: {shown(wanted)}", otherwise)
         return archive[wanted]

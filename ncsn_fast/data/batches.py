@@ -6,8 +6,10 @@ is no state of a loader to save.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +34,9 @@ class Batches:
         seed: of order, flips and dequantisation.
         flip: mirror every image with probability one half.
         dequantize: None, "uniform" or "gaussian"; see :meth:`Space.enter`.
+        classes: (N,) whole numbers, the class of each sample, where the network knows classes; as
+            many as it knows for a sample of none.
+        class_dropout: share of the samples of a batch, in [0, 1), whose class is left out.
 
     Attributes:
         data: the data where they are kept: a float32 or uint8 tensor (N, *shape), or the array or
@@ -53,6 +58,8 @@ class Batches:
         seed: int,
         flip: bool = False,
         dequantize: str | None = None,
+        classes: Tensor | np.ndarray | None = None,
+        class_dropout: float = 0.0,
     ) -> None:
         self._space = Space.of(net)
         _check_settings(net, self._space, flip, dequantize)
@@ -71,7 +78,17 @@ class Batches:
         self.data = self._samples.data
         self.batch_size, self.seed = batch_size, seed
         self.flip, self.dequantize = flip, dequantize
+        self.classes = _checked_classes(classes, net, len(given))
+        self.class_dropout, self._no_class = class_dropout, len(getattr(net, "classes", ()))
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What has to agree for batches to be the same: of the data, and of their classes."""
+        if self.classes is None:
+            return {"data": self.sha256}
+        classes = hashlib.sha256(self.classes.numpy().tobytes()).hexdigest()
+        return {"data": self.sha256, "classes": classes, "class_dropout": self.class_dropout}
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """The samples of a step in model space, (B, *shape), and their positions (B,)."""
@@ -91,6 +108,22 @@ class Batches:
                 x.shape[1:], seed=self.seed, stream=noise.DEQUANTIZE, sample_ids=ids, step=step
             )
         return self._space.enter(x, dequantize=self.dequantize, noise=drawn), ids
+
+    def classes_at(self, step: int) -> Tensor | None:
+        """The classes of the samples of a step, (B,) int64, some of them left out; None where the
+        network knows none."""
+        if self.classes is None:
+            return None
+        positions = step * self.batch_size + torch.arange(self.batch_size, device="cpu")
+        classes = self.classes[self.shuffled(positions)].to(self.device, non_blocking=True)
+        u = noise.uniform(
+            (),
+            seed=self.seed,
+            stream=noise.CLASSES,
+            sample_ids=torch.arange(self.batch_size, device=self.device),
+            step=step,
+        )
+        return torch.where(u < self.class_dropout, self._no_class, classes)
 
     def _on_device(self, samples: Tensor) -> Tensor:
         """As floats on the network's device; pixels travel as they are, four times smaller."""
@@ -117,6 +150,34 @@ class Batches:
             inside = epochs == epoch
             indices[inside] = self._order[1][offsets[inside]]
         return indices
+
+
+def _checked_classes(
+    classes: Tensor | np.ndarray | None, net: ScoreNetwork, number: int
+) -> Tensor | None:
+    """The class of each sample (N,) int64 on the CPU, or None where the network knows none."""
+    known = getattr(net, "classes", ())
+    if classes is None:
+        if known:
+            raise ValueError(
+                f"the network knows {len(known)} classes: give classes, the class of each sample"
+            )
+        return None
+    if not known:
+        raise ValueError("classes are given, but the network knows none: NCSNv2(classes=...)")
+    classes = torch.as_tensor(classes).detach().cpu()
+    if classes.is_floating_point() or classes.dtype == torch.bool or classes.shape != (number,):
+        raise ValueError(
+            f"classes are {classes.dtype} of shape {tuple(classes.shape)}: needed are {number:,} "
+            "whole numbers, the class of each sample"
+        )
+    low, high = (int(value) for value in classes.aminmax())
+    if low < 0 or high > len(known):
+        raise ValueError(
+            f"classes run from {low} to {high}: the network knows 0 to {len(known) - 1}, and "
+            f"{len(known)} says that a sample has none"
+        )
+    return classes.long()
 
 
 def _check_settings(net: ScoreNetwork, space: Space, flip: bool, dequantize: str | None) -> None:

@@ -7,7 +7,7 @@ values: all of it big-endian. Images are uint8 (N, H, W), labels uint8 (N,), in 
 
 from __future__ import annotations
 
-import gzip
+import io
 import os
 import re
 import struct
@@ -30,7 +30,8 @@ from ncsn_fast.support.parsers import FileError, naming, opened
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MOST_AXES = 4
 _GZIP = b"\x1f\x8b"
-_BEGINNING = 64 << 10  # bytes in which a gzipped file has to show what it is
+_GZIPPED = 16 | zlib.MAX_WBITS
+_PIECE = 64 << 10  # bytes of a file read at once; the first have to show that it is IDX
 _SPLITS = {"train": "train", "test": "t10k"}
 _IMAGES = ("{}-images-idx3-ubyte", "{}-images.idx3-ubyte")
 _FOLDERS = (".", "raw", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw")
@@ -43,10 +44,10 @@ def is_idx(path: Path) -> bool:
         OSError, FileError: where it cannot be opened, or is no file.
     """
     with opened(path) as file:
-        head = file.read(_BEGINNING)
+        head = file.read(_PIECE)
     if head.startswith(_GZIP):
         try:
-            head = zlib.decompressobj(16 | zlib.MAX_WBITS).decompress(head, 4)
+            head = zlib.decompressobj(_GZIPPED).decompress(head, 4)
         except zlib.error:
             return False
     return _begins(head[:4])
@@ -71,7 +72,7 @@ def read_idx(path: Path) -> np.ndarray:
         size = os.fstat(file.fileno()).st_size
         packed = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
-        stream: Any = gzip.GzipFile(fileobj=file) if packed else file
+        stream = io.BufferedReader(_Unpacked(file)) if packed else file
         with naming(path, "no IDX file"):
             header = _read_header(stream, path)
         if not packed:
@@ -128,6 +129,32 @@ def idx_labels(images: Path) -> Path | None:
     """
     name, renamed = re.subn(r"images(.?idx)3", r"labels\g<1>1", images.name.removesuffix(".gz"))
     return _the_one(images.with_name(name)) if renamed else None
+
+
+class _Unpacked(io.RawIOBase):
+    """A gzipped file, unpacked as it is read, its checksum compared at its end.
+
+    The gzip module joins any number of parts and takes padding byte by byte: 4 MB may take it 2 s.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._inflate = file, zlib.decompressobj(_GZIPPED)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail or self._file.read(_PIECE)
+            data = self._inflate.decompress(packed, len(buffer))
+            buffer[: len(data)] = data
+            if data:
+                return len(data)
+            if not packed:
+                raise EOFError("it is cut")
+        if self._inflate.unused_data or self._file.read(1):
+            raise ValueError("more follows the gzipped array")
+        return 0
 
 
 def _the_one(path: Path) -> Path | None:

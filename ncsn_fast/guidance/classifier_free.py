@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncsn_fast.models.base import own_network
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.support import checks
 from ncsn_fast.support.per_sample import one_each
@@ -76,7 +77,10 @@ class Guided(Score):
 
 
 def guided(
-    score: Score | Callable[..., Tensor], scale: float, *, unconditional: Mapping[str, Any]
+    score: Score | Callable[..., Tensor],
+    scale: float,
+    *,
+    unconditional: Mapping[str, Any] | None = None,
 ) -> Guided:
     """Classifier-free guidance (Ho & Salimans 2022), in the space of the network's output.
 
@@ -88,13 +92,17 @@ def guided(
         score = nf.guided(nf.Score(net, "denoiser", "sigma"), 3.0, unconditional={"y": 10})
         images = nf.Sampler(score, (3, 32, 32), sigmas)(8, extra={"y": classes})
 
+    Of one of our networks that knows classes it is nf.guided(net, 2.0), and images of a class are
+    nf.sample(nf.guided(net, 2.0), 8, extra={"classes": [net.class_of("boot")] * 8}).
+
     Args:
         score: one of our networks, a callable score(x, labels, **extra), or a Score.
         scale: one number for all samples: 0 is the unconditional network, 1 the conditional one,
             more exaggerates the condition.
         unconditional: by name, what an input is without the condition: a number, a tensor on the
             network's device or an array (that of one sample, or one that broadcasts to the batch),
-            or whatever else the network takes, such as None.
+            or whatever else the network takes, such as None. Default: no classes, where the
+            network is one of ours that knows some.
 
     Returns:
         A Score for :class:`Sampler`.
@@ -105,6 +113,9 @@ def guided(
     """
     if not math.isfinite(checks.number("scale", scale)):
         raise ValueError(f"scale = {scale!r}: give a finite number, such as 3.0")
+    known = getattr(own_network(score), "classes", ())
+    if unconditional is None and known:
+        unconditional = {"classes": len(known)}
     if not isinstance(unconditional, Mapping) or not unconditional:
         raise ValueError(
             f"unconditional = {unconditional!r:.80}: say what the network's inputs are without the "

@@ -74,24 +74,25 @@ class PreparedNetwork:
         whole_weights(source, self._make)
         self._pack()
 
-    def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    def normalized(self, x: Tensor, labels: Tensor | None = None, **classes: Tensor) -> Tensor:
         """The normalised score σ·s.
 
         Args:
             x: (N, *shape) float32, in model space.
             labels: (N,) integers, where the network sees the noise level.
+            classes: (N,) integers, by that name, where the network knows classes.
 
         Returns:
             (N, *shape) in 16 bits or float32, in any memory format.
         """
         # A region of autocast around the caller does not change what a precision means.
         with self._use(), torch.autocast(x.device.type, enabled=False):
-            return self.network.normalized(x, labels)
+            return self.network.normalized(x, labels, **classes)
 
-    def __call__(self, x: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, labels: Tensor, **classes: Tensor) -> Tensor:
         """What the source returns, the score s(x, σ) as a rule; arguments as for normalized."""
         with self._use(), torch.autocast(x.device.type, enabled=False):
-            return self.network(x, labels)
+            return self.network(x, labels, **classes)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -127,25 +127,40 @@ class ScoreNetwork(nn.Module, ABC):
         return self
 
 
-def check_labels(labels: Tensor, batch: int, num_levels: int) -> None:
-    """Refuse labels that are not (batch,) integers from 0 to L - 1.
+def check_labels(labels: Tensor, batch: int, number: int, what: str = "labels") -> None:
+    """Refuse labels that are not (batch,) integers from 0 to number - 1.
+
+    Args:
+        what: what they are called; "labels" count noise levels.
 
     Raises:
         ValueError: naming what was given. The values are checked on the CPU only: reading those on
             a device would stop the host until the device has caught up.
     """
-    if labels.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"labels must be int64 or int32, got {labels.dtype}: use labels.long()")
+    if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.int32):
+        given = getattr(labels, "dtype", type(labels).__name__)
+        raise ValueError(f"{what} must be int64 or int32, got {given}: use {what}.long()")
     if labels.shape != (batch,):
-        raise ValueError(f"labels must have shape ({batch},), got {tuple(labels.shape)}")
+        raise ValueError(f"{what} must have shape ({batch},), got {tuple(labels.shape)}")
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or labels.numel() == 0:
         return
     low, high = (int(v) for v in labels.aminmax())
-    if low < 0 or high >= num_levels:
-        raise ValueError(
-            f"labels run from {low} to {high}, but the network has the {num_levels} noise levels "
-            f"0 to {num_levels - 1}"
-        )
+    if low < 0 or high >= number:
+        kinds = f"{number} noise levels 0 to {number - 1}"
+        if what != "labels":
+            kinds = f"{what} 0 to {number - 2}, and {number - 1} for none of them"
+        raise ValueError(f"{what} run from {low} to {high}, but the network has the {kinds}")
+
+
+def own_network(score: object) -> ScoreNetwork | None:
+    """The network of this package that a score calls as it is: itself, or one behind an
+    ``nf.Score`` (guided or not) of its method ``normalized``; None for any other."""
+    if isinstance(score, ScoreNetwork):
+        return score
+    method = getattr(score, "fn", None)
+    owner = getattr(method, "__self__", None)
+    own = isinstance(owner, ScoreNetwork) and getattr(method, "__name__", "") == "normalized"
+    return owner if own else None
 
 
 @contextmanager
@@ -259,5 +274,6 @@ __all__ = [
     "changing_weights",
     "check_labels",
     "evaluating",
+    "own_network",
     "whole_weights",
 ]

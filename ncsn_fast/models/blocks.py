@@ -78,6 +78,26 @@ class ConditionalInstanceNormPlus(_InstanceNormPlus):
         return self.embed(labels).chunk(3, dim=1)
 
 
+class ClassInstanceNormPlus(InstanceNormPlus):
+    """InstanceNorm++ whose γ, α, β are moved by a row of a table per class.
+
+    Its "labels" are classes; those that count behind the last class, and None, move nothing: the
+    norm is then :class:`InstanceNormPlus`, with the same parameters.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__(channels)
+        table = torch.zeros(num_classes + 1, 3 * channels)
+        self.embed = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=num_classes)
+
+    def affine(self, labels: Tensor | None) -> tuple[Tensor, ...]:
+        common = super().affine(labels)
+        if labels is None:
+            return common
+        moved = self.embed(labels).chunk(3, dim=1)
+        return tuple(own + offset for own, offset in zip(common, moved, strict=True))
+
+
 class PooledConv(nn.Module):
     """A convolution and a 2×2 mean, which halves the image."""
 
@@ -310,6 +330,7 @@ class RefineBlock(nn.Module):
 __all__ = [
     "CRP",
     "RCU",
+    "ClassInstanceNormPlus",
     "ConditionalInstanceNormPlus",
     "InstanceNormPlus",
     "Norm",

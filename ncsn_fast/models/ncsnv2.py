@@ -7,20 +7,28 @@ n / σ (Technique 3 of the paper).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ncsn_fast.models.blocks import InstanceNormPlus, Norm
+from ncsn_fast.models.base import check_labels
+from ncsn_fast.models.blocks import ClassInstanceNormPlus, InstanceNormPlus, Norm
 from ncsn_fast.models.ncsn import SMALL
 from ncsn_fast.models.refinenet import ImageSize, RefineNet, Stage
+
+MOST_CLASSES = 10_000
+_LONGEST_NAME = 100  # characters
 
 
 class NCSNv2(RefineNet):
     """NCSNv2 for images of 28, 32 or 64 pixels. Arguments as :class:`RefineNet`, and:
 
     Args:
+        classes: the names of the classes that it can be told, or how many there are, named by their
+            numbers then. Each has an offset of the γ, α, β of all norms, zero at the beginning;
+            without a class the network is the one that has none, with the same weights.
         divided: False for weights of training code that leaves the division by σ to the sampler:
             ``forward`` then returns the body as it is, like that code's network, and the
             state_dict holds no noise levels.
@@ -39,8 +47,10 @@ class NCSNv2(RefineNet):
         activation: str = "elu",
         rescaled: bool = False,
         logit_transform: bool = False,
+        classes: int | Sequence[str] = (),
         divided: bool = True,
     ) -> None:
+        self.classes = class_names(classes)  # first: what is built depends on it
         super().__init__(
             channels=channels,
             image_size=image_size,
@@ -55,34 +65,93 @@ class NCSNv2(RefineNet):
             self.register_buffer("sigmas", self.sigmas, persistent=False)
 
     def _norm(self) -> Norm:
+        if self.classes:
+            return partial(ClassInstanceNormPlus, num_classes=len(self.classes))
         return InstanceNormPlus
 
     def _refine_norm(self) -> Norm | None:
         return None
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None, classes: Tensor | None = None) -> Tensor:
         """The score (N, C, H, W) of the images x at the noise levels ``labels`` (N,).
 
-        Where the network is not ``divided``: the normalised score.
+        Where the network is not ``divided``: the normalised score. ``classes`` are as for
+        :meth:`normalized`.
 
         Raises:
             ValueError: without labels, where it is.
         """
-        n = self.body(x, labels)
+        told = {} if classes is None else {"classes": classes}
+        n = self.normalized(x, labels, **told)
         if not self.divided:
             return n
         if labels is None:
             raise ValueError("the score is divided by σ: give labels (N,), or call normalized()")
         return n / self.level(labels, x)
 
-    def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The normalised score σ·s (N, C, H, W), the body's output. The labels are not read."""
-        return self.body(x, labels)
+    def normalized(
+        self, x: Tensor, labels: Tensor | None = None, classes: Tensor | None = None
+    ) -> Tensor:
+        """The normalised score σ·s (N, C, H, W), the body's output. The labels are not read.
+
+        Args:
+            classes: (N,) int64, the class of each image, ``len(net.classes)`` where it has none;
+                None: no image has one.
+
+        Raises:
+            ValueError: for classes that the network does not have.
+        """
+        if classes is not None:
+            if not self.classes:
+                raise ValueError("this network knows no classes: leave them out")
+            check_labels(classes, len(x), len(self.classes) + 1, "classes")
+        return self.body(x, classes)
+
+    def class_of(self, name: str | int) -> int:
+        """The number of a class, by its name or that number itself.
+
+        Raises:
+            ValueError: for another one, naming those that there are.
+        """
+        if not self.classes:
+            raise ValueError(f"class {name!r:.80}: this network knows no classes")
+        known = dict(zip(map(str.lower, self.classes), range(len(self.classes)), strict=True))
+        wanted = str(name).lower()
+        number = known.get(wanted)
+        if number is None and wanted.isdecimal() and int(wanted) < len(self.classes):
+            number = int(wanted)
+        if number is None:
+            names = ", ".join(self.classes[:20]) + (" …" if len(self.classes) > 20 else "")
+            raise ValueError(f"class {name!r:.80} is unknown; there are {names}")
+        return number
 
     @property
     def config(self) -> dict[str, Any]:
         """Plain JSON values that rebuild the network."""
-        return {**super().config, "divided": self.divided}
+        classes = {"classes": list(self.classes)} if self.classes else {}
+        return {**super().config, **classes, "divided": self.divided}
+
+
+def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
+    """The names of classes, of so many classes "0", "1", …; checked.
+
+    Raises:
+        ValueError: for another number than 1 to 10,000, and for what are no different names.
+    """
+    if isinstance(classes, int) and not isinstance(classes, bool):
+        classes = [str(number) for number in range(min(classes, MOST_CLASSES + 1))] or [""]
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise ValueError(f"classes = {classes!r:.80}: give their names, or how many there are")
+    if len(classes) > MOST_CLASSES:
+        raise ValueError(f"{len(classes):,} classes are too many: at most {MOST_CLASSES:,}")
+    seen: set[str] = set()
+    for name in classes:
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+            raise ValueError(f"class {name!r:.80}: a name has 1 to {_LONGEST_NAME} characters")
+        if name.lower() in seen:
+            raise ValueError(f"two classes are called {name!r:.80}, capital letters left aside")
+        seen.add(name.lower())
+    return tuple(classes)
 
 
 class NCSNv2Deeper(NCSNv2):
@@ -110,4 +179,4 @@ class NCSNv2Deepest(NCSNv2):
     )
 
 
-__all__ = ["NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest"]
+__all__ = ["MOST_CLASSES", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest", "class_names"]

@@ -127,13 +127,15 @@ def official_config(net: ScoreNetwork, *, averaged: bool = True) -> dict[str, An
         averaged: whether the checkpoint holds averaged weights besides those as trained.
 
     Raises:
-        ValueError: for what the official code does not have: other networks, images that are not
-            square, levels that are neither geometric nor evenly spaced; in NCSN an activation but
-            ELU, or rescaled data.
+        ValueError: for what the official code does not have: other networks, classes, images that
+            are not square, levels that are neither geometric nor evenly spaced; in NCSN an
+            activation but ELU, or rescaled data.
     """
     name = net.config["network"]
     if name not in IMAGE_NETWORKS:
         raise ValueError(f"the official code has no {name}: it has {', '.join(IMAGE_NETWORKS)}")
+    if net.config.get("classes"):
+        raise ValueError("the official code has no classes: keep the network as .safetensors")
     _, height, width = net.shape
     rescaled = net.config["rescaled"]
     plain = not rescaled and net.config["activation"] == "elu"

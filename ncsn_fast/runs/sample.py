@@ -13,14 +13,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint
 from ncsn_fast.checkpoints.official_yaml import read_official_yaml
 from ncsn_fast.checkpoints.tensor_file import check_is_file
+from ncsn_fast.guidance.classifier_free import guided
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, check_taken, used_settings
 from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.ncsnv2 import NCSNv2
+from ncsn_fast.models.score import Score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.runs.report import in_words, machine_facts, network_facts, told
@@ -42,6 +46,8 @@ def sample(
     ids: Sequence[int],
     seed: int,
     settings: dict[str, Any],
+    labels: Sequence[str] = (),
+    guidance: float | None = None,
     config: Path | None,
     image_size: int | None,
     batch_size: int | str,
@@ -58,6 +64,9 @@ def sample(
             and grid.png.
         ids: which samples of the seed.
         settings: keywords of the Sampler: the method and its settings, None where not given.
+        labels: classes by name or number, "none" for none of them, "all" for each: image i is of
+            entry i modulo their number. None at all: of no class.
+        guidance: the scale of classifier-free guidance towards them; None and 1: as trained.
         config: the official YAML of the checkpoint.
         gif: also write chain.gif.
 
@@ -75,10 +84,11 @@ def sample(
         check_writable(out / "samples.npz")
         _check_pictures(out)
         net = load_checkpoint(checkpoint, config=config, device=device, **overrides)
-        sampler = Sampler(net, **settings)
-        facts, used = network_facts(net), _used(net, sampler, settings)
+        classes = Classes(net, labels, guidance)
+        sampler = Sampler(classes.score, **settings)
+        facts, used = network_facts(net), _used(net, sampler, settings) | classes.told()
         say(f"{told(facts)}\n{_told_settings(used)}")
-        identity = _identity(seed, checkpoint, net, sampler)
+        identity = _identity(seed, checkpoint, net, sampler) | classes.told()
         store = SampleStore(out, identity, net.shape, set(sampler.table.beginnings))
         remove_leftovers(out)
         wanted = store.missing(ids)
@@ -89,9 +99,11 @@ def sample(
         started = time.monotonic()
         with store.kept():  # also where a killed process had made all of them
             if wanted:
-                _fill(store, sampler, net, wanted, seed, batch_size, progress)
+                _fill(store, sampler, net, classes, wanted, seed, batch_size, progress)
         seconds = time.monotonic() - started
-        files = _draw(store.images(ids), out, sampler, net, ids, seed, gif, say, progress)
+        files = _pictures(store.images(ids), out, say)
+        if gif and "grid" in files:
+            files["chain"] = _chain(out, sampler, net, classes, ids, seed, say, progress)
     return {
         "checkpoint": {"file": checkpoint_file(checkpoint), "sha256": identity["checkpoint"]}
         | facts,
@@ -107,13 +119,53 @@ def sample(
     }
 
 
+class Classes:
+    """Of which classes the images of a run are, and what is run for them.
+
+    Attributes:
+        score: the network, guided where that is asked for.
+
+    Raises:
+        ValueError: for classes that the network does not know, and for guidance without classes.
+    """
+
+    score: ScoreNetwork | Score
+
+    def __init__(self, net: ScoreNetwork, labels: Sequence[str], guidance: float | None) -> None:
+        self._names: tuple[str, ...] = getattr(net, "classes", ())
+        self._device, self._guidance = net.sigmas.device, guidance
+        self._numbers: list[int] = []
+        for label in labels:
+            if not isinstance(net, NCSNv2) or not self._names:
+                raise ValueError(f"label {label!r:.80}: this network knows no classes")
+            if label == "all":
+                self._numbers += range(len(self._names))
+            else:
+                self._numbers.append(len(self._names) if label == "none" else net.class_of(label))
+        if guidance is not None and not any(n < len(self._names) for n in self._numbers):
+            raise ValueError(f"guidance = {guidance:g} goes towards a class: say which (label)")
+        self.score = net if guidance is None else guided(net, guidance)
+
+    def told(self) -> dict[str, Any]:
+        """As the report and the identity of samples have them."""
+        names = [*self._names, "none"]
+        return {"labels": [names[n] for n in self._numbers] or None, "guidance": self._guidance}
+
+    def extra(self, ids: Sequence[int]) -> dict[str, Tensor]:
+        """The network's further input for images of these ids."""
+        if not self._numbers:
+            return {}
+        numbers = [self._numbers[i % len(self._numbers)] for i in ids]
+        return {"classes": torch.tensor(numbers, device=self._device)}
+
+
 def _check(checkpoint: Path, config: Path | None, settings: dict[str, Any]) -> None:
     """Refuse what can be refused without the network, which may take long to read."""
     check_is_file(checkpoint_file(checkpoint))
     if config is not None:
         read_official_yaml(config)
     if settings.get("method") is not None:
-        check_taken(settings["method"], {k: v for k, v in settings.items() if k != "method"})
+        check_taken(settings["method"], _of_the_method(settings))
     spaced = {name: settings[name] for name in ("spacing", "rho") if settings.get(name) is not None}
     noise_levels((1.0, 0.5), **spaced)
 
@@ -132,20 +184,28 @@ def _used(net: ScoreNetwork, sampler: Sampler, settings: dict[str, Any]) -> dict
     """The method and its settings, by where they come from."""
     stored = net.sampling or {}
     method = settings.get("method") or stored.get("method", ANNEALED_LANGEVIN)
-    rest = {name: value for name, value in settings.items() if name != "method"}
     return {
         "method": method,
-        **used_settings(method, rest, stored),
+        **used_settings(method, _of_the_method(settings), stored),
         "network_evaluations": len(sampler.table),
+        "hold_noise": sampler.hold_noise,
     }
+
+
+def _of_the_method(settings: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of the Sampler that are settings of its method."""
+    return {k: v for k, v in settings.items() if k not in ("method", "hold_noise")}
 
 
 def _told_settings(used: dict[str, Any]) -> str:
     told = {"the command": "given", "the checkpoint": "checkpoint"}
     words = [f"{in_words(used[key])} (from {who})" for who, key in told.items() if used[key]]
+    labels, guidance = used["labels"], used["guidance"]
+    of = "" if labels is None else f" of {', '.join(labels[:12])}{' …' if labels[12:] else ''}"
+    of += "" if guidance is None else f", guided by {guidance:g},"
     return (
-        f"Sampling by {'; '.join([used['method'], *words])}: {used['network_evaluations']:,} "
-        "network evaluations an image"
+        f"Sampling{of} by {'; '.join([used['method'], *words])}: "
+        f"{used['network_evaluations']:,} network evaluations an image"
     )
 
 
@@ -154,11 +214,12 @@ def _identity(
 ) -> dict[str, int | str]:
     """What samples have to agree in to be of one set. Neither the device nor how many are made at
     once is in it: they change an image by rounding."""
+    run = f"{sampler.table!r}{' held' if sampler.hold_noise else ''}"
     return {
         "seed": seed,
         "checkpoint": _digest(checkpoint_file(checkpoint)),
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
-        "table": hashlib.sha256(repr(sampler.table).encode()).hexdigest(),
+        "table": hashlib.sha256(run.encode()).hexdigest(),
         "precision": sampler.precision,
         "convolutions": sampler.convolutions,
     }
@@ -168,6 +229,7 @@ def _fill(
     store: SampleStore,
     sampler: Sampler,
     net: ScoreNetwork,
+    classes: Classes,
     wanted: list[int],
     seed: int,
     batch_size: int | str,
@@ -193,6 +255,7 @@ def _fill(
                     batch_size=len(part.ids),
                     callback=_Keeper(store, sampler, part.ids),
                     progress=show,
+                    extra=classes.extra(part.ids),
                     **begin,
                 )
             except (SamplingError, SamplingInterrupted) as stop:
@@ -223,17 +286,7 @@ class _Keeper:
             self._store.keep(self._ids, x, level)
 
 
-def _draw(
-    images: Tensor,
-    out: Path,
-    sampler: Sampler,
-    net: ScoreNetwork,
-    ids: Sequence[int],
-    seed: int,
-    gif: bool,
-    say: Callable[[str], None],
-    progress: bool,
-) -> dict[str, Path]:
+def _pictures(images: Tensor, out: Path, say: Callable[[str], None]) -> dict[str, Path]:
     files = {"samples": out / "samples.npz"}
     if images.ndim != 4:
         say("No pictures: the samples are points.")
@@ -242,16 +295,34 @@ def _draw(
         say(f"The pictures show the {images.shape[1]} channels side by side.")
     files["grid"] = out / "grid.png"
     plots.save_grid(files["grid"], plots.visible(images[:GRID_IMAGES]))
-    if gif:
-        files["chain"] = out / "chain.gif"
-        shown = ids[:CHAIN_IMAGES]
-        every = max(1, len(sampler.table) // CHAIN_FRAMES)
-        say(f"Running {len(shown)} of the chains again for the animation.")
-        _, states = sampler(len(shown), seed=seed, sample_ids=shown, every=every, progress=progress)
-        frames = plots.visible(to_images(net, states).flatten(0, 1))
-        frames = frames.unflatten(0, states.shape[:2])
-        plots.save_chain_gif(files["chain"], frames, sampler.kept_sigmas(every))
     return files
+
+
+def _chain(
+    out: Path,
+    sampler: Sampler,
+    net: ScoreNetwork,
+    classes: Classes,
+    ids: Sequence[int],
+    seed: int,
+    say: Callable[[str], None],
+    progress: bool,
+) -> Path:
+    """The animation of the first chains, which are run again for it."""
+    shown = ids[:CHAIN_IMAGES]
+    every = max(1, len(sampler.table) // CHAIN_FRAMES)
+    say(f"Running {len(shown)} of the chains again for the animation.")
+    _, states = sampler(
+        len(shown),
+        seed=seed,
+        sample_ids=shown,
+        every=every,
+        progress=progress,
+        extra=classes.extra(shown),
+    )
+    frames = plots.visible(to_images(net, states).flatten(0, 1)).unflatten(0, states.shape[:2])
+    plots.save_chain_gif(out / "chain.gif", frames, sampler.kept_sigmas(every))
+    return out / "chain.gif"
 
 
 def _digest(path: Path) -> str:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.data.digits import digits
-from ncsn_fast.data.load import pixels_of
+from ncsn_fast.data.labels import Classes
+from ncsn_fast.data.load import labelled_pixels_of, load_images, pixels_of
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
 from ncsn_fast.pictures.curves import save_loss_plot
@@ -52,6 +53,7 @@ _FILES = {
     "loss": "loss.png",
     "samples": "samples",
 }
+_PLACES = ("data", "labels", "held_out")
 # Settings of a run that say how its images are read.
 LOADING = ("image_size", "crop", "damaged", "key", "layout", "values")
 # Every setting of a run that users are asked for, by name.
@@ -71,7 +73,8 @@ def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, Tra
     Raises:
         ValueError: for settings out of range.
     """
-    values = {**settings, "data": _place(settings["data"])}
+    places = {name: _place(settings[name]) for name in _PLACES if settings.get(name)}
+    values = {**settings, **places}
 
     def of(kind: type[TrainRun] | type[TrainConfig]) -> dict[str, Any]:
         return {k: values[k] for k in settings_of(kind) if values.get(k) is not None}
@@ -104,8 +107,8 @@ def resume(
     """Go on with the run in a folder; return the report, as :func:`train` does.
 
     Args:
-        changes: settings that are new, of those that may be (``SETTINGS[name].free``): "data" too,
-            where the same images lie elsewhere by now.
+        changes: settings that are new, of those that may be (``SETTINGS[name].free``): places too,
+            where the same images and labels lie elsewhere by now.
 
     Raises:
         ValueError, OSError: as :func:`train`, and where there is no run, it is damaged, or the data
@@ -115,14 +118,16 @@ def resume(
         raise ValueError(f"{out} holds no training run (there is no folder): nothing to resume")
     with folder_lock(out, "resume another run"):
         run, config = read_run(out)
-        if "data" in changes:
-            run = replace(run, data=_place(changes["data"]))
-        elif run.data != "digits" and not Path(run.data).exists():
+        of_run: dict[str, Any] = {
+            k: _place(v) for k, v in changes.items() if k in settings_of(TrainRun)
+        }
+        run = replace(run, **of_run)
+        if "data" not in changes and run.data != "digits" and not Path(run.data).exists():
             raise ValueError(
                 f"the data of the run in {out} are no longer in {run.data}: where they were moved, "
                 "say their new place with --data"
             )
-        config = replace(config, **{k: v for k, v in changes.items() if k != "data"})
+        config = replace(config, **{k: v for k, v in changes.items() if k not in of_run})
         goes_on = (out / CHECKPOINT).exists()
         if not goes_on:
             check_new(out, begun=True)
@@ -137,17 +142,26 @@ def _train(
     out = Path(str(config.out))
     for name in (_SETTINGS, _PLOT):
         check_writable(out / name)
-    images, held_out = _images(run)
+    images, classes, held_out = _images(run)
     say(_told(run, config))
     found = None in (run.sigma_max, run.num_levels, run.step_size)
     run, schedule = _with_schedule(run, images, device)
     origin = "Chosen from them" if found else "As before" if goes_on else "As given"
-    say(f"{len(images)} images of {tuple(images.shape[1:])}. {origin}: {schedule}.")
+    kinds = "" if classes is None else f" in {len(classes.names)} classes"
+    say(f"{len(images)} images of {tuple(images.shape[1:])}{kinds}. {origin}: {schedule}.")
     if run.values == "signed":
         say("They are (x + 1) / 2 of the values x: of samples of this network take 2 * images - 1.")
     torch.manual_seed(config.seed)  # for the initial weights; noise has its own seed
-    net = _network(run, images, schedule).to(device)
-    trainer = Trainer(net, images, config, resume=goes_on, held_out=held_out, locked=True)
+    net = _network(run, images, classes, schedule).to(device)
+    trainer = Trainer(
+        net,
+        images,
+        config,
+        classes=None if classes is None else classes.indices,
+        resume=goes_on,
+        held_out=held_out,
+        locked=True,
+    )
     config = trainer.config  # of a precision by name: it is the run's on every machine
     _write_run(out, run, config)  # on resuming too: the number of steps may be new
     if trainer.step >= config.steps:
@@ -246,12 +260,13 @@ def _checksum(stored: Mapping[str, Any]) -> str:
 
 
 def _place(data: str) -> str:
-    """Where data lie, whatever folder the next process starts in."""
-    return data if data == "digits" else str(Path(data).resolve())
+    """Where data lie, whatever folder the next process starts in; words and keys stay."""
+    return str(Path(data).resolve()) if Path(data).exists() and data != "digits" else data
 
 
-def _images(run: TrainRun) -> tuple[np.ndarray, Tensor | None]:
-    """The training images as they are stored, and those to judge samples by, if there are any.
+def _images(run: TrainRun) -> tuple[np.ndarray, Classes | None, Tensor | None]:
+    """The training images as they are stored, their classes where the run is about them, and the
+    images to judge samples by, if there are any.
 
     Raises:
         ValueError: where they are not what the run's settings are for.
@@ -261,8 +276,14 @@ def _images(run: TrainRun) -> tuple[np.ndarray, Tensor | None]:
             f"{run.data} holds images that are cut already, but the run has crop {run.crop}, "
             "which is for a folder of files: say --crop 0"
         )
-    images = pixels_of(run.data, **{name: getattr(run, name) for name in LOADING})
+    loading = {name: getattr(run, name) for name in LOADING}
+    if run.conditional:
+        images, classes = _labelled(run, loading)
+    else:
+        images, classes = pixels_of(run.data, **loading), None
     held_out = digits("test").images if run.data == "digits" else None
+    if run.held_out is not None:
+        held_out = load_images(run.held_out, **loading)
     channels, height, width = images.shape[1:]
     wanted = f"but {f'preset {run.preset} is' if run.preset else 'the settings are'} for"
     other = "convert them" if held_out is None else "choose yours with --data FOLDER"
@@ -278,7 +299,26 @@ def _images(run: TrainRun) -> tuple[np.ndarray, Tensor | None]:
             f"{run.image_size}: {other}, or say --image-size {min(height, width)}"
         )
     IMAGE_NETWORKS[run.network].check_sides(height, width)  # before all of them are compared
-    return images, held_out
+    return images, classes, held_out
+
+
+def _labelled(run: TrainRun, loading: dict[str, Any]) -> tuple[np.ndarray, Classes]:
+    """The images of a conditional run and their classes, by the names that it gives them."""
+    images, found = labelled_pixels_of(run.data, run.labels, **loading)
+    if found is None:
+        raise ValueError(
+            f"{run.data} does not say the classes of its images, which a conditional run needs: "
+            "give their file with --labels, or a folder with a subfolder for each class"
+        )
+    if run.class_names is None:
+        return images, found
+    names = tuple(name.strip() for name in run.class_names.split(","))
+    if len(names) != len(found.names):
+        raise ValueError(
+            f"class_names names {len(names)} classes, and there are {len(found.names)}: "
+            f"{', '.join(found.names[:20])}"
+        )
+    return images, Classes(found.indices, names)
 
 
 def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[TrainRun, Schedule]:
@@ -318,10 +358,13 @@ def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[Trai
     return run, schedule
 
 
-def _network(run: TrainRun, images: np.ndarray, schedule: Schedule) -> ScoreNetwork:
+def _network(
+    run: TrainRun, images: np.ndarray, classes: Classes | None, schedule: Schedule
+) -> ScoreNetwork:
     names = ("network", "ngf", "activation", "rescaled", "logit_transform")
     settings = {name: getattr(run, name) for name in names}
     settings |= {"channels": images.shape[1], "image_size": tuple(images.shape[2:])}
+    settings |= {} if classes is None else {"classes": classes.names}
     net = build(settings, schedule.sigmas)
     net.sampling = {**schedule.sampling, "denoise": run.denoise}
     return net

@@ -49,6 +49,7 @@ class Chain:
         mask, known: (n, *shape) bool and float32 on the device, or neither.
         guidance: (x, n, σ, row) → (B, *shape).
         clip: largest norm of the score.
+        holds_noise: whether states are brought to the noise level of each row.
         every: which states are kept; None: none.
         callback: hears (row, x, n) after every row.
         extra: further inputs of the network, one per sample where they are as long as the batch.
@@ -72,6 +73,7 @@ class Chain:
     known: Tensor | None = None
     guidance: Drift | None = None
     clip: float | None = None
+    holds_noise: bool = False
     every: int | None = None
     callback: Callback | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +96,8 @@ class Chain:
     @cached_property
     def explicit(self) -> bool:
         """Whether somebody needs the normalised score itself between network and update."""
-        return not (self.guidance is None and self.callback is None and self.clip is None)
+        given = (self.guidance, self.callback, self.clip)
+        return self.holds_noise or any(one is not None for one in given)
 
     @cached_property
     def adds_noise(self) -> bool:

@@ -188,11 +188,12 @@ def _key(chain: Chain, state: StepResult, chunk: Chunk) -> Hashable:
     )
     family = (state.history is not None, chain.adds_noise, chain.scales_input, chain.explicit)
     inputs = (chunk.mask is not None, chain.clip is not None, chain.callback is not None)
+    held = chain.holds_noise
     backend = chain.backend, backends.resolve("auto", chain.device)[0]  # and the network's
     where = (chain.device, backend, chain.precision, capacity(chain), conditions)
     called = (_identity(chain.score.fn), chain.score.frozen(), _identity(chain.guidance))
     guiding = tuple((name, value.shape, value.dtype) for name, value in chunk.guiding.items())
-    return (tuple(state.x.shape), family, inputs, extra, guiding, where, called)
+    return (tuple(state.x.shape), family, held, inputs, extra, guiding, where, called)
 
 
 def _identity(function: Any) -> tuple[int, int]:

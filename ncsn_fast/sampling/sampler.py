@@ -22,10 +22,11 @@ from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.environment import usable
 from ncsn_fast.device.memory import check_host_memory, chunk_size
 from ncsn_fast.guidance.base import Guidance
+from ncsn_fast.guidance.noise_level import holds_noise
 from ncsn_fast.inference.runner import Runner
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.methods.levels import check_sigmas
-from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.base import ScoreNetwork, own_network
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.sampling import inputs
@@ -65,6 +66,8 @@ class Sampler:
         steps: network evaluations, at most, of the other methods (default: all noise levels).
         spacing: which noise levels so many steps visit: "auto" (the default; an even subset of
             the network's own where these are geometric), "ladder", "geometric", "karras", "linear".
+        hold_noise: whether states, which say how much noise they have, are held at each row's level
+            (docs/few_steps.md). Default: of networks not told σ, by methods that add no noise.
         settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
             your own). What is not given comes from the network's checkpoint (``net.sampling``) as
             far as that is of the same method, then from the method's function in
@@ -82,7 +85,7 @@ class Sampler:
         device: where to sample; default: the network's device.
 
     Attributes:
-        table: the rows that will be run.
+        table, hold_noise: the rows that will be run; whether states are held at their levels.
         seed: the seed of the last call.
 
     Raises:
@@ -101,6 +104,7 @@ class Sampler:
         denoise: bool | None = None,
         steps: int | None = None,
         spacing: str | None = None,
+        hold_noise: bool | None = None,
         precision: str = "auto",
         prepare: bool = True,
         backend: str = "auto",
@@ -109,22 +113,17 @@ class Sampler:
         **settings: object,
     ) -> None:
         checks.untransformed("a Sampler is made")
-        self.network = score if isinstance(score, ScoreNetwork) else None
+        self.network = own_network(score)
         self.score = as_score(score, sigmas)
-        if shape is None and self.network is not None:
-            shape = self.network.shape
-        self.shape = checks.sample_shape(shape)
+        own = None if self.network is None else self.network.shape
+        self.shape = checks.sample_shape(own if shape is None else shape)
         defaults = getattr(self.network, "sampling", None) or {}
         method = method if method is not None else defaults.get("method", ANNEALED_LANGEVIN)
-        settings.update(
-            step_size=step_size,
-            steps_per_level=steps_per_level,
-            denoise=denoise,
-            steps=steps,
-            spacing=spacing,
-        )
+        settings.update(step_size=step_size, steps_per_level=steps_per_level, denoise=denoise)
+        settings.update(steps=steps, spacing=spacing)
         ladder = self.score.sigmas if sigmas is None else check_sigmas(sigmas)
         self.table = make_table(method, ladder, settings, defaults, self.score.only_levels)
+        self.hold_noise = holds_noise(hold_noise, self.score, self.table)
         self._start = Start(self.table, self.shape, self.network, starts_uniform(method))
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
@@ -246,6 +245,7 @@ class Sampler:
                 known=known,
                 guidance=guidance,
                 clip=inputs.clip(clip),
+                holds_noise=self.hold_noise,
                 every=None if every is None else checks.count("every", every),
                 callback=callback,
                 extra=extra,
@@ -320,15 +320,17 @@ class Sampler:
 
 
 @overload
-def sample(net: ScoreNetwork, n: int, *, every: None = None, **keywords: Any) -> Tensor: ...
+def sample(net: ScoreNetwork | Score, n: int, *, every: None = None, **keywords: Any) -> Tensor: ...
 
 
 @overload
-def sample(net: ScoreNetwork, n: int, *, every: int, **keywords: Any) -> tuple[Tensor, Tensor]: ...
+def sample(
+    net: ScoreNetwork | Score, n: int, *, every: int, **keywords: Any
+) -> tuple[Tensor, Tensor]: ...
 
 
 def sample(
-    net: ScoreNetwork,
+    net: ScoreNetwork | Score,
     n: int,
     *,
     shape: Sequence[int] | None = None,
@@ -339,6 +341,7 @@ def sample(
     denoise: bool | None = None,
     steps: int | None = None,
     spacing: str | None = None,
+    hold_noise: bool | None = None,
     precision: str = "auto",
     prepare: bool = True,
     backend: str = "auto",
@@ -365,23 +368,20 @@ def sample(
     """Draw n images from a network of this package.
 
     Args:
-        net: a network as nf.load_checkpoint returns it.
+        net: a network as nf.load_checkpoint returns it, or :func:`nf.guided` of one.
         n: how many images, at least 1.
-        shape, sigmas, method, step_size, steps_per_level, denoise, steps, spacing, precision,
-            prepare, backend, graph, device: as for :class:`Sampler`; default: the checkpoint's.
-        seed: in [0, 2⁶⁴); None draws one from torch's default generator.
-        sample_ids: n distinct ids in [0, 2⁴⁸); default 0 … n-1.
+        shape, sigmas, method, step_size, steps_per_level, denoise, steps, spacing, hold_noise,
+            precision, prepare, backend, graph, device: as for :class:`Sampler`.
+        seed, sample_ids: in [0, 2⁶⁴), by default drawn; n distinct ids, by default 0 … n-1.
         initial, start_level: states (n, C, H, W) to begin in, and the noise level to begin at.
         noise: row → (n, C, H, W), in the place of the engine's.
         mask, known: 0 and 1, and the states held where it is 1; both broadcast to (n, C, H, W).
         guidance: (x, n, σ, row) → drift (B, C, H, W), added to the score.
         clip, temperature: largest norm of the score, > 0; factor on the noise's variance, ≥ 0.
-        every: keep every k-th state, k ≥ 1.
-        callback: hears (row, x, n) after every row; all states so far are in model space.
+        every, callback: as for a Sampler's call; all states so far are in model space.
         extra, shared: further inputs of the network, one per image, and those of all images.
         batch_size, progress: images at once, or "auto"; True for a bar, or (done, total) → None.
-        settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
-            your own).
+        settings: others of the method, or of a function of your own.
 
     Returns:
         (n, C, H, W) float32 in [0, 1] on the network's device. With ``every`` a pair: these and
@@ -389,16 +389,13 @@ def sample(
         the plane the states themselves, (n, 2).
 
     Raises:
-        ValueError: for a network of others, and for settings that are missing or out of range.
-        TypeError: for a setting that no method knows; the message says which there are.
-        CaptureError, SamplingError, SamplingInterrupted: as the call of a :class:`Sampler`; the
-            ``samples`` of the latter two are images.
+        ValueError: for a network of others, and settings that are missing or out of range.
+        TypeError: for a setting that no method knows; the message names them.
+        CaptureError, SamplingError, SamplingInterrupted: as of :class:`Sampler`, with images.
     """
-    if not isinstance(net, ScoreNetwork):
-        raise ValueError(
-            f"sample() takes a network of ncsn_fast, got {type(net).__name__}: for others there is "
-            "nf.Sampler(score, shape, sigmas, ...)"
-        )
+    if (own := own_network(net)) is None:
+        told = f"sample() takes a network of ncsn_fast, got {type(net).__name__}"
+        raise ValueError(f"{told}: for others there is nf.Sampler(score, shape, sigmas, ...)")
     methods = known_settings(method)
     if unknown := sorted(settings.keys() - methods):
         known_ones = sorted(methods.union(sample.__kwdefaults__ or ()))
@@ -413,6 +410,7 @@ def sample(
         denoise=denoise,
         steps=steps,
         spacing=spacing,
+        hold_noise=hold_noise,
         precision=precision,
         prepare=prepare,
         backend=backend,
@@ -440,11 +438,11 @@ def sample(
     try:
         result = sampler(n, every=every, **call)
     except (SamplingError, SamplingInterrupted) as stop:
-        stop.samples = to_images(net, stop.samples)
+        stop.samples = to_images(own, stop.samples)
         raise
     if isinstance(result, tuple):
-        return to_images(net, result[0]), to_images(net, result[1])
-    return to_images(net, result)
+        return to_images(own, result[0]), to_images(own, result[1])
+    return to_images(own, result)
 
 
 __all__ = ["Sampler", "sample"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ncsn_fast import noise, ops
 from ncsn_fast.device import profiling
+from ncsn_fast.guidance.noise_level import excess, held
 from ncsn_fast.noise import Word
 from ncsn_fast.reference import StepResult, per_sample
 from ncsn_fast.sampling.chain import Callback, Chain, Chunk
@@ -67,17 +68,21 @@ class Step:
                 lambda: chain.score(state.network_input, row.condition, **chunk.extra),
                 state.network_input,
             )
-        guidance = None
+        guidance, x = None, state.x
         if chain.explicit:
-            n = self._normalized(row, state.x, n)
-            guidance = self._drift(row, state.x, n)
+            n = self._normalized(row, x, n)
+            level = excess(x, n, row.sigma, chunk.mask) if chain.holds_noise else None
+            n = self._clipped(row, n)
+            if level is not None:
+                x = held(x, n, level, chunk.mask)
+            guidance = self._drift(row, x, n)
         entering = n
         if guidance is not None and chain.table.remembers_score:
             # The history has to have the guidance in it: n of a score that it is added to.
             entering, guidance = n + row.sigma * guidance, None
         with profiling.mark("update"):
             new = ops.sampler_update(
-                state.x,
+                x,
                 entering,
                 row.coefficients,
                 seed=row.seed,
@@ -96,10 +101,14 @@ class Step:
         return new, n
 
     def _normalized(self, row: Row, x: Tensor, output: Tensor) -> Tensor:
-        """The normalised score from the network's output, clipped where the caller wants that."""
+        """The normalised score from the network's output."""
         n = row.q * output.float()
         if self._chain.state_enters:  # elsewhere 0·∞ would be NaN
             n = n + row.p * x
+        return n
+
+    def _clipped(self, row: Row, n: Tensor) -> Tensor:
+        """The normalised score no longer than the caller wants the score to be."""
         if row.clip is None:
             return n
         # ‖s‖ = ‖n‖/σ. Products only: a GPU divides by a number of the host and by one of its own

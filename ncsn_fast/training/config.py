@@ -73,7 +73,8 @@ class TrainRun:
     preset: str | None = setting(None, "The preset that the settings started from.")
     data: str = _data(
         "digits",
-        "digits, a folder of images, a .npy / .npz file, or CIFAR-10's binary version.",
+        "digits, a folder of images, a .npy / .npz file, MNIST's IDX files, or CIFAR-10's binary "
+        "version.",
         free=True,  # another place of the same images: their fingerprint has to agree
     )
     image_size: int | None = _data(None, "Cut and shrink the files of a folder to this.", least=1)
@@ -92,10 +93,25 @@ class TrainRun:
         "Of an array: unit for [0, 1]; signed for [-1, 1] and complex ones, with --rescaled.",
         choices=VALUES,
     )
+    labels: str | None = _data(
+        None,
+        "The classes of the images, where they are not found with them: a file, or a key of .npz.",
+        free=True,
+    )
+    class_names: str | None = _data(
+        None, "Names of the classes, in the order of their numbers.", "With commas between them."
+    )
+    held_out: str | None = _data(
+        None,
+        "Images that are not trained on, to judge samples by.",
+        "What ``data`` may be; the digits have theirs.",
+        free=True,
+    )
     channels: int | None = _data(
         None, "Refuse images of another number.", "None takes any.", least=1
     )
     network: str = _network("NCSNv2", choices=tuple(IMAGE_NETWORKS))
+    conditional: bool = _network(False, "Tell it the class of an image; NCSNv2 only.")
     ngf: int = _network(32, "Width of the network.", least=1)
     activation: str = _network("elu", choices=tuple(ACTIVATIONS))
     rescaled: bool = _data(False, "Train on 2x - 1.")
@@ -118,6 +134,10 @@ class TrainRun:
             raise ValueError(
                 "values='signed' is for a network that sees them as they are: add rescaled=True"
             )
+        if self.conditional and self.network == "NCSN":
+            raise ValueError("conditional = True, but NCSN knows no classes: NCSNv2 does")
+        if not self.conditional and (self.labels, self.class_names) != (None, None):
+            raise ValueError("labels and class_names are for conditional=True: add it")
         if self.sigma_max is not None:
             geometric_sigmas(self.sigma_max, self.sigma_min, 2)
         if self.step_size is not None:
@@ -190,6 +210,13 @@ class TrainConfig:
         none="none",
     )
     flip: bool = _data(False, "Mirror half of the images.", "At random.")
+    class_dropout: float = _data(
+        0.1,
+        "Share of images whose class is left out.",
+        "What is learned without classes is what guidance steers away from (Ho & Salimans 2022); "
+        "for networks that know classes.",
+        check=_rate,
+    )
     seed: int = setting(
         0, "", "Of noise, levels and order.", group="Run", check=_seed, least=0, most=2**64 - 1
     )
@@ -233,9 +260,12 @@ class TrainConfig:
     )
 
     def fixed(self) -> dict[str, Any]:
-        """The settings that a run keeps when it goes on."""
+        """The settings that a run keeps when it goes on, but for those of the classes, which
+        ``Batches.identity`` has where there are any."""
         table = settings_of(TrainConfig)
-        return {name: value for name, value in vars(self).items() if not table[name].free}
+        kept = {name: value for name, value in vars(self).items() if not table[name].free}
+        del kept["class_dropout"]
+        return kept
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
@@ -68,7 +69,7 @@ class TrainingSamples:
         """Draw them; write a picture into ``out``/samples; return the distance, if there is one.
 
         The seed is that of the run at every step, so that pictures show the same chains as the
-        network changes.
+        network changes. Of a network that knows classes they are of each in its turn.
 
         Raises:
             Unwanted: where they are no longer ``wanted``, which is asked after every row of the
@@ -79,7 +80,10 @@ class TrainingSamples:
             if not wanted():
                 raise Unwanted
 
-        states = Sampler(net)(self.number, seed=self.seed, progress=watch)
+        extra = {}
+        if number := len(getattr(net, "classes", ())):  # each in its turn
+            extra["classes"] = torch.arange(self.number, device=net.sigmas.device) % number
+        states = Sampler(net)(self.number, seed=self.seed, extra=extra, progress=watch)
         images = to_images(net, states).cpu()
         if out is not None and len(net.shape) == 3:
             refuse_link(out / FOLDER)

@@ -105,18 +105,23 @@ class TrainingStep:
         self._share = torch.zeros((), **floats)  # of the new weights in the average
         self._x = torch.zeros(config.batch_size, *net.shape, **floats)
         self._ids = torch.arange(config.batch_size, device=device)
+        knows = bool(getattr(net, "classes", ()))
+        self._classes = torch.zeros_like(self._ids) if knows else None
         self._seed = noise.seed_tensor(config.seed, device)
         self._number = noise.step_tensor(0, device)
         size = config.batch_size // config.accumulate
         self._upstream = torch.full((size,), 1 / config.batch_size, **floats)
 
-    def load(self, x: Tensor, step: int) -> None:
-        """Say which step comes: its batch (B, *shape) in model space and its number, from 0.
+    def load(self, x: Tensor, step: int, classes: Tensor | None = None) -> None:
+        """Say which step comes: its batch (B, *shape) in model space and its number, from 0; where
+        the network knows classes also those of the batch, (B,) int64.
 
         Everything is filled by kernels, for which the host does not wait.
         """
         config = self._config
         self._x.copy_(x)
+        if self._classes is not None and classes is not None:
+            self._classes.copy_(classes)
         self._number.fill_(step)
         rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
         self._rate.fill_(config.learning_rate * rising)
@@ -164,11 +169,12 @@ class TrainingStep:
     def _backward(self, part: slice, sigma: Tensor, labels: Tensor) -> Tensor:
         """Add the gradients of a part of the batch; return its losses, (B / accumulate,)."""
         config, x = self._config, self._x[part]
+        told = {} if self._classes is None else {"classes": self._classes[part]}
         key: NoiseKey = {"seed": self._seed, "step": self._number, "sample_ids": self._ids[part]}
         with profiling.mark("forward"):
             perturbed = ops.perturb(x, sigma, **key)
             with autocast(config.precision, x.device):
-                n = self._score.normalized(perturbed, sigma, labels)
+                n = self._score.normalized(perturbed, sigma, labels, **told)
             losses, gradient = ops.dsm_loss_and_gradient(
                 n,
                 loss_weight(config.anneal_power, sigma),

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,9 +68,9 @@ class Trainer:
         net: the network; it is trained in place, on its device. Networks of images are put into
             channels_last memory format, in which convolutions are fastest.
         dataset: (N, *shape) tensor or array, which may be memory-mapped, of images in [0, 1] or of
-            8-bit images, or a torch Dataset of such samples (or of (sample, label) pairs, whose
-            labels are ignored); see ``Batches``.
+            8-bit images, or a torch Dataset of such; see ``Batches``.
         config: the settings.
+        classes: (N,) whole numbers, the class of each sample, for a network that knows classes.
         resume: go on from the checkpoint in ``config.out``.
         held_out: (M, *shape) float images in [0, 1] that are not in the data set, to judge by
             them the samples drawn every ``config.sample_every`` steps.
@@ -99,6 +100,7 @@ class Trainer:
         dataset: Data,
         config: TrainConfig | None = None,
         *,
+        classes: Tensor | np.ndarray | None = None,
         resume: bool = False,
         held_out: Tensor | None = None,
         locked: bool = False,
@@ -121,6 +123,8 @@ class Trainer:
             seed=config.seed,
             flip=config.flip,
             dequantize=config.dequantize,
+            classes=classes,
+            class_dropout=config.class_dropout,
         )
         _log.info("training data: %s", self.batches.placement)
         self.step = 0
@@ -184,8 +188,7 @@ class Trainer:
         self._check_loss()
         self._check_weights()  # the update after a finite loss may have broken them
         self.average.sampling = self.net.sampling
-        every = self.config.keep_every
-        keep = every is not None and self.step > 0 and self.step % every == 0
+        keep = self.step > 0 and self.step % (self.config.keep_every or math.inf) == 0
         with self._lock():
             training_state.check_untouched(self.out, self._seen)
             try:
@@ -255,14 +258,13 @@ class Trainer:
             self._draw_samples()
 
     def _is_save_due(self) -> bool:
-        samples = self._samples
-        drawn = samples is not None and samples.are_due(self.step)
+        drawn = self._samples is not None and self._samples.are_due(self.step)
         return drawn or self.step % self.config.checkpoint_every == 0
 
     def _are_samples_due(self) -> bool:
         """Whether samples belong to this step, and have not been drawn."""
-        samples = self._samples
-        return samples is not None and samples.are_due(self.step) and self._drawn != self.step
+        due = self._samples is not None and self._samples.are_due(self.step)
+        return due and self._drawn != self.step
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
         """The step under way is finished first, unless this is the second time."""
@@ -292,7 +294,7 @@ class Trainer:
         """One optimiser step. Nothing in it waits for the device."""
         with profiling.mark("data"):
             x, _ = self.batches.at(self.step)
-            self._compute.load(x, self.step)
+            self._compute.load(x, self.step, self.batches.classes_at(self.step))
         self._graph()
         self.step += 1
 
@@ -404,8 +406,7 @@ class Trainer:
             tell_other_forms(state.convolutions, self._convolutions)
         elif not self._locked:  # else the caller has looked
             training_state.check_new(folder)
-        every = self.config.keep_every
-        kept = 0 if every is None else math.ceil(self.config.steps / every)
+        kept = math.ceil(self.config.steps / (self.config.keep_every or math.inf))
         training_state.check_can_be_saved(self._state(), folder, kept)
         if resume:
             self._take_over(state)
@@ -417,7 +418,7 @@ class Trainer:
             step=self.step,
             network=self.net.config,
             sampling=self.net.sampling,
-            settings={**self.config.fixed(), "data": self.batches.sha256},
+            settings={**self.config.fixed(), **self.batches.identity},
             sigmas=self.net.sigmas,
             weights=self.net.state_dict(),
             average={} if self.average is self.net else self.average.state_dict(),

@@ -449,3 +449,45 @@ def test_a_file_has_to_say_it_in_one_of_these_ways(tmp_path: Path, averaged: Any
     write_tensors(path, tensors, {**told, "averaged": averaged})
     with pytest.raises(CheckpointError, match=rf"net\.safetensors: {message}"):
         load_checkpoint(path)
+
+
+# Classes.
+
+
+def test_classes_come_back_by_name(tmp_path: Path) -> None:
+    net = network(classes=["boot", "bag"])
+    save_checkpoint(net, tmp_path / "c.safetensors")
+    loaded = load_checkpoint(tmp_path / "c.safetensors")
+    assert loaded.config == net.config
+    assert loaded.config["classes"] == ["boot", "bag"]
+    assert_same_weights(loaded, net)
+
+
+def test_weights_alone_say_how_many_classes_they_know(tmp_path: Path) -> None:
+    net = network(classes=3)
+    torch.save(net.state_dict(), tmp_path / "c.pth")
+    loaded = load_checkpoint(tmp_path / "c.pth", image_size=8, step_size=1e-6)
+    assert loaded.config == net.config
+    assert_same_weights(loaded, net)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["a", "b", "c"], "weights are those of 2 classes, where the settings name 3"),
+        (["a", "a"], "classes of the configuration of NCSNv2 is"),
+        ("ab", "classes of the configuration of NCSNv2 is 'ab'"),
+        (["x" * 200], "classes of the configuration of NCSNv2 is"),
+        ([], "classes of the configuration of NCSNv2 is"),
+    ],
+)
+def test_a_header_whose_classes_cannot_be_is_refused(
+    tmp_path: Path, classes: Any, message: str
+) -> None:
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(network(classes=2), path)
+    tensors, header = read_tensors(path)
+    header["config"]["classes"] = classes
+    write_tensors(path, tensors, {k: header[k] for k in ("kind", "config", "sampling")})
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)

@@ -166,6 +166,7 @@ def test_evenly_spaced_levels_are_told(tmp_path):
     [
         (lambda: nf.MLPScore(sigmas=[2.0, 1.0]), "has no MLPScore: it has NCSN,"),
         (lambda: network(image_size=(8, 12)), "square images.* 8×12"),
+        (lambda: network(classes=3), "the official code has no classes"),
         (lambda: network("NCSN", activation="relu"), "in NCSN only ELU.* relu"),
         (lambda: network("NCSN", rescaled=True), "rescaled: True"),
         (lambda: nf.NCSNv2(channels=2, image_size=8, ngf=4, sigmas=[9, 8, 1]), "not geometric"),

@@ -213,3 +213,67 @@ def test_fewer_samples_than_a_batch_are_said(caplog: pytest.LogCaptureFixture) -
     assert not caplog.records
     batches(FLOATS, batch_size=len(FLOATS) + 1)
     assert f"{len(FLOATS)} samples are fewer than batch_size = {len(FLOATS) + 1}" in caplog.text
+
+
+# Classes.
+
+NUMBER = 50
+
+
+def classed(dropout: float = 0.25, seed: int = 3, **changes: Any) -> Batches:
+    settings = {"classes": torch.arange(NUMBER) % 4, "class_dropout": dropout, **changes}
+    net = network(channels=1, classes=4)
+    return Batches(torch.from_numpy(FLOATS), net, batch_size=8, seed=seed, **settings)
+
+
+def test_classes_are_those_of_the_images_of_a_batch() -> None:
+    found = classed(0.0)
+    for step in (0, 5, 6):  # step 6 crosses into the second epoch
+        indices = found.shuffled(torch.arange(8 * step, 8 * step + 8))
+        classes = found.classes_at(step)
+        assert classes is not None
+        assert torch.equal(classes, indices % 4)
+
+
+def test_as_many_classes_are_left_out_as_asked_for_and_the_same_ones_again() -> None:
+    found, whole, again = classed(), classed(0.0), classed()
+    steps = range(300)
+    dropped, kept, second = (
+        torch.cat([b.classes_at(step) for step in steps]) for b in (found, whole, again)
+    )
+    assert torch.equal(dropped, second)
+    left_out = dropped == 4
+    assert torch.equal(dropped[~left_out], kept[~left_out])
+    expected, deviation = 0.25, (0.25 * 0.75 / len(dropped)) ** 0.5
+    assert abs(float(left_out.float().mean()) - expected) < 4 * deviation
+    # Whose class is left out has nothing to do with the image or with its place in the batch.
+    for part in (left_out.view(-1, 8)[:, 0], left_out[kept == 1]):
+        assert abs(float(part.float().mean()) - expected) < 5 * (0.19 / len(part)) ** 0.5
+
+
+def test_classes_are_part_of_what_a_run_is() -> None:
+    same = classed().identity
+    assert same == classed().identity
+    assert same != classed(0.5).identity
+    assert same != classed(classes=torch.arange(NUMBER) % 3).identity
+    assert set(batches(torch.from_numpy(FLOATS)).identity) == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (None, "the network knows 4 classes: give classes"),
+        (torch.zeros(49, dtype=torch.int64), "needed are 50 whole numbers"),
+        (torch.zeros(50), "needed are 50 whole numbers"),
+        (torch.full((50,), 5), "the network knows 0 to 3, and 4 says that a sample has none"),
+        (torch.full((50,), -1), "classes run from -1 to -1"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(classes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        classed(classes=classes)
+
+
+def test_classes_for_a_network_that_knows_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="the network knows none"):
+        batches(torch.from_numpy(FLOATS), classes=torch.zeros(50, dtype=torch.int64))

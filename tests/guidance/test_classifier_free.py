@@ -325,3 +325,55 @@ def test_unconditional_inputs_may_be_arrays():
         assert torch.equal(found(x, None, y=c), expected)
     with pytest.raises(ValueError, match="give names of the network's inputs"):
         nf.guided(score, 3.0, unconditional={7: 7})
+
+
+# Our own networks.
+
+
+def own(size=8, **changes):
+    torch.manual_seed(0)
+    net = nf.NCSNv2(channels=1, image_size=size, ngf=4, sigmas=SIGMAS, classes=["a", "b"])
+    for module in net.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight[:2].detach(), 0, 0.3)
+    net.sampling = {"method": "dpmpp_2m", **changes}
+    return net.eval()
+
+
+def test_our_networks_say_what_no_class_is():
+    net = own()
+    x = torch.rand(3, *net.shape)
+    classes = torch.tensor([0, 1, 1])
+    score = guided(net, 3.0)
+    assert score.unconditional == {"classes": 2}
+    with torch.no_grad():
+        found = score(x, None, classes=classes)
+        without, with_it = net.normalized(x), net.normalized(x, classes=classes)
+    assert torch.allclose(found, without + 3 * (with_it - without), atol=1e-5)
+
+
+def test_our_networks_are_prepared_with_guidance_too():
+    net = own()
+    call = {"seed": 3, "precision": "fp32", "extra": {"classes": torch.tensor([0, 1, 2, 0])}}
+    plain = nf.sample(guided(net, 2.0), 4, prepare=False, **call)
+    sampler = nf.Sampler(guided(net, 2.0), precision="fp32")
+    with sampler._runner.running(torch.device("cpu")) as running:
+        assert running.prepared
+        assert isinstance(running.score, Guided)
+        assert running.score.scale == 2.0
+    assert torch.allclose(nf.sample(guided(net, 2.0), 4, **call), plain, atol=1e-4)
+    assert not torch.allclose(nf.sample(net, 4, **call), plain, atol=1e-2)
+
+
+def test_an_image_of_a_class_is_the_same_in_any_batch():
+    net, classes = own(), torch.tensor([0, 1, 2, 0, 1])
+    whole = nf.sample(guided(net, 2.0), 5, seed=1, extra={"classes": classes})
+    for batch in (1, 2):
+        parts = nf.sample(guided(net, 2.0), 5, seed=1, extra={"classes": classes}, batch_size=batch)
+        assert torch.allclose(parts, whole, atol=1e-4)
+
+
+def test_a_network_without_classes_has_no_guidance_by_itself():
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS)
+    with pytest.raises(ValueError, match="say what the network's inputs are without"):
+        guided(net, 2.0)

@@ -13,6 +13,7 @@ tests.fuzz``, feed them.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from helpers import checkpoints
+from helpers.idx import OTHERS, header, idx
 from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import save_checkpoint
@@ -174,6 +176,33 @@ def cifar(rows: int = 3) -> bytes:
     data = pixels(rows, 3073)
     data[:, 0] %= 10
     return data.tobytes()
+
+
+@cache
+def idx_images() -> list[bytes]:
+    content = idx(pixels(3, 8, 8))
+    return [content, gzip.compress(content)]
+
+
+@cache
+def idx_labels() -> list[bytes]:
+    content = idx(np.arange(3, dtype=np.uint8))
+    return [content, gzip.compress(content)]
+
+
+def mutated_idx(array: np.ndarray, rng: random.Random) -> bytes:
+    """An IDX file whose header tells of another type or shape, gzipped or not."""
+    sizes = list(array.shape)
+    what, place = rng.randrange(4), rng.randrange(len(sizes))
+    if what == 0:
+        sizes[place] = rng.choice((0, 1, 2, 9, 2**16, 2**31, 2**32 - 1))
+    elif what == 1:
+        del sizes[place]
+    elif what == 2:
+        sizes.insert(place, rng.choice((0, 1, 2**32 - 1)))
+    kind = rng.choice((0x08, 0x08, 0, 0x0A, 0xFF, *OTHERS))
+    content = header(*sizes, kind=kind) + array.tobytes() * rng.choice((1, 1, 2, 4, 8))
+    return rng.choice((content, gzip.compress(content)))
 
 
 @cache
@@ -496,6 +525,15 @@ def bombs() -> dict[str, Carrier]:
         "NCSNv2 of width 2^40": ("net.safetensors", _with_config("NCSNv2", ngf=2**40)),
         "NCSNv2 of width 2^14": ("net.safetensors", _with_config("NCSNv2", ngf=2**14)),
         "picture, 30,000 × 30,000": ("x.png", _large_picture()),
+        "IDX, header of 2^96 bytes": ("x.gz", gzip.compress(header(*[2**32 - 1] * 3))),
+        "IDX, zeros": ("x.gz", gzip.compress(header(1 << 8, 1 << 10, 1 << 10) + bytes(1 << 28))),
+        "IDX, zeros that follow": ("x.gz", gzip.compress(header(1, 8, 8) + bytes(1 << 28))),
+        "IDX, parts that follow": (
+            "x.gz",
+            gzip.compress(header(1, 8, 8)) + gzip.compress(b"") * 400_000,
+        ),
+        "IDX, padding": ("x.gz", idx_images()[1] + bytes(64 << 20)),
+        "IDX, a name without end": ("x.gz", b"\x1f\x8b\x08\x08" + b"x" * (64 << 20)),
     }
     return {kind: Carrier(kind, *found) for kind, found in kinds.items()}
 

@@ -33,8 +33,10 @@ from ncsn_fast.benchmarks.contest.rows import read_rows
 from ncsn_fast.checkpoints import official_yaml
 from ncsn_fast.checkpoints.tensor_file import read_tensors
 from ncsn_fast.cli import main
+from ncsn_fast.data.cifar import cifar_names
 from ncsn_fast.data.digits import _DIGITS_FILE, _read_digits
-from ncsn_fast.data.load import load_pixels
+from ncsn_fast.data.labels import as_classes, given_labels
+from ncsn_fast.data.load import labelled_pixels_of, load_pixels
 from ncsn_fast.device import measured
 from ncsn_fast.evaluation.classifier import load_classifier
 from ncsn_fast.runs.sample_store import SampleStore
@@ -281,6 +283,20 @@ def _folder(path: Path) -> Any:
     return found.shape, found.tobytes()
 
 
+def _labelled(path: Path) -> Any:
+    found, classes = labelled_pixels_of(str(path))
+    return found.tobytes(), classes and (classes.indices.tolist(), classes.names)
+
+
+def _labels(path: Path) -> Any:
+    classes = as_classes(given_labels(str(path), Path("digits")), 3, path)
+    return classes.indices.tolist(), classes.names
+
+
+def _class_names(path: Path) -> Any:
+    return cifar_names(path.parent)
+
+
 def _digits(path: Path) -> Any:
     return [part.tobytes() for part in _read_digits(path)]
 
@@ -404,6 +420,10 @@ def _wrong_array(rng: random.Random) -> bytes:
     return inputs.array_file(inputs.mutated_array(inputs.pixels(3, 8, 8, 1), rng))
 
 
+def _wrong_idx(*shape: int) -> Callable[[random.Random], bytes]:
+    return lambda rng: inputs.mutated_idx(inputs.pixels(*shape), rng)
+
+
 def _command_lines() -> list[bytes]:
     lines = []
     for name, command in main.commands.items():
@@ -520,7 +540,29 @@ TARGETS = [
         _pixels,
         _wrong_array,
     ),
+    Target(
+        "images and labels of an .npz",
+        "x.npz",
+        lambda: [inputs.array_archive(images=inputs.pixels(3, 1, 8, 8), labels=np.arange(3))],
+        _labelled,
+        _wrong_arrays,
+    ),
+    Target(
+        ".npy of labels",
+        "x.npy",
+        lambda: [inputs.array_file(np.arange(3))],
+        _labels,
+        lambda rng: inputs.array_file(inputs.mutated_array(np.arange(3), rng)),
+    ),
+    Target("IDX of images", "x.gz", inputs.idx_images, _pixels, _wrong_idx(3, 8, 8)),
+    Target("IDX of labels", "x-labels-idx1-ubyte", inputs.idx_labels, _labels, _wrong_idx(3)),
     Target("CIFAR-10", "x.bin", lambda: [inputs.cifar()], _pixels),
+    Target(
+        "names of CIFAR-10's classes",
+        "batches.meta.txt",
+        lambda: ["\n".join("abcdefghij").encode()],
+        _class_names,
+    ),
     *(
         Target(f"picture, {kind}", f"x.{kind}", lambda kind=kind: [inputs.picture(kind)], _folder)
         for kind in ("png", "jpeg", "bmp", "webp", "tiff", "ppm")

@@ -14,6 +14,7 @@ TARGETS = {
     ".safetensors": "network",
     ".pth": "PyTorch's files",
     ".png": "picture, png",
+    ".gz": "IDX of images",
 }
 BOMBS = inputs.bombs()
 

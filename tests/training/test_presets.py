@@ -25,11 +25,12 @@ PUBLISHED = {
     "tower": ("NCSNv2Deeper", 128, 3, 128, 190, 1086, 3, 1.8e-6, 1e-4, 128, 150_000),
     "ffhq": ("NCSNv2Deepest", 128, 3, 256, 348, 2311, 3, 9e-7, 1e-4, 32, 80_000),
 }
+BUNDLED = {"digits", "mnist", "fashion"}
 VERSION_1 = {name for name in PUBLISHED if name.endswith("-v1")}
 
 
-def test_the_presets_are_the_published_ones_and_digits():
-    assert set(PRESETS) == {*PUBLISHED, "digits"}
+def test_the_presets_are_the_published_ones_and_those_of_the_bundled_networks():
+    assert set(PRESETS) == {*PUBLISHED, *BUNDLED}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -62,10 +63,10 @@ def test_first_version_dequantises_and_second_averages_and_denoises(name):
     )
 
 
-def test_only_faces_are_cropped_and_only_handwriting_is_not_mirrored():
+def test_only_faces_are_cropped_and_only_grey_pictures_are_not_mirrored():
     assert {name for name, p in PRESETS.items() if p.crop} == {"celeba", "celeba-v1"}
     assert PRESETS["celeba"].crop == PRESETS["celeba-v1"].crop == 140
-    assert {name for name, p in PRESETS.items() if not p.flip} == {"digits", "mnist-v1"}
+    assert {name for name, p in PRESETS.items() if not p.flip} == {*BUNDLED, "mnist-v1"}
 
 
 # Church's published step size does not come from the rule.
@@ -103,6 +104,15 @@ def test_every_setting_is_one_of_a_run(name):
     settings = PRESETS[name].settings()
     assert set(settings) <= known
     assert None not in settings.values()
+
+
+def test_the_larger_bundled_networks_are_told_classes():
+    for name in BUNDLED - {"digits"}:
+        settings = PRESETS[name].settings()
+        assert settings["conditional"]
+        assert settings["image_size"] == 28
+        assert not {"sigma_max", "num_levels", "step_size", "dequantize"} & set(settings)
+    assert PRESETS["fashion"].class_names.split(",")[9] == "Boot"
 
 
 def test_the_digits_leave_their_noise_levels_to_the_data():

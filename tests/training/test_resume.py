@@ -11,6 +11,7 @@ import torch
 from helpers.training import (
     SIGMAS,
     Run,
+    config,
     images,
     lines,
     network,
@@ -385,3 +386,30 @@ def test_resume_without_a_folder_is_refused(tmp_path):
         trainer_of(resume=True)
     with pytest.raises((ValueError, FileNotFoundError), match=r"checkpoint\.safetensors"):
         trainer_of(out=tmp_path, resume=True)
+
+
+def classed(folder, classes=None, **settings):
+    net = network(classes=["a", "b", "c"])
+    classes = torch.arange(40) % 3 if classes is None else classes
+    resume = (folder / "checkpoint.safetensors").exists()
+    settings = config(out=folder, class_dropout=0.3, **settings)
+    return nf.Trainer(net, images(), settings, classes=classes, resume=resume)
+
+
+def test_a_conditional_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    whole = classed(tmp_path / "whole")
+    whole.fit()
+    classed(tmp_path / "parts", steps=3).fit()
+    parts = classed(tmp_path / "parts")
+    assert parts.step == 3
+    parts.fit()
+    assert torch.equal(weights(parts.net), weights(whole.net))
+    loaded = nf.load_checkpoint(tmp_path / "parts" / "model.safetensors")
+    assert loaded.classes == ("a", "b", "c")
+    assert torch.equal(weights(loaded), weights(whole.average))
+
+
+def test_a_conditional_run_does_not_go_on_with_other_classes(tmp_path):
+    classed(tmp_path, steps=2).fit()
+    with pytest.raises(ValueError, match=r"another run \(classes: "):
+        classed(tmp_path, torch.arange(40) % 2)

@@ -5,6 +5,7 @@ import os
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -39,7 +40,9 @@ def data(net):
 
 def trainer_of(cls=nf.MLPScore, resume=False, **keywords):
     net = network(cls)
-    return nf.Trainer(net, data(net), config(**{"steps": STEPS, **keywords}), resume=resume)
+    classes = torch.arange(40) % 3 if getattr(net, "classes", ()) else None
+    settings = config(**{"steps": STEPS, **keywords})
+    return nf.Trainer(net, data(net), settings, classes=classes, resume=resume)
 
 
 def trained(*arguments, **keywords):
@@ -71,7 +74,7 @@ def test_a_captured_run_is_the_eager_run_bit_for_bit(recorded, settings):
     assert len(recorded.captured) == 1
 
 
-@pytest.mark.parametrize("cls", [nf.NCSN, nf.MLPScore])
+@pytest.mark.parametrize("cls", [nf.NCSN, nf.MLPScore, partial(nf.NCSNv2, classes=3)])
 def test_a_network_that_sees_labels_sees_those_of_each_step(recorded, cls):
     run = trained(cls)
     assert recorded.captured[0].replays == STEPS - 3
@@ -253,19 +256,22 @@ def test_loading_a_step_does_not_wait(recorded):
         (nf.NCSNv2, {"continuous": True, "accumulate": 2}),
         (nf.NCSNv2, {"anneal_power": 1.0}),
         (nf.NCSN, {"accumulate": 2}),
+        (partial(nf.NCSNv2, classes=3), {"accumulate": 2}),
     ],
 )
 def test_the_gradient_of_a_step_is_that_of_the_loss(cls, settings):
     trainer = trainer_of(cls, **settings)
     x, ids = trainer.batches.at(3)
+    classes = trainer.batches.classes_at(3)
     net, found = network(cls), []
     trainer.optimizer.register_step_pre_hook(
         lambda *_: found.extend(p.grad.clone() for p in trainer.net.parameters())
     )
     which = {k: v for k, v in settings.items() if k != "accumulate"}
-    loss = nf.dsm_loss(net, x, SIGMAS, seed=0, step=3, sample_ids=ids, **which)
+    score = net if classes is None else partial(net, classes=classes)
+    loss = nf.dsm_loss(score, x, SIGMAS, seed=0, step=3, sample_ids=ids, **which)
     loss.backward()
-    trainer._compute.load(x, 3)
+    trainer._compute.load(x, 3, classes)
     trainer._compute()
     assert float(trainer.sums.sum) == pytest.approx(float(loss.detach()), rel=1e-6)
     expected = torch.cat([p.grad.flatten() for p in net.parameters()])

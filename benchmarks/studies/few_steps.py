@@ -1,0 +1,193 @@
+"""Noise held or not: python -m ncsn_fast.benchmarks.studies.few_steps [CHECKPOINT] [--data IMAGES].
+
+For a network that does not see σ, the methods of the ODE with several numbers of evaluations, with
+and without ``hold_noise``: how many samples end noisy (their mean squared distance from [0, 1] is
+above 0.005), and the pixel Fréchet distance to images of the data. A second table is of images
+with noise of a known level: what the states say that it is.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ncsn_fast as nf
+from ncsn_fast import noise
+from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
+from ncsn_fast.data.digits import digits
+from ncsn_fast.data.load import load_images
+from ncsn_fast.device.environment import environment
+from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
+from ncsn_fast.guidance.noise_level import excess, measured
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.space import Space
+
+ODE = ("euler", "heun", "dpmpp_2m")
+_NOISY = 0.005
+_LEVELS = 8
+_SPACING = "geometric"  # any number of evaluations is possible on it
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one chain of all samples ended in."""
+
+    noisy: int
+    frechet: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method with so many network evaluations; loose where its noise cannot be held."""
+
+    method: str
+    evaluations: int
+    held: Drawn | None
+    loose: Drawn
+
+
+@dataclass(frozen=True)
+class Level:
+    """What images with noise of a level say of it, in parts of it: means and deviations."""
+
+    sigma: float
+    by_length: tuple[float, float]  # -⟨x, n⟩ / ⟨n, n⟩
+    by_stein: tuple[float, float]  # -⟨x - c, n⟩ / D
+    believed: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was measured, and with what."""
+
+    facts: dict[str, str]
+    images: int
+    training: float  # Fréchet distance of as many images of the data
+    points: list[Point]
+    levels: list[Level]
+
+
+def noisiness(net: ScoreNetwork, states: Tensor) -> Tensor:
+    """(N,) mean squared distance of states' images from [0, 1]."""
+    space = Space.of(net)
+    white, black = (float(space.enter(torch.tensor(value))) for value in (1.0, 0.0))
+    beyond = (states - space.enter(space.leave(states))) / (white - black)
+    return beyond.square().flatten(1).mean(1)
+
+
+def drawn(net: ScoreNetwork, number: int, seed: int, images: Tensor, **settings: Any) -> Drawn:
+    """The samples of a method against images (M, C, H, W) in [0, 1]."""
+    states = nf.Sampler(net, **settings)(number, seed=seed)
+    noisy = int((noisiness(net, states) > _NOISY).sum())
+    return Drawn(noisy, pixel_frechet_distance(Space.of(net).leave(states), images))
+
+
+@torch.no_grad()
+def level(net: ScoreNetwork, index: int, images: Tensor) -> Level:
+    """What images (N, C, H, W) with the noise of a level of the ladder say of it."""
+    sigma = float(net.sigmas[index])
+    z = noise.normal(net.shape, seed=0, stream=noise.PERTURB, sample_ids=range(len(images)))
+    x = Space.of(net).enter(images) + sigma * z
+    n = net.normalized(x, None)
+    length = -(x * n).flatten(1).sum(1) / n.square().flatten(1).sum(1) / sigma
+    ratio, _ = measured(x, n, sigma)
+    shares = (length, ratio, 1 + excess(x, n, sigma) / sigma)
+    return Level(sigma, *((float(one.mean()), float(one.std())) for one in shares))
+
+
+def measure(
+    net: ScoreNetwork,
+    images: Tensor,
+    number: int,
+    steps: Sequence[int],
+    *,
+    seed: int = 0,
+    precision: str = "auto",
+    full: bool = False,
+) -> Report:
+    """Run all of it; ``images`` (M, C, H, W) in [0, 1], M ≥ 2·number; full: the whole chain too."""
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "precision": nf.Sampler(net, precision=precision).precision,
+        **environment(net.sigmas.device),
+    }
+    rest = images[number:]
+
+    def run(**settings: Any) -> Drawn:
+        return drawn(net, number, seed, rest, precision=precision, **settings)
+
+    points = []
+    for method in ODE:
+        for count in steps:
+            settings: dict[str, Any] = {"method": method, "steps": count, "spacing": _SPACING}
+            evaluations = len(nf.Sampler(net, **settings).table)
+            loose, held = (run(hold_noise=hold, **settings) for hold in (False, True))
+            points.append(Point(method, evaluations, held, loose))
+    for count in steps:
+        points.append(
+            Point("ancestral", count, None, run(method="ancestral", steps=count, spacing=_SPACING))
+        )
+    if full:
+        points.append(Point("the full chain", len(nf.Sampler(net).table), None, run()))
+    indices = torch.linspace(0, len(net.sigmas) - 1, _LEVELS).round().int().tolist()
+    levels = [level(net, index, images[:number]) for index in indices]
+    return Report(facts, number, pixel_frechet_distance(images[:number], rest), points, levels)
+
+
+def as_markdown(report: Report) -> str:
+    """The two tables."""
+    facts = ", ".join(f"{name} {value}" for name, value in report.facts.items())
+    lines = [
+        f"{facts}. {report.images} samples; as many images of the data have a Fréchet distance of "
+        f"{report.training:.2f}.",
+        "",
+    ]
+    head = ["method", "evaluations", "noisy, held", "not held", "distance, held", "not held"]
+    rows = []
+    for point in report.points:
+        held = ("", "") if point.held is None else _shown(point.held)
+        loose = _shown(point.loose)
+        row = [point.method, str(point.evaluations), held[0], loose[0], held[1], loose[1]]
+        rows.append(row)
+    lines += [*markdown(head, rows), ""]
+    head = ["σ", "-⟨x, n⟩ / ⟨n, n⟩", "-⟨x - c, n⟩ / D", "believed"]
+    rows = [
+        [f"{one.sigma:.3g}", *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in _shares(one))]
+        for one in report.levels
+    ]
+    return "\n".join([*lines, *markdown(head, rows)])
+
+
+def _shown(found: Drawn) -> tuple[str, str]:
+    return str(found.noisy), f"{found.frechet:.2f}"
+
+
+def _shares(one: Level) -> tuple[tuple[float, float], ...]:
+    return one.by_length, one.by_stein, one.believed
+
+
+def main() -> None:
+    command = parser(__doc__)
+    command.add_argument("checkpoint", nargs="?", default="digits")
+    command.add_argument("--data", help="images of the training's kind; default: the digits")
+    command.add_argument("-n", "--number", type=int, default=64)
+    command.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40])
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--precision", default="auto")
+    command.add_argument("--full", action="store_true", help="the checkpoint's own chain too")
+    add_output(command, "few_steps.json and .md")
+    options = command.parse_args()
+    images = digits("test").images if options.data is None else load_images(options.data)
+    given = {"seed": options.seed, "precision": options.precision, "full": options.full}
+    net = nf.load_checkpoint(options.checkpoint)
+    report = measure(net, images[:2000], options.number, options.steps, **given)
+    deliver(options, "few_steps", asdict(report), as_markdown(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""benchmarks.studies.few_steps: what it measures, and how it is shown."""
+
+import pytest
+import torch
+
+import ncsn_fast as nf
+from ncsn_fast.benchmarks.studies import few_steps
+from ncsn_fast.data.digits import digits
+from ncsn_fast.models.space import Space
+
+
+def test_noise_that_leaves_the_range_is_counted_in_the_space_of_images():
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=[1.0, 0.1], rescaled=True)
+    images = digits("test").images[:2].clone()
+    assert few_steps.noisiness(net, Space.of(net).enter(images)).tolist() == [0.0, 0.0]
+    images[1, 0, :2] = -0.2  # 16 of 64 values
+    found = few_steps.noisiness(net, Space.of(net).enter(images))
+    assert found.tolist() == pytest.approx([0.0, 0.25 * 0.04], abs=1e-6)
+
+
+def test_every_method_is_measured_with_its_noise_held_and_without(monkeypatch):
+    made = []
+
+    class Sampler(nf.Sampler):
+        def __call__(self, n, **call):
+            made.append((n, self.hold_noise, len(self.table)))
+            return digits("test").images[:n]
+
+    monkeypatch.setattr(nf, "Sampler", Sampler)
+    report = few_steps.measure(nf.load_checkpoint("digits"), digits("test").images, 6, [5])
+    assert made == [(6, hold, 5) for _ in few_steps.ODE for hold in (False, True)] + [(6, False, 5)]
+    assert [(point.method, point.loose.noisy) for point in report.points][3:] == [("ancestral", 0)]
+    assert report.points[0].held == report.points[0].loose
+    # With noise of a level that is known the states say that level, where there are enough.
+    assert report.levels[0].by_stein[0] == pytest.approx(1.0, abs=0.1)
+    assert report.levels[-1].believed[0] == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_tables_show_both():
+    report = few_steps.Report(
+        {"precision": "fp32"},
+        64,
+        0.7,
+        [
+            few_steps.Point("euler", 10, few_steps.Drawn(0, 0.5), few_steps.Drawn(9, 1.25)),
+            few_steps.Point("ancestral", 10, None, few_steps.Drawn(1, 0.6)),
+        ],
+        [few_steps.Level(0.01, (2.0, 0.5), (1.1, 0.4), (1.0, 0.01))],
+    )
+    lines = few_steps.as_markdown(report).splitlines()
+    assert lines[0].startswith("precision fp32. 64 samples; as many images of the data have")
+    assert "| euler | 10 | 0 | 9 | 0.50 | 1.25 |" in lines
+    assert "| ancestral | 10 |  | 1 |  | 0.60 |" in lines
+    assert "| 0.01 | 2.00 ± 0.50 | 1.10 ± 0.40 | 1.00 ± 0.01 |" in lines
+
+
+def test_the_network_of_the_digits_ends_less_noisy_where_its_noise_is_held():
+    net, images = nf.load_checkpoint("digits"), digits("test").images
+    settings = {"method": "dpmpp_2m", "steps": 10, "precision": "fp32"}
+    held, loose = (
+        few_steps.noisiness(net, nf.Sampler(net, hold_noise=hold, **settings)(32, seed=0))
+        for hold in (True, False)
+    )
+    assert float(held.max()) < float(loose.max())
+    assert torch.isfinite(held).all()
+    assert few_steps.drawn(net, 32, 0, images, hold_noise=True, **settings).noisy == 0

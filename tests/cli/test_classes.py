@@ -1,0 +1,153 @@
+"""Images of a class from the command line: trained on labels, asked for by name, guided."""
+
+import gzip
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from helpers.command import invoke, succeed
+
+import ncsn_fast as nf
+from ncsn_fast.data.digits import digits
+
+SMALL = ("--ngf", 4, "--batch-size", 8, "--steps", 3, "--steps-per-level", 1, "--sigma-max", 3)
+NAMES = "zero,one,two,three,four,five,six,seven,eight,nine"
+
+
+@pytest.fixture(scope="module")
+def idx(tmp_path_factory):
+    """The bundled digits as MNIST's files."""
+    folder = tmp_path_factory.mktemp("idx")
+    for part in ("train", "test"):
+        found = digits(part)
+        pixels = (found.images * 255).round().byte().numpy()[:, 0]
+        header = struct.pack(">IIII", 0x803, *pixels.shape)
+        path = folder / f"{part}-images-idx3-ubyte.gz"
+        path.write_bytes(gzip.compress(header + pixels.tobytes()))
+        labels = found.labels.numpy().astype(np.uint8)
+        path = folder / f"{part}-labels-idx1-ubyte"
+        path.write_bytes(struct.pack(">II", 0x801, len(labels)) + labels.tobytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(idx, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    output = succeed(
+        *("train", "--data", idx / "train-images-idx3-ubyte.gz", "--conditional", *SMALL),
+        *("--class-names", NAMES, "--held-out", idx / "test-images-idx3-ubyte.gz"),
+        *("--sample-every", 2, "--samples", 10, "--out", out),
+    )
+    assert "images of (1, 8, 8) in 10 classes" in output
+    return out
+
+
+def samples(folder):
+    with np.load(folder / "samples.npz") as stored:
+        return torch.from_numpy(stored["images"])
+
+
+def test_a_conditional_run_knows_its_classes(run, idx):
+    net = nf.load_checkpoint(run / "model.safetensors")
+    assert ",".join(net.classes) == NAMES
+    (distance,) = [json.loads(line) for line in (run / "log.jsonl").open() if "distance" in line]
+    assert distance["step"] == 2
+    assert (run / "best.safetensors").exists()
+    settings = json.loads((run / "run.json").read_text())["run"]
+    assert settings["data"] == str(idx / "train-images-idx3-ubyte.gz")
+    assert settings["held_out"] == str(idx / "test-images-idx3-ubyte.gz")
+
+
+def test_it_goes_on_where_its_files_lie_elsewhere(run, idx, tmp_path):
+    for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte"):
+        (tmp_path / name).write_bytes((idx / name).read_bytes())
+    again = ("train", "--out", run, "--resume", "--steps", 4)
+    assert "from step 3 to 4" in succeed(*again, "--data", tmp_path / "train-images-idx3-ubyte.gz")
+    labels = tmp_path / "train-labels-idx1-ubyte"
+    data = bytearray(labels.read_bytes())
+    data[100] = (data[100] + 1) % 10
+    labels.write_bytes(data)
+    result = invoke(*again[:-1], 5)
+    assert result.exit_code == 1
+    assert "belongs to another run (classes: " in result.output
+
+
+def test_images_of_the_classes_that_were_asked_for(run, tmp_path):
+    model, common = run / "model.safetensors", ("-n", 4, "--method", "dpmpp_2m", "--steps", 3)
+    output = succeed("sample", model, *common, "--label", "two, 3", "--out", tmp_path / "a")
+    assert "Sampling of two, three by dpmpp_2m" in output
+    net = nf.load_checkpoint(model)
+    call = {"seed": 0, "method": "dpmpp_2m", "steps": 3}
+    classes = torch.tensor([2, 3, 2, 3])
+    expected = nf.sample(net, 4, extra={"classes": classes}, **call)
+    assert torch.allclose(samples(tmp_path / "a"), expected, atol=1e-4)
+
+    guided = ("--label", "all", "--guidance", 3, "--gif")
+    output = succeed("sample", model, *common, *guided, "--out", tmp_path / "b")
+    assert "guided by 3" in output
+    score = nf.guided(net, 3.0)
+    expected = nf.sample(score, 4, extra={"classes": torch.arange(4)}, **call)
+    assert torch.allclose(samples(tmp_path / "b"), expected, atol=1e-4)
+    assert (tmp_path / "b" / "chain.gif").exists()
+
+    # More of them continue the order of the classes.
+    more = ("--first-id", 4, "--label", "all", "--guidance", 3)
+    succeed("sample", model, *common, *more, "--out", tmp_path / "b")
+    ids = {"extra": {"classes": torch.arange(4, 8)}, "sample_ids": range(4, 8)}
+    expected = nf.sample(score, 4, **ids, **call)
+    assert torch.allclose(samples(tmp_path / "b")[4:], expected, atol=1e-4)
+
+
+def test_samples_of_other_classes_are_not_mixed(run, tmp_path):
+    few = ("sample", run / "model.safetensors", "-n", 1, "--method", "euler", "--steps", 2)
+    succeed(*few, "--out", tmp_path)
+    for other in (("--label", "two"), ("--label", "two", "--guidance", 2)):
+        result = invoke(*few, *other, "--out", tmp_path)
+        assert result.exit_code == 1
+        assert "other settings (labels" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--label", "ten"), "class 'ten' is unknown; there are zero, one, two"),
+        (("--guidance", "2"), "guidance = 2 goes towards a class: say which"),
+        (("--guidance", "2", "--label", "none"), "guidance = 2 goes towards a class"),
+        (("--guidance", "nan", "--label", "two"), "scale = nan: give a finite number"),
+    ],
+)
+def test_what_is_no_class_is_refused(run, tmp_path, options, message):
+    result = invoke("sample", run / "model.safetensors", *options, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_labels_of_a_network_without_classes_are_refused(tmp_path):
+    result = invoke("sample", "digits", "--label", "3", "--out", tmp_path / "out")
+    assert "label '3': this network knows no classes" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--conditional", "--network", "NCSN"), "NCSN knows no classes: NCSNv2 does"),
+        (("--labels", "l.npy"), "labels and class_names are for --conditional: add it"),
+        (("--conditional", "--class-names", "a,b"), "names 2 classes, and there are 10"),
+        (("--conditional", "--class-names", "a," * 9 + "b"), "two classes are called 'a'"),
+    ],
+)
+def test_runs_whose_classes_cannot_be_are_refused(tmp_path, options, message):
+    result = invoke("train", *SMALL, *options, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_a_conditional_run_needs_labels(tmp_path):
+    np.save(tmp_path / "images.npy", digits("train").images.numpy()[:20])
+    data = ("--data", tmp_path / "images.npy", "--conditional")
+    result = invoke("train", *SMALL, *data, "--out", tmp_path / "run")
+    assert "does not say the classes of its images" in result.output
+    np.save(tmp_path / "labels.npy", np.arange(20) % 2)
+    succeed("train", *SMALL, *data, "--labels", tmp_path / "labels.npy", "--out", tmp_path / "run")
