@@ -94,27 +94,37 @@ def as_classes(
     return Classes(indices, chosen)
 
 
+def names_array(labels: str, data: Path) -> bool:
+    """Whether ``labels``, as commands are told, names an array of the ``.npz`` that the images are
+    in, and no file.
+
+    Raises:
+        ValueError: where it could be both.
+    """
+    inside = labels in _members(data)
+    if inside and Path(labels).is_file():
+        raise ValueError(
+            f"labels={labels!r} is the name of an array of {data} and of a file here: write "
+            f"./{labels} for the file, or rename it for the array"
+        )
+    return inside
+
+
 def given_labels(labels: str, data: Path) -> np.ndarray:
-    """What is called ``labels`` when commands are told of it: an array of the ``.npz`` that the
+    """What is called ``labels``, as commands are told: an array of the ``.npz`` that the
     images are in, or a file, IDX or ``.npy``.
 
     Raises:
         FileNotFoundError: where there is neither.
         ValueError: where there are both, and for a file that is damaged or another.
     """
-    path, others = Path(labels), ""
-    if data.is_file() and is_archive(data):
+    path = Path(labels)
+    if names_array(labels, data):
         with open_npz(data) as archive:
-            if labels in archive.names:
-                if path.exists():
-                    raise ValueError(
-                        f"labels={labels!r} is the name of an array of {data} and of a file here: "
-                        f"write ./{labels} for the file, or rename it for the array"
-                    )
-                return _read_member(archive, labels)
-            named = ", ".join(map(printable, archive.names[:_MOST_NAMED]))
-            others = f", nor an array of {data}, whose arrays are {shortened(named)}"
+            return _read_member(archive, labels)
     if not path.exists():
+        named = ", ".join(map(printable, _members(data)[:_MOST_NAMED]))
+        others = f", nor an array of {data}, whose arrays are {shortened(named)}" if named else ""
         raise FileNotFoundError(f"labels={labels!r}: no such file{others}")
     if is_idx(path):
         return read_idx(path)
@@ -195,6 +205,14 @@ def classes_by_folder(
     return as_classes(labels, len(files), folder, names)
 
 
+def _members(data: Path) -> list[str]:
+    """The names of the arrays of an .npz; none of other data."""
+    if not (data.is_file() and is_archive(data)):
+        return []
+    with open_npz(data) as archive:
+        return archive.names
+
+
 def _read_member(archive: Npz, name: str) -> np.ndarray:
     what = f"{archive.path}: {shown(name)}"
     check_host_memory(archive.size(name), what, "labels are one whole number for each image")
@@ -208,4 +226,5 @@ __all__ = [
     "classes_by_folder",
     "given_labels",
     "labels_beside",
+    "names_array",
 ]

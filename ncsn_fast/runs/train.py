@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.data.digits import digits
-from ncsn_fast.data.labels import Classes
+from ncsn_fast.data.labels import Classes, names_array
 from ncsn_fast.data.load import labelled_pixels_of, load_images, pixels_of
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
@@ -73,8 +73,8 @@ def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, Tra
     Raises:
         ValueError: for settings out of range.
     """
-    places = {name: _place(settings[name]) for name in _PLACES if settings.get(name)}
-    values = {**settings, **places}
+    data = str(settings.get("data") or "digits")
+    values = {**settings, **_placed({k: settings[k] for k in _PLACES if settings.get(k)}, data)}
 
     def of(kind: type[TrainRun] | type[TrainConfig]) -> dict[str, Any]:
         return {k: values[k] for k in settings_of(kind) if values.get(k) is not None}
@@ -118,9 +118,8 @@ def resume(
         raise ValueError(f"{out} holds no training run (there is no folder): nothing to resume")
     with folder_lock(out, "resume another run"):
         run, config = read_run(out)
-        of_run: dict[str, Any] = {
-            k: _place(v) for k, v in changes.items() if k in settings_of(TrainRun)
-        }
+        of_run: dict[str, Any] = {k: v for k, v in changes.items() if k in settings_of(TrainRun)}
+        of_run = _placed(of_run, of_run.get("data", run.data))
         run = replace(run, **of_run)
         if "data" not in changes and run.data != "digits" and not Path(run.data).exists():
             raise ValueError(
@@ -259,9 +258,18 @@ def _checksum(stored: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
-def _place(data: str) -> str:
-    """Where data lie, whatever folder the next process starts in; words and keys stay."""
-    return str(Path(data).resolve()) if Path(data).exists() and data != "digits" else data
+def _placed(places: dict[str, Any], data: str) -> dict[str, Any]:
+    """Where data lie, whatever folder the next process starts in; words and keys of ``data`` stay.
+
+    Raises:
+        ValueError: for labels that could be a key of an .npz and a file.
+    """
+    labels = places.get("labels")
+    stay = ["digits", *([labels] if labels and names_array(labels, Path(data)) else [])]
+    return {
+        k: str(Path(v).resolve()) if Path(v).exists() and v not in stay else v
+        for k, v in places.items()
+    }
 
 
 def _images(run: TrainRun) -> tuple[np.ndarray, Classes | None, Tensor | None]:

@@ -11,6 +11,7 @@ from helpers.command import invoke, succeed
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
+from ncsn_fast.runs.train import from_settings
 
 SMALL = ("--ngf", 4, "--batch-size", 8, "--steps", 3, "--steps-per-level", 1, "--sigma-max", 3)
 NAMES = "zero,one,two,three,four,five,six,seven,eight,nine"
@@ -151,3 +152,19 @@ def test_a_conditional_run_needs_labels(tmp_path):
     assert "does not say the classes of its images" in result.output
     np.save(tmp_path / "labels.npy", np.arange(20) % 2)
     succeed("train", *SMALL, *data, "--labels", tmp_path / "labels.npy", "--out", tmp_path / "run")
+
+
+def test_labels_that_are_a_key_and_a_file_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", images=np.zeros((4, 8, 8), np.uint8), y_train=np.arange(4))
+    (tmp_path / "y_train").mkdir()  # which holds no labels
+    run, _ = from_settings({"data": "a.npz", "labels": "y_train", "conditional": True}, tmp_path)
+    assert (run.data, run.labels) == (str(tmp_path / "a.npz"), "y_train")
+    np.save("mine.npy", np.arange(4))
+    run, _ = from_settings({"data": "a.npz", "labels": "mine.npy", "conditional": True}, tmp_path)
+    assert run.labels == str(tmp_path / "mine.npy")
+    (tmp_path / "y_train").rmdir()
+    (tmp_path / "y_train").touch()
+    command = ("train", "--data", "a.npz", "--conditional", "--labels", "y_train", *SMALL)
+    assert "write ./y_train for the file" in invoke(*command, "--out", "run").output
+    assert not (tmp_path / "run").exists()
