@@ -118,9 +118,8 @@ def measure(model: str, data: str | None, out: Path, images: int, samples: int) 
     net = nf.load_checkpoint(model).eval()
     real = held_out(model, data)
     out.mkdir(parents=True, exist_ok=True)
-    plots.save_comparison(
-        out / "samples.png", nf.sample(net, 100, seed=0, progress=True), real, count=100
-    )
+    drawn = nf.sample(net, 100, seed=0, progress=True)
+    plots.save_panels(out / "samples.png", {"generated": drawn, "real": real}, count=100)
     plots.save_grid(out / "chain.png", chain(net, 8), columns=_FRAMES)
     plots.save_grid(out / "between.png", between(net, 6), columns=_TURNS)
     if classes := getattr(net, "classes", ()):

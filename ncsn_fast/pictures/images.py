@@ -1,4 +1,4 @@
-"""Pictures of images: grids, comparisons, the chain as an animation.
+"""Pictures of images: grids, panels side by side, the chain as an animation.
 
 Images are floating-point tensors (N, C, H, W), C = 1 or 3, in [0, 1]. Values outside [0, 1] are
 clamped for display only, as early states of a chain lie far outside; values that are not finite
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,53 +106,51 @@ def save_grid(
     _save_image(path, image_grid(images, columns, padding, scale))
 
 
-def save_comparison(
+def save_panels(
     path: str | os.PathLike[str],
-    generated: Tensor,
-    real: Tensor,
+    panels: Mapping[str, Tensor],
     *,
     count: int = 64,
     columns: int | None = None,
-    titles: tuple[str, str] = ("generated", "real (held out)"),
+    per_row: int | None = None,
 ) -> None:
-    """Write two titled grids side by side: generated images and real ones.
+    """Write titled grids side by side: generated images and real ones, for instance.
 
     Args:
         path: a ``.png``, ``.jpg``, ``.jpeg`` or ``.webp`` file in a folder that exists.
-        generated, real: floating point (N, C, H, W) and (M, C, H, W), the same C, H and W;
-            clamped to [0, 1].
-        count: the first ``count`` images of each set are shown, fewer if a set has fewer: both
+        panels: by their titles, floating point (N, C, H, W), C = 1 or 3, of any sizes; clamped to
+            [0, 1].
+        count: the first ``count`` images of each set are shown, fewer if a set has fewer: all
             grids show the same number.
         columns: images per row of each grid. Default: as square as possible.
-        titles: one line above each grid.
+        per_row: grids per row of the picture. Default: all of them.
 
     Raises:
-        ValueError: for shapes that differ or are not as above, values that are not finite,
+        ValueError: for no panels, shapes that are not as above, values that are not finite,
             another type of file, or a folder that does not exist.
     """
     from PIL import Image, ImageDraw
 
     check_suffix(path, _GRID_SUFFIXES)
-    if generated.shape[1:] != real.shape[1:]:
-        raise ValueError(
-            f"generated images have shape {tuple(generated.shape[1:])}, real ones "
-            f"{tuple(real.shape[1:])}: bring them to one shape first"
-        )
-    if count < 1:
-        raise ValueError(f"count is {count}: show at least one image")
-    count = min(count, len(generated), len(real))
-    grids = [image_grid(images[:count], columns) for images in (generated, real)]
+    if not panels:
+        raise ValueError("there are no panels: give titles and their images")
+    if count < 1 or (per_row is not None and per_row < 1):
+        raise ValueError(f"count is {count} and per_row {per_row}: show at least one image")
+    count = min(count, *map(len, panels.values()))
+    grids = [image_grid(images[:count], columns) for images in panels.values()]
+    across = min(len(grids), per_row or len(grids))
     font = _font(_TEXT_SIZE)
-    top = _MARGIN + _line_height(font) + _MARGIN // 2
-    width = max(grids[0].width, *(math.ceil(font.getlength(title)) for title in titles))
-    page = Image.new(
-        grids[0].mode,
-        (2 * width + 4 * _MARGIN, top + grids[0].height + _MARGIN),
-        _shade(grids[0].mode, _PAPER),
-    )
-    for title, grid, left in zip(titles, grids, (_MARGIN, 3 * _MARGIN + width), strict=True):
-        ImageDraw.Draw(page).text((left, _MARGIN), title, _shade(page.mode, _INK), font)
-        page.paste(grid, (left, top))
+    width = max(grid.width for grid in grids)
+    width = max(width, *(math.ceil(font.getlength(title)) for title in panels))
+    above = _line_height(font) + _MARGIN // 2
+    height = above + max(grid.height for grid in grids) + _MARGIN
+    mode = "L" if all(grid.mode == "L" for grid in grids) else "RGB"
+    size = across * (width + 2 * _MARGIN), -(-len(grids) // across) * height + _MARGIN
+    page = Image.new(mode, size, _shade(mode, _PAPER))
+    for i, (title, grid) in enumerate(zip(panels, grids, strict=True)):
+        left, top = _MARGIN + i % across * (width + 2 * _MARGIN), _MARGIN + i // across * height
+        ImageDraw.Draw(page).text((left, top), title, _shade(mode, _INK), font)
+        page.paste(grid, (left, top + above))
     _save_image(path, page)
 
 
@@ -320,4 +318,4 @@ def _save_image(path: str | os.PathLike[str], image: Image.Image) -> None:
         image.save(temporary)
 
 
-__all__ = ["image_grid", "save_chain_gif", "save_comparison", "save_grid", "visible"]
+__all__ = ["image_grid", "save_chain_gif", "save_grid", "save_panels", "visible"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.load_save import save_checkpoint
+from ncsn_fast.checkpoints.load_save import BUNDLED, load_checkpoint, save_checkpoint
 from ncsn_fast.data.digits import digits
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.losses.denoising import dsm_loss
@@ -26,7 +26,7 @@ from ncsn_fast.pictures import images as plots
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import check_own
 from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
-from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.sampling.sampler import Sampler, sample
 from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers, write_text
 from ncsn_fast.support.progress import Bar
 from ncsn_fast.training.config import TrainConfig
@@ -110,7 +110,9 @@ def _run(
     # First, as it says whose the files are.
     write_text(files["metrics"], json.dumps(metrics, indent=2) + "\n")
     save_checkpoint(trainer.average, files["model"], averaged=trainer.average is not trainer.net)
-    plots.save_comparison(files["samples"], drawn.images, held_out, count=100)
+    panels = {f"trained for {seconds:g} s": drawn.images, "real (held out)": held_out}
+    panels |= _of_bundled(seed, say, device)
+    plots.save_panels(files["samples"], panels, per_row=3)
     plots.save_chain_gif(files["chain"], drawn.frames, sigmas=drawn.sigmas)
     steps, losses = zip(*trainer.history, strict=True)
     save_loss_plot(files["loss"], steps, losses)
@@ -158,6 +160,14 @@ def _drawn(net: ScoreNetwork, samples: int, seed: int, say: Say, progress: bool)
     states, trajectory = sampler(samples, seed=seed, every=every, progress=progress)
     frames = to_images(net, trajectory[:, :CHAIN_IMAGES])
     return _Drawn(to_images(net, states).cpu(), frames, sampler.kept_sigmas(every), rows)
+
+
+def _of_bundled(seed: int, say: Say, device: str) -> dict[str, Tensor]:
+    """Images of the networks that come along, by their titles."""
+    say(f"Sampling from the networks that come along: {', '.join(BUNDLED)}.")
+    few: dict[str, Any] = {"method": "dpmpp_2m", "steps": 10, "seed": seed}
+    networks = {name: load_checkpoint(name, device=device) for name in BUNDLED}
+    return {f"comes along: {name}": sample(net, 64, **few).cpu() for name, net in networks.items()}
 
 
 def _files(out: Path) -> dict[str, Path]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,12 +133,16 @@ def test_save_grid_writes_the_grid(suffix: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [f"grid.{suffix}"]
 
 
-# --- comparisons ----------------------------------------------------------------------------------
+# --- panels ---------------------------------------------------------------------------------------
 
 
-def test_comparison_shows_both_sets_and_their_titles(tmp_path: Path) -> None:
+def panels(*images: torch.Tensor, titles: tuple[str, ...] = ("generated", "real")) -> Any:
+    return dict(zip(titles, images, strict=True))
+
+
+def test_panels_show_both_sets_and_their_titles(tmp_path: Path) -> None:
     generated, real = torch.zeros(9, 1, 8, 8), torch.full((20, 1, 8, 8), 0.5)
-    plots.save_comparison(tmp_path / "c.png", generated, real)
+    plots.save_panels(tmp_path / "c.png", panels(generated, real))
     page = np.asarray(Image.open(tmp_path / "c.png")).astype(int)
     half = page.shape[1] // 2
     # Nine images of 64 × 64 on either side, since the smaller set has nine.
@@ -149,26 +154,44 @@ def test_comparison_shows_both_sets_and_their_titles(tmp_path: Path) -> None:
     assert (border == 255).all()
 
 
-def test_comparison_shows_no_more_than_count_images(tmp_path: Path) -> None:
-    plots.save_comparison(tmp_path / "c.png", PICTURE, PICTURE, count=2, columns=1)
+def test_panels_show_no_more_than_count_images(tmp_path: Path) -> None:
+    both = panels(PICTURE, PICTURE)
+    plots.save_panels(tmp_path / "c.png", both, count=2, columns=1)
     two = height_of(tmp_path / "c.png")
-    plots.save_comparison(tmp_path / "c.png", PICTURE, PICTURE, count=3, columns=1)
+    plots.save_panels(tmp_path / "c.png", both, count=3, columns=1)
     assert height_of(tmp_path / "c.png") - two == 72
 
 
-def test_comparison_makes_room_for_long_titles(tmp_path: Path) -> None:
+def test_panels_make_room_for_long_titles(tmp_path: Path) -> None:
     titles = ("a title much longer than one small image", "real")
-    plots.save_comparison(tmp_path / "c.png", PICTURE[:1], PICTURE[:1], titles=titles)
+    plots.save_panels(tmp_path / "c.png", panels(PICTURE[:1], PICTURE[:1], titles=titles))
     page = np.asarray(Image.open(tmp_path / "c.png"))
     assert (page[:, page.shape[1] // 2 - 8 : page.shape[1] // 2 + 8] == 255).all()
     assert (page[:, -16:] == 255).all()
 
 
-def test_comparison_refuses_sets_of_different_images(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"\(1, 8, 8\), real ones \(3, 4, 6\)"):
-        plots.save_comparison(tmp_path / "c.png", PICTURE, COLOUR)
-    with pytest.raises(ValueError, match=r"count is 0"):
-        plots.save_comparison(tmp_path / "c.png", PICTURE, PICTURE, count=0)
+def test_panels_of_other_sizes_and_colours_stand_below_each_other(tmp_path: Path) -> None:
+    grey = torch.full((4, 1, 8, 8), 0.5)
+    red = torch.zeros(4, 3, 16, 16)
+    red[:, 0] = 1
+    titles = ("a", "b", "c")
+    plots.save_panels(tmp_path / "c.png", panels(grey, grey, red, titles=titles), per_row=2)
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.mode == "RGB"
+        page = np.asarray(image).astype(int)
+    above, below = page[: len(page) // 2], page[len(page) // 2 :]
+    assert (above == 128).all(-1).sum() == 2 * 4 * 64 * 64
+    is_red = (below == [255, 0, 0]).all(-1)
+    assert is_red.sum() == 4 * 64 * 64
+    assert not is_red[:, page.shape[1] // 2 :].any()
+
+
+def test_panels_of_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there are no panels"):
+        plots.save_panels(tmp_path / "c.png", {})
+    for wrong in ({"count": 0}, {"per_row": 0}):
+        with pytest.raises(ValueError, match="show at least one image"):
+            plots.save_panels(tmp_path / "c.png", panels(PICTURE, PICTURE), **wrong)
 
 
 # --- the chain ------------------------------------------------------------------------------------
@@ -317,7 +340,7 @@ def test_loss_plot_refuses_unusable_curves(
 
 WRITERS = {
     "png": lambda path: plots.save_grid(path, PICTURE),
-    "webp": lambda path: plots.save_comparison(path, PICTURE, PICTURE),
+    "webp": lambda path: plots.save_panels(path, panels(PICTURE, PICTURE)),
     "gif": lambda path: plots.save_chain_gif(path, chain(2)),
     "svg": lambda path: curves.save_loss_plot(path, [1, 2], [2.0, 1.0]),
 }
