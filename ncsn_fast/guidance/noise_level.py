@@ -10,9 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.score import Score
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
+from ncsn_fast.support.callables import layers
 from ncsn_fast.table import Table
 
 Number = float | Tensor
@@ -21,37 +23,41 @@ Number = float | Tensor
 _PRIOR_SPREAD = 0.3
 # What is believed of t/σ at most.
 _LEAST, _MOST = 0.5, 2.0
-# What returns the noise whatever the table says; others have the table's σ in what n is made of.
-_KINDS = ("normalized", "epsilon")
+# What a network returns that n is made of without the table's σ, by what it is told. One that
+# divides by the σ of its label is multiplied by it again.
+_KINDS = {"none": ("normalized", "epsilon"), "label": ("normalized", "epsilon", "score")}
 
 
 def holds_noise(wish: bool | None, score: Score, table: Table) -> bool:
     """Whether the states of a chain are held at the noise level of each row.
 
     Args:
-        wish: None wherever it makes sense: for a network that is not told σ and returns the noise,
-            normalised, in a method that adds none.
+        wish: None wherever the network is known not to see σ, and the method adds no noise. True
+            says so of one that is given labels and cannot be looked into.
 
     Raises:
         ValueError: for True where it makes no sense, with the reason.
     """
     checks.choice("hold_noise", wish, (None, True, False), "whether the noise level is held")
+    inner = list(layers(score.fn))[-1]
+    ours = inner if isinstance(inner, ScoreNetwork) else None
     reason = None
-    if score.condition != "none" or score.sigma_data is not None:
-        reason = "this network is told the noise level, and so removes what the table says"
-    elif score.kind not in _KINDS:
+    if score.condition not in ("none", "label") or (ours is not None and ours.sees_sigma):
+        reason = "this network is told the noise level, and what n is follows it"
+    elif score.kind not in _KINDS[str(score.condition)] or score.sigma_data is not None:
         reason = (
-            f"of a network of the kind {score.kind!r} the normalised score n depends on the "
-            f"table's σ; the level is held for {' and '.join(_KINDS)}"
+            f"of a network that returns {score.kind!r} and is told {score.condition!r} n goes by "
+            "the table's σ; held is the noise of those that return it normalised, whatever it is"
         )
     elif table.adds_noise:
         reason = (
-            "this method adds noise of the table's levels, under which that of a state that had "
-            "another is lost; the level is held for euler, heun, dpmpp_2m and whatever adds none"
+            "this method adds noise of the table's levels, in which that of a state of another is "
+            "lost; it is held in euler, heun, dpmpp_2m and whatever adds none"
         )
     if wish and reason is not None:
         raise ValueError(f"hold_noise=True: {reason}. Leave it out")
-    return wish is not False and reason is None
+    blind = score.condition == "none" or ours is not None
+    return reason is None and (blind if wish is None else wish)
 
 
 def measured(

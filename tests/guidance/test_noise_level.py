@@ -1,13 +1,16 @@
 """The noise level that a state says it has."""
 
+import functools
+
 import pytest
 import torch
 from helpers.blind import SIGMAS, SPREAD, Blind, pictures
+from torch import nn
 
 import ncsn_fast as nf
 from ncsn_fast.guidance.noise_level import excess, held, holds_noise
 from ncsn_fast.methods.tables import ancestral, euler
-from ncsn_fast.models.score import Score
+from ncsn_fast.models.score import Score, as_score
 
 MEANS = pictures()
 BLIND = Blind(MEANS)
@@ -91,13 +94,20 @@ def test_the_level_is_held_where_that_makes_sense():
     assert not nf.Sampler(net, method="heun", hold_noise=False).hold_noise
     for score, table, why in (
         (blind, sde, "adds noise"),
-        (Score(BLIND, "score", "none"), ode, "kind 'score'"),
-        (Score(BLIND, "denoiser", "none"), ode, "kind 'denoiser'"),
+        (Score(BLIND, "score", "none"), ode, "returns 'score' and is told 'none'"),
+        (Score(BLIND, "denoiser", "none"), ode, "returns 'denoiser'"),
+        (Score(BLIND, "denoiser", "label", SIGMAS), ode, "returns 'denoiser'"),
         (Score(BLIND, "normalized", "sigma"), ode, "is told the noise level"),
-        (Score(BLIND, "epsilon", "none", sigma_data=1.0), ode, "is told the noise level"),
+        (as_score(nf.MLPScore(sigmas=SIGMAS)), ode, "is told the noise level"),
+        (Score(BLIND, "epsilon", "none", sigma_data=1.0), ode, "returns 'epsilon'"),
     ):
         assert not holds_noise(None, score, table)
         with pytest.raises(ValueError, match=f"hold_noise=True: .*{why}.*Leave it out"):
             holds_noise(True, score, table)
+    official = Score(lambda x, labels: BLIND(x) / SIGMAS[labels], "score", "label", SIGMAS)
+    assert not holds_noise(None, official, ode)  # it may see the label
+    assert holds_noise(True, official, ode)
+    for wrapped in (net.forward, functools.partial(net), nn.DataParallel(net)):
+        assert holds_noise(None, as_score(wrapped), ode)
     with pytest.raises(ValueError, match="hold_noise = 'yes'"):
         nf.Sampler(net, method="heun", hold_noise="yes")

@@ -55,6 +55,14 @@ def test_a_noise_prediction_is_held_as_its_negative_is(method):
     assert torch.equal(sampler(method, epsilon)(4, seed=0), expected)
 
 
+def test_an_official_network_is_held_where_that_is_said():
+    ladder = {"steps": 20, "spacing": "ladder"}
+    official = nf.Score(lambda x, labels: BLIND(x) / SIGMAS[labels, None], "score", "label", SIGMAS)
+    assert not sampler(score=official, **ladder).hold_noise
+    found = sampler(score=official, hold_noise=True, **ladder)(4, seed=0)
+    torch.testing.assert_close(found, sampler(**ladder)(4, seed=0), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_row_on_states_of_the_right_level_is_the_methods_own(method):
     # The correction is one of the state before the row, whose history sees it corrected too.
