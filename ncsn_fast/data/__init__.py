@@ -1,4 +1,4 @@
-"""Images in: the bundled digits and a user's own."""
+"""Images in, and their classes: the bundled digits and a user's own."""
 
 from ncsn_fast.data.digits import digits
 from ncsn_fast.data.load import load_images, load_pixels

@@ -170,7 +170,7 @@ def classes_by_folder(
     """The classes of images by the direct subfolders in which they lie, at whatever depth.
 
     Args:
-        folder: around all of them.
+        folder: around all of them, with whose path theirs begin.
         files: of the images, in their order.
         left_out: files that could not be used: a class of theirs is one nonetheless.
 
@@ -181,7 +181,8 @@ def classes_by_folder(
         ValueError: where some images lie in subfolders and some beside them, and for subfolders
             that are called as parts of a data set are: train, test.
     """
-    places = [file.relative_to(folder).parts for file in files]
+    depth = len(folder.parts)
+    places = [file.parts[depth:] for file in files]
     beside = [parts[0] for parts in places if len(parts) == 1]
     if len(beside) == len(files):
         return None
@@ -191,7 +192,7 @@ def classes_by_folder(
             f"({shown(printable(beside[0]))}, ...): classes are subfolders, so move each image "
             "into one"
         )
-    others = [parts for file in left_out if len(parts := file.relative_to(folder).parts) > 1]
+    others = [parts for file in left_out if len(parts := file.parts[depth:]) > 1]
     names = sorted({parts[0] for parts in [*places, *others]})
     if len(names) == 1:
         return None

@@ -266,8 +266,9 @@ def _placed(places: dict[str, Any], data: str) -> dict[str, Any]:
     """
     labels = places.get("labels")
     stay = ["digits", *([labels] if labels and names_array(labels, Path(data)) else [])]
+    # A link keeps its name: labels are found beside images by it.
     return {
-        k: str(Path(v).resolve()) if Path(v).exists() and v not in stay else v
+        k: str(Path(v).absolute()) if Path(v).exists() and v not in stay else v
         for k, v in places.items()
     }
 

@@ -154,6 +154,17 @@ def test_a_conditional_run_needs_labels(tmp_path):
     succeed("train", *SMALL, *data, "--labels", tmp_path / "labels.npy", "--out", tmp_path / "run")
 
 
+def test_images_behind_a_link_have_the_labels_beside_the_link(idx, tmp_path, monkeypatch):
+    """As data that are kept under their checksums lie in folders."""
+    for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte"):
+        (tmp_path / "kept").mkdir(exist_ok=True)
+        (tmp_path / "kept" / name[:9]).write_bytes((idx / name).read_bytes())
+        (tmp_path / name).symlink_to(tmp_path / "kept" / name[:9])
+    monkeypatch.chdir(tmp_path)
+    command = ("train", "--data", "train-images-idx3-ubyte.gz", "--conditional", *SMALL)
+    assert "in 10 classes" in succeed(*command, "--out", tmp_path / "run")
+
+
 def test_labels_that_are_a_key_and_a_file_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("a.npz", images=np.zeros((4, 8, 8), np.uint8), y_train=np.arange(4))

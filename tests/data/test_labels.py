@@ -133,6 +133,14 @@ def test_subfolders_are_classes_at_whatever_depth(tmp_path: Path) -> None:
     assert by_grey == {0: 2, 1: 1, 2: 2, 3: 0}
 
 
+def test_the_folder_may_be_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images_in(tmp_path, "a/1.png", "b/1.png")
+    monkeypatch.chdir(tmp_path)
+    assert found(Path(".")) == ([0, 1], ("a", "b"))
+    monkeypatch.chdir(tmp_path / "a")
+    assert found(Path("../../" + tmp_path.name)) == ([0, 1], ("a", "b"))
+
+
 def test_files_that_are_left_out_shift_no_label(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
