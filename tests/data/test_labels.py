@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,7 @@ def test_the_folder_may_be_where_one_is(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert found(Path(".")) == ([0, 1], ("a", "b"))
     monkeypatch.chdir(tmp_path / "a")
-    assert found(Path("../../" + tmp_path.name)) == ([0, 1], ("a", "b"))
+    assert found(Path(os.pardir, os.pardir, tmp_path.name)) == ([0, 1], ("a", "b"))
 
 
 def test_files_that_are_left_out_shift_no_label(
