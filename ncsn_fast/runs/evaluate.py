@@ -293,16 +293,12 @@ def _draw(files: dict[str, Path], sets: _Sets, neighbours: Tensor | None) -> Non
     def shown(images: Tensor) -> Tensor:
         return plots.visible(unit_interval(images[:_SHOWN]))
 
-    titles = ("samples", "real (reference)")
-    plots.save_comparison(
-        files["samples"], shown(sets.samples), shown(sets.reference), titles=titles
-    )
+    real = {"samples": shown(sets.samples), "real (reference)": shown(sets.reference)}
+    plots.save_panels(files["samples"], real)
     if sets.train is not None and neighbours is not None:
-        nearest_ones = sets.train[neighbours[:_SHOWN]]
-        titles = ("samples", "their nearest training images")
-        plots.save_comparison(
-            files["nearest"], shown(sets.samples), shown(nearest_ones), titles=titles
-        )
+        nearest_ones = shown(sets.train[neighbours[:_SHOWN]])
+        near = {"samples": shown(sets.samples), "their nearest training images": nearest_ones}
+        plots.save_panels(files["nearest"], near)
 
 
 def _table(report: dict[str, Any]) -> str:
