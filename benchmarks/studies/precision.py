@@ -5,7 +5,7 @@ network in float64, of images x + σz at a dozen noise levels; with it the large
 float16 must hold (at most 65,504). The 16-bit precisions are shown with other ways of seeing the
 image and of leaving the network too. The second table is what becomes of the samples of whole
 chains of the same seed: their distance from those in float32, and their pixel Fréchet distance to
-held-out images (of another model than the digits: to the samples in float32, of which the levels
+held-out images (``--data``; of a model without such, to the samples in float32, of which the levels
 are then made too).
 """
 
@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.contestants.networks import convolutions
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
-from ncsn_fast.data.digits import digits
+from ncsn_fast.benchmarks.studies.common import add_output, deliver, held_out, markdown, parser
 from ncsn_fast.device.environment import environment
 from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode, network_dtype
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
@@ -167,7 +166,7 @@ def _perturbed(net: ScoreNetwork, clean: Tensor, level: int) -> tuple[Tensor, Te
 
 
 def sample_quality(
-    net: ScoreNetwork, number: int, held_out: Tensor | None
+    net: ScoreNetwork, number: int, real: Tensor | None
 ) -> dict[str, dict[str, float]]:
     """RMS difference from the samples in float32, and Fréchet distance, per precision."""
 
@@ -177,7 +176,7 @@ def sample_quality(
     wide = draw("fp32")
     sets = {"fp32": wide, "fp32, another seed": draw("fp32", seed=1)}
     sets |= {name: draw(name) for name in available(net.sigmas.device) if name != "fp32"}
-    compared = wide if held_out is None else held_out
+    compared = wide if real is None else real
     return {
         name: {
             "rms": float((images - wide).square().mean().sqrt()),
@@ -187,16 +186,16 @@ def sample_quality(
     }
 
 
-def measure(model: str, device: str, images: int, number: int) -> dict[str, Any]:
+def measure(model: str, data: str | None, device: str, images: int, number: int) -> dict[str, Any]:
     """Both tables of a model."""
     net = nf.load_checkpoint(model).to(device).eval()
     if len(net.shape) != 3:
         raise SystemExit("precisions are compared on networks of images")
-    held_out = digits("test").images if model == "digits" else None
-    if held_out is None:
+    real = held_out(model, data) if model == "digits" or data is not None else None
+    if real is None:
         clean = nf.Sampler(net, precision="fp32")(images, seed=2)
     else:
-        clean = Space.of(net).enter(held_out[:images]).to(device)
+        clean = Space.of(net).enter(real[:images]).to(device)
     levels = some_levels(net)
     return {
         "model": model,
@@ -207,7 +206,8 @@ def measure(model: str, device: str, images: int, number: int) -> dict[str, Any]
         "sigmas": [float(net.sigmas[level]) for level in levels],
         "largest_activation": largest_activations(net, clean, levels),
         "errors": score_errors(net, clean, levels),
-        "quality": sample_quality(net, number, held_out),
+        "quality": sample_quality(net, number, real),
+        "real": real is not None,
     }
 
 
@@ -223,7 +223,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     rows.append(["largest activation", *(f"{peak:.3g}" for peak in report["largest_activation"])])
     lines += markdown(["σ", *(f"{sigma:.3g}" for sigma in report["sigmas"])], rows)
     lines += ["", f"{report['samples']} samples of the whole chain:", ""]
-    against = "held-out images" if report["model"] == "digits" else "samples in fp32"
+    against = "held-out images" if report["real"] else "samples in fp32"
     head = ["", "RMS difference from fp32, same seed", f"Fréchet distance to {against}"]
     quality = report["quality"].items()
     rows = [[name, f"{one['rms']:.4f}", f"{one['frechet']:.4f}"] for name, one in quality]
@@ -232,7 +232,8 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("--model", default="digits", help='a checkpoint, or "digits"')
+    command.add_argument("--model", default="digits", help="a checkpoint, or a bundled network")
+    command.add_argument("--data", help="images that it has not been trained on")
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--images", type=int, help="per noise level (default 256)")
     command.add_argument("-n", "--samples", type=int, help="of the whole chain (default 1000)")
@@ -240,9 +241,8 @@ def main() -> None:
     add_output(command, "precision.json and precision.md")
     options = command.parse_args()
     images, number = (16, 64) if options.quick else (256, 1000)
-    report = measure(
-        options.model, options.device, options.images or images, options.samples or number
-    )
+    sizes = options.images or images, options.samples or number
+    report = measure(options.model, options.data, options.device, *sizes)
     deliver(options, "precision", report, as_markdown(report))
 
 
