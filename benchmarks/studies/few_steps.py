@@ -2,8 +2,9 @@
 
 For a network that does not see σ, the methods of the ODE with several numbers of evaluations, with
 and without ``hold_noise``: how many samples end noisy (their mean squared distance from [0, 1] is
-above 0.005), and the pixel Fréchet distance to images of the data. A second table is of images
-with noise of a known level: what the states say that it is.
+above 0.005), and the pixel Fréchet distance to images of the data. A second table follows the noise
+that the states of one of these chains have, a third is of images with noise of a known level: what
+they say that it is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ncsn_fast.models.space import Space
 ODE = ("euler", "heun", "dpmpp_2m")
 _NOISY = 0.005
 _LEVELS = 8
+_FOLLOWED = "dpmpp_2m"
 _SPACING = "geometric"  # any number of evaluations is possible on it
 
 
@@ -39,11 +41,13 @@ class Drawn:
 
     noisy: int
     frechet: float
+    sigma: list[float]  # of each row
+    levels: list[float]  # what the states say there, t̂/σ: the mean of all samples
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method with so many network evaluations; loose where its noise cannot be held."""
+    """A method with so many network evaluations; held is None where its noise cannot be."""
 
     method: str
     evaluations: int
@@ -82,9 +86,17 @@ def noisiness(net: ScoreNetwork, states: Tensor) -> Tensor:
 
 def drawn(net: ScoreNetwork, number: int, seed: int, images: Tensor, **settings: Any) -> Drawn:
     """The samples of a method against images (M, C, H, W) in [0, 1]."""
-    states = nf.Sampler(net, **settings)(number, seed=seed)
+    sampler = nf.Sampler(net, **settings)
+    sigma = sampler.table.sigma
+    levels = [0.0] * len(sigma)
+
+    def add(row: int, x: Tensor, n: Tensor) -> None:
+        levels[row] += float(measured(x, n, sigma[row])[0].sum()) / number
+
+    states = sampler(number, seed=seed, callback=add)
     noisy = int((noisiness(net, states) > _NOISY).sum())
-    return Drawn(noisy, pixel_frechet_distance(Space.of(net).leave(states), images))
+    distance = pixel_frechet_distance(Space.of(net).leave(states), images)
+    return Drawn(noisy, distance, [*sigma], levels)
 
 
 @torch.no_grad()
@@ -140,7 +152,7 @@ def measure(
 
 
 def as_markdown(report: Report) -> str:
-    """The two tables."""
+    """The three tables."""
     facts = ", ".join(f"{name} {value}" for name, value in report.facts.items())
     lines = [
         f"{facts}. {report.images} samples; as many images of the data have a Fréchet distance of "
@@ -155,6 +167,14 @@ def as_markdown(report: Report) -> str:
         row = [point.method, str(point.evaluations), held[0], loose[0], held[1], loose[1]]
         rows.append(row)
     lines += [*markdown(head, rows), ""]
+    followed = [point for point in report.points if point.method == _FOLLOWED and point.held]
+    for point in followed[:2][-1:]:
+        assert point.held is not None
+        name = f"{point.method}, {point.evaluations} evaluations"
+        head = [f"σ of {name}", "t̂/σ, held", "not held"]
+        path = zip(point.held.sigma, point.held.levels, point.loose.levels, strict=True)
+        rows = [[f"{sigma:.3g}", f"{one:.2f}", f"{other:.2f}"] for sigma, one, other in path]
+        lines += [*markdown(head, rows), ""]
     head = ["σ", "-⟨x, n⟩ / ⟨n, n⟩", "-⟨x - c, n⟩ / D", "believed"]
     rows = [
         [f"{one.sigma:.3g}", *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in _shares(one))]

@@ -30,20 +30,24 @@ def test_every_method_is_measured_with_its_noise_held_and_without(monkeypatch):
     report = few_steps.measure(nf.load_checkpoint("digits"), digits("test").images, 6, [5])
     assert made == [(6, hold, 5) for _ in few_steps.ODE for hold in (False, True)] + [(6, False, 5)]
     assert [(point.method, point.loose.noisy) for point in report.points][3:] == [("ancestral", 0)]
-    assert report.points[0].held == report.points[0].loose
+    assert report.points[0].held.frechet == report.points[0].loose.frechet
     # With noise of a level that is known the states say that level, where there are enough.
     assert report.levels[0].by_stein[0] == pytest.approx(1.0, abs=0.1)
     assert report.levels[-1].believed[0] == pytest.approx(1.0, abs=0.05)
 
 
 def test_the_tables_show_both():
+    held = few_steps.Drawn(0, 0.5, [2.0, 0.1], [1.0, 1.02])
+    loose = few_steps.Drawn(9, 1.25, [2.0, 0.1], [1.0, 3.5])
     report = few_steps.Report(
         {"precision": "fp32"},
         64,
         0.7,
         [
-            few_steps.Point("euler", 10, few_steps.Drawn(0, 0.5), few_steps.Drawn(9, 1.25)),
-            few_steps.Point("ancestral", 10, None, few_steps.Drawn(1, 0.6)),
+            few_steps.Point("euler", 10, held, loose),
+            few_steps.Point("dpmpp_2m", 5, held, loose),
+            few_steps.Point("dpmpp_2m", 10, held, loose),
+            few_steps.Point("ancestral", 10, None, few_steps.Drawn(1, 0.6, [1.0], [1.0])),
         ],
         [few_steps.Level(0.01, (2.0, 0.5), (1.1, 0.4), (1.0, 0.01))],
     )
@@ -51,6 +55,8 @@ def test_the_tables_show_both():
     assert lines[0].startswith("precision fp32. 64 samples; as many images of the data have")
     assert "| euler | 10 | 0 | 9 | 0.50 | 1.25 |" in lines
     assert "| ancestral | 10 |  | 1 |  | 0.60 |" in lines
+    assert lines.count("| σ of dpmpp_2m, 10 evaluations | t̂/σ, held | not held |") == 1
+    assert "| 0.1 | 1.02 | 3.50 |" in lines
     assert "| 0.01 | 2.00 ± 0.50 | 1.10 ± 0.40 | 1.00 ± 0.01 |" in lines
 
 
@@ -63,4 +69,6 @@ def test_the_network_of_the_digits_ends_less_noisy_where_its_noise_is_held():
     )
     assert float(held.max()) < float(loose.max())
     assert torch.isfinite(held).all()
-    assert few_steps.drawn(net, 32, 0, images, hold_noise=True, **settings).noisy == 0
+    followed = few_steps.drawn(net, 32, 0, images, hold_noise=True, **settings)
+    assert followed.noisy == 0
+    assert followed.levels[:4] == pytest.approx([1.0] * 4, abs=0.1)
