@@ -2,9 +2,10 @@
 
 For a network that does not see σ, the methods of the ODE with several numbers of evaluations, with
 and without ``hold_noise``: how many samples end noisy (their mean squared distance from [0, 1] is
-above 0.005), and the pixel Fréchet distance to images of the data. A second table follows the noise
-that the states of one of these chains have, a third is of images with noise of a known level: what
-they say that it is.
+above 0.005), and the pixel Fréchet distance to images of the data; and so for chains of one method
+that begin in noise whose mean is the data's. A second table follows the noise that the states of
+one of these chains have, a third is of images with noise of a known level: what they say that it
+is, and how much of the noise's mean, an image's brightness, the network takes away.
 """
 
 from __future__ import annotations
@@ -57,12 +58,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Level:
-    """What images with noise of a level say of it, in parts of it: means and deviations."""
+    """What images with noise of a level say of it, in parts of it: means and deviations.
+
+    The gain is the share of the noise's mean over an image that is in -n; ideal is that of the
+    linear law, σ²/(σ² + v), v being the variance of the data along the mean.
+    """
 
     sigma: float
     by_length: tuple[float, float]  # -⟨x, n⟩ / ⟨n, n⟩
     by_stein: tuple[float, float]  # -⟨x - c, n⟩ / D
     believed: tuple[float, float]
+    gain: float
+    ideal: float
 
 
 @dataclass(frozen=True)
@@ -84,32 +91,44 @@ def noisiness(net: ScoreNetwork, states: Tensor) -> Tensor:
     return beyond.square().flatten(1).mean(1)
 
 
-def drawn(net: ScoreNetwork, number: int, seed: int, images: Tensor, **settings: Any) -> Drawn:
-    """The samples of a method against images (M, C, H, W) in [0, 1]."""
+def drawn(
+    net: ScoreNetwork, number: int, seed: int, images: Tensor, even: bool = False, **settings: Any
+) -> Drawn:
+    """The samples of a method against images (M, C, H, W) in [0, 1]; even: from starts whose mean
+    is that of the images."""
     sampler = nf.Sampler(net, **settings)
+    initial = sampler.first_states(seed, torch.arange(number)) if even else None
+    if initial is not None:
+        wanted = Space.of(net).enter(images).mean()
+        initial = initial - initial.mean((1, 2, 3), keepdim=True) + wanted
     sigma = sampler.table.sigma
     levels = [0.0] * len(sigma)
 
     def add(row: int, x: Tensor, n: Tensor) -> None:
         levels[row] += float(measured(x, n, sigma[row])[0].sum()) / number
 
-    states = sampler(number, seed=seed, callback=add)
+    states = sampler(number, seed=seed, initial=initial, callback=add)
     noisy = int((noisiness(net, states) > _NOISY).sum())
     distance = pixel_frechet_distance(Space.of(net).leave(states), images)
     return Drawn(noisy, distance, [*sigma], levels)
 
 
 @torch.no_grad()
-def level(net: ScoreNetwork, index: int, images: Tensor) -> Level:
+def level_of(net: ScoreNetwork, index: int, images: Tensor) -> Level:
     """What images (N, C, H, W) with the noise of a level of the ladder say of it."""
     sigma = float(net.sigmas[index])
     z = noise.normal(net.shape, seed=0, stream=noise.PERTURB, sample_ids=range(len(images)))
-    x = Space.of(net).enter(images) + sigma * z
+    clean = Space.of(net).enter(images)
+    x = clean + sigma * z
     n = net.normalized(x, None)
     length = -(x * n).flatten(1).sum(1) / n.square().flatten(1).sum(1) / sigma
     ratio, _ = measured(x, n, sigma)
     shares = (length, ratio, 1 + excess(x, n, sigma) / sigma)
-    return Level(sigma, *((float(one.mean()), float(one.std())) for one in shares))
+    found = [(float(one.mean()), float(one.std())) for one in shares]
+    removed, bright, whole = (one.flatten(1).mean(1) for one in (n, z, clean))
+    gain = -float((removed * bright).sum() / bright.square().sum())
+    along = float(whole.var()) * z[0].numel()  # a mean of D values has noise of σ/√D
+    return Level(sigma, found[0], found[1], found[2], gain, sigma**2 / (sigma**2 + along))
 
 
 def measure(
@@ -134,20 +153,20 @@ def measure(
         return drawn(net, number, seed, rest, precision=precision, **settings)
 
     points = []
-    for method in ODE:
+    for method, even in (*((name, False) for name in ODE), (_FOLLOWED, True)):
         for count in steps:
             settings: dict[str, Any] = {"method": method, "steps": count, "spacing": _SPACING}
             evaluations = len(nf.Sampler(net, **settings).table)
-            loose, held = (run(hold_noise=hold, **settings) for hold in (False, True))
-            points.append(Point(method, evaluations, held, loose))
+            loose, held = (run(even=even, hold_noise=hold, **settings) for hold in (False, True))
+            name = f"{method}, even starts" if even else method
+            points.append(Point(name, evaluations, held, loose))
     for count in steps:
-        points.append(
-            Point("ancestral", count, None, run(method="ancestral", steps=count, spacing=_SPACING))
-        )
+        loose = run(method="ancestral", steps=count, spacing=_SPACING)
+        points.append(Point("ancestral", count, None, loose))
     if full:
         points.append(Point("the full chain", len(nf.Sampler(net).table), None, run()))
     indices = torch.linspace(0, len(net.sigmas) - 1, _LEVELS).round().int().tolist()
-    levels = [level(net, index, images[:number]) for index in indices]
+    levels = [level_of(net, index, images[:number]) for index in indices]
     return Report(facts, number, pixel_frechet_distance(images[:number], rest), points, levels)
 
 
@@ -175,20 +194,17 @@ def as_markdown(report: Report) -> str:
         path = zip(point.held.sigma, point.held.levels, point.loose.levels, strict=True)
         rows = [[f"{sigma:.3g}", f"{one:.2f}", f"{other:.2f}"] for sigma, one, other in path]
         lines += [*markdown(head, rows), ""]
-    head = ["σ", "-⟨x, n⟩ / ⟨n, n⟩", "-⟨x - c, n⟩ / D", "believed"]
-    rows = [
-        [f"{one.sigma:.3g}", *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in _shares(one))]
-        for one in report.levels
-    ]
+    head = ["σ", "-⟨x, n⟩ / ⟨n, n⟩", "-⟨x - c, n⟩ / D", "believed", "brightness", "ideally"]
+    rows = []
+    for level in report.levels:
+        shares = (level.by_length, level.by_stein, level.believed)
+        said = [f"{mean:.2f} ± {spread:.2f}" for mean, spread in shares]
+        rows.append([f"{level.sigma:.3g}", *said, f"{level.gain:.2f}", f"{level.ideal:.2f}"])
     return "\n".join([*lines, *markdown(head, rows)])
 
 
 def _shown(found: Drawn) -> tuple[str, str]:
     return str(found.noisy), f"{found.frechet:.2f}"
-
-
-def _shares(one: Level) -> tuple[tuple[float, float], ...]:
-    return one.by_length, one.by_stein, one.believed
 
 
 def main() -> None:

@@ -28,11 +28,14 @@ def test_every_method_is_measured_with_its_noise_held_and_without(monkeypatch):
 
     monkeypatch.setattr(nf, "Sampler", Sampler)
     report = few_steps.measure(nf.load_checkpoint("digits"), digits("test").images, 6, [5])
-    assert made == [(6, hold, 5) for _ in few_steps.ODE for hold in (False, True)] + [(6, False, 5)]
-    assert [(point.method, point.loose.noisy) for point in report.points][3:] == [("ancestral", 0)]
+    held = [(6, hold, 5) for _ in (*few_steps.ODE, "even") for hold in (False, True)]
+    assert made == [*held, (6, False, 5)]
+    assert [point.method for point in report.points][3:] == ["dpmpp_2m, even starts", "ancestral"]
+    assert {point.loose.noisy for point in report.points} == {0}
     assert report.points[0].held.frechet == report.points[0].loose.frechet
     # With noise of a level that is known the states say that level, where there are enough.
     assert report.levels[0].by_stein[0] == pytest.approx(1.0, abs=0.1)
+    assert report.levels[0].gain == pytest.approx(report.levels[0].ideal, abs=0.15)
     assert report.levels[-1].believed[0] == pytest.approx(1.0, abs=0.05)
 
 
@@ -49,7 +52,7 @@ def test_the_tables_show_both():
             few_steps.Point("dpmpp_2m", 10, held, loose),
             few_steps.Point("ancestral", 10, None, few_steps.Drawn(1, 0.6, [1.0], [1.0])),
         ],
-        [few_steps.Level(0.01, (2.0, 0.5), (1.1, 0.4), (1.0, 0.01))],
+        [few_steps.Level(0.01, (2.0, 0.5), (1.1, 0.4), (1.0, 0.01), 0.25, 0.75)],
     )
     lines = few_steps.as_markdown(report).splitlines()
     assert lines[0].startswith("precision fp32. 64 samples; as many images of the data have")
@@ -57,7 +60,7 @@ def test_the_tables_show_both():
     assert "| ancestral | 10 |  | 1 |  | 0.60 |" in lines
     assert lines.count("| σ of dpmpp_2m, 10 evaluations | t̂/σ, held | not held |") == 1
     assert "| 0.1 | 1.02 | 3.50 |" in lines
-    assert "| 0.01 | 2.00 ± 0.50 | 1.10 ± 0.40 | 1.00 ± 0.01 |" in lines
+    assert "| 0.01 | 2.00 ± 0.50 | 1.10 ± 0.40 | 1.00 ± 0.01 | 0.25 | 0.75 |" in lines
 
 
 def test_the_network_of_the_digits_ends_less_noisy_where_its_noise_is_held():
@@ -72,3 +75,19 @@ def test_the_network_of_the_digits_ends_less_noisy_where_its_noise_is_held():
     followed = few_steps.drawn(net, 32, 0, images, hold_noise=True, **settings)
     assert followed.noisy == 0
     assert followed.levels[:4] == pytest.approx([1.0] * 4, abs=0.1)
+
+
+def test_even_starts_have_the_brightness_of_the_data(monkeypatch):
+    begun = []
+
+    class Sampler(nf.Sampler):
+        def __call__(self, n, **call):
+            begun.append(call["initial"])
+            return digits("test").images[:n]
+
+    monkeypatch.setattr(nf, "Sampler", Sampler)
+    net, images = nf.load_checkpoint("digits"), digits("test").images
+    for even in (True, False):
+        few_steps.drawn(net, 4, 0, images, even, method="euler", steps=3)
+    assert begun[0].mean((1, 2, 3)).tolist() == pytest.approx([float(images.mean())] * 4, abs=1e-5)
+    assert begun[1] is None
