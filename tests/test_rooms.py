@@ -219,6 +219,12 @@ def long_functions(source: str) -> Iterator[tuple[ast.FunctionDef, int]]:
                 yield node, lines
 
 
+def test_files_of_tests_have_names_of_their_own():
+    """Two of one name keep pytest from collecting anything at all."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [name for name in names if names.count(name) > 1] == []
+
+
 @pytest.mark.parametrize(
     ("module", "source", "told"),
     [
