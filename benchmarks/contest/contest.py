@@ -35,12 +35,14 @@ class Ready:
             units of work; None: the first of the calls.
         flop: the multiplications and additions that a unit of work really takes; None where
             nobody can say.
+        units: of work in one of the calls, where they are not those of the contest.
     """
 
     calls: Sequence[Call]
     result: Callable[[], Sequence[Tensor]]
     sample: tuple[Call, int] | None = None
     flop: float | None = None
+    units: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Contest:
         tolerance: precision → largest allowed difference, over the largest value.
         units: units of work (steps of a chain) in one call.
         seconds: of measuring, per contestant.
-        profiled: whether to count launches and sum up the time of kernels.
+        profiled: whether to count launches and sum up the time of kernels, as soon as the
+            contestants have been timed; :func:`profiles` does it later.
         figures: what else to say about a contestant's row, which has its time.
     """
 
@@ -192,14 +195,31 @@ def _timed(
     """The row with its times and figures."""
     if isinstance(times, Exception):
         return row.failed(times)
-    row = row.timed(times, contest.units)
+    row = row.timed(times, ready.units or contest.units)
     if contest.profiled:
         try:
-            call, units = ready.sample or (ready.calls[0], contest.units)
-            row = row.more(kernel_figures(profile(call, units, device), row))
+            row = row.with_profile(kernel_figures(ready, contest, device))
         except Exception as error:  # a profiler that fails costs its figures, not the time
             row = replace(row, message=f"not profiled: {type(error).__name__}: {error}"[:200])
     return below_the_roof(row.more(contest.figures(row)))
+
+
+@torch.no_grad()
+def profiles(contest: Contest, device: torch.device) -> Iterator[Row]:
+    """A row for each contestant with the figures of its kernels, and no time.
+
+    A GPU's profiler, once loaded, makes every launch of its process dearer: those who are launched
+    one by one would be timed too slow. So a process profiles when it has timed everybody.
+    """
+    for one in contest.contestants:
+        try:
+            ready = one.prepare(one.precision)
+            ready.calls[0]()
+            yield contest.row(one).more(kernel_figures(ready, contest, device))
+        except Exception as error:  # its time stays
+            message = f"not profiled: {type(error).__name__}: {error}"[:200]
+            yield replace(contest.row(one), message=message)
+        _clean_up(device)
 
 
 def below_the_roof(row: Row) -> Row:
@@ -225,25 +245,17 @@ def profile(call: Call, units: int, device: torch.device) -> Profile:
     return read_profile(found.events(), units)
 
 
-def kernel_figures(found: Profile, row: Row) -> dict[str, float]:
-    """What the kernels (on a CPU: the operators) of a unit of work take.
-
-    ``idle`` is the share of the time, measured without the profiler, in which no kernel runs;
-    ``over_convolutions`` that time over the time of the convolution kernels. (On a CPU: the time
-    of all operators over that of the convolutions.)
-    """
+def kernel_figures(ready: Ready, contest: Contest, device: torch.device) -> dict[str, float]:
+    """What the kernels (on a CPU: the operators) of a unit of work take."""
+    call, units = ready.sample or (ready.calls[0], ready.units or contest.units)
+    found = profile(call, units, device)
     groups = found.by_group()
     busy = 1e-6 * sum(seconds for _, seconds in groups.values())
-    convolutions = 1e-6 * groups.get("convolutions", (0.0, 0.0))[1]
     figures = {"kernels": sum(calls for calls, _ in groups.values()), "busy_s": busy}
-    whole = busy  # on a CPU, where the profiler itself costs time, both are the profile's
-    if found.on_gpu and row.median_s:
-        whole = row.median_s
+    if found.on_gpu:
         figures["launches"] = found.launches
-        figures["idle"] = max(0.0, 1 - busy / whole)
-    if convolutions:
-        figures["convolutions_s"] = convolutions
-        figures["over_convolutions"] = whole / convolutions
+    if "convolutions" in groups:
+        figures["convolutions_s"] = 1e-6 * groups["convolutions"][1]
     return figures
 
 
@@ -272,5 +284,6 @@ __all__ = [
     "difference",
     "kernel_figures",
     "profile",
+    "profiles",
     "run",
 ]

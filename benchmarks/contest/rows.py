@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ class Row:
     figures: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def which(self) -> tuple[str, str, str, int, str]:
+        """What two rows of the same contestant have in common."""
+        return self.suite, self.case, self.contestant, self.size, self.precision
+
     def timed(self, times: Times, units: int = 1) -> Row:
         """This row with its times: a call does so many units of work."""
         return replace(
@@ -66,10 +71,43 @@ class Row:
         """This row with further figures."""
         return replace(self, figures={**self.figures, **figures})
 
+    def with_profile(self, figures: Mapping[str, float]) -> Row:
+        """This row with the figures of its kernels, and what they say beside its time.
+
+        ``idle`` is the share of the time, measured without the profiler, in which no kernel runs;
+        ``over_convolutions`` that time over the time of the convolution kernels. (On a CPU, where
+        the profiler itself costs time, that of all operators over that of the convolutions.)
+        """
+        found = self.more(figures).figures
+        whole = self.median_s if "launches" in figures else figures["busy_s"]
+        if whole and "launches" in figures:
+            found["idle"] = max(0.0, 1 - figures["busy_s"] / whole)
+        if whole and figures.get("convolutions_s"):
+            found["over_convolutions"] = whole / figures["convolutions_s"]
+        return replace(self, figures=found)
+
     def failed(self, error: BaseException | str, status: str = FAILED) -> Row:
         """This row without figures, and why."""
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         return replace(self, status=status, message=_first_lines(text))
+
+
+def kept(rows: Sequence[Row], row: Row) -> list[Row]:
+    """The rows with one more, which takes the place of an older one of the same contestant.
+
+    A profile, which has no time of its own, joins the row that has.
+    """
+    places = [i for i, one in enumerate(rows) if one.which == row.which]
+    if not places:
+        return [*rows, row]
+    before = rows[places[0]]
+    if row.status == OK and before.median_s and not row.median_s:
+        row = (
+            before.with_profile(row.figures)
+            if row.figures
+            else replace(before, message=row.message)
+        )
+    return [row if i == places[0] else one for i, one in enumerate(rows) if i not in places[1:]]
 
 
 class Results:
@@ -139,6 +177,7 @@ __all__ = [
     "Results",
     "Row",
     "as_json",
+    "kept",
     "read_rows",
     "write_rows",
 ]

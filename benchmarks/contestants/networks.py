@@ -148,6 +148,20 @@ def convolutions(form: str) -> Iterator[None]:
             os.environ["NCSN_FAST_CONV"] = before
 
 
+@contextmanager
+def tuned(wish: bool) -> Iterator[None]:
+    """Whether cuDNN times its algorithms inside the block and takes the fastest.
+
+    All others do in the benchmarks; ours leaves that to its user, who by default has it not.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wish
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -214,4 +228,5 @@ __all__ = [
     "make",
     "plain_forward",
     "plain_step",
+    "tuned",
 ]

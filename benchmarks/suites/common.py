@@ -25,18 +25,34 @@ ContestOf = Callable[[Plan, str, Subject, Work, int], Contest]
 def rows_of(
     plan: Plan, suite: str, contest_of: ContestOf, subjects: Sequence[Subject]
 ) -> Iterator[Row]:
-    """The rows of a contest for each network and batch size, one after the other."""
+    """The rows of a contest for each network and batch size, one after the other.
+
+    Profiles follow when all have been timed, but for a CPU's and those of who is compiled: what
+    replays graphs is hardly slower beside a profiler, and is not compiled twice.
+    """
     device = torch.device(plan.device)
-    for subject in subjects:
-        work = networks.make(subject, device)
-        for batch in subject.batches:
-            yield from contest.run(contest_of(plan, suite, subject, work, batch), device)
+    for run in (contest.run, contest.profiles):
+        for subject in subjects:
+            if run is contest.profiles and not _profiled_later(plan, subject):
+                continue
+            work = networks.make(subject, device)
+            for batch in subject.batches:
+                yield from run(contest_of(plan, suite, subject, work, batch), device)
+
+
+def _profiled_later(plan: Plan, subject: Subject) -> bool:
+    return plan.device == "cuda" and not subject.compiled
 
 
 def network_contest(plan: Plan, suite: str, subject: Subject, batch: int, **rest: Any) -> Contest:
     """A contest with a network; ``rest`` are the fields of :class:`Contest` that are its own."""
     return Contest(
-        suite=suite, case=subject.name, size=batch, seconds=plan.seconds, profiled=True, **rest
+        suite=suite,
+        case=subject.name,
+        size=batch,
+        seconds=plan.seconds,
+        profiled=not _profiled_later(plan, subject),
+        **rest,
     )
 
 

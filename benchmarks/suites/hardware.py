@@ -120,7 +120,7 @@ def _packed_convolution(images: int, channels: int, side: int) -> Product:
 
 def copy_times(device: torch.device, seconds: float) -> Times:
     """The times of a copy of ``CACHE`` bytes."""
-    source = torch.zeros(CACHE, dtype=torch.uint8, device=device)
+    source = torch.randint(256, (CACHE,), dtype=torch.uint8, device=device)  # zeros are compressed
     target = torch.empty_like(source)
 
     def call() -> None:

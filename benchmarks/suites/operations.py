@@ -192,16 +192,22 @@ CASES = (
     Case("resize_add", 4.5, 9, activations, resize, plain_resize),
     Case(NOISE, 4, 0, images, draw, plain_draw, _SAMPLER),
 )
+# Alone, noise is many passes on a GPU, which no kernel of the engine makes.
+_OF_CPUS = {NOISE}
 
 
 def operations(plan: Plan) -> Iterator[Row]:
     """Rows of all operations in all sizes."""
     device = torch.device(plan.device)
-    for case in CASES:
-        if plan.operations and case.name not in plan.operations:
-            continue
+    for case in cases(plan):
         for elements in plan.elements:
             yield from contest.run(operation_contest(plan, case, elements), device)
+
+
+def cases(plan: Plan) -> list[Case]:
+    """Those that a plan measures on its device."""
+    here = [case for case in CASES if plan.device == "cpu" or case.name not in _OF_CPUS]
+    return [case for case in here if not plan.operations or case.name in plan.operations]
 
 
 def operation_contest(plan: Plan, case: Case, elements: int) -> Contest:
@@ -258,4 +264,14 @@ def _ready(
     return Ready(calls, lambda: function(given[0], noise_of(given[0]) if noise_of else None))
 
 
-__all__ = ["CASES", "LOSS", "NOISE", "NORM", "UPDATE", "Case", "operation_contest", "operations"]
+__all__ = [
+    "CASES",
+    "LOSS",
+    "NOISE",
+    "NORM",
+    "UPDATE",
+    "Case",
+    "cases",
+    "operation_contest",
+    "operations",
+]

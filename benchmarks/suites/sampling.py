@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,13 +39,13 @@ _INPUTS = 4
 # Rows in a profile, which takes long over many operations; our chain has some beside its rows.
 _PROFILED, _PROFILED_OURS = 5, 12
 _WIDE = ("fp32", "tf32")
-DIRECT = "ours, direct"
+DIRECT, TUNED = "ours, direct", "ours, cudnn.benchmark"
 Making = Callable[[], Tensor]
 
 
 def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: int) -> Contest:
     """The contestants of a step of a chain; compilers meet those that they are compared with."""
-    run = Chains(work, batch, plan.rows_for(batch))
+    run = Chains(work, batch, plan.rows_for(batch), plan.rows_for_ours(batch))
     rivals_in = subject.precisions or plan.rivals_in
     on_gpu = plan.device == "cuda"
     entries = [] if subject.compiled else published(plan, run.official)
@@ -56,6 +57,8 @@ def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: i
             entries.append(Contestant("eager channels_last", precision, run.plain))
         if on_gpu:
             entries.append(Contestant("ours, no graph", plan.half, partial(run.ours, graph=False)))
+            tuned = partial(run.ours, graph=True, tuned=True)
+            entries.append(Contestant(TUNED, plan.half, tuned))
     for way, precision in itertools.product(subject.compiled, rivals_in):
         entries.append(Contestant(way, precision, partial(run.plain, way=way)))
     ours = partial(run.ours, graph=on_gpu or "auto")
@@ -88,12 +91,17 @@ class Chains:
 
     What is compared is the drift, the end minus the start and all noise: an error of the score,
     much smaller than the state, shows there.
+
+    Args:
+        rows: how many are compared, and timed of all but our sampler.
+        rows_of_ours: how many of ours are timed, at least as many: a call checks and refreshes the
+            weights once, which a whole chain pays once in more than a thousand rows.
     """
 
-    def __init__(self, work: Work, batch: int, rows: int) -> None:
+    def __init__(self, work: Work, batch: int, rows: int, rows_of_ours: int) -> None:
         self.work = work
         self.table = work.table(min(rows, work.rows))
-        self.rows = len(self.table)
+        self.rows, self.rows_of_ours = len(self.table), min(rows_of_ours, work.rows)
         self.x = work.states(batch)
         self.noise = work.noise(batch)
 
@@ -125,8 +133,15 @@ class Chains:
         # What other engines make of the network they do not tell.
         return self._ready(loop, precision, None if way in ENGINES else self.work.cost.flops)
 
-    def ours(self, precision: str, graph: bool | str, direct: bool = False) -> Ready:
-        """Our sampler; ``direct``: with no convolution filtered, as they all were once."""
+    def ours(
+        self, precision: str, graph: bool | str, direct: bool = False, tuned: bool = False
+    ) -> Ready:
+        """Our sampler.
+
+        Args:
+            direct: with no convolution filtered, as they all were once.
+            tuned: under ``cudnn.benchmark``, which the engine itself does not set.
+        """
         captured = graph is True
 
         @cache
@@ -135,16 +150,22 @@ class Chains:
             return nf.Sampler(self.work.net, method=table, precision=precision, graph=graph)
 
         def loop(noise: Noise | None, count: int) -> Tensor:
-            # The engine's own noise is the one that the others are given for the check.
             n = len(self.x)
-            with networks.convolutions("direct") if direct else nullcontext():
-                return sampler(count)(n, seed=networks.SEED, initial=self.x, batch_size=n)
+            given: Any = {"seed": networks.SEED, "initial": self.x, "batch_size": n}
+            form = networks.convolutions("direct") if direct else nullcontext()
+            with form, networks.tuned(tuned):
+                if noise is None:
+                    return sampler(count)(n, **given)
+                # The engine's own noise is the one that the others are given for the check, of
+                # which the sampler that is timed goes through the first rows.
+                _, states = sampler(self.rows_of_ours)(n, every=self.rows, **given)
+            return states[1].to(self.x.device)
 
         # A graph has few operations of the host, and would have to be captured once more.
-        profiled = self.rows if captured else min(_PROFILED_OURS, self.work.rows)
+        profiled = self.rows_of_ours if captured else min(_PROFILED_OURS, self.work.rows)
         with networks.convolutions("direct") if direct else nullcontext():
             flop = flop_of_ours(self.work, precision)
-        return self._ready(loop, precision, flop, profiled)
+        return self._ready(loop, precision, flop, profiled, self.rows_of_ours)
 
     def peer(self, precision: str, path: str) -> Ready:
         network = peer.network(path, self.work.net)
@@ -174,18 +195,21 @@ class Chains:
         precision: str,
         flop: float | None,
         profiled: int | None = None,
+        timed: int | None = None,
     ) -> Ready:
         """``loop`` takes noise, or None for its own, and the number of rows; FLOP of one image."""
+        timed = timed or self.rows
 
         def making(noise: Noise | None, rows: int) -> Making:
             return _in_mode(lambda: loop(noise, rows), precision, self.work.device)
 
         profiled = profiled or min(_PROFILED, self.rows)
         return Ready(
-            [making(None, self.rows)],
+            [making(None, timed)],
             lambda: [self._drift(making(self.noise, self.rows)())],
             (making(None, profiled), profiled),
             flop and flop * len(self.x),
+            timed,
         )
 
     def _drift(self, end: Tensor) -> Tensor:
@@ -255,7 +279,8 @@ class Forwards:
         prepared = prepare_for_inference(self.work.net, precision)
 
         def forward(x: Tensor) -> Tensor:
-            with float32_mode(precision, self.work.device):  # of the first convolution
+            # Of the first convolution.
+            with float32_mode(precision, self.work.device), networks.tuned(False):
                 return prepared.normalized(x, self.labels)
 
         return self._ready(forward, precision, flop_of_ours(self.work, precision))
@@ -269,7 +294,7 @@ class Forwards:
         def step() -> None:
             out.copy_(prepared.normalized(x, self.labels))
 
-        with float32_mode(precision, self.work.device):
+        with float32_mode(precision, self.work.device), networks.tuned(False):
             graph = capture.capture(step, self.work.device)
 
         def forward(given: Tensor) -> Tensor:
@@ -312,6 +337,7 @@ def _in_mode(call: Making, precision: str, device: torch.device) -> Making:
 
 __all__ = [
     "DIRECT",
+    "TUNED",
     "Chains",
     "Forwards",
     "chain_contest",

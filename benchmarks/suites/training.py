@@ -23,6 +23,7 @@ from ncsn_fast.benchmarks.contestants import networks, official
 from ncsn_fast.benchmarks.contestants.networks import Work
 from ncsn_fast.benchmarks.contestants.official import OfficialNetwork
 from ncsn_fast.benchmarks.suites.common import network_contest, published, with_share
+from ncsn_fast.benchmarks.suites.sampling import TUNED
 from ncsn_fast.device.precision import autocast, float32_mode
 from ncsn_fast.losses.common import draw_labels
 
@@ -43,6 +44,8 @@ def training_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch
             entries.append(Contestant(way, precision, partial(run.plain, way=way)))
         if on_gpu and not subject.compiled:
             entries.append(Contestant("ours, no graph", precision, partial(run.ours, graph=False)))
+            tuned = partial(run.ours, graph=True, tuned=True)
+            entries.append(Contestant(TUNED, precision, tuned))
         ours = partial(run.ours, graph=on_gpu or "auto")
         entries.append(Contestant("ours", precision, ours))
     return network_contest(
@@ -134,16 +137,18 @@ class Steps:
         losses = torch.tensor([float(step(*self._batch(i))) for i in range(self.checked)])
         return Ready([call], lambda: [losses], flop=self.flop)
 
-    def ours(self, precision: str, graph: bool | str) -> Ready:
+    def ours(self, precision: str, graph: bool | str, tuned: bool = False) -> Ready:
+        """Our trainer; ``tuned``: under ``cudnn.benchmark``, which it does not set itself."""
         trainer = self._trainer(precision, graph)
         if precision == "fp16":  # from a scale that does not overflow, so that no step is skipped
             trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 256.0})
-        with torch.enable_grad():
+        with torch.enable_grad(), networks.tuned(tuned):
             trainer.fit()
         losses = torch.tensor([loss for _, loss in trainer.history])
 
         def call() -> None:
-            with torch.enable_grad(), float32_mode(precision, self.work.device):
+            mode = float32_mode(precision, self.work.device)
+            with torch.enable_grad(), mode, networks.tuned(tuned):
                 trainer._train_step()
 
         for _ in range(self.checked):  # a captured step is warmed up anew after fit()

@@ -9,7 +9,7 @@ from helpers.benchmarks import CPU, PLAN
 
 from ncsn_fast.benchmarks.contest import contest, timing
 from ncsn_fast.benchmarks.contest.contest import Contest, Contestant, Ready
-from ncsn_fast.benchmarks.contest.rows import Results, Row, read_rows, write_rows
+from ncsn_fast.benchmarks.contest.rows import Results, Row, kept, read_rows, write_rows
 from ncsn_fast.benchmarks.report import tables
 from ncsn_fast.benchmarks.suites.common import with_share
 
@@ -73,6 +73,46 @@ def test_times_are_of_one_unit_of_work(monkeypatch):
     monkeypatch.setattr(contest, "in_turns", lambda calls, *_: dict.fromkeys(calls, times))
     (row,) = contest.run(replace(contest_of(one=1.0), units=4), CPU)
     assert (row.median_s, row.low_s, row.high_s, row.rounds) == (2.0, 1.0, 3.0, 5)
+
+
+def test_who_does_more_in_a_call_is_timed_by_his_own_units(monkeypatch):
+    times = timing.Times(median=8.0, low=4.0, high=12.0, rounds=5)
+    monkeypatch.setattr(contest, "in_turns", lambda calls, *_: dict.fromkeys(calls, times))
+    made = replace(contest_of(one=1.0, more=1.0), units=4)
+    more = made.contestants[1]
+    prepare = lambda precision: replace(more.prepare(precision), units=16)  # noqa: E731
+    made = replace(made, contestants=[made.contestants[0], replace(more, prepare=prepare)])
+    assert [row.median_s for row in contest.run(made, CPU)] == [2.0, 0.5]
+
+
+def test_profiles_join_the_rows_that_have_the_times():
+    made = contest_of(good=1.0, gone=1.0)
+    rows = list(contest.run(made, CPU))
+    gone = replace(made.contestants[1], prepare=lambda precision: 1 / 0)
+    later = list(contest.profiles(replace(made, contestants=[made.contestants[0], gone]), CPU))
+    assert [row.median_s for row in later] == [None, None]
+    for row in later:
+        rows = kept(rows, row)
+    assert [row.which[2] for row in rows] == ["good", "gone"]
+    assert all(row.median_s for row in rows)
+    assert "busy_s" in rows[0].figures
+    assert rows[1].message == "not profiled: ZeroDivisionError: division by zero"
+
+
+def test_on_a_gpu_the_time_without_a_profiler_is_compared_with_that_of_the_kernels():
+    row = Row("a", "b", "ours", 1, "fp16", median_s=4.0)
+    found = {"kernels": 9.0, "launches": 1.0, "busy_s": 3.0, "convolutions_s": 2.0}
+    assert row.with_profile(found).figures == {**found, "idle": 0.25, "over_convolutions": 2.0}
+    on_cpu = {name: value for name, value in found.items() if name != "launches"}
+    assert row.with_profile(on_cpu).figures == {**on_cpu, "over_convolutions": 1.5}
+
+
+def test_a_row_takes_the_place_of_the_one_before():
+    one, other = (Row("a", "b", name, 1, "fp16", median_s=1.0) for name in ("one", "other"))
+    again = replace(one, median_s=2.0)
+    assert kept([one, other], again) == [again, other]
+    assert kept([one], other) == [one, other]
+    assert kept([one, other, one], again.failed("it broke")) == [again.failed("it broke"), other]
 
 
 def test_buffers_are_rotated():

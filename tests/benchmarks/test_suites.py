@@ -1,5 +1,6 @@
 """Each suite's contestants agree with their reference, and say what they say."""
 
+import inspect
 import os
 import sys
 from dataclasses import replace
@@ -8,17 +9,30 @@ import pytest
 import torch
 from helpers.benchmarks import CPU, PLAN, TINY
 
+import ncsn_fast as nf
 from ncsn_fast.benchmarks.contest import contest
+from ncsn_fast.benchmarks.contest.plans import PLANS
 from ncsn_fast.benchmarks.contest.rows import Results, Row
 from ncsn_fast.benchmarks.contestants import networks
 from ncsn_fast.benchmarks.report import tables
 from ncsn_fast.benchmarks.suites import hardware
-from ncsn_fast.benchmarks.suites.common import flop_of_ours
+from ncsn_fast.benchmarks.suites.common import flop_of_ours, network_contest, rows_of
 from ncsn_fast.benchmarks.suites.foreign import foreign_contest
 from ncsn_fast.benchmarks.suites.host_memory import host_memory
-from ncsn_fast.benchmarks.suites.operations import CASES, operation_contest, operations
+from ncsn_fast.benchmarks.suites.operations import (
+    CASES,
+    NOISE,
+    cases,
+    operation_contest,
+    operations,
+)
 from ncsn_fast.benchmarks.suites.overhead import overhead
-from ncsn_fast.benchmarks.suites.sampling import chain_contest, forward_contest
+from ncsn_fast.benchmarks.suites.sampling import (
+    TUNED,
+    Chains,
+    chain_contest,
+    forward_contest,
+)
 from ncsn_fast.benchmarks.suites.training import training_contest
 from ncsn_fast.device import native
 
@@ -37,6 +51,88 @@ def test_the_roof_is_the_fastest_of_several_products():
     assert hardware.facts(rows) == {"peak_fp32": 3.0, "peak_bf16": 9.0}
     kinds = {product.name.rsplit(" ", 1)[0] for product in hardware.products("cpu")}
     assert kinds == {"matrix product", "oneDNN product", "oneDNN convolution"}
+
+
+def test_what_is_copied_is_random(monkeypatch):
+    copied = []
+    monkeypatch.setattr(hardware, "CACHE", 1 << 16)
+    monkeypatch.setattr(hardware, "measure", lambda calls, *_: copied.extend(calls))
+    hardware.copy_times(CPU, 0.0)
+    cells = inspect.getclosurevars(copied[0]).nonlocals
+    assert len(cells["source"].unique()) == 256
+    assert torch.equal(cells["source"], cells["target"])
+
+
+def test_plans_of_a_gpu_begin_with_the_batch_that_tells_most():
+    quick = PLANS["cuda", "quick"]
+    assert quick.sampled[0].batches == (512, 1, 128)
+    assert [quick.rows_for_ours(batch) for batch in (1, 128, 512)] == [256, 128, 40]
+    assert [quick.rows_for(batch) for batch in (1, 128, 512)] == [40, 20, 5]
+    assert PLAN.rows_for_ours(2) == PLAN.rows_for(2)
+    assert NOISE in {case.name for case in cases(PLAN)}
+    assert {case.name for case in cases(quick)} == {case.name for case in CASES} - {NOISE}
+
+
+def test_ours_is_timed_over_more_rows_and_checked_over_those_of_the_others(monkeypatch):
+    plan = replace(PLAN, rows_of_ours=7)
+    work = networks.make(TINY, CPU)
+    made = chain_contest(plan, "chain", TINY, work, 2)
+    (ours,) = (o for o in made.contestants if (o.name, o.precision) == ("ours", "fp32"))
+    ready, _ = contest.admitted(made, ours, made.expected(), CPU)
+    assert (made.units, ready.units) == (2, 7)
+    rows, run = [], nf.Sampler.__call__
+
+    def counted(sampler, n, **call):
+        rows.append((len(sampler.table), call.get("every")))
+        return run(sampler, n, **call)
+
+    monkeypatch.setattr(nf.Sampler, "__call__", counted)
+    ready.calls[0]()
+    ready.result()
+    assert rows == [(7, None), (7, 2)]
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_ours_runs_as_its_user_has_it_and_tuned_beside_that(monkeypatch, tuned):
+    seen, run = [], nf.Sampler.__call__
+
+    def watched(sampler, n, **call):
+        seen.append(torch.backends.cudnn.benchmark)
+        return run(sampler, n, **call)
+
+    monkeypatch.setattr(nf.Sampler, "__call__", watched)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not tuned)
+    work = networks.make(TINY, CPU)
+    ready = Chains(work, 2, 2, 2).ours("fp32", "auto", tuned=tuned)
+    ready.calls[0]()
+    ready.result()
+    assert seen == [tuned] * 2
+    assert torch.backends.cudnn.benchmark is not tuned
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    on_gpu = chain_contest(replace(PLAN, device="cuda"), "chain", TINY, work, 2)
+    assert TUNED in {one.name for one in on_gpu.contestants}
+
+
+def test_a_process_profiles_when_it_has_timed_everybody(monkeypatch):
+    order = []
+    for name in ("run", "profiles"):
+        say = lambda made, device, name=name: order.append((name, made.profiled)) or ()  # noqa: E731
+        monkeypatch.setattr(contest, name, say)
+    monkeypatch.setattr(networks, "make", lambda subject, device: None)
+
+    def rows_on(device, subject):
+        order.clear()
+        plan = replace(PLAN, device=device)
+        made = lambda plan, suite, subject, work, batch: network_contest(  # noqa: E731
+            plan, suite, subject, batch, contestants=[], expected=list, tolerance={}
+        )
+        assert list(rows_of(plan, "chain", made, [subject])) == []
+        return list(order)
+
+    two = replace(TINY, batches=(2, 1))
+    assert rows_on("cuda", two) == [("run", False)] * 2 + [("profiles", False)] * 2
+    assert rows_on("cpu", two) == [("run", True)] * 2
+    assert rows_on("cuda", replace(two, compiled=("compile",))) == [("run", True)] * 2
 
 
 def test_every_product_counts_what_it_does():
