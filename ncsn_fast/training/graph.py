@@ -59,8 +59,7 @@ class TrainingGraph:
             self._capture()
         if self._captured is not None:
             self._captured.replay()
-            for tensor in self._changed:
-                torch.autograd.graph.increment_version(tensor)
+            torch.autograd.graph.increment_version(self._changed)
         elif self._eager:
             self._step()
         else:
@@ -83,9 +82,24 @@ class TrainingGraph:
             self._eager = True
             _log.warning(
                 "the training step cannot be captured (%s): it runs without a graph, which is "
-                "slower where batches are small; graph=False says so without this warning",
+                "slower where batches are small; graph=False says so without this warning%s",
                 error,
+                "" if isinstance(error, torch.OutOfMemoryError) else _held(error),
             )
+
+
+def _held(error: BaseException) -> str:
+    """The likely cause of an error of CUDA itself, which names none.
+
+    Gradients are added up on the stream on which a parameter first took part in an autograd graph.
+    While such a graph of somebody else's is alive, a capture would have to wait for its stream.
+    """
+    if "CUDA error" not in str(error):
+        return ""
+    return (
+        ". A likely cause: a loss or another result of this network, from before the training, is "
+        "still held, and with it the stream of its gradients; delete it, or detach() it"
+    )
 
 
 __all__ = ["WARM_UPS", "TrainingGraph"]

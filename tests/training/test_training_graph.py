@@ -90,6 +90,38 @@ def test_the_kernels_are_captured_too(recorded):
     assert_same_run(run, eager)
 
 
+def test_a_replay_tells_all_tensors_that_they_have_changed_at_once(recorded, monkeypatch):
+    told, tell = [], torch.autograd.graph.increment_version
+
+    def counted(tensors):
+        told.append(tensors)
+        tell(tensors)
+
+    monkeypatch.setattr(torch.autograd.graph, "increment_version", counted)
+    trainer = trainer_of()
+    trainer.fit()
+    assert len(told) == recorded.captured[0].replays
+    before = [p._version for p in trainer.net.parameters()]
+    trainer._graph._captured = recorded.captured[0]
+    recorded.captured[0].replay = lambda: None
+    trainer._graph()
+    assert all(p._version > v for p, v in zip(trainer.net.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cause", "named"),
+    [("RuntimeError: CUDA error: operation not permitted", True), ("it waits here", False)],
+)
+def test_an_error_of_cuda_itself_comes_with_its_likely_cause(
+    recorded, monkeypatch, caplog, cause, named
+):
+    failing_capture(monkeypatch, capture.CaptureError(cause))
+    with caplog.at_level(logging.WARNING, "ncsn_fast"):
+        trained()
+    (warning,) = [message for message in caplog.messages if "cannot be captured" in message]
+    assert ("is still held" in warning) == named
+
+
 def test_the_graph_is_released_at_the_end(recorded):
     trained()
     (graph,) = recorded.captured
