@@ -137,38 +137,6 @@ def test_a_chain_does_not_wait_for_the_device(kind, graph):
     assert torch.equal(kept, states)
 
 
-def waits(x, labels):
-    return -x * float((labels[0] >= 0).float()) / 26
-
-
-def fails_inside(x, labels):
-    if torch.cuda.is_current_stream_capturing():
-        torch.cuda.synchronize()
-    return -x / 26
-
-
-@pytest.mark.parametrize("score", [waits, fails_inside])
-def test_a_failure_leaves_stream_modes_and_generator_as_they_were(score, caplog):
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream), caplog.at_level(logging.WARNING, "ncsn_fast"):
-        captured = nf.Sampler(score, SHAPE, SIGMAS, TABLE, device="cuda", graph=True)
-        with pytest.raises(CaptureError, match="cannot be captured"):
-            captured(2, seed=1)
-        assert torch.cuda.current_stream() == stream
-        automatic = nf.Sampler(score, SHAPE, SIGMAS, TABLE, device="cuda")
-        found = automatic(2, seed=1)
-        assert torch.cuda.current_stream() == stream
-    assert torch.cuda.get_sync_debug_mode() == 0
-    assert not torch.cuda.is_current_stream_capturing()
-    torch.cuda.empty_cache()  # an internal error while a capture is under way
-    assert torch.rand(3, device="cuda").isfinite().all()  # likewise
-    assert [record.message.count("cannot be captured") for record in caplog.records] == [1]
-    eager = nf.Sampler(score, SHAPE, SIGMAS, TABLE, device="cuda", graph=False)
-    assert torch.equal(found, eager(2, seed=1))
-    good = pair(Conv().cuda(), SHAPE, SIGMAS, TABLE)  # captures go on working
-    assert torch.equal(good[0](2, seed=1), good[1](2, seed=1))
-
-
 def test_two_samplers_do_not_disturb_each_other():
     one, two = (nf.Sampler(network(k), method=TABLE, graph=True) for k in ("NCSN", "NCSNv2"))
     first, second = one(4, seed=1), two(4, seed=1)
@@ -264,12 +232,6 @@ def test_work_is_captured_and_replayed_on_the_same_memory():
         graph.replay()
 
 
-def test_what_waits_is_named_with_its_line():
-    x = torch.zeros(4, device="cuda")
-    with pytest.raises(CaptureError, match=r"it waits for the device \(.*line \d+: .*item"):
-        capture.capture(lambda: x.sum().item(), torch.device("cuda"))
-
-
 def test_threads_capture_without_disturbing_each_other():
     device, totals = torch.device("cuda"), [torch.zeros(4, device="cuda") for _ in range(4)]
 
@@ -285,3 +247,44 @@ def test_threads_capture_without_disturbing_each_other():
         thread.join()
     torch.cuda.synchronize()
     assert [total.tolist() for total in totals] == [[20.0] * 4] * 4
+
+
+# What fails in a capture, or waits in one, comes last: what it leaves behind harms no other test.
+
+
+def waits(x, labels):
+    return -x * float((labels[0] >= 0).float()) / 26
+
+
+def fails_inside(x, labels):
+    if torch.cuda.is_current_stream_capturing():
+        torch.cuda.synchronize()
+    return -x / 26
+
+
+@pytest.mark.parametrize("score", [waits, fails_inside])
+def test_a_failure_leaves_stream_modes_and_generator_as_they_were(score, caplog):
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), caplog.at_level(logging.WARNING, "ncsn_fast"):
+        captured = nf.Sampler(score, SHAPE, SIGMAS, TABLE, device="cuda", graph=True)
+        with pytest.raises(CaptureError, match="cannot be captured"):
+            captured(2, seed=1)
+        assert torch.cuda.current_stream() == stream
+        automatic = nf.Sampler(score, SHAPE, SIGMAS, TABLE, device="cuda")
+        found = automatic(2, seed=1)
+        assert torch.cuda.current_stream() == stream
+    assert torch.cuda.get_sync_debug_mode() == 0
+    assert not torch.cuda.is_current_stream_capturing()
+    torch.cuda.empty_cache()  # an internal error while a capture is under way
+    assert torch.rand(3, device="cuda").isfinite().all()  # likewise
+    assert [record.message.count("cannot be captured") for record in caplog.records] == [1]
+    eager = nf.Sampler(score, SHAPE, SIGMAS, TABLE, device="cuda", graph=False)
+    assert torch.equal(found, eager(2, seed=1))
+    good = pair(Conv().cuda(), SHAPE, SIGMAS, TABLE)  # captures go on working
+    assert torch.equal(good[0](2, seed=1), good[1](2, seed=1))
+
+
+def test_what_waits_is_named_with_its_line():
+    x = torch.zeros(4, device="cuda")
+    with pytest.raises(CaptureError, match=r"it waits for the device \(.*line \d+: .*item"):
+        capture.capture(lambda: x.sum().item(), torch.device("cuda"))
