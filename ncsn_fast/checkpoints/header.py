@@ -210,13 +210,24 @@ def check_sizes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Non
             f"the weights do not fit {config['network']}: {name} is {found}, where the settings "
             f"say {shape}"
         )
+    if classes := config.get("classes", ()):
+        _check_classes(weights, len(classes))
+
+
+def _check_classes(weights: Mapping[str, Tensor], number: int) -> None:
+    """Refuse tables of other classes than so many, and none of them, which moves nothing."""
     table = weights.get("normalizer.embed.weight")
-    classes = config.get("classes", ())
-    if classes and (table is None or len(table) != len(classes) + 1):
-        number = 0 if table is None else len(table) - 1
+    there = 0 if table is None or table.ndim != 2 else max(0, len(table) - 1)
+    if there != number:
         raise CheckpointError(
-            f"the weights are those of {number} classes, where the settings name {len(classes)}"
+            f"the weights are those of {there} classes, where the settings name {number}"
         )
+    for name, table in weights.items():
+        if name.endswith(".embed.weight") and bool(table[-1:].any()):
+            raise CheckpointError(
+                f"the last row of {name} is that of no class, and not zero: the weights are those "
+                "of another network"
+            )
 
 
 __all__ = [

@@ -328,7 +328,9 @@ def network_of(weights: Mapping[str, Tensor], *, divided: bool) -> dict[str, Any
 
 def _refuse_variants(weights: Mapping[str, Tensor], ngf: int) -> None:
     table = weights.get("normalizer.embed.weight")
-    plus = table.shape[1] == 3 * ngf if table is not None else "normalizer.alpha" in weights
+    plus = "normalizer.alpha" in weights
+    if table is not None:
+        plus = table.ndim == 2 and table.shape[1] == 3 * ngf
     if not plus or (table is None and "normalizer.gamma" not in weights):
         raise CheckpointError(
             "the weights belong to another normalisation than InstanceNorm++, which is the only "

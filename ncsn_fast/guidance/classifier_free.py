@@ -93,7 +93,7 @@ def guided(
         images = nf.Sampler(score, (3, 32, 32), sigmas)(8, extra={"y": classes})
 
     Of one of our networks that knows classes it is nf.guided(net, 2.0), and images of a class are
-    nf.sample(nf.guided(net, 2.0), 8, extra={"classes": [net.class_of("boot")] * 8}).
+    nf.sample(nf.guided(net, 2.0), 8, extra={"classes": net.class_of("boot")}).
 
     Args:
         score: one of our networks, a callable score(x, labels, **extra), or a Score.

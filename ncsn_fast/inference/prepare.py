@@ -74,13 +74,15 @@ class PreparedNetwork:
         whole_weights(source, self._make)
         self._pack()
 
-    def normalized(self, x: Tensor, labels: Tensor | None = None, **classes: Tensor) -> Tensor:
+    def normalized(
+        self, x: Tensor, labels: Tensor | None = None, **classes: Tensor | int
+    ) -> Tensor:
         """The normalised score σ·s.
 
         Args:
             x: (N, *shape) float32, in model space.
             labels: (N,) integers, where the network sees the noise level.
-            classes: (N,) integers, by that name, where the network knows classes.
+            classes: (N,) integers or one for all, by that name, where the network knows classes.
 
         Returns:
             (N, *shape) in 16 bits or float32, in any memory format.
@@ -89,7 +91,7 @@ class PreparedNetwork:
         with self._use(), torch.autocast(x.device.type, enabled=False):
             return self.network.normalized(x, labels, **classes)
 
-    def __call__(self, x: Tensor, labels: Tensor, **classes: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, labels: Tensor, **classes: Tensor | int) -> Tensor:
         """What the source returns, the score s(x, σ) as a rule; arguments as for normalized."""
         with self._use(), torch.autocast(x.device.type, enabled=False):
             return self.network(x, labels, **classes)

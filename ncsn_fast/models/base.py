@@ -138,8 +138,10 @@ def check_labels(labels: Tensor, batch: int, number: int, what: str = "labels") 
             a device would stop the host until the device has caught up.
     """
     if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.int32):
-        given = getattr(labels, "dtype", type(labels).__name__)
-        raise ValueError(f"{what} must be int64 or int32, got {given}: use {what}.long()")
+        given, mend = type(labels).__name__, f"torch.as_tensor({what})"
+        if isinstance(labels, Tensor):
+            given, mend = str(labels.dtype), f"{what}.long()"
+        raise ValueError(f"{what} must be int64 or int32, got {given}: use {mend}")
     if labels.shape != (batch,):
         raise ValueError(f"{what} must have shape ({batch},), got {tuple(labels.shape)}")
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or labels.numel() == 0:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ncsn_fast.models.base import check_labels
@@ -72,7 +73,9 @@ class NCSNv2(RefineNet):
     def _refine_norm(self) -> Norm | None:
         return None
 
-    def forward(self, x: Tensor, labels: Tensor | None, classes: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, labels: Tensor | None, classes: Tensor | int | None = None
+    ) -> Tensor:
         """The score (N, C, H, W) of the images x at the noise levels ``labels`` (N,).
 
         Where the network is not ``divided``: the normalised score. ``classes`` are as for
@@ -90,13 +93,13 @@ class NCSNv2(RefineNet):
         return n / self.level(labels, x)
 
     def normalized(
-        self, x: Tensor, labels: Tensor | None = None, classes: Tensor | None = None
+        self, x: Tensor, labels: Tensor | None = None, classes: Tensor | int | None = None
     ) -> Tensor:
         """The normalised score σ·s (N, C, H, W), the body's output. The labels are not read.
 
         Args:
-            classes: (N,) int64, the class of each image, ``len(net.classes)`` where it has none;
-                None: no image has one.
+            classes: (N,) int64, the class of each image, ``len(net.classes)`` where it has none, or
+                one number for all; None: no image has one.
 
         Raises:
             ValueError: for classes that the network does not have.
@@ -104,6 +107,8 @@ class NCSNv2(RefineNet):
         if classes is not None:
             if not self.classes:
                 raise ValueError("this network knows no classes: leave them out")
+            if type(classes) is int:
+                classes = torch.full((len(x),), classes, device=x.device)
             check_labels(classes, len(x), len(self.classes) + 1, "classes")
         return self.body(x, classes)
 

@@ -491,3 +491,29 @@ def test_a_header_whose_classes_cannot_be_is_refused(
     write_tensors(path, tensors, {k: header[k] for k in ("kind", "config", "sampling")})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (None, "another normalisation than InstanceNorm"),
+        (0, "cannot be loaded"),
+        (1, "cannot be loaded"),
+        (4, "the last row of normalizer.embed.weight is that of no class"),
+    ],
+)
+def test_tables_that_no_classes_have_are_refused(
+    tmp_path: Path, rows: int | None, message: str
+) -> None:
+    net, name = network(classes=3), "normalizer.embed.weight"
+    width = net.state_dict()[name].shape[1]
+    table = torch.ones(width) if rows is None else torch.ones(rows, width)
+    torch.save(net.state_dict() | {name: table}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "c.pth", image_size=8)
+    save_checkpoint(net, tmp_path / "c.safetensors")
+    tensors, header = read_tensors(tmp_path / "c.safetensors")
+    header = {k: header[k] for k in ("kind", "config", "sampling")}
+    write_tensors(tmp_path / "c.safetensors", tensors | {name: table}, header)
+    with pytest.raises(CheckpointError, match="weights are those of|the last row of"):
+        load_checkpoint(tmp_path / "c.safetensors")

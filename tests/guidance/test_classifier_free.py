@@ -373,6 +373,28 @@ def test_an_image_of_a_class_is_the_same_in_any_batch():
         assert torch.allclose(parts, whole, atol=1e-4)
 
 
+def test_one_class_for_all_may_be_a_number():
+    net = own()
+    of_each = nf.sample(guided(net, 2.0), 3, seed=1, extra={"classes": torch.tensor([1, 1, 1])})
+    for given in ({"extra": {"classes": net.class_of("b")}}, {"shared": {"classes": 1}}):
+        found = nf.sample(guided(net, 2.0), 3, seed=1, **given)
+        assert torch.allclose(found, of_each, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_classes_of_our_networks_need_no_other_graph(recorded, scale):
+    net = own()
+    score = net if scale is None else guided(net, scale)
+    eager, captured = (nf.Sampler(score, graph=graph) for graph in (False, True))
+    for classes in (torch.tensor([0, 1, 2]), torch.tensor([1, 1, 0])):
+        call = {"seed": 5, "extra": {"classes": classes}}
+        assert torch.equal(captured(3, **call), eager(3, **call))
+    assert len(recorded.captured) == 1
+    for number in (0, 1):  # frozen into a graph of its own
+        call = {"seed": 5, "extra": {"classes": number}}
+        assert torch.equal(captured(3, **call), eager(3, **call))
+
+
 def test_a_network_without_classes_has_no_guidance_by_itself():
     net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS)
     with pytest.raises(ValueError, match="say what the network's inputs are without"):

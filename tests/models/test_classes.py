@@ -72,6 +72,16 @@ def test_without_a_class_it_is_the_network_that_knows_none() -> None:
     assert error(net(x, labels, nobody), plain(x, labels)) < 1e-6
 
 
+@torch.no_grad()
+def test_one_number_is_the_class_of_all() -> None:
+    net = told()
+    x, labels = inputs(net)
+    assert torch.equal(net(x, labels, 1), net(x, labels, torch.full_like(labels, 1)))
+    prepared = prepare_for_inference(net)
+    whole = prepared.normalized(x, classes=torch.full_like(labels, 2))
+    assert torch.equal(prepared.normalized(x, classes=2), whole)
+
+
 def test_at_the_beginning_all_classes_are_one() -> None:
     net = network(classes=NAMES)
     x, labels = inputs(net)
@@ -158,7 +168,9 @@ def test_what_are_no_classes_is_refused(classes: object, message: str) -> None:
         (torch.tensor([-1, 1, 3]), "classes run from -1 to 3"),
         (torch.tensor([0, 1]), r"classes must have shape \(3,\)"),
         (torch.tensor([0.0, 1, 2]), "classes must be int64"),
-        ([0, 1, 2], "classes must be int64 or int32, got list"),
+        ([0, 1, 2], r"classes must be int64 or int32, got list: use torch.as_tensor\(classes\)"),
+        (4, "the network has the classes 0 to 2, and 3 for none of them"),
+        (True, "classes must be int64 or int32, got bool"),
     ],
 )
 def test_unusable_classes_are_refused(classes: Any, message: str) -> None:
