@@ -23,7 +23,7 @@ from ncsn_fast import noise as noise_source
 from ncsn_fast.device import precision
 from ncsn_fast.device.memory import chunk_size, in_chunks
 from ncsn_fast.evaluation.probability_flow import METHODS, Flow, integrate, make_flow, wide
-from ncsn_fast.models.base import ScoreNetwork, evaluating
+from ncsn_fast.models.base import ScoreNetwork, evaluating, own_network
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import Space
 from ncsn_fast.support import checks, per_sample
@@ -82,8 +82,8 @@ def log_likelihood(
     power of 4 ("rk4") or 2 ("heun"): double them to see how much is left.
 
     Args:
-        score: one of our networks, a callable score(x, labels), or a Score; computed in the
-            precision of its weights, in evaluation mode.
+        score: one of our networks, guided or not, a callable score(x, labels), or a Score;
+            computed in the precision of its weights, in evaluation mode.
         x: (N, *shape) floating-point states in model space, on the network's device; with
             ``grey_levels``, images: uint8 levels 0 … G - 1, or k/(G - 1) as floating point. A
             NumPy array will do.
@@ -118,14 +118,15 @@ def log_likelihood(
         RuntimeError: where the network returns values that are not finite.
     """
     checks.untransformed("log_likelihood() is called")
-    where = score.sigmas.device if isinstance(score, ScoreNetwork) else torch.device("cpu")
+    net = own_network(score)
+    where = torch.device("cpu") if net is None else net.sigmas.device
     x = checks.from_numpy("x", x, where)
-    own = Space.of(score) if isinstance(score, ScoreNetwork) else Space()
+    own = Space() if net is None else Space.of(net)
     space = Space(
         own.rescaled if rescaled is None else rescaled,
         own.logit_transform if logit_transform is None else logit_transform,
     )
-    _check(score, x, grey_levels)
+    _check(net, x, grey_levels)
     directions = None if exact else checks.count("probes", probes)
     flow = make_flow(as_score(score, sigmas), sigmas, steps, method, probes=directions)
     extra, shared = ({} if given is None else given for given in (extra, shared))
@@ -133,10 +134,10 @@ def log_likelihood(
     flow = flow._replace(score=flow.score.sharing(shared))
     ids = noise_source.sample_ids(len(x), sample_ids)
     seed = noise_source.chosen_seed(seed)
-    x = _in_the_type(score, x)
+    x = _in_the_type(net, x)
     if grey_levels is not None:
         x = space.enter(_dequantized(x, grey_levels, seed, ids))
-    unit = isinstance(score, ScoreNetwork) and len(x.shape) == 4 and space.plain
+    unit = net is not None and len(x.shape) == 4 and space.plain
     default = 0.5 if unit else 0.0
     mean = checks.tensor("prior_mean", default if prior_mean is None else prior_mean)
     largest = math.exp(float(flow.grid[-1]))
@@ -184,11 +185,11 @@ def _in_chunks(
     return torch.cat(states), torch.cat(changes, 1)
 
 
-def _in_the_type(score: object, x: Tensor) -> Tensor:
+def _in_the_type(net: ScoreNetwork | None, x: Tensor) -> Tensor:
     """States as float32, or float64 where the network computes in that; bytes as they are."""
-    if x.dtype == torch.uint8 or not isinstance(score, ScoreNetwork):
+    if x.dtype == torch.uint8 or net is None:
         return x if x.dtype in (torch.uint8, torch.float64) else x.float()
-    double = next(score.parameters()).dtype == torch.float64
+    double = next(net.parameters()).dtype == torch.float64
     return x.to(torch.float64 if double and x.dtype == torch.float64 else torch.float32)
 
 
@@ -219,18 +220,18 @@ def _log_normal(x: Tensor, mean: Tensor, std: float) -> Tensor:
     return -0.5 * (apart / std).square().sum(1) - constant
 
 
-def _check(score: object, x: Tensor, grey_levels: int | None) -> None:
+def _check(net: ScoreNetwork | None, x: Tensor, grey_levels: int | None) -> None:
     """Refuse what cannot be computed before anything is."""
     if not isinstance(x, Tensor) or x.ndim < 2 or x.numel() == 0:
         raise ValueError(
             f"x is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}: give a tensor "
             "(N, *shape) of at least one sample"
         )
-    if isinstance(score, ScoreNetwork):
-        if tuple(x.shape[1:]) != tuple(score.shape):
-            raise ValueError(f"x has samples of {tuple(x.shape[1:])}, the network {score.shape}")
-        if x.device != score.sigmas.device:
-            raise ValueError(f"x is on {x.device}, the network on {score.sigmas.device}: move it")
+    if net is not None:
+        if tuple(x.shape[1:]) != tuple(net.shape):
+            raise ValueError(f"x has samples of {tuple(x.shape[1:])}, the network {net.shape}")
+        if x.device != net.sigmas.device:
+            raise ValueError(f"x is on {x.device}, the network on {net.sigmas.device}: move it")
     if grey_levels is not None:
         return _check_grey(x, checks.count("grey_levels", grey_levels, 1, 1 << 24))
     if not x.is_floating_point():

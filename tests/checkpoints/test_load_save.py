@@ -515,5 +515,5 @@ def test_tables_that_no_classes_have_are_refused(
     tensors, header = read_tensors(tmp_path / "c.safetensors")
     header = {k: header[k] for k in ("kind", "config", "sampling")}
     write_tensors(tmp_path / "c.safetensors", tensors | {name: table}, header)
-    with pytest.raises(CheckpointError, match="weights are those of|the last row of"):
+    with pytest.raises(CheckpointError, match=r"weights are those of|the last row of"):
         load_checkpoint(tmp_path / "c.safetensors")

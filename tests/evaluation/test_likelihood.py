@@ -228,6 +228,20 @@ def test_networks_of_this_package_are_taken_as_they_are(name):
     torch.testing.assert_close(found.log_likelihood, expected.log_likelihood, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_a_guided_network_of_this_package_has_its_space(rescaled):
+    """Scale 1 is the network itself, in bits of the same images about the same mean."""
+    net = networks.network(classes=2, rescaled=rescaled, ngf=2).eval()
+    x = torch.rand(2, *net.shape, generator=torch.Generator().manual_seed(0))
+    settings = {"seed": 0, "steps": 2, "extra": {"classes": torch.tensor([0, 1])}}
+    expected = log_likelihood(net, x, **settings)
+    for score in (nf.guided(net, 1.0), nf.Score(net.normalized, "normalized", "none", net.sigmas)):
+        found = log_likelihood(score, x, **settings)
+        torch.testing.assert_close(found.bits_per_dim, expected.bits_per_dim)
+    with pytest.raises(ValueError, match="x has samples of"):
+        log_likelihood(nf.guided(net, 1.0), x[:, :1], **settings)
+
+
 def test_the_exact_divergence_is_the_mean_over_all_probes():
     net = network("MLPScore")
     with torch.no_grad():  # the new one is a multiple of x, where all probes agree
