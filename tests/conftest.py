@@ -1,5 +1,6 @@
 """What all tests share: one thread, files spread over workers, gpu-marked tests on GPUs alone."""
 
+import functools
 import os
 import signal
 import tempfile
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+pytest_plugins = ["helpers.gpu_runs"]
 
 # The networks here are tiny: threads would spend their time waiting for each other.
 torch.set_num_threads(1)
@@ -30,9 +33,16 @@ def pytest_addoption(parser):
 def pytest_sessionstart(session):
     """Build the kernels of the CPU where need be: a command under test would say that it does.
 
-    They are the user's. What is measured here, on a machine that is busy with tests, is not.
+    They are the user's. What is measured here, on a machine that is busy with tests, is not. Where
+    nothing but a GPU is tested its time is dear, and PyTorch does what the kernels would.
     """
+    from helpers import gpu_runs
+
     from ncsn_fast.device import native
+
+    if gpu_runs.only_on_gpus(session.config):
+        native.missing = functools.cache(lambda: "tests of GPUs do without them")
+        return
     from ncsn_fast.device.private import make_private_folder
 
     if not hasattr(session.config, "workerinput"):  # several workers share what the first one has
@@ -52,8 +62,15 @@ def pytest_xdist_auto_num_workers():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Each file to one worker, as its tests share what takes long to make."""
-    from xdist.scheduler import LoadScopeScheduling
+    """Each file to one worker, as its tests share what takes long to make.
+
+    The first tests on a GPU go to whoever is free: a test is a kernel to compile.
+    """
+    from helpers import gpu_runs
+    from xdist.scheduler import LoadScheduling, LoadScopeScheduling
+
+    if gpu_runs.is_smoke(config):
+        return LoadScheduling(config, log)
 
     config.option.loadscopereorder = False  # the order is that of below
     return LoadScopeScheduling(config, log)

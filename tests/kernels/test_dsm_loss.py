@@ -154,6 +154,7 @@ def test_two_runs_are_equal_bit_for_bit(place):
         assert torch.equal(one, other)
 
 
+@pytest.mark.alone
 @pytest.mark.gpu
 def test_elements_are_counted_beyond_32_bits():
     from ncsn_fast.kernels.triton.dsm_loss import dsm_loss

@@ -100,6 +100,7 @@ def test_a_captured_pass_replays_what_it_computes_eagerly(name):
         assert torch.equal(one, other)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", operations())
 def test_a_compiled_pass_gives_the_same_results(name):
     operation, count = operations()[name]
@@ -152,6 +153,7 @@ def need_memory(gigabytes):
         pytest.skip(f"needs {gigabytes} GB of free memory on the GPU")
 
 
+@pytest.mark.alone
 @both_formats
 @pytest.mark.parametrize(
     "shape", [((1 << 31) // 4096 + 3, 256, 4, 4), (1, 3, 32768, 32768)], ids=["batch", "sample"]
@@ -172,6 +174,7 @@ def test_norm_beyond_32_bits(shape, last):
     assert (y[-1, :, -1] - expected).abs().max() <= 1e-2
 
 
+@pytest.mark.alone
 @both_formats
 def test_gradient_beyond_32_bits(last):
     need_memory(40)
@@ -188,6 +191,7 @@ def test_gradient_beyond_32_bits(last):
     assert (found[-1:] - expected).abs().max() <= 1e-2
 
 
+@pytest.mark.alone
 @both_formats
 def test_a_batch_of_more_than_4_gibi_elements_is_pooled_to_its_end(last):
     shape = (34, 128, 1024, 1024)

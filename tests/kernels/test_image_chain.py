@@ -23,6 +23,7 @@ def norm_of_a_sum(x, residual, *three, backend):
     return ops.instance_norm_plus(total, *three, **how)
 
 
+@pytest.mark.alone
 @every_backend
 @pytest.mark.parametrize("chain", [units, norm_of_a_sum])
 def test_torch_compile_takes_all_of_it_in_one_graph(way, chain):

@@ -64,6 +64,7 @@ def test_there_may_be_more_samples_than_a_grid_has_rows(shape, last):
     check(shape, Way("triton", "cuda", fast_math=True))
 
 
+@pytest.mark.alone
 @pytest.mark.gpu
 @pytest.mark.parametrize("elements", [(1 << 31) + 1024, (1 << 31) + 1023])
 def test_one_sample_beyond_32_bits(elements):

@@ -164,6 +164,7 @@ def test_two_runs_are_equal_bit_for_bit(place):
         assert torch.equal(one, other)
 
 
+@pytest.mark.alone
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", HUGE, ids=PLACES)
 def test_elements_are_counted_beyond_32_bits(shape):
