@@ -28,10 +28,11 @@ from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.guidance.noise_level import excess, measured
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import Space
+from ncsn_fast.pictures.images import save_panels
 
 ODE = ("euler", "heun", "dpmpp_2m")
-_NOISY = 0.005
-_LEVELS = 8
+_IMAGES, _NOISY = 2000, 0.005
+_LEVELS, _SHOWN = 8, 36
 _FOLLOWED = "dpmpp_2m"
 _SPACING = "geometric"  # any number of evaluations is possible on it
 
@@ -203,6 +204,19 @@ def as_markdown(report: Report) -> str:
     return "\n".join([*lines, *markdown(head, rows)])
 
 
+def panels(
+    net: ScoreNetwork, images: Tensor, steps: int, *, seed: int = 0, precision: str = "auto"
+) -> dict[str, Tensor]:
+    """Titled images to look at: the same samples not held and held, and images of the data."""
+    given: dict[str, Any] = {"steps": steps, "spacing": _SPACING, "precision": precision}
+    return {
+        f"{_FOLLOWED}, {steps} evaluations, {word}": nf.sample(
+            net, _SHOWN, method=_FOLLOWED, hold_noise=hold, seed=seed, **given
+        )
+        for word, hold in (("not held", False), ("held", True))
+    } | {"the data": images[:_SHOWN]}
+
+
 def _shown(found: Drawn) -> tuple[str, str]:
     return str(found.noisy), f"{found.frechet:.2f}"
 
@@ -216,13 +230,17 @@ def main() -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--precision", default="auto")
     command.add_argument("--full", action="store_true", help="the checkpoint's own chain too")
-    add_output(command, "few_steps.json and .md")
+    add_output(command, "few_steps.json, .md and .png")
     options = command.parse_args()
     images = digits("test").images if options.data is None else load_images(options.data)
-    given = {"seed": options.seed, "precision": options.precision, "full": options.full}
+    given = {"seed": options.seed, "precision": options.precision}
     net = nf.load_checkpoint(options.checkpoint)
-    report = measure(net, images[:2000], options.number, options.steps, **given)
+    images = images[:_IMAGES]
+    report = measure(net, images, options.number, options.steps, full=options.full, **given)
     deliver(options, "few_steps", asdict(report), as_markdown(report))
+    if options.out is not None:
+        shown = panels(net, images, min(10, max(options.steps)), **given)
+        save_panels(options.out / "few_steps.png", shown, count=_SHOWN)
 
 
 if __name__ == "__main__":

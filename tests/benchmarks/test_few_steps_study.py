@@ -91,3 +91,15 @@ def test_even_starts_have_the_brightness_of_the_data(monkeypatch):
         few_steps.drawn(net, 4, 0, images, even, method="euler", steps=3)
     assert begun[0].mean((1, 2, 3)).tolist() == pytest.approx([float(images.mean())] * 4, abs=1e-5)
     assert begun[1] is None
+
+
+def test_the_pictures_are_of_the_same_samples_held_and_not():
+    net, images = nf.load_checkpoint("digits"), digits("test").images
+    shown = few_steps.panels(net, images, 4, precision="fp32")
+    assert list(shown) == [f"dpmpp_2m, 4 evaluations, {word}" for word in ("not held", "held")] + [
+        "the data"
+    ]
+    loose, held, data = shown.values()
+    assert torch.equal(data, images[:36])
+    assert loose.shape == held.shape == data.shape
+    assert 0 < float((loose - held).square().mean()) < float((data - held).square().mean())

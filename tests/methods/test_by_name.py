@@ -391,14 +391,17 @@ def test_a_network_blind_to_sigma_begins_at_noise_of_the_length_it_removes():
     plain = noise_source.normal(
         (1, 8, 8), seed=3, stream=noise_source.INITIAL, sample_ids=ids, step=1
     )
-    ode, chain = (nf.Sampler(net, method=name) for name in ("dpmpp_2m", "ancestral"))
+    chain = nf.Sampler(net, method="ancestral")
+    ode, held = (nf.Sampler(net, method="dpmpp_2m", hold_noise=hold) for hold in (False, True))
     assert torch.equal(chain.first_noise(3, ids), plain)
     z = ode.first_noise(3, ids)
     torch.testing.assert_close(z.flatten(1).norm(dim=1), torch.full((64,), 8.0))
     torch.testing.assert_close(
         z / z.abs().amax((1, 2, 3), True), plain / plain.abs().amax((1, 2, 3), True)
     )
-    # Images end in [0, 1] nearly; with plain noise they are far outside.
+    # Images end in [0, 1] nearly; with plain noise they are far outside, if it is not held.
     kept, rest = (ode(64, seed=3, initial=0.5 + net.sigmas[0] * noise) for noise in (z, plain))
-    outside = [float((x - x.clamp(0, 1)).square().mean()) for x in (kept, rest)]
+    mended = held(64, seed=3, initial=0.5 + net.sigmas[0] * plain)
+    outside = [float((x - x.clamp(0, 1)).square().mean()) for x in (kept, rest, mended)]
     assert outside[0] < outside[1] / 4
+    assert outside[2] < outside[1] / 4
