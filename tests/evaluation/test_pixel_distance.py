@@ -73,6 +73,36 @@ def test_frechet_of_a_shift_is_its_squared_length() -> None:
     assert metrics.pixel_frechet_distance(a, a + 0.25) == pytest.approx(16 * 0.25**2, rel=1e-10)
 
 
+@pytest.mark.parametrize("rank", [784, 300])
+def test_frechet_of_few_samples_of_one_gaussian_is_the_noise_of_its_moments(rank: int) -> None:
+    """Two sets of n points of 28×28 values from N(0, C), λ the eigenvalues of C, rank 784 or less:
+
+    (1/n + 1/m)·(Σ λᵢ + Σᵢⱼ λᵢλⱼ(1 + δᵢⱼ) / (2(λᵢ + λⱼ))) to first order in 1/n: of the means, and
+    of the covariances by the metric of Bures (E|C̃ᵢⱼ - Cᵢⱼ|² = λᵢλⱼ(1 + δᵢⱼ)/n).
+    """
+    spread = torch.arange(1, 785, dtype=torch.float64) ** -0.5
+    spread[rank:] = 0  # pixels that are black in all images
+    random = torch.Generator().manual_seed(0)
+    a, b = (
+        spread * torch.randn(n, 784, generator=random, dtype=torch.float64) for n in (3000, 2000)
+    )
+    values = spread[:rank] ** 2
+    pairs = values[:, None] * values / (2 * (values[:, None] + values))
+    expected = (1 / 3000 + 1 / 2000) * float(values.sum() + pairs.sum() + pairs.trace())
+    found = metrics.pixel_frechet_distance(a, b)
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_frechet_of_gaussians_of_28_by_28_values_is_analytic() -> None:
+    """Σ(σ_a - σ_b)² + ‖Δμ‖², of exact moments: nothing is lost to rounding where some σ are 0."""
+    sigma_a = torch.linspace(0, 1, 784, dtype=torch.float64).clamp(min=0.2) - 0.2
+    sigma_b = sigma_a.flip(0)
+    points = torch.cat([torch.eye(784), -torch.eye(784)]).double() * math.sqrt((2 * 784 - 1) / 2)
+    found = metrics.pixel_frechet_distance(points * sigma_a, points * sigma_b + 0.01)
+    expected = float((sigma_a - sigma_b).square().sum()) + 784 * 0.01**2
+    assert found == pytest.approx(expected, rel=1e-11)
+
+
 def test_frechet_needs_two_images() -> None:
     with pytest.raises(ValueError, match=r"b has shape \(1, 1, 8, 8\).*at least 2 images"):
         metrics.pixel_frechet_distance(uniform(2, 1, 8, 8), uniform(1, 1, 8, 8))
