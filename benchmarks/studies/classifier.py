@@ -70,20 +70,20 @@ def shifted(images: Tensor, random: torch.Generator) -> Tensor:
     return padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def judged(net: Classifier, images: Tensor, labels: Tensor) -> dict[str, float]:
+def judged(net: Classifier, images: Tensor, labels: Tensor) -> dict[str, float | None]:
     """How good a classifier is on images uint8 (N, C, H, W) that it did not see.
 
     Returns:
         ``accuracy``; ``confident``, the share given a class with a probability above 0.9, and
-        ``confident_accuracy`` of these; ``mean_probability`` of the class given, which is the
-        accuracy of a classifier that knows how sure it may be.
+        ``confident_accuracy`` of these, None of none; ``mean_probability`` of the class given,
+        which is the accuracy of a classifier that knows how sure it may be.
     """
     probability, found = seen(net, images).probabilities.max(1)
     right, sure = (found == labels).double(), probability > CONFIDENT
     return {
         "accuracy": float(right.mean()),
         "confident": float(sure.double().mean()),
-        "confident_accuracy": float(right[sure].mean()),
+        "confident_accuracy": float(right[sure].mean()) if bool(sure.any()) else None,
         "mean_probability": float(probability.double().mean()),
     }
 
@@ -106,12 +106,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = {"epochs": options.epochs, "seed": options.seed}
     labels = torch.from_numpy(classes.indices)
     train(net, pixels, labels, **settings, progress=not options.quiet)
-    facts = {"images": len(pixels), **settings, "seconds": round(time.process_time() - started)}
+    facts = {"images": len(pixels), **settings}
     save_classifier(options.out, net, facts)
+    seconds = round(time.process_time() - started)
     found = judged(
         load_classifier(options.out), test_pixels, torch.from_numpy(test_classes.indices)
     )
-    return {**facts, "test_images": len(test_pixels), **found}
+    return {**facts, "processor_seconds": seconds, "test_images": len(test_pixels), **found}
 
 
 def _labelled(data: str) -> tuple[Tensor, Classes]:

@@ -44,9 +44,21 @@ class Finite(click.FloatRange):
         return number
 
 
+class Words(click.ParamType):
+    """Names with commas between them."""
+
+    name = "words"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return tuple(word.strip() for word in value.split(","))
+
+
 SEED = click.IntRange(0, 2**64 - 1)
 COUNT = Count(min=1)
 PIXELS = Count(1, 1 << 14)
+WORDS = Words()
 
 
 class Group(click.Group):
@@ -193,6 +205,7 @@ __all__ = [
     "COUNT",
     "PIXELS",
     "SEED",
+    "WORDS",
     "Command",
     "Count",
     "Finite",

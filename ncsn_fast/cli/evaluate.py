@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import COUNT, SEED, Command, Count, device_of, device_option
+from ncsn_fast.cli.common import COUNT, SEED, WORDS, Command, Count, device_of, device_option
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import evaluate as work
 
@@ -56,6 +56,15 @@ from ncsn_fast.runs import evaluate as work
     default=None,
     help="How often a network is run, at most, as in sample.",
 )
+@click.option(
+    "--label",
+    "labels",
+    type=WORDS,
+    metavar="CLASS[,CLASS...]",
+    default=None,
+    help="Classes of a network's samples, as in sample; by the classifier: how many are of them.",
+)
+@click.option("--guidance", type=float, default=None, help="Towards these classes, as in sample.")
 @click.option("--seed", type=SEED, default=None, help="Of a network's samples. Default: 0.")
 @click.option("--batch-size", type=COUNT, default=None, help="Images at once; changes no image.")
 @device_option

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import COUNT, PIXELS, SEED, Command, device_of, device_option
+from ncsn_fast.cli.common import COUNT, PIXELS, SEED, WORDS, Command, device_of, device_option
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import sample as work
 
@@ -44,6 +44,7 @@ _MOST_SAMPLES = 10_000_000
 @click.option(
     "--label",
     "labels",
+    type=WORDS,
     metavar="CLASS[,CLASS...]",
     default=None,
     help="Classes by name or number, one after the other; all: each of them. Default: none, an "
@@ -123,7 +124,7 @@ def sample(
     out: Path,
     seed: int,
     first_id: int,
-    labels: str | None,
+    labels: tuple[str, ...] | None,
     guidance: float | None,
     config: Path | None,
     image_size: int | None,
@@ -152,7 +153,7 @@ def sample(
         ids=range(first_id, first_id + number),
         seed=seed,
         settings=settings,
-        labels=() if labels is None else [name.strip() for name in labels.split(",")],
+        labels=labels or (),
         guidance=guidance,
         config=config,
         image_size=image_size,

@@ -15,7 +15,7 @@ from ncsn_fast.support.checks import printable
 from ncsn_fast.support.parsers import shown
 
 _ASSETS = Path(__file__).parents[1] / "assets"
-CLASSIFIERS = {name: _ASSETS / f"classifier_{name}.safetensors" for name in ("mnist",)}
+CLASSIFIERS = {name: _ASSETS / f"classifier_{name}.safetensors" for name in ("mnist", "fashion")}
 _KIND = "classifier"
 # Channels and stride of each convolution: 122,000 weights, 7 million products for 28×28.
 _LAYERS = ((24, 1), (32, 2), (48, 1), (64, 2), (64, 1), (64, 2))

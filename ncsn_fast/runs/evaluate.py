@@ -19,6 +19,7 @@ from ncsn_fast.checkpoints.load_save import BUNDLED, load_checkpoint
 from ncsn_fast.data.load import load_pixels, pixels_of
 from ncsn_fast.data.pixels import unit_interval
 from ncsn_fast.evaluation.classifier import Classifier, load_classifier
+from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.neighbours import Nearness, nearest, nearness
 from ncsn_fast.evaluation.proportions import standard_errors
 from ncsn_fast.evaluation.quality import MOST_VALUES, Quality, Reference
@@ -78,7 +79,8 @@ def evaluate(
             those held out, those trained on.
         classifier: "mnist", "fashion", a file, or "none": precision and recall are of pixels then.
         number: of samples; of images that are there already, the first so many.
-        sampling: ``seed``, ``batch_size`` and settings of the Sampler, None where not given.
+        sampling: ``seed``, ``labels``, ``guidance``, ``batch_size`` and settings of the Sampler,
+            None where not given.
         device: where samples are drawn.
 
     Returns:
@@ -94,7 +96,8 @@ def evaluate(
     given = {name: value for name, value in sampling.items() if value is not None}
     network = _is_checkpoint(samples)
     if given and not network:
-        told = " and ".join(f"{name}={value}" for name, value in given.items())
+        name, value = next(iter(given.items()))
+        told = f"{name}={value}" if isinstance(value, str | int | float) else name
         raise ValueError(f"{samples} holds images that are drawn already: {told}, for a network")
     started = time.monotonic()
     with folder_lock(out, "choose another --out"):  # who is refused leaves no folder behind
@@ -117,6 +120,7 @@ def evaluate(
         report = _report(found, samples=samples, reference=reference, train=train)
         named = None if judge is None else {"name": classifier, "classes": list(judge.classes)}
         report |= {"classifier": named, "sampling": drawn}
+        report["as_asked"] = _as_asked(drawn, judge, sets.samples)
         report["remarks"] = _remarks(report)
         write_text(files["figures"], json.dumps(report, indent=2, allow_nan=False) + "\n")
         _draw(files, sets, found.neighbours)
@@ -182,6 +186,8 @@ def _drawn(
         out / "samples",
         ids=range(number),
         seed=given.pop("seed", 0),
+        labels=given.pop("labels", ()),
+        guidance=given.pop("guidance", None),
         batch_size=given.pop("batch_size", "auto"),
         settings=given,
         config=None,
@@ -281,6 +287,22 @@ def _report(found: _Found, *, samples: str, reference: str, train: str | None) -
     }
 
 
+def _as_asked(
+    drawn: dict[str, Any] | None, judge: Classifier | None, samples: Tensor
+) -> float | None:
+    """The share of samples that the classifier takes for the class they were drawn of; None: of no
+    class, or of such as it does not know."""
+    labels = None if drawn is None else drawn["settings"]["labels"]
+    if judge is None or not labels:
+        return None
+    names = [name.lower() for name in judge.classes]
+    if not {label.lower() for label in labels} <= set(names):
+        return None
+    asked = [names.index(labels[i % len(labels)].lower()) for i in range(len(samples))]
+    found = seen(judge, samples).probabilities.argmax(1)
+    return float((found == torch.tensor(asked)).double().mean())
+
+
 def _plain(quality: Quality) -> dict[str, Any]:
     values = asdict(quality)
     if quality.counts is not None and quality.proportions is not None:
@@ -320,6 +342,8 @@ def _table(report: dict[str, Any]) -> str:
     if samples["confident"] is not None:
         shown = (f"{one['confident']:.1%}" for one in columns)
         lines += [row("given a class with probability above 0.9", *shown)]
+        if report["as_asked"] is not None:
+            lines += [row("given the class that was asked for", f"{report['as_asked']:.1%}")]
         tests = [one["proportions"] for one in columns]
         degrees = tests[0]["degrees"]
         shown = (f"{one['chi_square']:.1f} (p {one['p_value']:.2g})" for one in tests)
@@ -356,6 +380,8 @@ def _remarks(report: dict[str, Any]) -> list[str]:
             f"Farthest from its share is {classes[worst]}: {share:.1%} of the samples, {there:.1%} "
             f"of the reference, {abs(off[worst]):.1f} standard errors."
         )
+    if report["as_asked"] is not None:
+        found.append("The samples' proportions of classes are those that were asked for.")
     if real is None:
         found.append("What real images reach is not known: give training images by --train.")
     if samples["frechet"] is None:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.command import invoke, stop_after, succeed
+from helpers.networks import network
 from PIL import Image
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
-from ncsn_fast.evaluation.classifier import load_classifier
+from ncsn_fast.evaluation.classifier import Classifier, load_classifier, save_classifier
 from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.neighbours import nearest
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
@@ -146,9 +147,9 @@ def test_a_folder_of_pictures_is_brought_to_the_size_of_the_samples(data):
     ("options", "message"),
     [
         (("--method", "heun"), "holds images that are drawn already: --method heun, for a network"),
-        (("--seed", "0", "--steps", "4"), "drawn already: --seed 0 and --steps 4, for a"),
+        (("--seed", "0", "--steps", "4"), "drawn already: --seed 0, for a network"),
         (("--classifier", "mnist"), "--classifier mnist is of images (1, 28, 28), the samples"),
-        (("--classifier", "letters"), "there is no classifier letters: give mnist or a"),
+        (("--classifier", "letters"), "there is no classifier letters: give mnist, fashion or a"),
         (("--classifier", "train.npy"), "train.npy is damaged, incomplete or not a safetensors"),
         (("--train", "colour.npy"), "holds images of shape (3, 8, 8), the samples have (1, 8, 8)"),
         (("--train", "large.npy"), "the images of large.npy are (16, 16) (H, W)"),
@@ -194,6 +195,31 @@ def test_with_a_classifier_classes_are_told(tmp_path, monkeypatch):
     assert quality["standard_errors"][0] == pytest.approx((share * (1 - share) / 12) ** 0.5)
     worst = max(map(abs, quality["proportions"]["deviations"]))
     assert f"{worst:.1f} standard errors" in words
+
+
+def test_a_class_that_was_asked_for_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["bag", "boot", "coat"]
+    net = network(channels=1, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6), classes=names)
+    nf.save_checkpoint(net.eval(), "net.safetensors")
+    judge = Classifier((1, 8, 8), ["Coat", "Bag", "Boot"]).eval()
+    save_classifier("judge.safetensors", judge, {})
+    line = ("evaluate", "net.safetensors", "-n", 9, "--reference", "digits", "--steps", 3)
+    line = (*line, "--method", "ancestral", "--classifier", "judge.safetensors")
+    words = succeed(*line, "--label", "boot, coat", "--guidance", 2)
+    assert "given the class that was asked for" in words
+    images = torch.from_numpy(np.load("evaluation/samples/samples.npz")["images"])
+    found = seen(load_classifier("judge.safetensors"), (255 * images).round() / 255)
+    asked = torch.tensor([2, 0, 2, 0, 2, 0, 2, 0, 2])
+    right = (found.probabilities.argmax(1) == asked).double().mean()
+    assert figures()["as_asked"] == float(right)
+    assert figures()["sampling"]["settings"]["guidance"] == 2
+    succeed(*line, "--out", "other")
+    assert figures("other")["as_asked"] is None
+    # A class that the classifier does not know:
+    save_classifier("judge.safetensors", Classifier((1, 8, 8), ["Coat", "Bag"]).eval(), {})
+    succeed(*line, "--label", "boot", "--out", "third")
+    assert figures("third")["as_asked"] is None
 
 
 def test_files_of_others_are_not_replaced(data, tmp_path):

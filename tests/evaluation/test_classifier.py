@@ -63,6 +63,10 @@ def test_those_that_come_along_are_small_and_whole(name: str) -> None:
 
 def test_their_classes_are_those_of_the_data() -> None:
     assert load_classifier("mnist").classes == tuple("0123456789")
+    assert load_classifier("fashion").classes == (
+        *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Boot"),
+    )
 
 
 def test_that_of_mnist_reads_digits_written_by_others() -> None:
@@ -146,5 +150,5 @@ def test_a_file_with_something_wrong_in_it_is_refused(
 
 
 def test_a_name_that_is_none_is_refused() -> None:
-    with pytest.raises(FileNotFoundError, match="no classifier letters: give mnist or a"):
+    with pytest.raises(FileNotFoundError, match="no classifier letters: give mnist, fashion or a"):
         load_classifier("letters")
