@@ -107,7 +107,7 @@ class NCSNv2(RefineNet):
         if classes is not None:
             if not self.classes:
                 raise ValueError("this network knows no classes: leave them out")
-            if type(classes) is int:
+            if isinstance(classes, int):
                 classes = torch.full((len(x),), classes, device=x.device)
             check_labels(classes, len(x), len(self.classes) + 1, "classes")
         return self.body(x, classes)

@@ -170,7 +170,7 @@ def test_what_are_no_classes_is_refused(classes: object, message: str) -> None:
         (torch.tensor([0.0, 1, 2]), "classes must be int64"),
         ([0, 1, 2], r"classes must be int64 or int32, got list: use torch.as_tensor\(classes\)"),
         (4, "the network has the classes 0 to 2, and 3 for none of them"),
-        (True, "classes must be int64 or int32, got bool"),
+        (True, "classes must be int64 or int32, got torch.bool"),
     ],
 )
 def test_unusable_classes_are_refused(classes: Any, message: str) -> None:
