@@ -165,19 +165,19 @@ def _checked_classes(
         return None
     if not known:
         raise ValueError("classes are given, but the network knows none: NCSNv2(classes=...)")
-    classes = torch.as_tensor(classes).detach().cpu()
-    if classes.is_floating_point() or classes.dtype == torch.bool or classes.shape != (number,):
+    found = classes.detach().cpu().numpy() if isinstance(classes, Tensor) else np.asarray(classes)
+    if found.dtype.kind not in "iu" or found.shape != (number,):
         raise ValueError(
-            f"classes are {classes.dtype} of shape {tuple(classes.shape)}: needed are {number:,} "
-            "whole numbers, the class of each sample"
+            f"classes are {found.dtype} of shape {found.shape}: needed are {number:,} whole "
+            "numbers, the class of each sample"
         )
-    low, high = (int(value) for value in classes.aminmax())
+    low, high = int(found.min()), int(found.max())
     if low < 0 or high > len(known):
         raise ValueError(
             f"classes run from {low} to {high}: the network knows 0 to {len(known) - 1}, and "
             f"{len(known)} says that a sample has none"
         )
-    return classes.long()
+    return torch.from_numpy(found.astype(np.int64))
 
 
 def _check_settings(net: ScoreNetwork, space: Space, flip: bool, dequantize: str | None) -> None:

@@ -265,6 +265,10 @@ def test_classes_are_part_of_what_a_run_is() -> None:
         (None, "the network knows 4 classes: give classes"),
         (torch.zeros(49, dtype=torch.int64), "needed are 50 whole numbers"),
         (torch.zeros(50), "needed are 50 whole numbers"),
+        (np.zeros(50, complex), r"are complex128 of shape \(50,\): needed are 50 whole numbers"),
+        (np.array(["a"] * 50), "are <U1 of shape"),
+        ("abc", "needed are 50 whole numbers"),
+        (np.full(50, 2**64 - 1, np.uint64), "classes run from 18446744073709551615"),
         (torch.full((50,), 5), "the network knows 0 to 3, and 4 says that a sample has none"),
         (torch.full((50,), -1), "classes run from -1 to -1"),
     ],
@@ -277,3 +281,12 @@ def test_classes_that_do_not_fit_are_refused(classes: Any, message: str) -> None
 def test_classes_for_a_network_that_knows_none_are_refused() -> None:
     with pytest.raises(ValueError, match="the network knows none"):
         batches(torch.from_numpy(FLOATS), classes=torch.zeros(50, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "u8", "i2", ">i4", ">u2"])
+def test_whole_numbers_of_every_kind_are_classes(kind: str) -> None:
+    found = classed(classes=(np.arange(NUMBER) % 4).astype(kind))
+    assert found.classes is not None
+    assert found.classes.dtype == torch.int64
+    assert found.identity == classed().identity
+    assert classed(classes=(np.arange(NUMBER) % 4).tolist()).identity == found.identity
