@@ -293,7 +293,9 @@ def _training(work: Workload, net: ScoreNetwork) -> Callable[[AbstractContextMan
         log_every=recorded_until + 2,
         **settings,
     )
-    trainer = Trainer(net, torch.rand(2 * work.images, *net.shape), config)
+    known = len(getattr(net, "classes", ()))
+    classes = torch.arange(2 * work.images) % known if known else None
+    trainer = Trainer(net, torch.rand(2 * work.images, *net.shape), config, classes=classes)
 
     def run(recorded: AbstractContextManager[None]) -> None:
         with ExitStack() as stack:

@@ -297,6 +297,14 @@ def test_profiling_training_records_whole_steps_after_the_warm_up(tmp_path, chec
     assert sum(str(name).startswith("Optimizer.step#Adam") for name in names) == 3
 
 
+def test_a_network_that_knows_classes_is_told_some(tmp_path):
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=[1, 0.1], classes=5)
+    path = nf.save_checkpoint(net, tmp_path / "net")
+    options = ("--batch", 2, "--steps", 1, "--tool", "torch", "--out", tmp_path / "out")
+    succeed("train", path, *options)
+    assert (tmp_path / "out" / "train_profile.md").exists()
+
+
 def test_a_preset_gives_a_network_with_random_weights(tmp_path):
     succeed("sample", "--preset", "digits", "--batch", 1, "--steps", 1, "--out", tmp_path)
     page = (tmp_path / "sample_profile.md").read_text("utf-8")
