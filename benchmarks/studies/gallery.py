@@ -125,22 +125,22 @@ def measure(model: str, data: str | None, out: Path, images: int, samples: int) 
     if classes := getattr(net, "classes", ()):
         plots.save_grid(out / "guidance.png", by_guidance(net), columns=len(classes))
     errors = {}
-    shape = net.shape
+    shape, real = net.shape, real[:images]
     assert len(shape) == 3
     for problem in problems((shape[0], shape[1], shape[2])):
-        found = solve(net, problem, real[:images], samples)
+        found = solve(net, problem, real, samples)
         mean = found["samples"].mean(0)
         rows = [real[:12], found["measured"][:12], mean[:12], *found["samples"][:2, :12]]
         name = problem.title.replace(" ", "_")
         plots.save_grid(out / f"{name}.png", torch.cat(rows), columns=len(rows[0]))
         errors[problem.title] = {
-            "measured": psnr(found["measured"], real[:images]),
-            "one sample": psnr(found["samples"][0], real[:images]),
-            f"mean of {samples}": psnr(mean, real[:images]),
+            "measured": psnr(found["measured"], real),
+            "one sample": psnr(found["samples"][0], real),
+            f"mean of {samples}": psnr(mean, real),
         }
     return {
         "model": model,
-        "images": min(images, len(real)),
+        "images": len(real),
         "environment": environment(net.sigmas.device),
         "errors": errors,
     }

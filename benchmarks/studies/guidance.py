@@ -56,6 +56,11 @@ def measure(
         raise SystemExit(f"{model} knows no classes")
     judge = load_classifier(judge_name)
     real = (held_out(model, data) * 255).round().to(torch.uint8)
+    if len(real) < 2 * number:
+        raise SystemExit(
+            f"{number} samples are compared with as many real images, and those with as many "
+            f"others: of {len(real)} images give -n at most {len(real) // 2}"
+        )
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
     reference = Reference(real[order[:number]], judge)
     classes = torch.arange(number) % len(names)

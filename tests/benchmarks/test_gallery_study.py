@@ -1,0 +1,61 @@
+"""benchmarks.studies.gallery and guidance: pictures and figures of a network that knows classes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ncsn_fast as nf
+from ncsn_fast.benchmarks.studies import gallery, guidance
+from ncsn_fast.data.digits import digits
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=[3.0, 1.0, 0.3, 0.1], classes=3)
+    net.sampling = {"method": "annealed_langevin", "step_size": 1e-3, "steps_per_level": 1}
+    return str(nf.save_checkpoint(net, tmp_path_factory.mktemp("net") / "net"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npy"
+    np.save(path, (255 * digits("test").images[:30]).round().byte().numpy())
+    return str(path)
+
+
+def test_few_images_fill_their_rows(model, data, tmp_path):
+    report = gallery.measure(model, data, tmp_path, images=3, samples=2)
+    assert report["images"] == 3
+    assert all(math.isfinite(v) for row in report["errors"].values() for v in row.values())
+    for name in ("middle_lost", "blurred", "half_the_size"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            width, height = picture.size
+        # Of each image the real one, what was measured, the mean and two samples.
+        assert width / height == pytest.approx((3 * 9 - 1) / (5 * 9 - 1), rel=0.01)
+    for name in ("samples", "chain", "between", "guidance"):
+        assert (tmp_path / f"{name}.png").exists()
+    assert "| middle lost |" in gallery.as_markdown(report)
+
+
+def test_rows_of_scales_and_columns_of_classes(model):
+    net = nf.load_checkpoint(model)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.weight[:3].normal_(0, 0.3)
+    shown = gallery.by_guidance(net, steps=4, method="euler").unflatten(0, (-1, 3))
+    classes = torch.arange(3)
+    for scale, row in zip(gallery.SCALES, shown, strict=True):
+        score = nf.guided(net, scale)
+        settings = {"seed": 4, "method": "euler", "steps": 4, "extra": {"classes": classes}}
+        assert torch.equal(row, nf.sample(score, 3, **settings))
+
+
+def test_more_samples_than_real_images_are_refused_before_any_is_drawn(model, data, monkeypatch):
+    monkeypatch.setattr(nf, "sample", None)
+    with pytest.raises(SystemExit, match="give -n at most 15"):
+        guidance.measure(model, "mnist", data, 16, 0, {})
