@@ -136,6 +136,8 @@ def _merged(
     file = {} if options["config"] is None else _from_file(context, options["config"])
     name = flags.get("preset", file.get("preset"))
     preset = {} if name is None else PRESETS[name].settings()
+    if flags.get("conditional") is False:  # what it says of classes is then for nobody
+        preset = {k: v for k, v in preset.items() if not k.startswith("class_")}
     if {**file, **flags}.get("schedule") == "preset" and not {*preset, *file} & {*_FROM_DATA}:
         raise click.UsageError(
             "--schedule preset takes the noise levels of a --preset or of an official --config: "
@@ -146,6 +148,8 @@ def _merged(
         if layer.get("schedule") == "auto":
             settings |= dict.fromkeys(_FROM_DATA)
         settings |= layer
+    if "class_dropout" in {**file, **flags} and not settings["conditional"]:
+        raise click.UsageError("--class-dropout is for --conditional: add it, or leave it out")
     return {name: value for name, value in settings.items() if not _is_none(name, value)}
 
 

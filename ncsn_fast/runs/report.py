@@ -21,6 +21,7 @@ def network_facts(net: ScoreNetwork) -> dict[str, Any]:
         "source": net.source,
         "network": net.config["network"],
         "shape": list(net.shape),
+        "classes": list(getattr(net, "classes", ())) or None,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "levels": {
             "number": len(net.sigmas),
@@ -33,11 +34,13 @@ def network_facts(net: ScoreNetwork) -> dict[str, Any]:
 
 def told(facts: Mapping[str, Any]) -> str:
     """These facts in two lines."""
-    levels = facts["levels"]
+    levels, names = facts["levels"], facts["classes"] or []
+    some = f"{', '.join(names[:12])}{' …' if names[12:] else ''}"
+    classes = f", classes: {len(names)} ({some})" if names else ""
     return (
         f"{facts['source']}\n"
-        f"{facts['network']} {'×'.join(map(str, facts['shape']))}, {levels['number']} noise "
-        f"levels from {levels['largest']:.4g} to {levels['smallest']:.4g}"
+        f"{facts['network']} {'×'.join(map(str, facts['shape']))}{classes}, {levels['number']} "
+        f"noise levels from {levels['largest']:.4g} to {levels['smallest']:.4g}"
     )
 
 

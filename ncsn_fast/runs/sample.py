@@ -135,16 +135,28 @@ class Classes:
         self._names: tuple[str, ...] = getattr(net, "classes", ())
         self._device, self._guidance = net.sigmas.device, guidance
         self._numbers: list[int] = []
+        if not self._names and (labels or guidance is not None):
+            asked = f"label {labels[0]!r:.80}" if labels else f"guidance = {guidance:g}"
+            raise ValueError(f"{asked}: this network knows no classes")
         for label in labels:
-            if not isinstance(net, NCSNv2) or not self._names:
-                raise ValueError(f"label {label!r:.80}: this network knows no classes")
-            if label == "all":
-                self._numbers += range(len(self._names))
-            else:
-                self._numbers.append(len(self._names) if label == "none" else net.class_of(label))
+            assert isinstance(net, NCSNv2)
+            self._numbers += self._meant(net, label)
         if guidance is not None and not any(n < len(self._names) for n in self._numbers):
             raise ValueError(f"guidance = {guidance:g} goes towards a class: say which (label)")
         self.score = net if guidance is None else guided(net, guidance)
+
+    def _meant(self, net: NCSNv2, label: str) -> Sequence[int]:
+        """The classes that a label stands for, as their numbers."""
+        words = {"all": range(len(self._names)), "none": [len(self._names)]}
+        if (word := label.lower()) not in words:
+            return [net.class_of(label)]
+        if word in map(str.lower, self._names):
+            raise ValueError(
+                f"label {label!r}: a class of this network is called so, and {word} stands for "
+                f"{'each class' if word == 'all' else 'no class'} too: give the number of the "
+                f"class, {net.class_of(word)}"
+            )
+        return words[word]
 
     def told(self) -> dict[str, Any]:
         """As the report and the identity of samples have them."""

@@ -20,6 +20,7 @@ from ncsn_fast.data.labels import Classes, names_array
 from ncsn_fast.data.load import labelled_pixels_of, load_images, pixels_of
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
+from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import machine_facts
 from ncsn_fast.support.files import check_writable, folder_lock, write_text
@@ -319,15 +320,16 @@ def _labelled(run: TrainRun, loading: dict[str, Any]) -> tuple[np.ndarray, Class
             f"{run.data} does not say the classes of its images, which a conditional run needs: "
             "give their file with --labels, or a folder with a subfolder for each class"
         )
-    if run.class_names is None:
-        return images, found
-    names = tuple(name.strip() for name in run.class_names.split(","))
+    names = found.names
+    if run.class_names is not None:
+        names = tuple(name.strip() for name in run.class_names.split(","))
     if len(names) != len(found.names):
         raise ValueError(
             f"class_names names {len(names)} classes, and there are {len(found.names)}: "
             f"{', '.join(found.names[:20])}"
         )
-    return images, Classes(found.indices, names)
+    # Refused now what a network could not be told, before the images are compared.
+    return images, Classes(found.indices, class_names(names))
 
 
 def _with_schedule(run: TrainRun, images: np.ndarray, device: str) -> tuple[TrainRun, Schedule]:

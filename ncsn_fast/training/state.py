@@ -17,6 +17,7 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.support.checks import count
 from ncsn_fast.support.files import check_space, check_writable, leftovers
+from ncsn_fast.support.parsers import shortened
 
 CHECKPOINT, MODEL, BEST = "checkpoint.safetensors", "model.safetensors", "best.safetensors"
 _OF_A_RUN = (CHECKPOINT, MODEL)
@@ -177,13 +178,17 @@ def check_same_run(there: RunState, here: RunState, path: Path) -> None:
         if there.settings.get(name) != value
     }
     if there.network != here.network:
-        differ["network"] = (there.network, here.network)
+        one, other = there.network, here.network
+        keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+        differ["network"] = ({k: one.get(k) for k in keys}, {k: other.get(k) for k in keys})
     # Levels chosen from the data on another machine may differ in their last bit.
     sigmas, ours = there.sigmas, here.sigmas.cpu()
     if len(sigmas) != len(ours) or not torch.allclose(sigmas, ours, rtol=1e-5, atol=0):
         differ["noise levels"] = (sigmas.tolist(), ours.tolist())
     if differ:
-        told = "; ".join(f"{k}: {a} there, {b} here" for k, (a, b) in differ.items())
+        told = "; ".join(
+            f"{k}: {shortened(a)} there, {shortened(b)} here" for k, (a, b) in differ.items()
+        )
         raise ValueError(f"{path} belongs to another run ({told}): use the same settings")
     kinds, found = _kinds(here), _kinds(there)
     wrong = sorted(name for name in {*kinds, *found} if kinds.get(name) != found.get(name))

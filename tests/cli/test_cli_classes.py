@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import struct
 
 import numpy as np
@@ -117,6 +118,7 @@ def test_samples_of_other_classes_are_not_mixed(run, tmp_path):
         (("--guidance", "2"), "guidance = 2 goes towards a class: say which"),
         (("--guidance", "2", "--label", "none"), "guidance = 2 goes towards a class"),
         (("--guidance", "nan", "--label", "two"), "scale = nan: give a finite number"),
+        (("--label", "two,"), "class '' is unknown"),
     ],
 )
 def test_what_is_no_class_is_refused(run, tmp_path, options, message):
@@ -125,9 +127,32 @@ def test_what_is_no_class_is_refused(run, tmp_path, options, message):
     assert message in result.output
 
 
-def test_labels_of_a_network_without_classes_are_refused(tmp_path):
-    result = invoke("sample", "digits", "--label", "3", "--out", tmp_path / "out")
-    assert "label '3': this network knows no classes" in result.output
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [(("--label", "3"), "label '3'"), (("--guidance", "2"), "guidance = 2")],
+)
+def test_labels_of_a_network_without_classes_are_refused(tmp_path, options, asked):
+    result = invoke("sample", "digits", *options, "--out", tmp_path / "out")
+    assert f"{asked}: this network knows no classes" in result.output
+
+
+def test_classes_called_as_a_word_of_the_command_are_asked_for_by_number(tmp_path):
+    """Folders may be called anything."""
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=[3, 1, 0.1], classes=["None", "ALL"])
+    net.sampling = {"method": "euler"}
+    path = nf.save_checkpoint(net, tmp_path / "net")
+    for label, meant in (
+        ("none", "no class too: .* number of the class, 0"),
+        ("All", "each class"),
+    ):
+        result = invoke("sample", path, "--label", label, "--out", tmp_path / "out")
+        assert result.exit_code == 1
+        assert re.search(
+            f"label '{label}': a class of this network is called so.* {meant}", result.output
+        )
+    output = succeed("sample", path, "-n", 1, "--label", "1", "--out", tmp_path / "out")
+    assert "classes: 2 (None, ALL)" in output
+    assert "Sampling of ALL by euler" in output
 
 
 @pytest.mark.parametrize(
@@ -137,12 +162,43 @@ def test_labels_of_a_network_without_classes_are_refused(tmp_path):
         (("--labels", "l.npy"), "labels and class_names are for --conditional: add it"),
         (("--conditional", "--class-names", "a,b"), "names 2 classes, and there are 10"),
         (("--conditional", "--class-names", "a," * 9 + "b"), "two classes are called 'a'"),
+        (("--conditional", "--class-names", "a,b,,d,e,f,g,h,i,j"), "class '': a name has 1 to 100"),
     ],
 )
-def test_runs_whose_classes_cannot_be_are_refused(tmp_path, options, message):
+def test_runs_whose_classes_cannot_be_are_refused(tmp_path, options, message, monkeypatch):
+    def compared(*_):
+        raise AssertionError("the images were compared before the classes were looked at")
+
+    monkeypatch.setattr("ncsn_fast.runs.train._with_schedule", compared)
     result = invoke("train", *SMALL, *options, "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert message in result.output
+
+
+def test_a_share_without_classes_is_refused_where_there_are_none(tmp_path):
+    result = invoke("train", *SMALL, "--class-dropout", 0.5, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "--class-dropout is for --conditional" in result.output
+
+
+def test_a_preset_that_is_told_classes_does_without(tmp_path):
+    np.save(tmp_path / "images.npy", digits("train").images.numpy()[:20])
+    command = ("train", "--preset", "fashion", *SMALL, "--no-conditional", "--image-size", 8)
+    succeed(*command, "--data", tmp_path / "images.npy", "--out", tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())["run"]
+    assert (run["preset"], run["class_names"]) == ("fashion", None)
+    assert nf.load_checkpoint(tmp_path / "run" / "model.safetensors").classes == ()
+
+
+def test_a_run_of_other_classes_is_told_in_a_few_words(tmp_path):
+    np.save(tmp_path / "images.npy", digits("train").images.numpy()[:20])
+    np.save(tmp_path / "labels.npy", np.arange(20) % 3)
+    data = ("--data", tmp_path / "images.npy", "--labels", tmp_path / "labels.npy")
+    succeed("train", *SMALL, *data, "--conditional", "--out", tmp_path / "run")
+    np.save(tmp_path / "labels.npy", np.arange(20) * 50)
+    result = invoke("train", "--out", tmp_path / "run", "--resume", "--steps", 4)
+    assert "network: {'classes': ['0', '1', '2']} there, {'classes': ['0', '1'," in result.output
+    assert len(result.output) < 2000
 
 
 def test_a_conditional_run_needs_labels(tmp_path):
