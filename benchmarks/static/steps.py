@@ -73,7 +73,8 @@ def sample(
 
     Args:
         uses: what it has beside the network and the noise, or without, of "history", "guidance",
-            "mask", "scaled input", "given noise" and "no noise", separated by commas.
+            "mask", "scaled input", "given noise", "no noise" and "held", that is at the level that
+            the table says, separated by commas.
         dtype: of the network's output, which is channels_last if ``channels`` are given.
         size: of its images.
         graph: whether as a step that is captured.
@@ -98,7 +99,8 @@ def sample(
         call["noise"] = lambda row: torch.zeros(_SAMPLES, *net.shape)
     with as_on_a_gpu(), torch.no_grad():
         score = nf.Score(net.normalized, "normalized", "label", sigmas=net.sigmas)
-        sampler = nf.Sampler(score, net.shape, method=table, precision="fp32", graph=graph)
+        given: dict[str, Any] = {"precision": "fp32", "graph": graph, "hold_noise": "held" in used}
+        sampler = nf.Sampler(score, net.shape, method=table, **given)
         sampler(_SAMPLES, seed=0, **call)
 
 

@@ -79,14 +79,16 @@ def _words_of_32_bits() -> None:
 def variants() -> Iterator[Variant]:
     """Sampling and training; the network's output is float16 if not said.
 
-    With guidance it is float32: the normalised score, which the guidance has seen.
+    With guidance it is float32: the normalised score, which the guidance has seen; and so it is
+    where the noise of a state is held, which is measured by it.
     """
     of, update, everything = functools.partial, "sampler_update", steps.EVERYTHING
     strided = Budget(shared=None, barriers=None, lanes=1)
     uses = (
         ("plain", 45), ("history", 50), ("guidance", 48), ("mask", 65), ("scaled input", 45),
         (everything, 80), ("no noise", 13), ("no noise, history", 19),
-        ("no noise, history, scaled input", 19), ("given noise", 13),
+        ("no noise, history, scaled input", 19), ("no noise, held", 13),
+        ("no noise, history, held", 19), ("given noise", 13),
     )  # fmt: skip
     for last, channels in _LAYOUTS:
         for use, most in uses:

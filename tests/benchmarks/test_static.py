@@ -151,7 +151,7 @@ LANGEVIN = {"method": "annealed_langevin", "step_size": 1e-3, "steps_per_level":
 def half(layout, kind="normalized", condition="label", **more):
     """A network that answers in float16, as they do on a GPU."""
 
-    def answer(x, told):
+    def answer(x, told=None):
         return x.half().contiguous(memory_format=layout)
 
     return nf.Score(answer, kind, condition, sigmas=SIGMAS, **more)
@@ -183,6 +183,8 @@ STEPS = {
     "Euler": lambda to: sample(half(to), method="euler", **OTHER),
     "Heun": lambda to: sample(half(to), method="heun", **OTHER),
     "2M": lambda to: sample(half(to), method="dpmpp_2m", **OTHER),
+    "Euler, held": lambda to: sample(half(to, condition="none"), method="euler", **OTHER),
+    "2M, held": lambda to: sample(half(to, condition="none"), method="dpmpp_2m", **OTHER),
     "scaled": lambda to: sample(half(to, "denoiser", "c_noise", sigma_data=0.5)),
     "guidance": lambda to: sample(half(to), call={"guidance": lambda x, n, sigma, row: x}),
     "clip": lambda to: sample(half(to), call={"clip": 1.0}),
