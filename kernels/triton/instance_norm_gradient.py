@@ -21,6 +21,7 @@ from torch import Tensor
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.kernels.triton.common import launch
 from ncsn_fast.kernels.triton.common.activations import derivative
+from ncsn_fast.kernels.triton.common.columns import sum_rows
 from ncsn_fast.kernels.triton.instance_norm import (
     coefficients,
     elementwise,
@@ -67,6 +68,7 @@ def _instance_norm_sums_kernel(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
+    WARP_ROWS: tl.constexpr,
 ):
     sample, split, row, channel, where, step, held = place(
         splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
@@ -101,13 +103,19 @@ def _instance_norm_sums_kernel(
             products += gradient * normal
         done += BLOCK_PIXELS * UNROLL
     at = partial_ptr + (sample.to(tl.int64) * splits + split) * 2 * channels + channel
-    tl.store(at, tl.sum(sums, 0), mask=channel < channels)
-    tl.store(at + channels, tl.sum(products, 0), mask=channel < channels)
+    tl.store(at, sum_rows(sums, WARP_ROWS), mask=channel < channels)
+    tl.store(at + channels, sum_rows(products, WARP_ROWS), mask=channel < channels)
 
 
 @triton.jit
 def _sum_of_parts(
-    ptr, channel, channels, splits, BLOCK_SPLITS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr
+    ptr,
+    channel,
+    channels,
+    splits,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    WARP_ROWS: tl.constexpr,
 ):
     """(Σ g, Σ g·x̂) of some channels of a sample."""
     sums = tl.zeros((BLOCK_CHANNELS,), tl.float32)
@@ -117,8 +125,8 @@ def _sum_of_parts(
         split = done + tl.arange(0, BLOCK_SPLITS)
         at = ptr + split.to(tl.int64)[:, None] * 2 * channels + channel[None, :]
         exists = (split < splits)[:, None] & (channel < channels)[None, :]
-        sums += tl.sum(tl.load(at, mask=exists, other=0.0), 0)
-        products += tl.sum(tl.load(at + channels, mask=exists, other=0.0), 0)
+        sums += sum_rows(tl.load(at, mask=exists, other=0.0), WARP_ROWS)
+        products += sum_rows(tl.load(at + channels, mask=exists, other=0.0), WARP_ROWS)
         done += BLOCK_SPLITS
     return sums, products
 
@@ -143,6 +151,7 @@ def _instance_norm_coefficients_kernel(
     ROWS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
+    WARP_ROWS: tl.constexpr,
 ):
     sample = tl.program_id(0).to(tl.int64)
     partial_ptr += sample * splits * 2 * channels
@@ -160,7 +169,7 @@ def _instance_norm_coefficients_kernel(
             rstd, gamma = tl.reshape(rstd, (BLOCK_CHANNELS,)), tl.reshape(gamma, (BLOCK_CHANNELS,))
             alpha, t = tl.reshape(alpha, (BLOCK_CHANNELS,)), tl.reshape(t, (BLOCK_CHANNELS,))
             sums, products = _sum_of_parts(
-                partial_ptr, channel, channels, splits, BLOCK_SPLITS, BLOCK_CHANNELS
+                partial_ptr, channel, channels, splits, BLOCK_SPLITS, BLOCK_CHANNELS, WARP_ROWS
             )
             to_t = tl.where(exists, gamma * alpha * sums, 0.0)
             if last_pass == 0:
@@ -263,7 +272,7 @@ def gradient(
     samples, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     strides = (row_stride(gamma), row_stride(alpha), row_stride(beta))
     shared = {"ROWS": any(strides)}
-    elements = {"ACTIVATION": activation, "FAST_MATH": fast_math, "LAST": last, **shared}
+    elements = {"ACTIVATION": activation, "FAST_MATH": fast_math, **shared}
     per_sample = (gamma, alpha, beta, statistics)
     sums, every = reduction(x.shape, last, _UNROLL), elementwise(x.shape, last, _UNROLL)
     partial = statistics.new_empty(samples, sums.splits, 2, channels)
@@ -272,7 +281,7 @@ def gradient(
         _instance_norm_sums_kernel[(samples * sums.splits * sums.blocks,)](
             x, upstream, *per_sample, partial, *strides,
             eps, samples, channels, pixels, sums.splits, sums.per_split,
-            **elements, **sums.settings,
+            **elements, **sums.settings(x.element_size()),
         )  # fmt: skip
         _instance_norm_coefficients_kernel[(samples,)](
             partial, *per_sample, rows, terms, *strides,
@@ -282,7 +291,7 @@ def gradient(
         _instance_norm_gradient_kernel[(samples * every.programs,)](
             x, upstream, *per_sample, terms, out, *strides,
             eps, samples, channels, pixels, every.programs, every.magic, every.shift,
-            **elements, **every.settings,
+            **elements, LAST=last, **every.settings,
         )  # fmt: skip
 
 

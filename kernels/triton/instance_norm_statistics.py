@@ -23,8 +23,10 @@ from torch import Tensor
 
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.kernels.triton.common import launch
+from ncsn_fast.kernels.triton.common.columns import merge_rows, rows_of_a_warp
 
 _WARPS = 8
+_WARPS_OF_PARTS = 4
 _UNROLL = 4
 _THREADS = 32 * _WARPS
 LANES = 8  # elements that a thread takes at once: 128 bits of a 16-bit type
@@ -44,22 +46,27 @@ class Reduction(NamedTuple):
     block_pixels: int
     block_channels: int
     unroll: int
+    last: bool  # whether the channels of a pixel lie side by side
 
     @property
     def whole(self) -> bool:
         """Whether a program has a sample for itself."""
         return self.splits == self.blocks == 1
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a kernel is compiled for."""
+    def settings(self, itemsize: int) -> dict[str, Any]:
+        """What a kernel is compiled for that reads elements of so many bytes."""
+        pixels, channels = self.block_pixels, self.block_channels
+        # Planar, a warp has channels to itself.
+        rows = rows_of_a_warp(pixels, channels, itemsize, _WARPS) if self.last else pixels
         return {
             "FULL": self.full,
             "EVEN": self.even,
             "BLOCKS": self.blocks,
-            "BLOCK_PIXELS": self.block_pixels,
-            "BLOCK_CHANNELS": self.block_channels,
+            "BLOCK_PIXELS": pixels,
+            "BLOCK_CHANNELS": channels,
             "UNROLL": self.unroll,
+            "WARP_ROWS": rows,
+            "LAST": self.last,
             "num_warps": _WARPS,
         }
 
@@ -86,14 +93,18 @@ def reduction(shape: torch.Size, last: bool, unroll: int) -> Reduction:
     per_split = triton.cdiv(triton.cdiv(pixels, splits), turn) * turn
     splits = triton.cdiv(pixels, per_split)
     full, even = channels % block_channels == 0, pixels % turn == 0
-    return Reduction(splits, per_split, blocks, full, even, block_pixels, block_channels, unroll)
+    return Reduction(
+        splits, per_split, blocks, full, even, block_pixels, block_channels, unroll, last
+    )
 
 
 def of_parts(channels: int, splits: int, most: int) -> dict[str, int]:
     """What a kernel is compiled for that takes ``most`` partial results of a sample at once."""
     block = min(triton.next_power_of_2(channels), most // 4)
     some = min(triton.next_power_of_2(splits), most // block)
-    return {"BLOCK_SPLITS": some, "BLOCK_CHANNELS": block, "num_warps": 4}
+    rows = rows_of_a_warp(some, block, 4, _WARPS_OF_PARTS)
+    shape = {"BLOCK_SPLITS": some, "BLOCK_CHANNELS": block, "WARP_ROWS": rows}
+    return {**shape, "num_warps": _WARPS_OF_PARTS}
 
 
 @triton.jit
@@ -217,6 +228,7 @@ def _instance_norm_statistics_kernel(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
+    WARP_ROWS: tl.constexpr,
 ):
     sample, split, row, channel, where, step, held = place(
         splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
@@ -247,7 +259,10 @@ def _instance_norm_statistics_kernel(
             sums += difference
             squares += difference * difference
         done += BLOCK_PIXELS * UNROLL
-    mean, squares = _merge_lanes(pivot, sums, squares, row, held, BLOCK_PIXELS)
+    count = (tl.maximum(held - row + BLOCK_PIXELS - 1, 0) // BLOCK_PIXELS).to(tl.float32)
+    shift = sums / tl.maximum(count, 1.0)[:, None]
+    shares = (held // BLOCK_PIXELS, 1, held % BLOCK_PIXELS)
+    mean, squares = merge_rows(pivot + shift, squares - sums * shift, shares, WARP_ROWS)
     if WHOLE:
         _store_statistics(out_ptr, sample, samples, channel, mean, squares / held, channels)
         over, deviations = _over_channels(mean, channel, channels, channels)
@@ -256,22 +271,6 @@ def _instance_norm_statistics_kernel(
         at = out_ptr + (sample.to(tl.int64) * splits + split) * 2 * channels + channel
         tl.store(at, mean, mask=channel < channels)
         tl.store(at + channels, squares, mask=channel < channels)
-
-
-@triton.jit
-def _merge_lanes(pivot, sums, squares, row, held, BLOCK_PIXELS: tl.constexpr):
-    """(mean, Σ(x - mean)²) per channel from what the rows of a tile have summed."""
-    count = tl.maximum(held - row + BLOCK_PIXELS - 1, 0) // BLOCK_PIXELS
-    count = count.to(tl.float32)[:, None]
-    shift = sums / tl.maximum(count, 1.0)
-    squares -= sums * shift
-    # Means are averaged as differences from one of them: a sum of large ones would lose digits.
-    base = tl.sum(tl.where((row == 0)[:, None], pivot, 0.0), 0)
-    from_base = pivot - base[None, :] + shift
-    mean = tl.sum(from_base * count, 0) / held
-    deviation = from_base - mean[None, :]
-    # Weighted before it is squared: where there is nothing, a square that overflows is no zero.
-    return base + mean, tl.sum(squares + deviation * (deviation * count), 0)
 
 
 @triton.jit(do_not_specialize=["samples", "splits", "per_split"])
@@ -285,6 +284,7 @@ def _instance_norm_combine_kernel(
     per_split,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
+    WARP_ROWS: tl.constexpr,
 ):
     sample = tl.program_id(0)
     first = 0
@@ -294,22 +294,17 @@ def _instance_norm_combine_kernel(
         count = 0.0
         mean = tl.zeros((BLOCK_CHANNELS,), tl.float32)
         squares = tl.zeros((BLOCK_CHANNELS,), tl.float32)
-        done = 0
+        done = splits * 0
         while done < splits:
             split = done + tl.arange(0, BLOCK_SPLITS)
             at = (sample.to(tl.int64) * splits + split)[:, None] * 2 * channels + channel[None, :]
             exists = (split < splits)[:, None] & (channel < channels)[None, :]
             means = tl.load(partial_ptr + at, mask=exists, other=0.0)
             within = tl.load(partial_ptr + at + channels, mask=exists, other=0.0)
-            held = tl.minimum(pixels - split.to(tl.int64) * per_split, per_split)
-            held = tl.maximum(held, 0).to(tl.float32)
-            more = tl.sum(held)
-            base = tl.sum(tl.where((split == done)[:, None], means, 0.0), 0)
-            from_base = means - base[None, :]
-            more_mean = tl.sum(from_base * held[:, None], 0) / more
-            apart = from_base - more_mean[None, :]
-            more_squares = tl.sum(within + apart * (apart * held[:, None]), 0)
-            count, mean, squares = merge(count, mean, squares, more, base + more_mean, more_squares)
+            left = pixels - done.to(tl.int64) * per_split
+            more_mean, more_squares = merge_rows(means, within, (0, per_split, left), WARP_ROWS)
+            more = tl.minimum(left, BLOCK_SPLITS * per_split.to(tl.int64)).to(tl.float32)
+            count, mean, squares = merge(count, mean, squares, more, more_mean, more_squares)
             done += BLOCK_SPLITS
         _store_statistics(out_ptr, sample, samples, channel, mean, squares / pixels, channels)
         held_channels = tl.minimum(channels - first, BLOCK_CHANNELS).to(tl.float32)
@@ -340,7 +335,7 @@ def statistics(
     with launch.on_device_of(x):
         _instance_norm_statistics_kernel[(samples * splits * blocks,)](
             x, residual, total, partial, samples, channels, pixels, splits, grid.per_split,
-            LAST=last, WHOLE=grid.whole, **grid.settings,
+            WHOLE=grid.whole, **grid.settings(x.element_size()),
         )  # fmt: skip
         if not grid.whole:
             _instance_norm_combine_kernel[(samples,)](
