@@ -6,17 +6,27 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import triton
 
 from ncsn_fast.benchmarks.static.variants import Budget, Variant, meta
 from ncsn_fast.kernels.triton import instance_norm, instance_norm_gradient, instance_norm_statistics
 
 _SHAPE = (512, 256, 16, 16)
 _SPLIT = (2, 256, 32, 32)
+# Of images inside networks: a side, and the most instructions in NHWC and in NCHW. Tiles of 64
+# pixels hold 49 of them, whose planes begin anywhere.
+_SIDES = ((32, 15, 15), (8, 16, 24), (4, 16, 24), (7, 20, 60))
 
 
 def _tile(settings: dict[str, Any]) -> int:
-    """Elements of a program, or of a turn of its loop."""
+    """Elements of a turn of a program's loop."""
     return settings["BLOCK_PIXELS"] * settings["BLOCK_CHANNELS"] * settings["UNROLL"]
+
+
+def _share(channels: int, side: int, settings: dict[str, Any]) -> float:
+    """Elements of a program, on average: those that images have, whatever its tiles could hold."""
+    turns = triton.cdiv(side * side, settings["BLOCK_PIXELS"] * settings["UNROLL"])
+    return channels * side * side / (settings["BLOCKS"] * turns)
 
 
 def _image(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> torch.Tensor:
@@ -53,9 +63,11 @@ def _apply(
     )  # fmt: skip
 
 
-def _gradient(*, dtype: torch.dtype = torch.float16, last: bool = True) -> None:
-    samples, channels = _SHAPE[:2]
-    x, parameter = _image(_SHAPE, dtype, last), meta(channels)
+def _gradient(
+    shape: tuple[int, ...] = _SHAPE, *, dtype: torch.dtype = torch.float16, last: bool = True
+) -> None:
+    samples, channels = shape[:2]
+    x, parameter = _image(shape, dtype, last), meta(channels)
     instance_norm_gradient.gradient(
         x, x, parameter, parameter, parameter, meta(samples * (2 * channels + 2)), x,
         meta(samples, 3, channels),
@@ -65,20 +77,21 @@ def _gradient(*, dtype: torch.dtype = torch.float16, last: bool = True) -> None:
 
 def variants() -> Iterator[Variant]:
     """NHWC in float16 if not said."""
-    of = functools.partial
-    yield Variant("instance_norm_apply", "elu", _apply, Budget(13, lanes=8), _tile, everywhere=True)
+    of, share = functools.partial, functools.partial(_share, *_SHAPE[1:3])
+    yield Variant("instance_norm_apply", "elu", _apply, Budget(13, lanes=8), share, everywhere=True)
     for activation in ("relu", "lrelu", "swish", None):
         call = of(_apply, activation=activation)
         budget = Budget(17 if activation == "swish" else 13, lanes=8)
-        yield Variant("instance_norm_apply", activation or "none", call, budget, _tile)
+        yield Variant("instance_norm_apply", activation or "none", call, budget, share)
     for name, call in (
         ("elu, a row a sample", of(_apply, rows=True)),
         ("elu, bf16", of(_apply, dtype=torch.bfloat16)),
         ("elu, fp32", of(_apply, dtype=torch.float32)),
     ):
-        yield Variant("instance_norm_apply", name, call, Budget(13, lanes=8), _tile)
+        yield Variant("instance_norm_apply", name, call, Budget(13, lanes=8), share)
     call = of(_apply, last=False)
-    yield Variant("instance_norm_apply", "elu, NCHW", call, Budget(13, None, None, 8), _tile)
+    yield Variant("instance_norm_apply", "elu, NCHW", call, Budget(24, None, None, 8), share)
+    yield from _at_each_side("instance_norm_apply", _apply)
 
     kernel = "instance_norm_statistics"
     # More barriers: warps hand over their rows otherwise than ``rows_of_a_warp`` expects.
@@ -109,8 +122,21 @@ def variants() -> Iterator[Variant]:
         summing = Budget(14, None, 7 if name == "elu, fp32" else 3, 8)
         shared = None if name == "elu, NCHW" else 0
         yield Variant("instance_norm_sums", name, way, summing, _tile, True, first)
-        budget = Budget(19 if name == "elu, bf16" else 18, shared, shared, 8)
-        yield Variant("instance_norm_gradient", name, way, budget, _tile, False, first)
+        budget = Budget(24 if name == "elu, NCHW" else 16, shared, shared, 8)
+        yield Variant("instance_norm_gradient", name, way, budget, share, False, first)
+    yield from _at_each_side("instance_norm_gradient", _gradient)
+
+
+def _at_each_side(kernel: str, launch: Callable[..., None]) -> Iterator[Variant]:
+    """A kernel in the sizes of the networks."""
+    samples, channels = _SHAPE[:2]
+    for side, *most in _SIDES:
+        shape, share = (samples, channels, side, side), functools.partial(_share, channels, side)
+        for last, instructions in zip((True, False), most, strict=True):
+            name = f"elu, {side} x {side}{'' if last else ', NCHW'}"
+            exact = side % 4 == 0
+            budget = Budget(instructions, None, None, 8 if last or exact else 1, exact)
+            yield Variant(kernel, name, functools.partial(launch, shape, last=last), budget, share)
 
 
 __all__ = ["variants"]

@@ -20,6 +20,7 @@ from ncsn_fast.kernels.triton.instance_norm_statistics import LANES, inside, off
 
 _CHANNELS = 64  # of a program
 _WARPS, _UNROLL = 4, 8
+_FEW = 4  # tiles
 
 
 class Elementwise(NamedTuple):
@@ -33,29 +34,41 @@ class Elementwise(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def elementwise(shape: torch.Size, last: bool, unroll: int) -> Elementwise:
-    """The grid for a shape (N, C, H, W) in a memory format; a thread takes ``unroll`` tiles."""
+    """The grid for a shape (N, C, H, W) in a memory format; a thread takes ``unroll`` tiles or, of
+    a small image, as many as there are.
+
+    What a thread computes per channel is paid by its pixels: where an image is a few tiles of a
+    whole program, fewer warps take more of smaller ones.
+    """
     channels, pixels = shape[1], shape[2] * shape[3]
-    tile = 32 * _WARPS * LANES
-    if last:
-        block_channels = min(triton.next_power_of_2(channels), _CHANNELS)
-        block_pixels = tile // block_channels
-    else:
-        block_pixels = min(triton.next_power_of_2(pixels), tile)
-        block_channels = min(triton.next_power_of_2(channels), tile // block_pixels)
-    turn = block_pixels * unroll
+    cuts = [(warps, *_tile(channels, pixels, last, 32 * warps * LANES)) for warps in (1, 2, _WARPS)]
+    warps, block_channels, block_pixels = max(
+        cuts, key=lambda cut: (min(_FEW, triton.cdiv(pixels, cut[2])), cut[0])
+    )
+    tiles_of_image = triton.cdiv(pixels, block_pixels)
+    turns = triton.cdiv(tiles_of_image, unroll)
+    unroll = triton.cdiv(tiles_of_image, turns)
     blocks = triton.cdiv(channels, block_channels)
-    programs = blocks * triton.cdiv(pixels, turn)
     settings = {
         "FULL": channels % block_channels == 0,
-        "EVEN": pixels % turn == 0,
+        "EVEN": pixels % (block_pixels * unroll) == 0,
         "BLOCKS": blocks,
         "BLOCK_PIXELS": block_pixels,
         "BLOCK_CHANNELS": block_channels,
         "UNROLL": unroll,
-        "num_warps": _WARPS,
+        "num_warps": warps,
     }
-    magic, shift = tiles.magic_number(programs)
-    return Elementwise(programs, magic, shift, settings)
+    magic, shift = tiles.magic_number(blocks * turns)
+    return Elementwise(blocks * turns, magic, shift, settings)
+
+
+def _tile(channels: int, pixels: int, last: bool, elements: int) -> tuple[int, int]:
+    """Channels and pixels of a tile of so many elements, or fewer of a small planar image."""
+    if last:
+        block_channels = min(triton.next_power_of_2(channels), _CHANNELS)
+        return block_channels, elements // block_channels
+    block_pixels = min(triton.next_power_of_2(pixels), elements)
+    return min(triton.next_power_of_2(channels), elements // block_pixels), block_pixels
 
 
 @triton.jit

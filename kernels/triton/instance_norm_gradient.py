@@ -7,13 +7,13 @@ of a channel's pixels and q = 1/√(variance + ε) of the means of a sample's C 
     ∂β = Σ g    ∂γ = Σ g·x̂ + α·t·Σ g    ∂α = γ·t·Σ g        per sample, sums over the pixels
     d = γ·α·Σ g                                             what reaches t
     m = q·(d - mean of d - t·Σ(d·t)/(C - 1))                what reaches the mean through t
-    ∂x = γ·r·g + B·x̂ + D    B = -γ·r·Σ(g·x̂)/P    D = (m - γ·r·Σ g)/P
+    ∂x = γ·r·g + B·(x - mean) + D    B = -γ·r²·Σ(g·x̂)/P    D = (m - γ·r·Σ g)/P
 
 in three launches: the two sums of each channel, in parts of its pixels; all that is per channel, by
-one program per sample in a fixed order; ∂x.
+one program per sample in a fixed order; ∂x. The second leaves to the third the *terms*, (N, 4, C)
+float32: γ·r, γ·α·t + β, B and D.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -161,13 +161,14 @@ def _instance_norm_coefficients_kernel(
         while first < channels:
             channel = first + tl.arange(0, BLOCK_CHANNELS)
             exists = channel < channels
-            _, rstd, gamma, alpha, _, t, spread = coefficients(
+            _, rstd, gamma, alpha, beta, t, spread = coefficients(
                 gamma_ptr, alpha_ptr, beta_ptr, statistics_ptr,
                 (gamma_stride, alpha_stride, beta_stride),
                 eps, samples, sample, channel, channels, ROWS, False, False, 1,
             )  # fmt: skip
             rstd, gamma = tl.reshape(rstd, (BLOCK_CHANNELS,)), tl.reshape(gamma, (BLOCK_CHANNELS,))
-            alpha, t = tl.reshape(alpha, (BLOCK_CHANNELS,)), tl.reshape(t, (BLOCK_CHANNELS,))
+            alpha, beta = tl.reshape(alpha, (BLOCK_CHANNELS,)), tl.reshape(beta, (BLOCK_CHANNELS,))
+            t = tl.reshape(t, (BLOCK_CHANNELS,))
             sums, products = _sum_of_parts(
                 partial_ptr, channel, channels, splits, BLOCK_SPLITS, BLOCK_CHANNELS, WARP_ROWS
             )
@@ -182,27 +183,23 @@ def _instance_norm_coefficients_kernel(
                 tl.store(rows_ptr + at + 2 * channels, sums, mask=exists)
                 to_mean = spread * (to_t - reached / channels - t * (turned / (channels - 1)))
                 scale = gamma * rstd
-                at = sample * 2 * channels + channel
-                tl.store(terms_ptr + at, -scale * products / pixels, mask=exists)
-                tl.store(terms_ptr + at + channels, (to_mean - scale * sums) / pixels, mask=exists)
+                constant = (to_mean - scale * sums) / pixels
+                at = sample * 4 * channels + channel
+                tl.store(terms_ptr + at, scale, mask=exists)
+                tl.store(terms_ptr + at + channels, gamma * alpha * t + beta, mask=exists)
+                of_difference = -scale * rstd * products / pixels
+                tl.store(terms_ptr + at + 2 * channels, of_difference, mask=exists)
+                tl.store(terms_ptr + at + 3 * channels, constant, mask=exists)
             first += BLOCK_CHANNELS
 
 
-@triton.jit(do_not_specialize=["samples", "programs", "magic", "shift"])
+@triton.jit(do_not_specialize=["programs", "magic", "shift"])
 def _instance_norm_gradient_kernel(
     x_ptr,
     upstream_ptr,
-    gamma_ptr,
-    alpha_ptr,
-    beta_ptr,
-    statistics_ptr,
+    mean_ptr,
     terms_ptr,
     gradient_ptr,
-    gamma_stride,
-    alpha_stride,
-    beta_stride,
-    eps,
-    samples,
     channels,
     pixels,
     programs,
@@ -210,7 +207,6 @@ def _instance_norm_gradient_kernel(
     shift,
     ACTIVATION: tl.constexpr,
     FAST_MATH: tl.constexpr,
-    ROWS: tl.constexpr,
     LAST: tl.constexpr,
     FULL: tl.constexpr,
     EVEN: tl.constexpr,
@@ -223,23 +219,21 @@ def _instance_norm_gradient_kernel(
         programs, magic, shift, channels, pixels,
         LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, UNROLL,
     )  # fmt: skip
-    mean, rstd, gamma, alpha, beta, t, _ = coefficients(
-        gamma_ptr, alpha_ptr, beta_ptr, statistics_ptr,
-        (gamma_stride, alpha_stride, beta_stride),
-        eps, samples, sample, channel, channels, ROWS, LAST, FULL, BLOCK_PIXELS,
-    )  # fmt: skip
-    offset = gamma * alpha * t + beta
-    terms_ptr += sample * 2 * channels
-    of_normal = per_channel(terms_ptr, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    mean_ptr += sample * channels
+    terms_ptr += sample * 4 * channels
+    mean = per_channel(mean_ptr, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    scale = per_channel(terms_ptr, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    offset = per_channel(terms_ptr + channels, channel, channels, LAST, FULL, BLOCK_PIXELS)
+    terms_ptr += 2 * channels
+    of_difference = per_channel(terms_ptr, channel, channels, LAST, FULL, BLOCK_PIXELS)
     constant = per_channel(terms_ptr + channels, channel, channels, LAST, FULL, BLOCK_PIXELS)
-    scale = gamma * rstd
     for k in tl.static_range(UNROLL):
         exists = inside(row, channel, left, channels, k, FULL, EVEN)
         x = tl.load(x_ptr + where + k * step, mask=exists).to(tl.float32)
         upstream = tl.load(upstream_ptr + where + k * step, mask=exists).to(tl.float32)
-        normal = (x - mean) * rstd
-        slope = derivative(normal * gamma + offset, ACTIVATION, FAST_MATH)
-        gradient = upstream * slope * scale + (normal * of_normal + constant)
+        difference = x - mean
+        slope = derivative(difference * scale + offset, ACTIVATION, FAST_MATH)
+        gradient = upstream * slope * scale + (difference * of_difference + constant)
         gradient = gradient.to(gradient_ptr.dtype.element_ty)
         tl.store(gradient_ptr + where + k * step, gradient, mask=exists)
 
@@ -272,16 +266,16 @@ def gradient(
     samples, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     strides = (row_stride(gamma), row_stride(alpha), row_stride(beta))
     shared = {"ROWS": any(strides)}
-    elements = {"ACTIVATION": activation, "FAST_MATH": fast_math, **shared}
     per_sample = (gamma, alpha, beta, statistics)
     sums, every = reduction(x.shape, last, _UNROLL), elementwise(x.shape, last, _UNROLL)
     partial = statistics.new_empty(samples, sums.splits, 2, channels)
-    terms = torch.empty_like(rows[:, :2])
+    terms = rows.new_empty(samples, 4, channels)
     with launch.on_device_of(x):
         _instance_norm_sums_kernel[(samples * sums.splits * sums.blocks,)](
             x, upstream, *per_sample, partial, *strides,
             eps, samples, channels, pixels, sums.splits, sums.per_split,
-            **elements, **sums.settings(x.element_size()),
+            ACTIVATION=activation, FAST_MATH=fast_math, **shared,
+            **sums.settings(x.element_size()),
         )  # fmt: skip
         _instance_norm_coefficients_kernel[(samples,)](
             partial, *per_sample, rows, terms, *strides,
@@ -289,9 +283,9 @@ def gradient(
             **shared, **of_parts(channels, sums.splits, _MERGED),
         )  # fmt: skip
         _instance_norm_gradient_kernel[(samples * every.programs,)](
-            x, upstream, *per_sample, terms, out, *strides,
-            eps, samples, channels, pixels, every.programs, every.magic, every.shift,
-            **elements, LAST=last, **every.settings,
+            x, upstream, statistics, terms, out,
+            channels, pixels, every.programs, every.magic, every.shift,
+            ACTIVATION=activation, FAST_MATH=fast_math, LAST=last, **every.settings,
         )  # fmt: skip
 
 

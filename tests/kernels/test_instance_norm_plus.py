@@ -107,6 +107,27 @@ def test_splits_hold_all_pixels_once(samples, last):
         assert grid.even == (side * side % turn == 0)
 
 
+@both_formats
+@pytest.mark.parametrize("unroll", [4, 8])
+@pytest.mark.parametrize("side", [4, 7, 8, 14, 16, 28, 32, 37])
+def test_threads_take_the_elements_of_an_image_and_hardly_more(side, unroll, last):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from ncsn_fast.kernels.triton.instance_norm import elementwise
+
+    for channels in (64, 128, 256, 512):
+        grid = elementwise(torch.Size((2, channels, side, side)), last, unroll)
+        of = grid.settings
+        assert of["UNROLL"] <= unroll
+        turns = grid.programs // of["BLOCKS"]
+        taken = turns * of["UNROLL"] * of["BLOCK_PIXELS"]
+        assert side * side <= taken
+        assert channels == of["BLOCKS"] * of["BLOCK_CHANNELS"]
+        # No tile lies outside but where the last program has fewer than the others.
+        assert taken - side * side < (turns + 1) * of["BLOCK_PIXELS"]
+        assert of["EVEN"] == (taken == side * side)
+        assert of["EVEN"] or side not in (4, 8, 16, 32)
+
+
 @every_triton_way
 @both_formats
 @pytest.mark.parametrize("shape", [SMALL[0], SPLIT[0]], ids=["whole", "split"])
