@@ -37,6 +37,7 @@ class Nearness:
         samples, held_out: mean distance to the nearest training image.
         samples_error, held_out_error: standard errors of these means.
         smallest, held_out_smallest: the smallest of these distances.
+        copies, held_out_copies: share of them that is 0.
         near: share of the samples that are nearer to a training image than all but 1 % of the
             held-out images are; 0.01 of a model that repeats nothing.
     """
@@ -44,9 +45,11 @@ class Nearness:
     samples: float
     samples_error: float
     smallest: float
+    copies: float
     held_out: float
     held_out_error: float
     held_out_smallest: float
+    held_out_copies: float
     near: float
 
 
@@ -119,16 +122,15 @@ def nearness(samples: Tensor, held_out: Tensor) -> Nearness:
             least two each.
     """
     limit = torch.quantile(held_out.double(), _NEAR)
-    return Nearness(
-        *_mean(samples),
-        *_mean(held_out),
-        near=float((samples < limit).double().mean()),
-    )
+    near = float((samples < limit).double().mean())
+    return Nearness(*_told(samples), *_told(held_out), near)
 
 
-def _mean(distances: Tensor) -> tuple[float, float, float]:
-    error = distances.std() / len(distances) ** 0.5
-    return float(distances.mean()), float(error), float(distances.min())
+def _told(distances: Tensor) -> tuple[float, float, float, float]:
+    """The mean, its standard error, the smallest, and the share of zeros."""
+    mean, error = distances.mean(), distances.std() / len(distances) ** 0.5
+    zeros = (distances == 0).double().mean()
+    return float(mean), float(error), float(distances.min()), float(zeros)
 
 
 def _squares(

@@ -32,6 +32,7 @@ NO_CLASSIFIER = "none"
 PUBLISHED = 10_000  # images of each set; figures of fewer are not those that are published
 _TORCH_FILES = (".pth", ".pt", ".ckpt")
 _LEAST, _SHOWN = 8, 64
+_FEW = 0.005  # data sets hold some images twice
 _MOST_BYTES = 4 << 30  # of training images, as 8-bit pixels
 _log = logging.getLogger("ncsn_fast")
 Say = Callable[[str], None]
@@ -356,6 +357,8 @@ def _table(report: dict[str, Any]) -> str:
         lines += [row("distance to the nearest training image", *shown)]
         shown = (f"{near[name]:.3f}" for name in ("smallest", "held_out_smallest"))
         lines += [row("the smallest of these distances", *shown)]
+        shown = (f"{near[name]:.1%}" for name in ("copies", "held_out_copies"))
+        lines += [row("equal to it", *shown)]
         lines += [row("nearer than 99 % of the reference", f"{near['near']:.1%}", "1.0%")]
     return "\n".join([*lines, "", *report["remarks"], ""])
 
@@ -379,6 +382,12 @@ def _remarks(report: dict[str, Any]) -> list[str]:
         found.append(
             f"Farthest from its share is {classes[worst]}: {share:.1%} of the samples, {there:.1%} "
             f"of the reference, {abs(off[worst]):.1f} standard errors."
+        )
+    near = report["nearness"]
+    if near is not None and near["held_out_copies"] > _FEW:
+        found.append(
+            f"{near['held_out_copies']:.1%} of the reference are training images themselves: give "
+            "images that were not trained on, or the figures say nothing of copies."
         )
     if report["as_asked"] is not None:
         found.append("The samples' proportions of classes are those that were asked for.")

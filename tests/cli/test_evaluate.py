@@ -66,7 +66,16 @@ def test_training_images_given_for_samples_are_seen_as_copies(data):
     succeed(*ALL)
     near = figures()["nearness"]
     assert (near["samples"], near["smallest"], near["near"]) == (0, 0, 1)
+    assert (near["copies"], near["held_out_copies"]) == (1, 0)
     assert near["held_out_smallest"] > 1
+
+
+def test_a_reference_that_was_trained_on_is_said(data):
+    np.save("reference.npy", data["train"][:40].numpy())
+    words = succeed(*ALL)
+    assert "100.0% of the reference are training images themselves" in words
+    assert words.count("themselves") == 1
+    assert figures()["nearness"]["held_out_copies"] == 1
 
 
 def test_without_training_images_it_says_what_is_missing(data):

@@ -101,3 +101,7 @@ def test_copies_of_training_images_are_near() -> None:
     )
     assert 0.25 <= found.near < 0.29
     assert found.smallest == pytest.approx(8**0.5 * 1e-3, rel=1e-3)
+    assert found.copies == 0
+    samples[:20] = train[:20]
+    copied = nearest(samples, train).distances[:, 0]
+    assert nearness(copied, copied).copies == nearness(copied, copied).held_out_copies == 0.1
