@@ -284,3 +284,8 @@ def test_random_seed_follows_torch():
     second = noise.random_seed()
     torch.manual_seed(5)
     assert noise.random_seed() == first != second
+
+
+def test_no_two_purposes_share_a_stream():
+    streams = {k: v for k, v in vars(noise).items() if k.isupper() and not k.startswith("_")}
+    assert sorted(streams.values()) == list(range(10))

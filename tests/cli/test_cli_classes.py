@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from helpers.command import invoke, succeed
+from helpers.command import invoke, stop_after, succeed
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
@@ -102,13 +102,40 @@ def test_images_of_the_classes_that_were_asked_for(run, tmp_path):
     assert torch.allclose(samples(tmp_path / "b")[4:], expected, atol=1e-4)
 
 
-def test_samples_of_other_classes_are_not_mixed(run, tmp_path):
+def test_parts_of_a_run_that_was_stopped_are_of_their_classes(tmp_path, monkeypatch):
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=[3, 1, 0.3, 0.1], classes=3)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight[:3].detach(), 0, 0.5)
+    net.sampling = {"method": "annealed_langevin", "step_size": 1e-3, "steps_per_level": 1}
+    path = nf.save_checkpoint(net, tmp_path / "net")
+    command = ("sample", path, "-n", 5, "--label", "all", "--guidance", 2, "--batch-size", 2)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)  # in the second of three parts
+        assert invoke(*command, "--out", tmp_path / "out").exit_code == 130
+    assert "2 of 5 samples are in" in succeed(*command, "--out", tmp_path / "out")
+    classes = torch.arange(5) % 3
+    expected = nf.sample(nf.guided(net, 2.0), 5, seed=0, extra={"classes": classes})
+    assert torch.allclose(samples(tmp_path / "out"), expected, atol=1e-3)
+    others = nf.sample(nf.guided(net, 2.0), 5, seed=0, extra={"classes": classes.flip(0)})
+    assert not torch.allclose(others, expected, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "differ"),
+    [
+        ((), ("--label", "two"), "labels differ"),
+        ((), ("--label", "two", "--guidance", 2), "labels, guidance differ"),
+        (("--label", "two"), ("--label", "two", "--guidance", 2), "guidance differ"),
+        (("--label", "two,one"), ("--label", "one,two"), "labels differ"),
+    ],
+)
+def test_samples_of_other_classes_are_not_mixed(run, tmp_path, first, then, differ):
     few = ("sample", run / "model.safetensors", "-n", 1, "--method", "euler", "--steps", 2)
-    succeed(*few, "--out", tmp_path)
-    for other in (("--label", "two"), ("--label", "two", "--guidance", 2)):
-        result = invoke(*few, *other, "--out", tmp_path)
-        assert result.exit_code == 1
-        assert "other settings (labels" in result.output
+    succeed(*few, *first, "--out", tmp_path)
+    result = invoke(*few, *then, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert f"other settings ({differ})" in result.output
 
 
 @pytest.mark.parametrize(

@@ -413,3 +413,17 @@ def test_a_conditional_run_does_not_go_on_with_other_classes(tmp_path):
     classed(tmp_path, steps=2).fit()
     with pytest.raises(ValueError, match=r"another run \(classes: "):
         classed(tmp_path, torch.arange(40) % 2)
+
+
+def test_the_share_without_classes_is_that_of_the_settings(tmp_path):
+    trainer = classed(tmp_path)
+    assert trainer.batches.class_dropout == 0.3
+    left_out = torch.cat([trainer.batches.classes_at(step) for step in range(100)]) == 3
+    assert abs(float(left_out.float().mean()) - 0.3) < 5 * (0.21 / len(left_out)) ** 0.5
+
+
+def test_a_run_without_classes_is_kept_as_versions_that_knew_none_kept_it(tmp_path):
+    trainer_of(network(), out=tmp_path, steps=2).fit()
+    kept = read_tensors(tmp_path / "checkpoint.safetensors")[1]
+    assert not any("class" in name for name in (*kept["training"], *kept["config"]))
+    assert trainer_of(network(), out=tmp_path, steps=3, class_dropout=0.5, resume=True).step == 2

@@ -191,3 +191,17 @@ def test_a_run_without_its_checkpoint_replaces_no_model(tmp_path):
     assert result.exit_code == 1
     assert "holds model.safetensors, but no checkpoint.safetensors to go on from" in result.output
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_samples_of_a_network_that_knows_classes_are_of_each_in_turn(tmp_path):
+    net = network(classes=3)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight[:3].detach(), 0, 0.5)
+    held_out = images(20)
+    drawn = training_samples.TrainingSamples(1, 7, 5, held_out)
+    extra = {"classes": torch.tensor([0, 1, 2, 0, 1, 2, 0])}
+    expected = pixel_frechet_distance(nf.sample(net, 7, seed=5, extra=extra), held_out)
+    assert drawn.draw(net, 1, tmp_path, lambda: True) == pytest.approx(expected, rel=1e-4)
+    other = pixel_frechet_distance(nf.sample(net, 7, seed=5), held_out)
+    assert other != pytest.approx(expected, rel=1e-2)
