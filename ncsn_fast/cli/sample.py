@@ -70,7 +70,7 @@ _MOST_SAMPLES = 10_000_000
     help="How to get from noise to an image: annealed_langevin (the usual default: what the "
     "checkpoint says), consistent_annealed, reverse_diffusion, ancestral, predictor_corrector, "
     "euler, heun or dpmpp_2m. The last six take --steps. On the digits dpmpp_2m --steps 10 "
-    "is as good as the full chain; on larger images so few may leave noise.",
+    "is as good as the full chain; of a network in the midst of its training ancestral is better.",
 )
 @click.option(
     "--steps",
