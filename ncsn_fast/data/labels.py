@@ -16,12 +16,12 @@ import numpy as np
 from ncsn_fast.data.array_files import is_archive
 from ncsn_fast.data.idx_files import idx_labels, is_idx, read_idx
 from ncsn_fast.device.memory import check_host_memory
+from ncsn_fast.models.ncsnv2 import MOST_CLASSES
 from ncsn_fast.support.array_parsers import Npz, open_npy, open_npz
 from ncsn_fast.support.checks import printable
 from ncsn_fast.support.first_bytes import told_by_first_bytes
 from ncsn_fast.support.parsers import shortened, shown
 
-MOST_CLASSES = 10_000
 USUAL_NAMES = ("labels", "y")
 _SPLITS = {"train", "training", "test", "val", "valid", "validation"}
 _MOST_NAMED = 10
@@ -221,7 +221,6 @@ def _read_member(archive: Npz, name: str) -> np.ndarray:
 
 
 __all__ = [
-    "MOST_CLASSES",
     "Classes",
     "as_classes",
     "classes_by_folder",

@@ -12,8 +12,9 @@ from helpers.idx import idx
 from PIL import Image
 
 from ncsn_fast.data.digits import digits
-from ncsn_fast.data.labels import MOST_CLASSES, as_classes
+from ncsn_fast.data.labels import as_classes
 from ncsn_fast.data.load import labelled_pixels_of, pixels_of
+from ncsn_fast.models.ncsnv2 import MOST_CLASSES
 
 STACK = IMAGES[:, None]
 
