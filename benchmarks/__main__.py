@@ -1,4 +1,4 @@
-"""Measure what this machine can: python -m ncsn_fast.benchmarks [--quick | --full] [--out DIR]."""
+"""Measure what this machine can: python -m ncsn_fast.benchmarks [--quick | --minutes N | …]."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import torch
 
-from ncsn_fast.benchmarks import runner
+from ncsn_fast.benchmarks import minutes, runner
 from ncsn_fast.benchmarks.contest.plans import PLANS
 from ncsn_fast.benchmarks.contestants import peer
 from ncsn_fast.benchmarks.report import tables
@@ -21,6 +21,7 @@ _EPILOG = """\
 examples:
   python -m ncsn_fast.benchmarks --quick           everything that is in the README, in ten minutes
   python -m ncsn_fast.benchmarks --cpu             those of a CPU, in 45 minutes
+  python -m ncsn_fast.benchmarks --minutes 8       the most valuable first, killed without loss
   python -m ncsn_fast.benchmarks --only operations the fused operations alone
   python -m ncsn_fast.benchmarks --peer ~/ncsnv2   also the official code itself
   python -m ncsn_fast.benchmarks --pytest -k noise the pytest-benchmark suites
@@ -36,8 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given[:1] == ["--pytest"]:
         return run_pytest(given[1:])
     options = _parser().parse_args(given)
-    device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
-    plan = PLANS[device, "full" if options.full else "targets" if options.cpu else "quick"]
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if options.cpu:
+        device = "cpu"
+    plan = PLANS[device, _plan(options, device)]
     plan = replace(plan, budget=options.budget or plan.budget, peer=options.peer)
     out = options.out or runner.default_folder(device)
     came = [signal.SIGINT]
@@ -47,11 +50,18 @@ def main(arguments: list[str] | None = None) -> int:
         raise KeyboardInterrupt
 
     try:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: there is no GPU that this torch can use")
+        if options.minutes is not None and (options.only or options.budget):
+            raise ValueError("--minutes has tasks and ends of its own: give no --only, no --budget")
         if options.peer is not None:
             peer.check(options.peer)
         print(f"results go to {out}")
         with on_stop(stop):
-            results = runner.run(plan, out, options.only or list(runner.SUITES), _say)
+            if options.minutes is not None:
+                results = minutes.run(plan, options.minutes, out, _say)
+            else:
+                results = runner.run(plan, out, options.only or list(runner.SUITES), _say)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -63,6 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
         if table.lines:
             print(table.markdown())
     return 0 if runner.passed(results) else 1
+
+
+def _plan(options: argparse.Namespace, device: str) -> str:
+    """The name of the plan that is asked for."""
+    if options.minutes is not None:
+        return "quick" if device == "cuda" else "dry"
+    return "full" if options.full else "targets" if options.cpu else "quick"
 
 
 def run_pytest(arguments: list[str]) -> int:
@@ -103,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
         help="the targets for a CPU, on the CPU: NCSNv2 for CIFAR-10 and its rivals, 45 minutes",
     )
     size.add_argument("--full", action="store_true", help="all sizes and networks, up to hours")
+    size.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="so many minutes: first whether real sizes run, then the tests of GPUs, then the "
+        "targets by value; the same command goes on. On a CPU a dry run of it, at tiny sizes",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     parser.add_argument(
         "--out", type=_folder, help="folder for rows.jsonl, results.md, report.html"
     )

@@ -1,19 +1,15 @@
 """Runs the suites one after the other, each in a process of its own, and keeps what they find.
 
 A suite that crashes, hangs or leaves the device in a bad state ends with its process; its rows so
-far stay, and the next suite starts afresh. All files are written anew after every suite.
+far stay, and the next suite starts afresh. Each row is on the disk as soon as it is there, the
+other files are written anew after every suite.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
 import re
-import signal
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +20,18 @@ from ncsn_fast.benchmarks.contest.plans import Plan
 from ncsn_fast.benchmarks.contest.rows import (
     DISAGREES,
     FAILED,
-    LEFT_OUT,
+    OK,
     Results,
     Row,
     as_json,
+    kept,
     read_rows,
     write_rows,
 )
 from ncsn_fast.benchmarks.contestants.engines import PACKAGES
+from ncsn_fast.benchmarks.processes import Measurer, Piece, measured
 from ncsn_fast.benchmarks.report import page, tables
-from ncsn_fast.benchmarks.suites import hardware
+from ncsn_fast.benchmarks.suites import device_tests, hardware, smoke
 from ncsn_fast.benchmarks.suites.common import ContestOf, rows_of
 from ncsn_fast.benchmarks.suites.foreign import foreign
 from ncsn_fast.benchmarks.suites.host_memory import host_memory
@@ -45,6 +43,7 @@ from ncsn_fast.benchmarks.suites.training import training_contest
 from ncsn_fast.device import backends
 from ncsn_fast.device.environment import environment, version
 from ncsn_fast.support.files import (
+    append_text,
     check_writable,
     folder_lock,
     refuse_link,
@@ -83,8 +82,13 @@ _OTHERS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "overhead": overhead,
     "precision": score_error,
     "foreign": foreign,
+    # Not of a run of the suites: what ``minutes.py`` begins with.
+    "smoke-chain": smoke.smoke_chain,
+    "smoke-training": smoke.smoke_training,
+    "smoke-operations": smoke.smoke_operations,
+    "tests": device_tests.device_tests,
 }
-ROWS, TABLES, PAGE = "rows.jsonl", "results.md", "report.html"
+ROWS, TABLES, PAGE, LOG = "rows.jsonl", "results.md", "report.html", "log.txt"
 _LEAST = 15.0  # s, for a suite; on the last ones of a full budget
 Say = Callable[[str], None]
 
@@ -120,72 +124,58 @@ def run(plan: Plan, out: Path | None, suites: Sequence[str], say: Say) -> Result
         return _run(plan, out, wanted, say)
 
 
+class Keeper:
+    """The rows so far, on the disk as they come.
+
+    Args:
+        out: the folder; None keeps them in memory.
+    """
+
+    def __init__(self, out: Path | None, rows: Sequence[Row]) -> None:
+        self.out, self.rows = out, list(rows)
+
+    def keep(self, row: Row) -> None:
+        self.rows = kept(self.rows, row)
+        if self.out is not None:
+            append_text(self.out / ROWS, as_json(row) + "\n")
+
+    def save(self, whole: bool = True) -> None:
+        """Write all files anew; without the page, which takes a second, unless ``whole``."""
+        if self.out is None:
+            return
+        results = Results(self.rows)
+        write_rows(self.out / ROWS, self.rows)
+        write_text(self.out / TABLES, tables.markdown(results))
+        if whole:
+            write_text(self.out / PAGE, page.page(results))
+
+
 def _run(plan: Plan, out: Path | None, wanted: Sequence[str], say: Say) -> Results:
-    rows = _open(out, wanted)
+    keeper = opened(out, wanted)
     ends = time.monotonic() + plan.budget
     with tempfile.TemporaryDirectory() as scratch:
         for i, name in enumerate(wanted):
             share = SUITES[name] / sum(SUITES[later] for later in wanted[i:])
             limit = max(_LEAST, (ends - time.monotonic()) * min(1.0, 1.5 * share))
-            log = Path(scratch if out is None else out) / "log.txt"
-            started = time.monotonic()
-            rows += isolated(name, plan, Path(scratch), log, limit)
-            seconds = time.monotonic() - started
-            say(f"{name}: {_summary(name, rows)} in {seconds:.0f} s")
+            log = Path(scratch if out is None else out) / LOG
+            seconds = isolated(name, plan, log, limit, keeper.keep)
+            say(f"{name}: {_summary(name, keeper.rows)} in {seconds:.0f} s")
             if name == "hardware":
-                plan = replace(plan, facts=hardware.facts(rows))
-            if out is not None:
-                save(out, rows)
-    return Results(rows)
+                plan = replace(plan, facts=hardware.facts(keeper.rows))
+            keeper.save()
+    return Results(keeper.rows)
 
 
-def save(out: Path, rows: Sequence[Row]) -> None:
-    """Write all files anew."""
-    results = Results(rows)
-    write_rows(out / ROWS, rows)
-    for name, text in ((TABLES, tables.markdown(results)), (PAGE, page.page(results))):
-        write_text(out / name, text)
-
-
-def isolated(suite: str, plan: Plan, scratch: Path, log: Path, limit: float) -> list[Row]:
-    """The rows of a suite that runs in a process of its own, for so many seconds at most."""
-    path = scratch / f"{suite}.jsonl"
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=work, args=(suite, plan, path, log))
-    problem = None
+def isolated(suite: str, plan: Plan, log: Path, limit: float, keep: Callable[[Row], None]) -> float:
+    """Run a suite in a process of its own, for so many seconds at most; how many it took."""
+    measurer = Measurer(suite_rows, log)
     try:
-        process.start()
-        process.join(limit)
-        if process.is_alive():
-            problem = (LEFT_OUT, f"what was left of this suite: its {limit:.0f} s were over")
+        (outcome,) = measured([Piece(measurer, suite, plan, limit)], keep)
     finally:
-        _end(process)
-    if problem is None and process.exitcode != 0:
-        problem = (FAILED, f"the suite ended with exit code {process.exitcode}: see {log.name}")
-    rows = read_rows(path) if path.exists() else []
-    if problem is not None:
-        rows.append(Row(suite, "", "", 0, "").failed(problem[1], problem[0]))
-    return rows
-
-
-def work(suite: str, plan: Plan, path: Path, log: Path) -> None:
-    """What the process does: a line in ``path`` for each row as it comes; output goes to the log.
-
-    What libraries write there is for whoever looks for the cause of a failure.
-    """
-    if hasattr(os, "setsid"):
-        os.setsid()  # so that it ends together with the compilers that it starts
-    with open(log, "a", encoding="utf-8") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-    with open(path, "w", encoding="utf-8") as out:
-        try:
-            for row in suite_rows(suite, plan):
-                out.write(as_json(row) + "\n")
-                out.flush()
-        except BaseException:
-            traceback.print_exc()
-            raise
+        measurer.end()
+    if outcome.status != OK:
+        keep(Row(suite, "", "", 0, "").failed(outcome.message, outcome.status))
+    return outcome.seconds
 
 
 def _capability() -> str:
@@ -197,21 +187,27 @@ def _capability() -> str:
 
 def suite_rows(suite: str, plan: Plan) -> Iterator[Row]:
     """The rows of a suite, run here and now, with where and when they were made."""
-    device = torch.device(plan.device)
-    torch.backends.cudnn.benchmark = True  # for every contestant
-    where = {**environment(device), "kind": device.type}
-    where["operations"] = backends.resolve("auto", device)[0]
-    if plan.device == "cpu":
-        where["capability"] = _capability()
-        where |= {package: version(package) for package in PACKAGES}
-    where["date"] = time.strftime("%Y-%m-%d")
+    torch.backends.cudnn.benchmark = True  # for every contestant but ours
+    made = where(plan)
     if suite in _CONTESTS:
         contest_of, subjects = _CONTESTS[suite]
         rows = rows_of(plan, suite, contest_of, getattr(plan, subjects))
     else:
         rows = _OTHERS[suite](plan)
     for row in rows:
-        yield replace(row, environment=where)
+        yield replace(row, environment=made)
+
+
+def where(plan: Plan) -> dict[str, str]:
+    """Where and when a row is made."""
+    device = torch.device(plan.device)
+    found = {**environment(device), "kind": device.type}
+    found["operations"] = backends.resolve("auto", device)[0]
+    if plan.device == "cpu":
+        found["capability"] = _capability()
+        found |= {package: version(package) for package in PACKAGES}
+    found["date"] = time.strftime("%Y-%m-%d")
+    return found
 
 
 def idle(suite: str, plan: Plan) -> bool:
@@ -237,32 +233,31 @@ def default_folder(device: str) -> Path:
     return checkout / "benchmarks" / "results" / f"{name}-{time.strftime('%Y-%m-%d')}"
 
 
-def _open(out: Path | None, wanted: Sequence[str]) -> list[Row]:
-    """The rows that a folder, whose lock is held, has of other suites."""
+def opened(out: Path | None, wanted: Sequence[str]) -> Keeper:
+    """What a folder, whose lock is held, has of other suites; those of ``wanted`` go.
+
+    Raises:
+        ValueError: for a folder that holds something else; it is left as it was.
+    """
     if out is None:
-        return []
+        return Keeper(None, [])
     check_writable(out / ROWS)
     ours = (out / ROWS).exists()
-    rows = [row for row in read_rows(out / ROWS) if row.suite not in wanted] if ours else []
+    found = read_rows(out / ROWS) if ours else []
     there = [name for name in (TABLES, PAGE) if (out / name).exists()]
     if there and not ours:
         raise ValueError(f"{out / there[0]} is there already and not of a benchmark: move it")
     remove_leftovers(out)
-    refuse_link(out / "log.txt")
+    refuse_link(out / LOG)
+    rows: list[Row] = []
+    for row in found:
+        if row.suite not in wanted:
+            rows = kept(rows, row)
+    # Now, so that nothing is appended to half of a line that a killed process has left.
+    write_rows(out / ROWS, rows)
     if ours:  # else it may be of somebody else, and is appended to
-        write_text(out / "log.txt", "")
-    return rows
-
-
-def _end(process: multiprocessing.process.BaseProcess) -> None:
-    """End a process that still runs, and what it has started."""
-    if process.pid is None or not process.is_alive():
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.join()
+        write_text(out / LOG, "")
+    return Keeper(out, rows)
 
 
 def _summary(suite: str, rows: Sequence[Row]) -> str:
@@ -271,4 +266,17 @@ def _summary(suite: str, rows: Sequence[Row]) -> str:
     return f"{len(mine) - len(bad)} rows" + (f", {len(bad)} without a figure" if bad else "")
 
 
-__all__ = ["PAGE", "ROWS", "SUITES", "TABLES", "default_folder", "passed", "run", "suite_rows"]
+__all__ = [
+    "LOG",
+    "PAGE",
+    "ROWS",
+    "SUITES",
+    "TABLES",
+    "Keeper",
+    "default_folder",
+    "opened",
+    "passed",
+    "run",
+    "suite_rows",
+    "where",
+]

@@ -62,6 +62,10 @@ class Plan:
         budget: seconds for all.
         facts: what the first suite found out: copy bandwidth in GB/s, peaks in FLOP/s.
         peer: a checkout of the official repository.
+        roofs: whether the fastest product of matrices is looked for.
+        parts: of contests with networks: "times", "profiles" or both.
+        tests: arguments of pytest, for the tests that are run as a suite.
+        workers: how many run them at once.
     """
 
     device: str
@@ -85,6 +89,10 @@ class Plan:
     rows_of_ours: int = 0
     facts: dict[str, float] = field(default_factory=dict)
     peer: str | None = None
+    roofs: bool = True
+    parts: tuple[str, ...] = ("times", "profiles")
+    tests: tuple[str, ...] = ()
+    workers: int = 0
 
     def rows_for(self, batch: int) -> int:
         """Rows of a chain that a call runs: enough that what a call costs once hardly counts."""
@@ -190,6 +198,21 @@ _CPU_TARGETS = replace(
     budget=2700.0,
     rows=4,
 )
+# All that ``--minutes`` does, at sizes that take no time: it finds what would fail.
+_TINY = Subject("NCSNv2 8×8, ngf 4", "cifar10", (2, 1), ngf=4, image_size=8)
+_CPU_DRY = replace(
+    _CPU_QUICK,
+    elements=(1 << 13,),
+    ours=("fp32",),
+    sampled=(_TINY,),
+    passed=(replace(_TINY, batches=(1,)),),
+    trained=(replace(_TINY, batches=(2,)),),
+    rivals_in=("fp32",),
+    trained_in=("fp32",),
+    seconds=0.001,
+    rows=2,
+    roofs=False,
+)
 # What ``ncsn-fast bench`` does in a minute.
 _GPU_SHORT = replace(
     _GPU_QUICK,
@@ -213,6 +236,7 @@ PLANS = {
     ("cpu", "full"): _CPU_FULL,
     ("cpu", "short"): _CPU_SHORT,
     ("cpu", "targets"): _CPU_TARGETS,
+    ("cpu", "dry"): _CPU_DRY,
 }
 
 

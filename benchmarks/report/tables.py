@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ncsn_fast.benchmarks.contest.rows import OK, Results, Row
+from ncsn_fast.benchmarks.contest.rows import FAILED, OK, Results, Row
 from ncsn_fast.benchmarks.report.targets import TARGETS, fastest, ratio
 
 _STEPS = {
@@ -43,7 +43,8 @@ class Table:
 
 def tables(results: Results) -> list[Table]:
     """All tables that the rows have something for."""
-    found = [targets(results), hardware(results), operations(results)]
+    found = [targets(results), minutes(results), first_look(results)]
+    found += [hardware(results), operations(results)]
     found += [steps(results, suite) for suite in _STEPS]
     found += [problems(results)]
     return [table for table in found if table.lines]
@@ -85,6 +86,30 @@ def targets(results: Results) -> Table:
         device = {"cuda": "GPU", "cpu": "CPU"}[target.on]
         lines.append((target.what, device, target.goal, shown, target.verdict(value)))
     return Table("Targets", ("what", "on", "target", "measured", ""), lines)
+
+
+def minutes(results: Results) -> Table:
+    """How the tasks of a run of minutes ended, and its tests."""
+    lines: Lines = []
+    for row in results.where(suite="minutes"):
+        seconds = _number(row.figures.get("seconds"), " s")
+        lines.append((row.case, row.status, seconds, row.message))
+    tests = results.where(suite="tests", precision="")
+    if tests:
+        each = [row for row in tests if "seconds" in row.figures or row.status == FAILED]
+        passed = sum(row.status == OK for row in each)
+        lines.append(("tests", f"{passed} passed, {len(each) - passed} failed", "", ""))
+    return Table("Tasks", ("task", "ended", "in", "why"), lines)
+
+
+def first_look(results: Results) -> Table:
+    """Real sizes, each checked; the times are no contest's."""
+    lines: Lines = [
+        (*_which(row), _time(row), _number(row.error)) for row in results.timed(suite="smoke")
+    ]
+    note = "Taken while others worked on the device too: the contests below measure."
+    head = ("what", "size", "contestant", "time", "difference from its reference")
+    return Table("First look", head, lines, note)
 
 
 def hardware(results: Results) -> Table:
@@ -136,7 +161,7 @@ def problems(results: Results) -> Table:
     lines: Lines = [
         (row.suite, *_which(row), row.status, row.message)
         for row in results
-        if row.status != OK or row.message
+        if (row.status != OK or row.message) and row.suite != "minutes"
     ]
     return Table(
         "Without a figure, or some of them",

@@ -31,9 +31,9 @@ def rows_of(
     replays graphs is hardly slower beside a profiler, and is not compiled twice.
     """
     device = torch.device(plan.device)
-    for run in (contest.run, contest.profiles):
-        for subject in subjects:
-            if run is contest.profiles and not _profiled_later(plan, subject):
+    for part, run in (("times", contest.run), ("profiles", contest.profiles)):
+        for subject in subjects if part in plan.parts else ():
+            if part == "profiles" and not _profiled_later(plan, subject):
                 continue
             work = networks.make(subject, device)
             for batch in subject.batches:
@@ -51,7 +51,7 @@ def network_contest(plan: Plan, suite: str, subject: Subject, batch: int, **rest
         case=subject.name,
         size=batch,
         seconds=plan.seconds,
-        profiled=not _profiled_later(plan, subject),
+        profiled="profiles" in plan.parts and not _profiled_later(plan, subject),
         **rest,
     )
 

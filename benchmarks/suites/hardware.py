@@ -55,7 +55,7 @@ def hardware(plan: Plan) -> Iterator[Row]:
     if tf32_is_there(plan.device):
         precisions.append("tf32")
     for precision in precisions:
-        for product in products(plan.device):
+        for product in products(plan.device) if plan.roofs else ():
             row = Row("hardware", product.name, "torch", product.results, precision)
             times = partial(product_times, product, precision)
             yield _measured(row, times, "flops", product.flop, plan)

@@ -1,6 +1,7 @@
 """A run as a whole and its command: suites apart, files, exit codes, refusals."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 from dataclasses import replace
@@ -40,14 +41,18 @@ def test_the_command_writes_all_files_and_keeps_the_rows_of_other_suites(tmp_pat
 
 def test_a_suite_that_crashes_is_a_row(tmp_path):
     plan = replace(PLAN, device="nonsense")
-    (row,) = front.isolated("hardware", plan, tmp_path, tmp_path / "log.txt", 100.0)
+    rows = []
+    front.isolated("hardware", plan, tmp_path / "log.txt", 100.0, rows.append)
+    (row,) = rows
     assert row.status == "failed"
     assert "exit code 1" in row.message
     assert "nonsense" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_suite_whose_time_is_over_is_ended(tmp_path):
-    (row,) = front.isolated("hardware", PLAN, tmp_path, tmp_path / "log.txt", 0.01)
+    rows = []
+    front.isolated("hardware", PLAN, tmp_path / "log.txt", 0.01, rows.append)
+    (row,) = rows
     assert (row.status, row.suite) == ("left out", "hardware")
 
 
@@ -87,21 +92,18 @@ def test_the_targets_of_a_cpu_have_a_plan_of_their_own(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_ends_the_suite_that_runs_too(monkeypatch, tmp_path, capsys, name, code):
-    processes = []
-    join = multiprocessing.process.BaseProcess.join
+    started = []
 
-    def signalled(process, limit=None):
-        if limit is None:
-            return join(process)
-        processes.append(process)
+    def signalled(connections, limit):
+        started.extend(multiprocessing.active_children())
         os.kill(os.getpid(), getattr(signal, name))
-        return join(process, limit)
+        return []
 
-    monkeypatch.setattr(multiprocessing.process.BaseProcess, "join", signalled)
+    monkeypatch.setattr(multiprocessing.connection, "wait", signalled)
     before = signal.getsignal(signal.SIGTERM)
     assert command.main(["--only", "hardware", "--out", str(tmp_path)]) == code
     assert "stopped" in capsys.readouterr().err
-    (process,) = processes
+    (process,) = started
     assert process.exitcode == -signal.SIGKILL
     assert signal.getsignal(signal.SIGTERM) == before
 

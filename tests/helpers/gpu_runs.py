@@ -53,7 +53,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    found = places((item.nodeid for item in items), smoke_lines())
+    of_gpus = (item.nodeid for item in items if item.get_closest_marker("gpu"))
+    found = places(of_gpus, smoke_lines())
     for item in items:
         if item.nodeid in found:
             item.add_marker(SMOKE)
