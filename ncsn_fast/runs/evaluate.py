@@ -390,7 +390,7 @@ def _remarks(report: dict[str, Any]) -> list[str]:
             "images that were not trained on, or the figures say nothing of copies."
         )
     if report["as_asked"] is not None:
-        found.append("The samples' proportions of classes are those that were asked for.")
+        found.append("Classes were asked for: their proportions are not the network's own.")
     if real is None:
         found.append("What real images reach is not known: give training images by --train.")
     if samples["frechet"] is None:

@@ -217,6 +217,7 @@ def test_a_class_that_was_asked_for_is_looked_for(tmp_path, monkeypatch):
     line = (*line, "--method", "ancestral", "--classifier", "judge.safetensors")
     words = succeed(*line, "--label", "boot, coat", "--guidance", 2)
     assert "given the class that was asked for" in words
+    assert "Classes were asked for: their proportions are not the network's own." in words
     images = torch.from_numpy(np.load("evaluation/samples/samples.npz")["images"])
     found = seen(load_classifier("judge.safetensors"), (255 * images).round() / 255)
     asked = torch.tensor([2, 0, 2, 0, 2, 0, 2, 0, 2])
