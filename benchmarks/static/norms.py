@@ -100,6 +100,7 @@ def variants() -> Iterator[Variant]:
     for name, call, barriers in (
         ("split", of(_statistics, _SPLIT), 3),
         ("split, NCHW", of(_statistics, _SPLIT, last=False), 3),
+        ("split, 40 x 40, NCHW", of(_statistics, (2, 256, 40, 40), last=False), 3),
         ("whole, fp32", of(_statistics, dtype=torch.float32), 16),
     ):
         yield Variant(kernel, name, call, replace(budget, barriers=barriers), _tile, loop=True)

@@ -28,9 +28,13 @@ def _images(dtype: torch.dtype, last: bool, shape: tuple[int, ...] = _SHAPE) -> 
 
 
 def _residual_add(
-    *, activation: str = "elu", dtype: torch.dtype = torch.float16, gradient: bool = False
+    shape: tuple[int, ...] = _SHAPE,
+    *,
+    activation: str = "elu",
+    dtype: torch.dtype = torch.float16,
+    gradient: bool = False,
 ) -> None:
-    x = _images(dtype, True)
+    x = _images(dtype, True, shape)
     launch = residual_add.residual_add_gradient if gradient else residual_add.residual_add
     launch(x, x, x, x, activation, fast_math=True)
 
@@ -71,6 +75,10 @@ def variants() -> Iterator[Variant]:
         yield Variant("residual_add", name, call, Budget(18, lanes=8), _flat)
         call = of(call, gradient=True)
         yield Variant("residual_add_gradient", name, call, Budget(22, lanes=8), _flat)
+    # The first program's eight elements one by one, and all others' as ever.
+    call, odd = of(_residual_add, (2, 63, 15, 17)), Budget(25, lanes=1, once=False)
+    yield Variant("residual_add", "elu, odd size", call, odd, _flat)
+    yield Variant("residual_add_gradient", "elu, odd size", of(call, gradient=True), odd, _flat)
 
     wide = functools.partial(Budget, lanes=8, once=False)
     pools: tuple[tuple[str, dict[str, Any], Budget], ...] = (

@@ -16,7 +16,7 @@ from torch import Tensor
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.kernels.triton.common import launch, tiles
 from ncsn_fast.kernels.triton.common.activations import activate
-from ncsn_fast.kernels.triton.instance_norm_statistics import LANES, inside, offsets
+from ncsn_fast.kernels.triton.instance_norm_statistics import LANES, aligned, inside, offsets
 
 _CHANNELS = 64  # of a program
 _WARPS, _UNROLL = 4, 8
@@ -56,6 +56,7 @@ def elementwise(shape: torch.Size, last: bool, unroll: int) -> Elementwise:
         "BLOCK_PIXELS": block_pixels,
         "BLOCK_CHANNELS": block_channels,
         "UNROLL": unroll,
+        "ALIGNED": aligned(pixels, last),
         "num_warps": warps,
     }
     magic, shift = tiles.magic_number(blocks * turns)
@@ -83,8 +84,10 @@ def locate(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """(sample, rows, channels, offsets of the first tile, between tiles, pixels that are left)."""
+    pixels = pixels // ALIGNED * ALIGNED  # as it is, and known to be a multiple
     program = tl.program_id(0).to(tl.uint32)
     sample = tiles.divide(program, magic, shift)
     rest = (program - sample * programs).to(tl.int32)
@@ -94,6 +97,7 @@ def locate(
     step = channels if LAST else 1
     base = sample.to(tl.int64) * channels * pixels + first * step
     left = tl.minimum(pixels - first, BLOCK_PIXELS * UNROLL).to(tl.int32)
+    left = tl.multiple_of(left, ALIGNED)
     where = base + offsets(row, channel, channels, pixels, LAST)
     return sample.to(tl.int64), row, channel, where, step * BLOCK_PIXELS, left
 
@@ -184,10 +188,11 @@ def _instance_norm_apply_kernel(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     sample, row, channel, where, step, left = locate(
         programs, magic, shift, channels, pixels,
-        LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, UNROLL,
+        LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, UNROLL, ALIGNED,
     )  # fmt: skip
     x = ()
     for k in tl.static_range(UNROLL):

@@ -69,9 +69,10 @@ def _instance_norm_sums_kernel(
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
     WARP_ROWS: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     sample, split, row, channel, where, step, held = place(
-        splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
+        splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, ALIGNED
     )
     mean, rstd, gamma, alpha, beta, t, _ = coefficients(
         gamma_ptr, alpha_ptr, beta_ptr, statistics_ptr,
@@ -85,6 +86,7 @@ def _instance_norm_sums_kernel(
     while done < held:
         done = tl.multiple_of(done, BLOCK_PIXELS)
         left = tl.minimum(held - done, BLOCK_PIXELS * UNROLL).to(tl.int32)
+        left = tl.multiple_of(left, ALIGNED)
         x, upstream = (), ()
         for k in tl.static_range(UNROLL):
             exists = inside(row, channel, left, channels, k, FULL, EVEN)
@@ -214,10 +216,11 @@ def _instance_norm_gradient_kernel(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     sample, row, channel, where, step, left = locate(
         programs, magic, shift, channels, pixels,
-        LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, UNROLL,
+        LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, UNROLL, ALIGNED,
     )  # fmt: skip
     mean_ptr += sample * channels
     terms_ptr += sample * 4 * channels

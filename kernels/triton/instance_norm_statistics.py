@@ -14,6 +14,7 @@ count on the same one.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,7 @@ class Reduction(NamedTuple):
     block_channels: int
     unroll: int
     last: bool  # whether the channels of a pixel lie side by side
+    aligned: int  # a divisor of all counts of pixels that lie side by side
 
     @property
     def whole(self) -> bool:
@@ -67,6 +69,7 @@ class Reduction(NamedTuple):
             "UNROLL": self.unroll,
             "WARP_ROWS": rows,
             "LAST": self.last,
+            "ALIGNED": self.aligned,
             "num_warps": _WARPS,
         }
 
@@ -94,8 +97,14 @@ def reduction(shape: torch.Size, last: bool, unroll: int) -> Reduction:
     splits = triton.cdiv(pixels, per_split)
     full, even = channels % block_channels == 0, pixels % turn == 0
     return Reduction(
-        splits, per_split, blocks, full, even, block_pixels, block_channels, unroll, last
-    )
+        splits, per_split, blocks, full, even, block_pixels, block_channels, unroll,
+        last, aligned(pixels, last),
+    )  # fmt: skip
+
+
+def aligned(pixels: int, last: bool) -> int:
+    """How many pixels that lie side by side are there together or not at all, up to LANES."""
+    return 1 if last else math.gcd(pixels, LANES)
 
 
 def of_parts(channels: int, splits: int, most: int) -> dict[str, int]:
@@ -192,16 +201,18 @@ def place(
     BLOCKS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """(sample, split, rows, channels, offsets of the first tile, between pixels, number of pixels)
     of a program of a reduction."""
+    pixels = pixels // ALIGNED * ALIGNED  # as it is, and known to be a multiple
     program = tl.program_id(0)
     sample = program // (splits * BLOCKS)
     rest = program % (splits * BLOCKS)
     split = rest // BLOCKS
     channel = rest % BLOCKS * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     first = tl.multiple_of(split.to(tl.int64) * per_split, BLOCK_PIXELS)
-    held = tl.minimum(pixels - first, per_split)
+    held = tl.multiple_of(tl.minimum(pixels - first, per_split), ALIGNED)
     row = tl.arange(0, BLOCK_PIXELS)
     step = channels if LAST else 1
     base = sample.to(tl.int64) * channels * pixels + first * step
@@ -229,9 +240,10 @@ def _instance_norm_statistics_kernel(
     BLOCK_CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
     WARP_ROWS: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     sample, split, row, channel, where, step, held = place(
-        splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS
+        splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, ALIGNED
     )
     # Sums of differences from a value among those summed: of n of them, Σd² is at most n times
     # Σ(x - mean)², so that the subtraction at the end costs few digits, whatever the mean.
@@ -243,6 +255,7 @@ def _instance_norm_statistics_kernel(
     while done < held:
         done = tl.multiple_of(done, BLOCK_PIXELS)
         left = tl.minimum(held - done, BLOCK_PIXELS * UNROLL).to(tl.int32)
+        left = tl.multiple_of(left, ALIGNED)
         values = ()
         for k in tl.static_range(UNROLL):
             exists = inside(row, channel, left, channels, k, FULL, EVEN)
@@ -347,6 +360,7 @@ def statistics(
 __all__ = [
     "LANES",
     "Reduction",
+    "aligned",
     "inside",
     "merge",
     "of_parts",

@@ -52,6 +52,12 @@ def test_kernels_take_tensors_that_are_not_aligned(way):
     check(Images(*IMAGES[1], HALF, "elu"), way, UNALIGNED)
 
 
+@every_triton_way
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1016, 1023, 1025])
+def test_elements_that_vectors_do_not_divide_are_added_as_the_others(way, count):
+    check(Images((1, 1, 1, count), False, HALF, "elu"), way)
+
+
 def check(case, way, guard=GUARD):
     """x and the gradients of the results are in the format of the case, the residual is not."""
     values = [draw(case.shape, case.dtype, case.last != (i == 1), i) for i in range(4)]
