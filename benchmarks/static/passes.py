@@ -56,6 +56,11 @@ def _resize_add(*, dtype: torch.dtype = torch.float16, last: bool = True) -> Non
     resize_add.resize_add(_images(dtype, last, (8, 128, 16, 16)), base, base)
 
 
+def _resize_gradient(*, dtype: torch.dtype = torch.float16, last: bool = True) -> None:
+    gradient = _images(dtype, last, (8, 128, 16, 16))
+    resize_add.resize_gradient(_images(dtype, last), gradient)
+
+
 def variants() -> Iterator[Variant]:
     """NHWC in float16 if not said.
 
@@ -110,6 +115,10 @@ def variants() -> Iterator[Variant]:
     for name, keywords, budget in resizes:
         call = of(_resize_add, **keywords)
         yield Variant("resize_add", name, call, budget, _vectors, False, name == "plain")
+    for name, keywords, budget in resizes:
+        # In two loops, whose instructions are not counted.
+        call, budget = of(_resize_gradient, **keywords), Budget(lanes=budget.lanes)
+        yield Variant("resize_gradient", name, call, budget, _vectors, True, name == "plain")
 
 
 __all__ = ["variants"]

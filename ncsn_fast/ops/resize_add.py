@@ -38,14 +38,12 @@ def _empty_gradient(upstream: Tensor, height: int, width: int, backend: str) -> 
 
 
 def _gradient(upstream: Tensor, height: int, width: int, backend: str) -> Tensor:
-    """PyTorch's own on a GPU: x has a fraction of the elements, and nothing to fuse with."""
     if backend == "cpp":
         return native_kernel("resize_add_backward")(upstream, height, width)
     gradient = _empty_gradient(upstream, height, width, backend)
     if upstream.numel():
-        sizes = upstream.shape[2:], gradient.shape
-        resized = torch.ops.aten.upsample_bilinear2d_backward.default
-        gradient.copy_(resized(upstream.float(), *sizes, True))
+        launch = triton_kernel("resize_gradient", "resize_add")
+        launch(common.laid_out_like(gradient, upstream), gradient)
     return gradient
 
 
@@ -91,7 +89,9 @@ def resize_add(x: Tensor, base: Tensor, *, backend: str = "auto") -> Tensor:
     """
     _check(x, base)
     same_size = x.shape == base.shape
-    obstacle = None if same_size else common.image_obstacle(base)
+    obstacle = None
+    if not same_size:  # the gradient goes over x as the sum does over base
+        obstacle = common.image_obstacle(base) or common.image_obstacle(x)
     chosen = backends.choose(backend, x.device, obstacle, half=x.dtype == torch.float16)
     if same_size:  # PyTorch's addition is one pass already
         return base + x

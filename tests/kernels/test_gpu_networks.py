@@ -75,6 +75,15 @@ def test_the_gradient_of_max_pool5_is_deterministic(activation):
     assert torch.equal(*gradients)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (64, 64)])
+def test_the_gradient_of_resize_add_is_deterministic(size):
+    base, x = images(NETWORK, (*NETWORK[:2], *size))
+    gradients = []
+    for _ in range(2):
+        gradients += torch.autograd.grad(ops.resize_add(x, base).float().square().sum(), x)
+    assert torch.equal(*gradients)
+
+
 def captured(step):
     """A step as a graph, with what it returned in the capture."""
     side = torch.cuda.Stream()

@@ -1,6 +1,7 @@
 """resize_add: each implementation against the specification, and the public operation."""
 
 import itertools
+from fractions import Fraction
 
 import pytest
 import torch
@@ -61,6 +62,49 @@ def test_kernels_take_tensors_that_are_not_aligned(way):
     check(Images((1, 8, 4, 3), True, HALF, size=(2, 2)), way, UNALIGNED)
 
 
+@every_triton_way
+@pytest.mark.parametrize("size", [(5, 40), (40, 5), (6, 7)])
+def test_positions_that_32_bits_do_not_hold_are_found_as_the_others(way, size, monkeypatch):
+    from ncsn_fast.kernels.triton import resize_add
+
+    monkeypatch.setattr(resize_add, "_MOST_PRODUCT", 0)
+    check(Images((1, 8, 7, 31), True, torch.float32, size=size), way)
+
+
+@every_triton_way
+def test_what_a_pixel_did_not_give_to_does_not_reach_it(way):
+    x, base = leaves(way, (1, 1, 3, 3), (1, 1, 9, 9))
+    upstream = torch.ones_like(base)
+    upstream[..., 8, 8] = torch.nan
+    y = ops.resize_add(x, base, backend=way.backend)
+    (gradient,) = torch.autograd.grad(y, x, upstream)
+    assert gradient.isnan().sum() == 1
+    assert gradient[0, 0, 2, 2].isnan()
+
+
+@every_triton_way
+def test_the_gradient_is_pytorchs_and_the_same_whenever_it_is_computed(way):
+    x, base = leaves(way, (2, 8, 16, 16), (2, 8, 32, 32), last=True)
+    upstream = draw(base.shape, last=True).to(way.device)
+    found, again, expected = (
+        torch.autograd.grad(ops.resize_add(x, base, backend=backend), x, upstream)[0]
+        for backend in (way.backend, way.backend, "torch")
+    )
+    assert torch.equal(found, again)
+    torch.testing.assert_close(found, expected, rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 31])
+@pytest.mark.parametrize("wanted", [1, 2, 4, 7, 32, 61])
+def test_so_many_pixels_read_one_as_there_are_at_most(size, wanted):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from ncsn_fast.kernels.triton.resize_add import _readers
+
+    scale = Fraction(size - 1, wanted - 1) if wanted > 1 else Fraction(0)
+    readers = [sum(abs(at * scale - one) < 1 for at in range(wanted)) for one in range(size)]
+    assert _readers(size, wanted) == max(readers)
+
+
 @both_formats
 @every_triton_way
 @pytest.mark.usefixtures("small_launches")
@@ -73,7 +117,7 @@ def test_a_batch_may_take_several_launches(way, last):
 
 
 def check(case, way, guard=GUARD):
-    """The sum, and the gradient of x by the kernel of the CPU; on a GPU it is PyTorch's own."""
+    """The sum, and the gradient of x."""
     base = draw(case.shape, case.dtype, case.last, 1)
     x = draw((*case.shape[:2], *case.size), case.dtype, case.last)
     if way.is_native:
@@ -81,22 +125,24 @@ def check(case, way, guard=GUARD):
         assert y.stride() == base.stride()
         found = y.detach(), torch.autograd.grad(y, x, base)[0]
     else:
-        found = (by_triton(case, way, guard, x, base),)
+        found = by_triton(case, way, guard, x, base)
     exact, plain = (specified(x.detach(), base, kind) for kind in (torch.float64, torch.float32))
-    for result, e, p in zip(found, exact, plain, strict=False):
+    for result, e, p in zip(found, exact, plain, strict=True):
         assert_close(result, e, way.stored(p, case.dtype))
 
 
 def by_triton(case, way, guard, x, base):
-    from ncsn_fast.kernels.triton.resize_add import resize_add
+    from ncsn_fast.kernels.triton.resize_add import resize_add, resize_gradient
 
     buffers = Buffers(way.device, guard)
     found = buffers.output(case.shape, case.dtype, case.last)
-    base = buffers.input(base, case.last)
-    # A base of single pixels is in both formats, and counts as contiguous.
+    gradient = buffers.output(x.shape, case.dtype, case.last)
+    upstream, base = base, buffers.input(base, case.last)
+    # Images of single pixels are in both formats, and count as contiguous.
     resize_add(buffers.input(x, is_channels_last(base)), base, found)
+    resize_gradient(buffers.input(upstream, is_channels_last(gradient)), gradient)
     buffers.check()
-    return found
+    return found, gradient
 
 
 def specified(x, base, dtype):
