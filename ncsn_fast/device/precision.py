@@ -158,6 +158,32 @@ def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManag
 
 
 @contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """cuDNN's convolutions on a device give the same bits each time, inside the block.
+
+    Of its algorithms only those are then taken that add in one order. Which of them it takes
+    depends on the shape of what is convolved, so one image in two batches may still differ.
+    """
+    if device.type == "cuda":
+        with _REPEATABLE.set(True):
+            yield
+    else:
+        yield
+
+
+def _set_repeatable(wanted: bool) -> None:
+    torch.backends.cudnn.deterministic = wanted
+
+
+_REPEATABLE = Switch(
+    "deterministic convolutions",
+    lambda: bool(torch.backends.cudnn.deterministic),
+    _set_repeatable,
+    _set_repeatable,
+)
+
+
+@contextlib.contextmanager
 def arithmetic(name: str, device: torch.device, *, own_casts: bool = False) -> Iterator[None]:
     """Let a network's forward pass compute in a precision inside the block, whatever is around it.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ncsn_fast.device import capture
 from ncsn_fast.device.memory import in_chunks
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.sampling import loop
@@ -46,6 +47,11 @@ def run_chunks(
 ) -> tuple[Tensor, Tensor | None]:
     """Run a chain on its samples, some at a time; a chunk that does not fit in memory is halved.
 
+    On a GPU libraries choose how to add by the shape of what they are given. There all chunks have
+    the same, so that a sample does not depend on which of them it is in: the last one, if there are
+    too few for it, takes the last ones of the chunk before once more. It also is a replay of the
+    same graph.
+
     Args:
         ids: (n,) int64 on the CPU, the ids of all samples.
         start: makes the states (B, *shape) in which some begin, given which of the batch they are
@@ -63,11 +69,16 @@ def run_chunks(
     """
     out = torch.empty(len(ids), *chain.shape, dtype=torch.float32, device=chain.device)
     trajectory = _trajectory(chain, len(ids))
-    done = 0
+    done = shape = 0
+    fixed = capture.obstacle(chain.device) is None
     with Progress(wish, total=len(ids) * chain.steps) as progress, evaluating(chain.score.module):
 
         def work(part: slice) -> None:
-            nonlocal done
+            nonlocal done, shape
+            stop, shape = part.stop, shape or part.stop - part.start
+            if fixed and stop - part.start < shape:
+                part = slice(stop - shape, stop)
+                progress.back_to(part.start * chain.steps)
             part_ids = ids[part].to(chain.device)
             out[part] = loop.run(
                 chain,
@@ -81,6 +92,8 @@ def run_chunks(
             done = part.stop
 
         def again(done: int) -> None:
+            nonlocal shape
+            shape = 0
             if graphs is not None:
                 with contextlib.suppress(RuntimeError):  # a chain around this one runs on them
                     graphs.release()

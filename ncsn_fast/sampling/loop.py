@@ -80,7 +80,8 @@ def run(
         SamplingError: where a state is no longer finite.
     """
     chunk = chain.chunk(ids, part)
-    with precision.arithmetic(chain.precision, chain.device, own_casts=chain.prepared):
+    computes = precision.arithmetic(chain.precision, chain.device, own_casts=chain.prepared)
+    with computes, precision.repeatable(chain.device):
         state = first_state(chain, chunk, x)
         if graphs is None:
             return _down(chain, EagerLoop(chain, state, chunk), chunk, progress, trajectory)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
-from ncsn_fast.device import backends, profiling
+from ncsn_fast.device import backends, capture, profiling
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.environment import usable
 from ncsn_fast.device.memory import check_host_memory, chunk_size
@@ -193,12 +193,13 @@ class Sampler:
             every: keep every k-th state, k ≥ 1; the trajectory is then returned too.
             callback: called as (row, x, n) after every row with the state before the update and
                 the normalised score there. It runs per chunk, and on the host even where the chain
-                is captured.
+                is captured. On a GPU the last chunk may have samples of the one before.
             extra: further keyword inputs of the network that come one per sample: tensors and
                 arrays (n, …), lists and tuples of length n, cut as the batch is; of length 1 and
                 all else: one for all.
             shared: further keyword inputs that all samples get as they are, of any length.
-            batch_size: samples per chunk, at least 1, or "auto".
+            batch_size: samples per chunk, at least 1, or "auto". On a GPU the last bits of a sample
+                depend on it, or on n where that is fewer, and on nothing else of the batch.
             progress: True for a bar, or a function (rows done, rows in all).
 
         Returns:
@@ -308,9 +309,16 @@ class Sampler:
         return self._runner.forms(self.device, self.shape)
 
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
-        """How many of n samples are computed at once; no result depends on it."""
+        """How many of n samples are computed at once; a result depends on it by rounding alone.
+
+        On a GPU every chunk has so many (the last one some of the one before once more): left to
+        the engine, chunks are as even as they can be.
+        """
         budget = _AUTO_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
-        return min(n, chunk_size(batch_size, torch.Size(self.shape).numel(), budget))
+        size = min(n, chunk_size(batch_size, torch.Size(self.shape).numel(), budget))
+        if batch_size == "auto" and capture.obstacle(self.device) is None:
+            size = math.ceil(n / math.ceil(n / size))
+        return size
 
     def kept_sigmas(self, every: int) -> list[float]:
         """The noise level of each state in a whole trajectory; 0 after a last noiseless row."""

@@ -84,6 +84,19 @@ def test_samples_do_not_depend_on_the_batch():
     assert float((whole - nf.sample(net, 12, seed=3, batch_size=5, **SETTINGS)).abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize("shape", [1, 7, 128, 512])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_samples_are_the_same_bit_for_bit_in_all_chunks_of_one_shape(shape, precision):
+    settings = {**SETTINGS, "precision": precision, "batch_size": shape}
+    net = network()
+    whole = nf.sample(net, shape + 3, seed=3, **settings)
+    first = nf.sample(net, shape, seed=3, **settings)
+    assert torch.equal(whole[:shape], first)
+    last = nf.sample(net, shape, seed=3, sample_ids=range(3, shape + 3), **settings)
+    assert torch.equal(whole[3:], last)
+    assert torch.equal(nf.sample(net, shape, seed=3, **settings), first)
+
+
 def test_samples_are_those_of_the_cpu_up_to_rounding():
     there = nf.sample(network(), 4, seed=3, **SETTINGS).cpu()
     here = nf.sample(network("cpu"), 4, seed=3, **SETTINGS)
