@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ncsn_fast.device import capture
-from ncsn_fast.device.memory import in_chunks
+from ncsn_fast.device.memory import chunk_size, in_chunks
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.sampling import loop
 from ncsn_fast.sampling.chain import Chain
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.support.progress import Progress, ProgressWish
+
+# Values of the state in one chunk when the batch size is left to the engine: on a CPU more images
+# at once only wear out the caches, on a GPU fewer leave it idle.
+_AUTO_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 22}
 
 
 class SamplingInterrupted(KeyboardInterrupt):
@@ -35,6 +40,20 @@ class SamplingInterrupted(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return f"interrupted after {len(self.sample_ids)} samples (seed {self.seed})"
+
+
+def size_of_chunks(
+    n: int, batch_size: int | str, shape: Sequence[int], device: torch.device
+) -> int:
+    """How many of n samples of a shape are computed at once, for a batch size or "auto".
+
+    Left to the engine, chunks on a GPU are as even as they can be: all of them have that size.
+    """
+    budget = _AUTO_ELEMENTS["cpu" if device.type == "cpu" else "cuda"]
+    size = min(n, chunk_size(batch_size, torch.Size(shape).numel(), budget))
+    if batch_size == "auto" and capture.obstacle(device) is None:
+        return math.ceil(n / math.ceil(n / size))
+    return size
 
 
 def run_chunks(
@@ -122,4 +141,4 @@ def _trajectory(chain: Chain, n: int) -> Tensor | None:
     return torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=locked)
 
 
-__all__ = ["SamplingInterrupted", "run_chunks"]
+__all__ = ["SamplingInterrupted", "run_chunks", "size_of_chunks"]

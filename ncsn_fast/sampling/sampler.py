@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise as noise_source
-from ncsn_fast.device import backends, capture, profiling
+from ncsn_fast.device import backends, profiling
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.environment import usable
-from ncsn_fast.device.memory import check_host_memory, chunk_size
+from ncsn_fast.device.memory import check_host_memory
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.guidance.noise_level import holds_noise
 from ncsn_fast.inference.runner import Runner
@@ -31,7 +31,7 @@ from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.sampling import inputs
 from ncsn_fast.sampling.chain import Callback, Chain, Drift, Noise
-from ncsn_fast.sampling.chunks import SamplingInterrupted, run_chunks
+from ncsn_fast.sampling.chunks import SamplingInterrupted, run_chunks, size_of_chunks
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.sampling.start import Start
@@ -43,10 +43,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _log = logging.getLogger("ncsn_fast")
-
-# Values of the state in one chunk when the batch size is left to the engine: on a CPU more images
-# at once only wear out the caches, on a GPU fewer leave it idle.
-_AUTO_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 22}
 
 
 class Sampler:
@@ -309,16 +305,8 @@ class Sampler:
         return self._runner.forms(self.device, self.shape)
 
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
-        """How many of n samples are computed at once; a result depends on it by rounding alone.
-
-        On a GPU every chunk has so many (the last one some of the one before once more): left to
-        the engine, chunks are as even as they can be.
-        """
-        budget = _AUTO_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
-        size = min(n, chunk_size(batch_size, torch.Size(self.shape).numel(), budget))
-        if batch_size == "auto" and capture.obstacle(self.device) is None:
-            size = math.ceil(n / math.ceil(n / size))
-        return size
+        """How many of n samples are computed at once; a result depends on it by rounding alone."""
+        return size_of_chunks(n, batch_size, self.shape, self.device)
 
     def kept_sigmas(self, every: int) -> list[float]:
         """The noise level of each state in a whole trajectory; 0 after a last noiseless row."""

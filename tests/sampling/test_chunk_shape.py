@@ -9,7 +9,7 @@ from graph_cases import TABLE
 
 import ncsn_fast as nf
 from ncsn_fast.device import precision
-from ncsn_fast.sampling import loop, sampler
+from ncsn_fast.sampling import chunks, loop
 
 pytest_plugins = ["helpers.recorded_capture"]
 
@@ -89,12 +89,12 @@ def test_chunks_that_do_not_fit_get_another_shape_and_keep_it(recorded, monkeypa
 
 
 def test_chunks_of_the_engines_choice_are_even(recorded, monkeypatch):
-    monkeypatch.setattr(sampler, "_AUTO_ELEMENTS", {"cpu": 8 * 3, "cuda": 8 * 3})
+    monkeypatch.setattr(chunks, "_AUTO_ELEMENTS", {"cpu": 8 * 3, "cuda": 8 * 3})
     made = nf.Sampler(ByShape(), (3,), SIGMAS, TABLE, device="cpu")
     assert [made.chunk_size(n) for n in (1, 8, 9, 10, 17, 24)] == [1, 8, 5, 5, 6, 8]
     assert made.chunk_size(9, 8) == 8
     monkeypatch.undo()
-    monkeypatch.setattr(sampler, "_AUTO_ELEMENTS", {"cpu": 8 * 3})
+    monkeypatch.setattr(chunks, "_AUTO_ELEMENTS", {"cpu": 8 * 3})
     assert made.chunk_size(9) == 8
 
 
