@@ -57,10 +57,10 @@ def _chain(plan: Plan, work: Work, batch: int) -> tuple[Ready, float]:
 
 
 def _states(run: Chains, precision: str, graph: bool | str) -> Tensor:
-    """The end of the chain, by cuDNN's deterministic algorithms."""
+    """The end of the chain, as its user has cuDNN: by algorithms that are not chosen anew."""
     table, n = run.work.table(run.rows_of_ours), len(run.x)
     sampler = nf.Sampler(run.work.net, method=table, precision=precision, graph=graph)
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+    with networks.tuned(False):
         return sampler(n, seed=networks.SEED, initial=run.x, batch_size=n)
 
 

@@ -278,9 +278,11 @@ def checkout(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("checkout")
-def test_each_test_is_a_row():
-    plan = replace(PLAN, tests=("-p", "no:cacheprovider", "tests"))
-    good, bad, whole = device_tests.device_tests(plan)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_test_is_a_row(workers):
+    plan = replace(PLAN, tests=("-p", "no:cacheprovider", "tests"), workers=workers)
+    *tests, whole = device_tests.device_tests(plan)
+    good, bad = sorted(tests, key=lambda row: row.status, reverse=True)
     assert (good.case, good.status) == ("tests/test_it.py::test_good", "ok")
     assert (bad.case, bad.status) == ("tests/test_it.py::test_bad", "failed")
     assert bad.message.startswith("AssertionError: it is two")
