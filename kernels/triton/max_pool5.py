@@ -123,6 +123,16 @@ def _max_pool5_places_kernel(
         tl.store(place_ptr + (offset + i * down), place.to(tl.int8), mask=exists)
 
 
+@triton.jit
+def _gather(gradient, place, upstream, row: tl.constexpr, column: tl.constexpr):
+    """The gradient of a pixel with what it gets from a window that is so far down and right of the
+    first that reaches it, if that is one of the five."""
+    if row >= 0 and row < 5:
+        # In that window this pixel has the place opposite to the window's from here.
+        gradient += tl.where(place == 5 * (4 - row) + (4 - column), upstream, 0.0)
+    return gradient
+
+
 @triton.jit(do_not_specialize=_ROW_ARGUMENTS)
 def _max_pool5_gradient_kernel(
     x_ptr,
@@ -139,26 +149,36 @@ def _max_pool5_gradient_kernel(
     FAST_MATH: tl.constexpr,
     VECTOR: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BAND: tl.constexpr,
 ):
-    live, image, row, vector = locate(total, bands, across, BLOCK_SIZE)
-    offset = start(image, row, vector, across, height, VECTOR)
+    live, image, band, vector = locate(total, bands, across, BLOCK_SIZE)
+    first = band * BAND
+    offset = start(image, first, vector, across, height, VECTOR)
     down, right = across.to(tl.int64) * VECTOR, step.to(tl.int64) * VECTOR
-    gradient = tl.zeros((BLOCK_SIZE, VECTOR), tl.float32)
-    for i in tl.static_range(5):
-        there = live & _inside(row + (i - 2), height)
+    nothing = tl.zeros((BLOCK_SIZE, VECTOR), tl.float32)
+    gradients = (nothing,)
+    for _ in tl.static_range(1, BAND):
+        gradients = gradients + (nothing,)
+    for i in tl.static_range(BAND + 4):
+        there = live & _inside(first + (i - 2), height)
         for k in tl.static_range(5):
             exists = there & _inside(vector + (k - 2) * step, across)
             where = offset + ((i - 2) * down + (k - 2) * right)
             place = tl.load(place_ptr + where, mask=exists, other=-1)
             upstream = tl.load(upstream_ptr + where, mask=exists, other=0.0).to(tl.float32)
-            # In that window this pixel has the place opposite to the window's from here.
-            gradient += tl.where(place == 5 * (4 - i) + (4 - k), upstream, 0.0)
-    if active_upstream_ptr is not None:
-        gradient += tl.load(active_upstream_ptr + offset, mask=live).to(tl.float32)
-    if ACTIVATION is not None:
-        x = tl.load(x_ptr + offset, mask=live).to(tl.float32)
-        gradient *= derivative(x, ACTIVATION, FAST_MATH)
-    tl.store(gradient_ptr + offset, gradient.to(gradient_ptr.dtype.element_ty), mask=live)
+            gathered = ()
+            for b in tl.static_range(BAND):
+                gathered = gathered + (_gather(gradients[b], place, upstream, i - b, k),)
+            gradients = gathered
+    for b in tl.static_range(BAND):
+        exists, at = live & (first + b < height), offset + b * down
+        gradient = gradients[b]
+        if active_upstream_ptr is not None:
+            gradient += tl.load(active_upstream_ptr + at, mask=exists).to(tl.float32)
+        if ACTIVATION is not None:
+            x = tl.load(x_ptr + at, mask=exists).to(tl.float32)
+            gradient *= derivative(x, ACTIVATION, FAST_MATH)
+        tl.store(gradient_ptr + at, gradient.to(gradient_ptr.dtype.element_ty), mask=exists)
 
 
 def max_pool5(
@@ -217,7 +237,12 @@ def max_pool5_gradient(
         place = torch.empty_like(part, dtype=torch.int8)
         _run(_max_pool5_places_kernel, _BAND, (cut(active), place), BAND=_BAND)
         tensors = part, place, cut(active_upstream), cut(upstream), cut(gradient)
-        _run(_max_pool5_gradient_kernel, 1, tensors, ACTIVATION=activation, FAST_MATH=fast_math)
+        # The windows of several rows of vectors do not fit in the registers.
+        band = _BAND if _rows(part, 1).settings["VECTOR"] == 1 else 1
+        _run(
+            _max_pool5_gradient_kernel, band, tensors,
+            ACTIVATION=activation, FAST_MATH=fast_math, BAND=band,
+        )  # fmt: skip
 
 
 def _rows(x: Tensor, band: int) -> Rows:
