@@ -7,7 +7,7 @@ that the engine's own steps make (``steps.py``). An area of its own is a module 
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -101,7 +101,7 @@ def variants() -> Iterator[Variant]:
             yield Variant(update, name + last, call, Budget(45))
     for channels in (2, 4, 8):
         call = of(steps.sample, channels=channels)
-        yield Variant(update, f"channels_last {channels}", call, Budget(45))
+        yield Variant(update, f"channels_last {channels}", call, Budget(45, lanes=8))
     yield Variant(update, "32-bit words", _words_of_32_bits, Budget(45))
     yield Variant(update, "strided", of(steps.sample, channels=3, size=(5, 7)), strided)
 
@@ -117,6 +117,10 @@ def variants() -> Iterator[Variant]:
         for name, dtype in _OTHER_TYPES:
             call = of(steps.train, dtype=dtype, channels=channels)
             yield Variant("dsm_loss", name + last, call, summing)
+    for channels in (2, 4, 8):
+        call = of(steps.train, channels=channels)
+        # Quads in pairs: 128 bits of a 16-bit type.
+        yield Variant("dsm_loss", f"channels_last {channels}", call, replace(summing, lanes=8))
     yield Variant("dsm_loss", "forward", steps.loss, summing)
     yield Variant("dsm_loss", "backward", of(steps.loss, backward=True), Budget(36))
     yield Variant("dsm_loss", "strided", of(steps.train, channels=3, size=(5, 7)), strided)

@@ -147,12 +147,25 @@ def _offset(
 
 
 @triton.jit
+def _pair_offset(c: tl.constexpr, place, CHANNELS: tl.constexpr):
+    """(B, 8) int64 offsets of the c-th quads of a channels_last tensor with those that follow: 128
+    bits where an element has 16."""
+    return (place[0].to(tl.int64) * CHANNELS + c)[:, None] * 4 + tl.arange(0, 8)[None, :]
+
+
+@triton.jit
 def load(ptr, place, LAST: tl.constexpr, CHANNELS: tl.constexpr, STRIDED: tl.constexpr):
     """CHANNELS planar (B, 4) quads of a tensor in either memory format."""
     tile = ()
-    for c in tl.static_range(CHANNELS):
-        where = _offset(c, place, LAST, CHANNELS, STRIDED)
-        tile = tile + (tl.load(ptr + where, mask=place[3]),)
+    if LAST and CHANNELS % 2 == 0 and ptr.dtype.element_ty.primitive_bitwidth == 16:
+        for c in tl.static_range(0, CHANNELS, 2):
+            pair = tl.load(ptr + _pair_offset(c, place, CHANNELS), mask=place[3])
+            pair = tl.permute(tl.reshape(pair, (pair.shape[0], 2, 4)), (0, 2, 1))
+            tile = tile + tl.split(pair)
+    else:
+        for c in tl.static_range(CHANNELS):
+            where = _offset(c, place, LAST, CHANNELS, STRIDED)
+            tile = tile + (tl.load(ptr + where, mask=place[3]),)
     if LAST and CHANNELS > 1:
         return deinterleave(tile, CHANNELS)
     return tile
@@ -163,9 +176,15 @@ def store(ptr, tile, place, LAST: tl.constexpr, CHANNELS: tl.constexpr, STRIDED:
     """Store CHANNELS planar (B, 4) quads into a tensor in either memory format."""
     if LAST and CHANNELS > 1:
         tile = interleave(tile, CHANNELS)
-    for c in tl.static_range(CHANNELS):
-        where = _offset(c, place, LAST, CHANNELS, STRIDED)
-        tl.store(ptr + where, tile[c].to(ptr.dtype.element_ty), mask=place[3])
+    if LAST and CHANNELS % 2 == 0 and ptr.dtype.element_ty.primitive_bitwidth == 16:
+        for c in tl.static_range(0, CHANNELS, 2):
+            pair = tl.permute(tl.join(tile[c], tile[c + 1]), (0, 2, 1))
+            pair = tl.reshape(pair, (pair.shape[0], 8)).to(ptr.dtype.element_ty)
+            tl.store(ptr + _pair_offset(c, place, CHANNELS), pair, mask=place[3])
+    else:
+        for c in tl.static_range(CHANNELS):
+            where = _offset(c, place, LAST, CHANNELS, STRIDED)
+            tl.store(ptr + where, tile[c].to(ptr.dtype.element_ty), mask=place[3])
 
 
 @triton.jit
