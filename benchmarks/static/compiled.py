@@ -11,9 +11,10 @@ variant and target. It exits with 1 where a budget is exceeded, saying which. Th
 - shared: bytes that the kernel asks for, without what the driver reserves.
 - barriers: barrier instructions.
 - sass_per_element: instructions from entry to the first unpredicated EXIT, without NOPs, over the
-  elements that a thread takes; of a kernel that goes through its elements in a loop, those of the
-  loop, over the elements of a turn. Null where no budget asks for it, because branches and calls
-  take its meaning away (begin_step; elements that are addressed one by one: strided).
+  elements that a thread takes, on average where tiles reach beyond an image; of a kernel that goes
+  through its elements in a loop, those of the loop, over the elements of a turn. Null where no
+  budget asks for it, because branches and calls take its meaning away (begin_step; elements that
+  are addressed one by one: strided).
 - ld_width, st_width: bits of the narrowest load and store of each type, among the tensors that
   have the shape of the state. A whole quad has 128 in fp32, 64 in fp16, 32 in a mask.
 - bytes_per_element: what these loads and stores move, by the widths and the number of accesses in
