@@ -143,7 +143,7 @@ def sample(
     Examples:
       ncsn-fast sample -n 100 --gif
       ncsn-fast sample digits -n 100 --method dpmpp_2m --steps 10 --out quick
-      ncsn-fast sample fashion --label boot,bag --guidance 2 --out boots
+      ncsn-fast sample runs/fashion/model.safetensors --label boot,bag --guidance 2 --out boots
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
     """
