@@ -147,7 +147,9 @@ def test_every_product_counts_what_it_does():
     assert [product.flop for product in products] == [2 * 64 * 32 * 48] * 2 + [2 * 9 * 16 * 16 * 64]
 
 
-def test_ours_takes_fewer_multiplications_than_the_published_network():
+def test_ours_takes_fewer_multiplications_than_the_published_network(monkeypatch):
+    # Which forms are the fastest is measured: on a busy machine it may be any.
+    monkeypatch.setenv("NCSN_FAST_CONV", "direct")
     work = networks.make(TINY, CPU)
     published, ours = work.cost.flops, flop_of_ours(work, "fp32")
     assert 0.5 * published < ours < published
