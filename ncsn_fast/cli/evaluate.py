@@ -107,9 +107,7 @@ def evaluate(
         say=output.say,
         progress=output.progress,
     )
-    for path in report["files"].values():
-        output.say(f"  {path}")
-    output.report(report)
+    output.told(report)
 
 
 __all__ = ["evaluate"]

@@ -102,6 +102,12 @@ class Output:
         """A line that the user has to see, also one who wants quiet."""
         write(text, err=True)
 
+    def told(self, report: Mapping[str, Any]) -> None:
+        """Name the files of a report, and write it where it is wanted."""
+        for path in report["files"].values():
+            self.say(f"  {path}")
+        self.report(report)
+
     def report(self, facts: Mapping[str, Any]) -> None:
         """Write the report, if one is wanted.
 

@@ -81,9 +81,7 @@ def profile(output: Output, out: Path, tool: str, device: str | None, **settings
             output.say(shlex.join(command) + "\n")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler tells when it starts
     files = work.profile(load, out, tool, output.say)
-    for path in files.values():
-        output.say(f"  {path}")
-    output.report({"work": vars(load), "tool": tool, "files": files})
+    output.told({"work": vars(load), "tool": tool, "files": files})
 
 
 __all__ = ["profile"]

@@ -163,9 +163,7 @@ def sample(
         say=output.say,
         progress=output.progress,
     )
-    for path in report["files"].values():
-        output.say(f"  {path}")
-    output.report(report)
+    output.told(report)
 
 
 __all__ = ["sample"]

@@ -98,9 +98,7 @@ def schedule(
         say=output.say,
         progress=output.progress,
     )
-    for path in report["files"].values():
-        output.say(f"  {path}")
-    output.report(report)
+    output.told(report)
 
 
 __all__ = ["schedule"]

@@ -142,6 +142,11 @@ def _train(
     out = Path(str(config.out))
     for name in (_SETTINGS, _PLOT):
         check_writable(out / name)
+    if run.held_out is not None and config.sample_every is None:
+        raise ValueError(
+            f"held_out = {run.held_out} judges the samples that are drawn while the network is "
+            "trained, and none are: say how often, such as sample_every=1000, or leave it out"
+        )
     images, classes, held_out = _images(run)
     say(_told(run, config))
     found = None in (run.sigma_max, run.num_levels, run.step_size)
@@ -296,7 +301,7 @@ def _images(run: TrainRun) -> tuple[np.ndarray, Classes | None, Tensor | None]:
         held_out = load_images(run.held_out, **loading)
     channels, height, width = images.shape[1:]
     wanted = f"but {f'preset {run.preset} is' if run.preset else 'the settings are'} for"
-    other = "convert them" if held_out is None else "choose yours with --data FOLDER"
+    other = "convert them" if run.data != "digits" else "choose yours with --data FOLDER"
     if run.channels not in (None, channels):
         raise ValueError(
             f"the images of {run.data} have {channels} channel{'s' if channels > 1 else ''}, "

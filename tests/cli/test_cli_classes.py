@@ -262,3 +262,20 @@ def test_labels_that_are_a_key_and_a_file_are_refused(tmp_path, monkeypatch):
     command = ("train", "--data", "a.npz", "--conditional", "--labels", "y_train", *SMALL)
     assert "write ./y_train for the file" in invoke(*command, "--out", "run").output
     assert not (tmp_path / "run").exists()
+
+
+def test_images_to_judge_by_are_refused_where_nothing_is_drawn(idx, tmp_path):
+    data = ("--data", idx / "train-images-idx3-ubyte.gz")
+    judged = ("--held-out", idx / "test-images-idx3-ubyte.gz")
+    result = invoke("train", *SMALL, *data, *judged, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "judges the samples" in result.output
+    assert "--sample-every" in result.output
+
+
+def test_images_that_do_not_fit_are_told_as_those_of_the_user(idx, tmp_path):
+    data = ("--data", idx / "train-images-idx3-ubyte.gz", "--channels", 3)
+    judged = ("--held-out", idx / "test-images-idx3-ubyte.gz", "--sample-every", 1)
+    result = invoke("train", *SMALL, *data, *judged, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "convert them, or say --channels 1" in result.output
