@@ -27,7 +27,7 @@ def idx(tmp_path_factory):
         pixels = (found.images * 255).round().byte().numpy()[:, 0]
         header = struct.pack(">IIII", 0x803, *pixels.shape)
         path = folder / f"{part}-images-idx3-ubyte.gz"
-        path.write_bytes(gzip.compress(header + pixels.tobytes()))
+        path.write_bytes(gzip.compress(header + pixels.tobytes(), mtime=0))
         labels = found.labels.numpy().astype(np.uint8)
         path = folder / f"{part}-labels-idx1-ubyte"
         path.write_bytes(struct.pack(">II", 0x801, len(labels)) + labels.tobytes())

@@ -27,7 +27,7 @@ def write_mnist(folder: Path, form: str = "{}-{}-{}-ubyte", packed: bool = False
         for what, kind, array in (("images", "idx3", images), ("labels", "idx1", LABELS)):
             content = idx(array)
             path = folder / (form.format(part, what, kind) + ".gz" * packed)
-            path.write_bytes(gzip.compress(content) if packed else content)
+            path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -38,7 +38,7 @@ def test_images_are_told_by_their_bytes_whatever_the_name(
     packed: bool, name: str, tmp_path: Path
 ) -> None:
     content = idx(IMAGES)
-    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if packed else content)
     pixels = data.load_pixels(tmp_path / name)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, IMAGES[:, None])
@@ -78,7 +78,7 @@ def test_three_axes_are_grey_images_however_few_or_small(
 def test_values_of_every_type_are_big_endian(kind: int, tmp_path: Path) -> None:
     array = np.array([[-3, 0, 100]], OTHERS[kind])
     content = idx(array, kind)
-    for form in (content, gzip.compress(content)):
+    for form in (content, gzip.compress(content, mtime=0)):
         (tmp_path / "x").write_bytes(form)
         np.testing.assert_array_equal(read_idx(tmp_path / "x"), array)
 
@@ -129,11 +129,11 @@ def test_of_a_file_gzipped_and_not_the_contents_are_compared(tmp_path: Path) -> 
     pixels, classes = data.labelled_pixels_of(str(tmp_path))
     assert isinstance(pixels, np.memmap)
     assert classes is not None
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS[::-1])))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS[::-1]), mtime=0))
     with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte and .*\.gz beside it differ"):
         data.labelled_pixels_of(str(tmp_path / "train-images-idx3-ubyte"))
     assert len(data.load_pixels(tmp_path)) == len(IMAGES)
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(IMAGES[:2])))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(IMAGES[:2]), mtime=0))
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte and .*\.gz beside it differ"):
         data.load_pixels(tmp_path)
 
@@ -166,7 +166,7 @@ def test_labels_in_the_place_of_images_are_told(tmp_path: Path) -> None:
 
 
 GOOD = idx(IMAGES)
-PACKED = gzip.compress(GOOD)
+PACKED = gzip.compress(GOOD, mtime=0)
 HEADER_OF_4_GIB = header(4096, 1024, 1024)
 
 
@@ -182,8 +182,8 @@ HEADER_OF_4_GIB = header(4096, 1024, 1024)
         (header(*[1] * 5) + b"x", r"has 5 axes: images have 3 \(N, H, W\), labels"),
         (idx(IMAGES[:0]), r"is empty: its shape is \(0, 6, 7\)"),
         (HEADER_OF_4_GIB, "it has 16 bytes, where its header"),
-        (gzip.compress(GOOD[:-1]), "EOFError: it ends 1 bytes too early"),
-        (gzip.compress(GOOD + b"\0"), "it goes on where its header says that it ends"),
+        (gzip.compress(GOOD[:-1], mtime=0), "EOFError: it ends 1 bytes too early"),
+        (gzip.compress(GOOD + b"\0", mtime=0), "it goes on where its header says that it ends"),
         (PACKED[:-9], "is damaged or no IDX file .*: copy or download it again"),
         (
             PACKED[:-1],
@@ -192,9 +192,12 @@ HEADER_OF_4_GIB = header(4096, 1024, 1024)
         (PACKED[:-8] + bytes([PACKED[-8] ^ 1]) + PACKED[-7:], "incorrect data check"),
         (PACKED + b"\0", "more follows the gzipped array"),
         (PACKED + PACKED, "more follows the gzipped array"),
-        (gzip.compress(HEADER_OF_4_GIB), "is refused: .* would become 4,294,967,296 by its header"),
         (
-            gzip.compress(HEADER_OF_4_GIB + bytes(1 << 20)),
+            gzip.compress(HEADER_OF_4_GIB, mtime=0),
+            "is refused: .* would become 4,294,967,296 by its header",
+        ),
+        (
+            gzip.compress(HEADER_OF_4_GIB + bytes(1 << 20), mtime=0),
             "refused: .* If that is meant, unpack",
         ),
     ],
@@ -224,7 +227,7 @@ def test_what_does_not_fit_into_memory_is_refused(
     "content",
     [
         *(b"", b"\0\0\x08", b"\0\0\x07\x03", b"\0\0\x08\0", b"\0\1\x08\3"),
-        *(b"\x1f\x8b", gzip.compress(b"text")),
+        *(b"\x1f\x8b", gzip.compress(b"text", mtime=0)),
     ],
 )
 def test_other_files_are_not_taken_for_idx(content: bytes, tmp_path: Path) -> None:
@@ -247,7 +250,7 @@ def test_whatever_a_header_claims_the_outcome_is_an_array_or_our_error(
 ) -> None:
     content = header(*sizes, kind=kind) + rest
     path = tmp_path_factory.getbasetemp() / "any-images-idx3-ubyte"
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     axes, length = len(sizes), np.dtype(OTHERS.get(kind, "u1")).itemsize * math.prod(sizes)
     if 1 <= axes <= 4 and length == len(rest) > 0:
         assert (read_idx(path).shape, read_idx(path).tobytes()) == (tuple(sizes), rest)

@@ -86,7 +86,7 @@ def test_the_digits_have_theirs() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_labels_beside_the_images_are_read(packed: bool, tmp_path: Path) -> None:
     (tmp_path / "a-images-idx3-ubyte").write_bytes(idx(IMAGES))
-    content = gzip.compress(idx(LABELS)) if packed else idx(LABELS)
+    content = gzip.compress(idx(LABELS), mtime=0) if packed else idx(LABELS)
     (tmp_path / ("a-labels-idx1-ubyte" + ".gz" * packed)).write_bytes(content)
     assert found(tmp_path / "a-images-idx3-ubyte") == (LABELS.tolist(), ("0", "1", "2"))
 
@@ -197,7 +197,7 @@ def test_a_file_of_labels_goes_with_any_images(
     np.save(tmp_path / "images.npy", STACK)
     images_in(tmp_path / "folder", "a/1.png", "b/1.png", "b/2.png", "c/1.png", "d/1.png")
     np.save(tmp_path / "mine.npy", LABELS.astype(">i4"))
-    (tmp_path / "mine.gz").write_bytes(gzip.compress(idx(LABELS)))
+    (tmp_path / "mine.gz").write_bytes(gzip.compress(idx(LABELS), mtime=0))
     for labels in ("mine.npy", "mine.gz"):
         for images in ("images.npy", "folder"):
             expected = (LABELS.tolist(), ("0", "1", "2"))
@@ -210,7 +210,7 @@ def test_a_file_of_labels_goes_with_any_images(
         (b"0\n1\n", "mine is damaged or no array of NumPy"),
         (b"PK\x03\x04", "mine holds no labels but is a zip archive"),
         (b"", r"mine holds no labels but is empty"),
-        (gzip.compress(b"0 1 2"), "mine holds no labels but is a gzip archive"),
+        (gzip.compress(b"0 1 2", mtime=0), "mine holds no labels but is a gzip archive"),
         (idx(LABELS[:3]), "mine has 3 labels for 5 images"),
     ],
 )

@@ -181,13 +181,13 @@ def cifar(rows: int = 3) -> bytes:
 @cache
 def idx_images() -> list[bytes]:
     content = idx(pixels(3, 8, 8))
-    return [content, gzip.compress(content)]
+    return [content, gzip.compress(content, mtime=0)]
 
 
 @cache
 def idx_labels() -> list[bytes]:
     content = idx(np.arange(3, dtype=np.uint8))
-    return [content, gzip.compress(content)]
+    return [content, gzip.compress(content, mtime=0)]
 
 
 def mutated_idx(array: np.ndarray, rng: random.Random) -> bytes:
@@ -202,7 +202,7 @@ def mutated_idx(array: np.ndarray, rng: random.Random) -> bytes:
         sizes.insert(place, rng.choice((0, 1, 2**32 - 1)))
     kind = rng.choice((0x08, 0x08, 0, 0x0A, 0xFF, *OTHERS))
     content = header(*sizes, kind=kind) + array.tobytes() * rng.choice((1, 1, 2, 4, 8))
-    return rng.choice((content, gzip.compress(content)))
+    return rng.choice((content, gzip.compress(content, mtime=0)))
 
 
 @cache
@@ -525,12 +525,18 @@ def bombs() -> dict[str, Carrier]:
         "NCSNv2 of width 2^40": ("net.safetensors", _with_config("NCSNv2", ngf=2**40)),
         "NCSNv2 of width 2^14": ("net.safetensors", _with_config("NCSNv2", ngf=2**14)),
         "picture, 30,000 × 30,000": ("x.png", _large_picture()),
-        "IDX, header of 2^96 bytes": ("x.gz", gzip.compress(header(*[2**32 - 1] * 3))),
-        "IDX, zeros": ("x.gz", gzip.compress(header(1 << 8, 1 << 10, 1 << 10) + bytes(1 << 28))),
-        "IDX, zeros that follow": ("x.gz", gzip.compress(header(1, 8, 8) + bytes(1 << 28))),
+        "IDX, header of 2^96 bytes": ("x.gz", gzip.compress(header(*[2**32 - 1] * 3), mtime=0)),
+        "IDX, zeros": (
+            "x.gz",
+            gzip.compress(header(1 << 8, 1 << 10, 1 << 10) + bytes(1 << 28), mtime=0),
+        ),
+        "IDX, zeros that follow": (
+            "x.gz",
+            gzip.compress(header(1, 8, 8) + bytes(1 << 28), mtime=0),
+        ),
         "IDX, parts that follow": (
             "x.gz",
-            gzip.compress(header(1, 8, 8)) + gzip.compress(b"") * 400_000,
+            gzip.compress(header(1, 8, 8), mtime=0) + gzip.compress(b"", mtime=0) * 400_000,
         ),
         "IDX, padding": ("x.gz", idx_images()[1] + bytes(64 << 20)),
         "IDX, a name without end": ("x.gz", b"\x1f\x8b\x08\x08" + b"x" * (64 << 20)),

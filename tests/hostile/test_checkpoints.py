@@ -334,7 +334,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "empty zip": (zip_of(), "zip archive"),
     "npz": (npz(), r"NumPy archive \(\.npz\)"),
     "TorchScript": (zip_of(**{"a/constants__pkl": b"", "a/code/x__py": b""}), "TorchScript"),
-    "gzip": (gzip.compress(b"x" * 100), "gzip archive.*unpack"),
+    "gzip": (gzip.compress(b"x" * 100, mtime=0), "gzip archive.*unpack"),
     "tar": (tar_of("weights.pth"), "tar archive.*unpack"),
     "tar.gz": (tar_of("weights.pth", "w:gz"), "gzip archive.*unpack"),
     "rar": (b"Rar!\x1a\x07\x01\x00" + bytes(20), "rar archive.*unpack"),
