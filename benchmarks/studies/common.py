@@ -20,6 +20,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=(doc or "").split("\n")[0])
 
 
+def add_model(command: argparse.ArgumentParser) -> None:
+    """What a study is of, and the images for :func:`held_out`."""
+    command.add_argument(
+        "model", nargs="?", default="digits", help="a checkpoint, or a bundled network (digits)"
+    )
+    command.add_argument("--data", help="images that it has not been trained on")
+
+
 def add_output(command: argparse.ArgumentParser, files: str) -> None:
     """The options that :func:`deliver` goes by; ``files`` says what the folder is for."""
     command.add_argument("--json", action="store_true")
@@ -34,6 +42,13 @@ def held_out(model: str, data: str | None) -> Tensor:
     if model != "digits":
         raise SystemExit(f"which images has {model} not been trained on? Say with --data")
     return digits("test").images
+
+
+def trained_on(model: str, data: str | None) -> Tensor | None:
+    """As :func:`held_out`, those it has been trained on; None where they are not known."""
+    if data is not None:
+        return load_images(data)
+    return digits("train").images if model == "digits" else None
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -53,4 +68,4 @@ def deliver(options: argparse.Namespace, name: str, report: Any, table: str) -> 
         write_text(options.out / file, text + "\n")
 
 
-__all__ = ["add_output", "deliver", "held_out", "markdown", "parser"]
+__all__ = ["add_model", "add_output", "deliver", "held_out", "markdown", "parser", "trained_on"]

@@ -1,4 +1,4 @@
-"""Noise held or not: python -m ncsn_fast.benchmarks.studies.few_steps [CHECKPOINT] [--data IMAGES].
+"""Noise held or not: python -m ncsn_fast.benchmarks.studies.few_steps [MODEL] [--data IMAGES].
 
 For a network that does not see σ, the methods of the ODE with several numbers of evaluations, with
 and without ``hold_noise``: how many samples end noisy (their mean squared distance from [0, 1] is
@@ -20,9 +20,14 @@ from torch import Tensor
 
 import ncsn_fast as nf
 from ncsn_fast import noise
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
-from ncsn_fast.data.digits import digits
-from ncsn_fast.data.load import load_images
+from ncsn_fast.benchmarks.studies.common import (
+    add_model,
+    add_output,
+    deliver,
+    held_out,
+    markdown,
+    parser,
+)
 from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.guidance.noise_level import excess, measured
@@ -223,8 +228,7 @@ def _shown(found: Drawn) -> tuple[str, str]:
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("checkpoint", nargs="?", default="digits")
-    command.add_argument("--data", help="images of the training's kind; default: the digits")
+    add_model(command)
     command.add_argument("-n", "--number", type=int, default=64)
     command.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40])
     command.add_argument("--seed", type=int, default=0)
@@ -232,9 +236,9 @@ def main() -> None:
     command.add_argument("--full", action="store_true", help="the checkpoint's own chain too")
     add_output(command, "few_steps.json, .md and .png")
     options = command.parse_args()
-    images = digits("test").images if options.data is None else load_images(options.data)
+    images = held_out(options.model, options.data)
     given = {"seed": options.seed, "precision": options.precision}
-    net = nf.load_checkpoint(options.checkpoint)
+    net = nf.load_checkpoint(options.model)
     images = images[:_IMAGES]
     report = measure(net, images, options.number, options.steps, full=options.full, **given)
     deliver(options, "few_steps", asdict(report), as_markdown(report))

@@ -1,6 +1,6 @@
-"""What a network can do, as pictures: python -m ncsn_fast.benchmarks.studies.gallery --out DIR.
+"""What a network can do, in pictures: python -m ncsn_fast.benchmarks.studies.gallery --out DIR.
 
-    --model mnist --data t10k-images-idx3-ubyte.gz --out docs/mnist
+    ... mnist --data t10k-images-idx3-ubyte.gz --out docs/mnist
 
 Written are samples beside real images, the chain from noise to image, images of each class for
 several scales of guidance (where the network knows classes), chains between chains, images whose
@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, held_out, markdown, parser
+from ncsn_fast.benchmarks.studies.common import (
+    add_model,
+    add_output,
+    deliver,
+    held_out,
+    markdown,
+    parser,
+)
 from ncsn_fast.device.environment import environment
 from ncsn_fast.guidance.operators import Blur, Downsample, Mask, Operator
 from ncsn_fast.models.base import ScoreNetwork
@@ -156,8 +163,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("--model", default="digits", help="a checkpoint, or a bundled network")
-    command.add_argument("--data", help="images that it has not been trained on")
+    add_model(command)
     command.add_argument("--images", type=int, default=32, help="that are reconstructed")
     command.add_argument("--samples", type=int, default=8, help="of the posterior of each")
     add_output(command, "gallery.json, gallery.md and the pictures")

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, held_out, markdown, parser
+from ncsn_fast.benchmarks.studies.common import (
+    add_model,
+    add_output,
+    deliver,
+    held_out,
+    markdown,
+    parser,
+)
 from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.classifier import load_classifier
 from ncsn_fast.evaluation.features import seen
@@ -103,9 +110,8 @@ def as_markdown(report: Report) -> str:
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("model", help="a checkpoint, or a bundled network")
+    add_model(command)
     command.add_argument("--classifier", help="default: of the model's name")
-    command.add_argument("--data", help="images that it has not been trained on")
     command.add_argument("-n", "--number", type=int, default=1000)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--method", default=_DEFAULT["method"])

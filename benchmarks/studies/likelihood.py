@@ -14,7 +14,14 @@ from typing import Any
 import torch
 
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, held_out, markdown, parser
+from ncsn_fast.benchmarks.studies.common import (
+    add_model,
+    add_output,
+    deliver,
+    held_out,
+    markdown,
+    parser,
+)
 from ncsn_fast.device.environment import environment
 
 
@@ -70,8 +77,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("model", nargs="?", default="digits")
-    command.add_argument("--data", help="images that it has not been trained on")
+    add_model(command)
     command.add_argument("-n", "--number", type=int, default=200)
     command.add_argument("--steps", type=int, nargs="+", default=[25, 50])
     add_output(command, "likelihood.json and .md")

@@ -1,32 +1,50 @@
-"""Evaluations against quality: python -m ncsn_fast.benchmarks.studies.methods [-n 400] [--out DIR].
+"""Evaluations against quality: python -m ncsn_fast.benchmarks.studies.methods [MODEL] [--out DIR].
 
-Every method draws images of digits from the model that comes along, with several numbers of
-network evaluations. Measured is the pixel Fréchet distance to the 397 held-out images, for several
-seeds, as it differs between them; the full annealed chain, and as many training images, for
-comparison. A second table is of the noise-level spacings of the best method at 10 evaluations.
+    ... mnist --data t10k-images-idx3-ubyte.gz --train train-images-idx3-ubyte.gz
+
+Every method draws images from a model with several numbers of network evaluations. Measured is the
+pixel Fréchet distance to real images that it has not been trained on, for several seeds, as it
+differs between them; the full annealed chain, and as many training images, for comparison. Two more
+tables are of the best method at 10 evaluations: on other spacings of the noise levels, and begun in
+noise of the length √D or of a normal draw's, with and without ``hold_noise``.
 """
 
 from __future__ import annotations
 
 import datetime
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
-from ncsn_fast.data.digits import digits
+from ncsn_fast import noise
+from ncsn_fast.benchmarks.studies.common import (
+    add_model,
+    add_output,
+    deliver,
+    held_out,
+    markdown,
+    parser,
+    trained_on,
+)
 from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.methods.spacings import AUTO, SPACINGS
+from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures.curves import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FULL_CHAIN = "annealed_langevin (full chain)"
-# Any number of evaluations is possible on these levels; the ladder has 21.
+# Any number of evaluations is possible on these levels; the digits' ladder has 21.
 _SPACING = "karras"
+_MOST = 10_000  # real images to compare with
 _STEPS, _MORE_STEPS, _SPACING_STEPS = (5, 10, 20), 40, 10
 _BEST = "dpmpp_2m"
 _FEW_STEPS: dict[str, dict[str, Any]] = {
@@ -38,6 +56,8 @@ _FEW_STEPS: dict[str, dict[str, Any]] = {
     "dpmpp_2m": {"method": "dpmpp_2m"},
 }
 _MARKERS = "os^Dv<>P"
+_EVALUATIONS = (5, 10, 20, 40, 100, 200, 500, 1000)
+_DISTANCES = tuple(base * 10**power for power in range(-2, 4) for base in (1, 2, 5))
 
 
 @dataclass(frozen=True)
@@ -69,28 +89,29 @@ class Report:
 
     facts: dict[str, str]
     images: int
-    training: float  # Fréchet distance of as many training images
+    training: float | None  # Fréchet distance of as many training images, where they are known
     points: list[Point]  # the full chain first
     spacings: list[Point]
+    starts: list[Point]
 
 
-def measure(number: int, seeds: int, precision: str) -> Report:
-    """Run all methods; number images for each of the seeds."""
-    net = nf.load_checkpoint("digits")
+def measure(
+    model: str, data: str | None, train: str | None, number: int, seeds: int, precision: str
+) -> Report:
+    """Run all methods; ``number`` images for each of the seeds."""
+    net = nf.load_checkpoint(model)
     facts = {
+        "model": model,
         "date": datetime.date.today().isoformat(),
         "precision": nf.Sampler(net, precision=precision).precision,
         **environment(net.sigmas.device),
     }
-
-    held_out = digits("test").images
+    real, trained = held_out(model, data)[:_MOST], trained_on(model, train)
 
     def point(name: str, **settings: Any) -> Point:
-        evaluations = len(nf.Sampler(net, **settings).table)
-        distances = []
-        for seed in range(seeds):
-            images = nf.sample(net, number, seed=seed, precision=precision, **settings)
-            distances.append(pixel_frechet_distance(images, held_out))
+        draw = _drawing(net, number, {"precision": precision, **settings})
+        distances = [pixel_frechet_distance(draw(seed), real) for seed in range(seeds)]
+        evaluations = len(nf.Sampler(net, **_settings(settings)).table)
         return Point(name, settings.get("spacing", AUTO), evaluations, distances)
 
     points = [point(FULL_CHAIN)]
@@ -99,21 +120,46 @@ def measure(number: int, seeds: int, precision: str) -> Report:
     for name, settings in _FEW_STEPS.items():
         for steps in (*_STEPS, _MORE_STEPS) if name == _BEST else _STEPS:
             points.append(point(name, steps=steps, spacing=_SPACING, **settings))
-    spacings = [
-        point(_BEST, spacing=spacing, steps=_SPACING_STEPS, **_FEW_STEPS[_BEST])
-        for spacing in SPACINGS
+    best = {"steps": _SPACING_STEPS, **_FEW_STEPS[_BEST]}
+    spacings = [point(_BEST, spacing=spacing, **best) for spacing in SPACINGS]
+    starts = [
+        point(f"{length}, {word}", spacing=_SPACING, hold_noise=hold, plain=plain, **best)
+        for length, plain in (("√D", False), ("as drawn", True))
+        for word, hold in (("held", True), ("not held", False))
     ]
-    training = pixel_frechet_distance(digits("train").images[:number], held_out)
-    return Report(facts, number, training, points, spacings)
+    training = None if trained is None else pixel_frechet_distance(trained[:number], real)
+    return Report(facts, number, training, points, spacings, starts)
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "plain"}
+
+
+def _drawing(net: ScoreNetwork, number: int, settings: dict[str, Any]) -> Callable[[int], Tensor]:
+    """A function of the seed; with ``plain`` chains begin in noise as long as a draw happens to be,
+    which the sampler brings to √D."""
+    if not settings.get("plain"):
+        return lambda seed: nf.sample(net, number, seed=seed, **_settings(settings))
+    sampler = nf.Sampler(net, **_settings(settings))
+
+    def draw(seed: int) -> Tensor:
+        ids = torch.arange(number)
+        z = noise.normal(net.shape, seed=seed, stream=noise.INITIAL, sample_ids=ids, step=1)
+        scale = z[0].numel() ** 0.5 / z.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        states = sampler.first_states(seed, ids) + sampler.table.sigma[0] * (z - scale * z)
+        return to_images(net, sampler(number, seed=seed, initial=states))
+
+    return draw
 
 
 def as_markdown(report: Report) -> str:
     """The two tables."""
     full = report.points[0]
     facts = ", ".join(f"{name} {value}" for name, value in report.facts.items())
+    trained = "" if report.training is None else f"; of training images: {report.training:.3f}"
     lines = [
         f"{facts}. Mean ± standard deviation over {len(full.frechet)} seeds of {report.images} "
-        f"images; as many training images: {report.training:.3f}.",
+        f"images{trained}.",
         "",
     ]
     head = ["method", "network evaluations", "Fréchet distance", "of the full chain's"]
@@ -124,6 +170,9 @@ def as_markdown(report: Report) -> str:
     lines += [*markdown(head, rows), ""]
     head = [f"{_BEST}, {_SPACING_STEPS} evaluations", "Fréchet distance"]
     rows = [[point.spacing, point.shown] for point in report.spacings]
+    lines += [*markdown(head, rows), ""]
+    head = ["length of the first noise, and whether it is held", "Fréchet distance"]
+    rows = [[point.name, point.shown] for point in report.starts]
     return "\n".join([*lines, *markdown(head, rows)])
 
 
@@ -148,16 +197,20 @@ def picture(report: Report) -> Figure:
             label=name,
         )
     axes.plot(full.evaluations, full.mean, "k*", markersize=10, label=full.name)
-    axes.axhline(report.training, color="grey", linewidth=1, linestyle=":", label="training images")
+    if report.training is not None:
+        axes.axhline(
+            report.training, color="grey", linewidth=1, linestyle=":", label="training images"
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks([5, 10, 20, 40, 100, 200])
-    axes.set_yticks([0.1, 0.2, 0.5, 1, 2, 5, 10, 20])
+    axes.set_xticks([ticks for ticks in _EVALUATIONS if ticks <= 1.5 * full.evaluations])
+    lowest, highest = axes.get_ylim()
+    axes.set_yticks([ticks for ticks in _DISTANCES if lowest <= ticks <= highest])
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
     axes.set_xlabel("network evaluations")
-    axes.set_ylabel("pixel Fréchet distance to held-out digits")
+    axes.set_ylabel("pixel Fréchet distance to held-out images")
     axes.grid(True, alpha=0.3)
     figure.legend(frameon=False, fontsize=9, loc="outside right upper")
     return figure
@@ -165,12 +218,15 @@ def picture(report: Report) -> Figure:
 
 def main() -> None:
     command = parser(__doc__)
+    add_model(command)
+    command.add_argument("--train", help="images that it has been trained on, to compare with")
     command.add_argument("-n", "--number", type=int, default=400, help="images per seed")
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--precision", default="auto")
     add_output(command, "methods.json, .md and .png")
     options = command.parse_args()
-    report = measure(options.number, options.seeds, options.precision)
+    of = options.model, options.data, options.train
+    report = measure(*of, options.number, options.seeds, options.precision)
     deliver(options, "methods", asdict(report), as_markdown(report))
     if options.out is not None:
         save_figure(options.out / "methods.png", picture(report))

@@ -1,4 +1,4 @@
-"""What 16 bits cost: python -m ncsn_fast.benchmarks.studies.precision [--model digits] [--out DIR].
+"""What 16 bits cost: python -m ncsn_fast.benchmarks.studies.precision [MODEL] [--out DIR].
 
 The first table is the relative error of the normalised score, ‖n - n₆₄‖ / ‖n₆₄‖ against the same
 network in float64, of images x + σz at a dozen noise levels; with it the largest activation, which
@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.contestants.networks import convolutions
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, held_out, markdown, parser
+from ncsn_fast.benchmarks.studies.common import (
+    add_model,
+    add_output,
+    deliver,
+    held_out,
+    markdown,
+    parser,
+)
 from ncsn_fast.device.environment import environment
 from ncsn_fast.device.precision import PRECISIONS, check_precision, float32_mode, network_dtype
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
@@ -232,8 +239,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("--model", default="digits", help="a checkpoint, or a bundled network")
-    command.add_argument("--data", help="images that it has not been trained on")
+    add_model(command)
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--images", type=int, help="per noise level (default 256)")
     command.add_argument("-n", "--samples", type=int, help="of the whole chain (default 1000)")

@@ -20,7 +20,8 @@ def report():
         methods.Point("ancestral", spacing, 20, [0.25])
         for spacing in ("ladder", "geometric", "karras", "linear")
     ]
-    return methods.Report({"precision": "fp32"}, 400, 0.1, [full, *points], spacings)
+    starts = [methods.Point("as drawn, held", "karras", 20, [0.3])]
+    return methods.Report({"precision": "fp32"}, 400, 0.1, [full, *points], spacings, starts)
 
 
 def test_the_tables_compare_with_the_full_chain(report):
@@ -29,6 +30,7 @@ def test_the_tables_compare_with_the_full_chain(report):
     assert "| annealed_langevin (full chain) | 211 | 0.220 ± 0.028 | 1.00 |" in lines
     assert "| ancestral | 20 | 0.220 ± 0.014 | 1.00 |" in lines
     assert "| linear | 0.250 ± 0.000 |" in lines
+    assert "| as drawn, held | 0.300 ± 0.000 |" in lines
 
 
 def test_the_picture_has_a_line_per_method(report, tmp_path):
@@ -49,10 +51,26 @@ def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
         return held_out[:number]
 
     monkeypatch.setattr(nf, "sample", sample)
-    found = methods.measure(5, 2, "fp32")
+    begun = []
+
+    def sampled(self, number, *, seed, initial):
+        begun.append((self.hold_noise, seed, initial.flatten(1).norm(dim=1)))
+        return held_out[:number]
+
+    monkeypatch.setattr(nf.Sampler, "__call__", sampled)
+    found = methods.measure("digits", None, None, 5, 2, "fp32")
     assert {p.evaluations for p in found.points if p.name == "dpmpp_2m"} == {5, 10, 20, 40}
     assert {p.evaluations for p in found.points if p.name == "heun"} == {5, 9, 19}
-    assert len(drawn) == 2 * (len(found.points) + len(found.spacings))
+    assert len(drawn) == 2 * (len(found.points) + len(found.spacings) + 2)
+    assert [point.name for point in found.starts[2:]] == ["as drawn, held", "as drawn, not held"]
+    assert [(hold, seed) for hold, seed, _ in begun] == [
+        (True, 0),
+        (True, 1),
+        (False, 0),
+        (False, 1),
+    ]
+    assert torch.equal(begun[0][2], begun[2][2])
+    assert begun[0][2].std() > 0.02 * begun[0][2].mean()  # a normal draw of 64 values: 0.09
     assert {(number, settings["seed"]) for number, settings in drawn} == {(5, 0), (5, 1)}
     assert len({point.mean for point in found.points}) == 1
     assert torch.isfinite(torch.tensor(found.training))
