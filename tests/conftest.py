@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["helpers.gpu_runs"]
 
 # The networks here are tiny: threads would spend their time waiting for each other.
 torch.set_num_threads(1)
+
+# What takes long on a machine that is slow, or busy, is not wrong for that.
+_SLOW = [HealthCheck.too_slow]
+settings.register_profile("any machine", deadline=None, suppress_health_check=_SLOW)
+settings.load_profile("any machine")
 
 # A background job of a shell ignores Ctrl-C, and so would the processes that tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -41,7 +41,7 @@ def test_philox_gives_its_known_answers(key, counter, words):
 word = st.integers(0, ONES)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.tuples(word, word), st.tuples(word, word, word, word))
 def test_philox_agrees_with_big_integers(key, counter):
     assert [int(w) for w in noise.philox4x32(key, counter)] == philox_in_python(key, counter)

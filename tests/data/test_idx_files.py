@@ -238,7 +238,7 @@ def test_other_files_are_not_taken_for_idx(content: bytes, tmp_path: Path) -> No
         data.load_pixels(path)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, derandomize=True, database=None)
 @given(
     st.sampled_from([0x08, *OTHERS]),
     st.lists(st.integers(0, 5) | st.integers(0, 2**32 - 1), max_size=6),

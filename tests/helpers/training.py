@@ -118,7 +118,7 @@ class Run:
 
     def wait_for(self, happened: Any) -> None:
         """Until a function says so, however busy the machine is."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not happened():
             assert self.process.is_alive(), self.errors.read_text()
             assert time.monotonic() < deadline
@@ -129,7 +129,7 @@ class Run:
         assert self.process.pid is not None
         assert self.process.is_alive(), "the run ended by itself"
         os.kill(self.process.pid, number)
-        self.process.join(60)
+        self.process.join(600)
         assert self.process.exitcode not in (None, 0)
         return self.errors.read_text() if self.errors.exists() else ""
 

@@ -19,6 +19,7 @@ from ncsn_fast.device import native
 
 SOURCE = 'extern "C" int one() { return 1; }\n'
 BROKEN = "int one( { return 1; }\n"
+_SECONDS = 600  # in which whatever is waited for happens on any machine
 
 try:
     native._compiler()
@@ -190,7 +191,7 @@ assert native.missing() is None
         subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = [process.communicate(timeout=120)[1] for process in processes]
+    told = [process.communicate(timeout=_SECONDS)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert sum(text.count("built in") for text in told) == 1
 
@@ -304,7 +305,7 @@ def test_the_compiler_ends_with_the_process_that_builds(how, source, tmp_path):
     compiler.write_text(
         f"""#!/bin/sh
 case " $* " in
-  *" -c "*) sleep 600 & echo $$ $! >> {pids}; wait ;;
+  *" -c "*) sleep 3600 & echo $$ $! >> {pids}; wait ;;
   *) exec {shutil.which("c++")} "$@" ;;
 esac
 """,
@@ -321,16 +322,16 @@ native.build()
     process = subprocess.Popen(
         [sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL
     )
-    wait_until(lambda: pids.exists() and pids.read_text().count("\n"), 60)
+    wait_until(lambda: pids.exists() and pids.read_text().count("\n"))
     process.send_signal(how)
-    process.wait(10)
+    process.wait(_SECONDS)
     running = [int(pid) for pid in pids.read_text().split()]
     assert len(running) == 2
-    wait_until(lambda: not any(alive(pid) for pid in running), 10)
+    wait_until(lambda: not any(alive(pid) for pid in running))
 
 
-def wait_until(condition, seconds):
-    end = time.monotonic() + seconds
+def wait_until(condition):
+    end = time.monotonic() + _SECONDS
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)

@@ -33,7 +33,7 @@ def test_logit_matches_its_formula() -> None:
 
 
 @given(UNIT)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_rescaled_round_trip(values: list[float]) -> None:
     x = torch.tensor(values)
     space = Space(rescaled=True)
@@ -42,7 +42,7 @@ def test_rescaled_round_trip(values: list[float]) -> None:
 
 
 @given(UNIT)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_logit_round_trip_is_within_its_margin(values: list[float]) -> None:
     x = torch.tensor(values)
     back = LOGIT.leave(LOGIT.enter(x))
@@ -52,7 +52,7 @@ def test_logit_round_trip_is_within_its_margin(values: list[float]) -> None:
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=32), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_inverse_stays_in_the_unit_interval(values: list[float], rescaled: bool) -> None:
     images = Space(rescaled).leave(torch.tensor(values))
     assert images.min() >= 0
@@ -60,7 +60,7 @@ def test_the_inverse_stays_in_the_unit_interval(values: list[float], rescaled: b
 
 
 @given(UNIT, st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_uniform_dequantisation_keeps_an_8_bit_value_in_its_bin(
     values: list[float], seed: int
 ) -> None:
