@@ -45,13 +45,15 @@ def _measure(answer: Connection, name: str, data: bytes) -> None:
     with open("/proc/self/statm", encoding="ascii") as file:
         size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + _MORE, size + _MORE))
+    seconds = float("inf")  # the least of some: a busy machine, or an import, is no bomb
     with placed(target, data) as path:
-        begin = time.process_time()
-        try:
-            target.read(path)
-            told = "read"
-        except BaseException as error:
-            told = f"{type(error).__name__}: {error}"
-        seconds = time.process_time() - begin
+        for _ in range(3):
+            begin = time.process_time()
+            try:
+                target.read(path)
+                told = "read"
+            except BaseException as error:
+                told = f"{type(error).__name__}: {error}"
+            seconds = min(seconds, time.process_time() - begin)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used.ru_maxrss
     answer.send((seconds, grown / 1024, told))

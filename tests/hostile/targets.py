@@ -112,24 +112,31 @@ def outcome(target: Target, data: bytes) -> str:
         Fault: with what happened.
     """
     with placed(target, data) as path:
-        before, memory = time.process_time(), _peak_mib()
-        try:
-            with warnings.catch_warnings(), _in_time(target):
-                warnings.simplefilter("ignore")
-                target.read(path)
-            told = "read"
-        except (ValueError, OSError, click.ClickException) as error:
-            told = _judged(target, path, error)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | Fault):
-                raise
-            raise Fault(f"{target.name}: raw {type(error).__name__}: {error}") from error
-        seconds, grown = time.process_time() - before, _peak_mib() - memory
-    if seconds > MOST_SECONDS:
-        raise Fault(f"{target.name}: {told} took {seconds:.1f} s")
-    if grown > MOST_MIB:
-        raise Fault(f"{target.name}: {told} took {grown:.0f} MiB")
+        memory = _peak_mib()
+        told, seconds = _read(target, path)
+        if seconds > MOST_SECONDS:  # with what is imported but once, or on a busy machine?
+            seconds = min(_read(target, path)[1] for _ in range(2))
+        grown = _peak_mib() - memory
+    if seconds > MOST_SECONDS or grown > MOST_MIB:
+        raise Fault(f"{target.name}: {told} took {seconds:.1f} s and {grown:.0f} MiB")
     return told
+
+
+def _read(target: Target, path: Path) -> tuple[str, float]:
+    """What came of one reading, and the seconds of the processor that it took."""
+    before = time.process_time()
+    try:
+        with warnings.catch_warnings(), _in_time(target):
+            warnings.simplefilter("ignore")
+            target.read(path)
+        told = "read"
+    except (ValueError, OSError, click.ClickException) as error:
+        told = _judged(target, path, error)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | Fault):
+            raise
+        raise Fault(f"{target.name}: raw {type(error).__name__}: {error}") from error
+    return told, time.process_time() - before
 
 
 def value(target: Target, data: bytes) -> Any:
