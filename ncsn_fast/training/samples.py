@@ -80,9 +80,7 @@ class TrainingSamples:
             if not wanted():
                 raise Unwanted
 
-        extra = {}
-        if number := len(getattr(net, "classes", ())):  # each in its turn
-            extra["classes"] = torch.arange(self.number, device=net.sigmas.device) % number
+        extra = in_turn(net, self.number)
         states = Sampler(net)(self.number, seed=self.seed, extra=extra, progress=watch)
         images = to_images(net, states).cpu()
         if out is not None and len(net.shape) == 3:
@@ -95,6 +93,17 @@ class TrainingSamples:
         if self.held_out is None:
             return None
         return pixel_frechet_distance(images, self.held_out)
+
+
+def in_turn(net: ScoreNetwork, number: int) -> dict[str, Tensor]:
+    """``extra=`` of a sampler for images of each class in its turn; of a network without: none.
+
+    Returns:
+        "classes", int64 (number,) on the network's device.
+    """
+    classes = len(getattr(net, "classes", ()))
+    ids = torch.arange(number, device=net.sigmas.device)
+    return {"classes": ids % classes} if classes else {}
 
 
 class Unwanted(Exception):

@@ -1,6 +1,8 @@
-"""benchmarks.studies.gallery and guidance: pictures and figures of a network that knows classes."""
+"""benchmarks.studies.gallery, guidance, progress: of a network that knows classes."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ import torch
 from PIL import Image
 
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies import gallery, guidance
+from ncsn_fast.benchmarks.studies import gallery, guidance, progress
+from ncsn_fast.benchmarks.studies.judged import Judged
 from ncsn_fast.data.digits import digits
+from ncsn_fast.evaluation.quality import Quality
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +63,42 @@ def test_more_samples_than_real_images_are_refused_before_any_is_drawn(model, da
     monkeypatch.setattr(nf, "sample", None)
     with pytest.raises(SystemExit, match="give -n at most 15"):
         guidance.measure(model, "mnist", data, 16, 0, {})
+
+
+def test_progress_measures_what_a_run_keeps_and_nothing_twice(model, data, tmp_path, monkeypatch):
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    (run / "levels.json").write_text('{"step": 30}')
+    for name in ("model_0000020", "model"):
+        (run / f"{name}.safetensors").write_bytes(Path(model).read_bytes())
+    assert list(progress.networks(run)) == [20, 30]
+
+    def judge(images, classes=None):
+        assert torch.equal(classes, torch.arange(6) % 3)
+        return Judged(0.5, Quality(len(images), 2.0, 0.25, 0.75, 0.125))
+
+    judge.of_real = Judged(None, Quality(6, 1.0, 0.9, 0.9, 1.0))
+    monkeypatch.setattr(progress, "Judge", lambda *_: judge)
+    drawn = []
+    real_sample = nf.sample
+
+    def sample(net, number, **settings):
+        drawn.append(settings)
+        return real_sample(net, number, **settings)
+
+    monkeypatch.setattr(nf, "sample", sample)
+    command = ["progress", str(run), "--data", data, "--classifier", "mnist", "-n", "6"]
+    monkeypatch.setattr(sys, "argv", [*command, "--steps", "3", "--out", str(out)])
+    progress.main()
+    assert [settings["steps"] for settings in drawn] == [3, 3]
+    (run / "levels.json").write_text('{"step": 40}')
+    progress.main()
+    assert len(drawn) == 3
+    table = (out / "progress.md").read_text()
+    for step in (20, 30, 40):
+        assert f"| {step} | 50.0 % | 12.5 % | 25.0 % | 75.0 % | 2.00 |" in table
+    assert "| real images |  | 100.0 % | 90.0 % | 90.0 % | 1.00 |" in table
+    assert (out / "progress.png").exists()
+    monkeypatch.setattr(sys, "argv", [*command, "--steps", "4", "--out", str(out)])
+    with pytest.raises(SystemExit, match="another --out"):
+        progress.main()
