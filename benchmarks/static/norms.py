@@ -12,7 +12,8 @@ from ncsn_fast.benchmarks.static.variants import Budget, Variant, meta
 from ncsn_fast.kernels.triton import instance_norm, instance_norm_gradient, instance_norm_statistics
 
 _SHAPE = (512, 256, 16, 16)
-_SPLIT = (2, 256, 32, 32)
+_SPLIT = (8, 256, 32, 32)
+_SINGLE = (1, 256, 16, 16)
 # Of images inside networks: a side, and the most instructions in NHWC and in NCHW. Tiles of 64
 # pixels hold 49 of them, whose planes begin anywhere.
 _SIDES = ((32, 15, 15), (8, 16, 24), (4, 16, 24), (7, 20, 60))
@@ -104,10 +105,14 @@ def variants() -> Iterator[Variant]:
         ("whole, fp32", of(_statistics, dtype=torch.float32), 16),
     ):
         yield Variant(kernel, name, call, replace(budget, barriers=barriers), _tile, loop=True)
+    # Of a single image a thread has one turn of one tile, which pays for all.
+    for name, last in (("single image", True), ("single image, NCHW", False)):
+        call, single = of(_statistics, _SINGLE, last=last), Budget(22, 512, 3, 8)
+        yield Variant(kernel, name, call, single, _tile, loop=True)
     call = of(_statistics, total=True)
     yield Variant(kernel, "of a sum", call, Budget(9, None, 12, 8), _tile, loop=True)
     yield Variant(
-        "instance_norm_combine", "plain", of(_statistics, _SPLIT), Budget(None, None, None, 1),
+        "instance_norm_combine", "plain", of(_statistics, _SINGLE), Budget(None, None, 9, 1),
         None, everywhere=True,
     )  # fmt: skip
     loose = Budget(None, None, None, 1)

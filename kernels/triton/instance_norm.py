@@ -16,7 +16,13 @@ from torch import Tensor
 from ncsn_fast.device.memory_format import is_channels_last
 from ncsn_fast.kernels.triton.common import launch, tiles
 from ncsn_fast.kernels.triton.common.activations import activate
-from ncsn_fast.kernels.triton.instance_norm_statistics import LANES, aligned, inside, offsets
+from ncsn_fast.kernels.triton.instance_norm_statistics import (
+    LANES,
+    MULTIPROCESSORS,
+    aligned,
+    inside,
+    offsets,
+)
 
 _CHANNELS = 64  # of a program
 _WARPS, _UNROLL = 4, 8
@@ -38,17 +44,19 @@ def elementwise(shape: torch.Size, last: bool, unroll: int) -> Elementwise:
     a small image, as many as there are.
 
     What a thread computes per channel is paid by its pixels: where an image is a few tiles of a
-    whole program, fewer warps take more of smaller ones.
+    whole program, fewer warps take more of smaller ones. A few tiles pay for it: where more would
+    leave multiprocessors without work, a thread takes no more.
     """
-    channels, pixels = shape[1], shape[2] * shape[3]
+    samples, channels, pixels = shape[0], shape[1], shape[2] * shape[3]
     cuts = [(warps, *_tile(channels, pixels, last, 32 * warps * LANES)) for warps in (1, 2, _WARPS)]
     warps, block_channels, block_pixels = max(
         cuts, key=lambda cut: (min(_FEW, triton.cdiv(pixels, cut[2])), cut[0])
     )
     tiles_of_image = triton.cdiv(pixels, block_pixels)
-    turns = triton.cdiv(tiles_of_image, unroll)
-    unroll = triton.cdiv(tiles_of_image, turns)
     blocks = triton.cdiv(channels, block_channels)
+    busy = max(_FEW, samples * blocks * tiles_of_image // MULTIPROCESSORS)
+    turns = triton.cdiv(tiles_of_image, min(unroll, busy))
+    unroll = triton.cdiv(tiles_of_image, turns)
     settings = {
         "FULL": channels % block_channels == 0,
         "EVEN": pixels % (block_pixels * unroll) == 0,

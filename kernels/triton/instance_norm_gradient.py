@@ -37,7 +37,6 @@ from ncsn_fast.kernels.triton.instance_norm_statistics import (
 )
 
 _UNROLL = 4
-_MERGED = 2048  # partial results that are added at once
 
 
 @triton.jit(do_not_specialize=["samples", "splits", "per_split"])
@@ -115,21 +114,20 @@ def _sum_of_parts(
     channel,
     channels,
     splits,
-    BLOCK_SPLITS: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    WARP_ROWS: tl.constexpr,
 ):
     """(Σ g, Σ g·x̂) of some channels of a sample."""
     sums = tl.zeros((BLOCK_CHANNELS,), tl.float32)
     products = tl.zeros((BLOCK_CHANNELS,), tl.float32)
-    done = 0
+    done = splits * 0
     while done < splits:
-        split = done + tl.arange(0, BLOCK_SPLITS)
-        at = ptr + split.to(tl.int64)[:, None] * 2 * channels + channel[None, :]
-        exists = (split < splits)[:, None] & (channel < channels)[None, :]
-        sums += sum_rows(tl.load(at, mask=exists, other=0.0), WARP_ROWS)
-        products += sum_rows(tl.load(at + channels, mask=exists, other=0.0), WARP_ROWS)
-        done += BLOCK_SPLITS
+        for k in tl.static_range(PARTS):
+            at = ptr + (done + k).to(tl.int64) * 2 * channels + channel
+            exists = (channel < channels) & (done + k < splits)
+            sums += tl.load(at, mask=exists, other=0.0)
+            products += tl.load(at + channels, mask=exists, other=0.0)
+        done += PARTS
     return sums, products
 
 
@@ -151,9 +149,8 @@ def _instance_norm_coefficients_kernel(
     pixels,
     splits,
     ROWS: tl.constexpr,
-    BLOCK_SPLITS: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    WARP_ROWS: tl.constexpr,
 ):
     sample = tl.program_id(0).to(tl.int64)
     partial_ptr += sample * splits * 2 * channels
@@ -172,7 +169,7 @@ def _instance_norm_coefficients_kernel(
             alpha, beta = tl.reshape(alpha, (BLOCK_CHANNELS,)), tl.reshape(beta, (BLOCK_CHANNELS,))
             t = tl.reshape(t, (BLOCK_CHANNELS,))
             sums, products = _sum_of_parts(
-                partial_ptr, channel, channels, splits, BLOCK_SPLITS, BLOCK_CHANNELS, WARP_ROWS
+                partial_ptr, channel, channels, splits, PARTS, BLOCK_CHANNELS
             )
             to_t = tl.where(exists, gamma * alpha * sums, 0.0)
             if last_pass == 0:
@@ -270,11 +267,12 @@ def gradient(
     strides = (row_stride(gamma), row_stride(alpha), row_stride(beta))
     shared = {"ROWS": any(strides)}
     per_sample = (gamma, alpha, beta, statistics)
-    sums, every = reduction(x.shape, last, _UNROLL), elementwise(x.shape, last, _UNROLL)
+    sums = reduction(x.shape, last, _UNROLL, alone=False)
+    every = elementwise(x.shape, last, _UNROLL)
     partial = statistics.new_empty(samples, sums.splits, 2, channels)
     terms = rows.new_empty(samples, 4, channels)
     with launch.on_device_of(x):
-        _instance_norm_sums_kernel[(samples * sums.splits * sums.blocks,)](
+        _instance_norm_sums_kernel[(samples * sums.programs,)](
             x, upstream, *per_sample, partial, *strides,
             eps, samples, channels, pixels, sums.splits, sums.per_split,
             ACTIVATION=activation, FAST_MATH=fast_math, **shared,
@@ -283,7 +281,7 @@ def gradient(
         _instance_norm_coefficients_kernel[(samples,)](
             partial, *per_sample, rows, terms, *strides,
             eps, samples, channels, pixels, sums.splits,
-            **shared, **of_parts(channels, sums.splits, _MERGED),
+            **shared, **of_parts(channels, sums.splits),
         )  # fmt: skip
         _instance_norm_gradient_kernel[(samples * every.programs,)](
             x, upstream, statistics, terms, out,

@@ -6,11 +6,14 @@ the norm's parameters have no part in, one after the other:
     (N, C) means, (N, C) biased variances, (N,) means over the channels of the means, (N,) their
     unbiased variances
 
-They take one launch where a program has a sample for itself. Otherwise programs leave partial
-(mean, Σ(x - mean)²) of their pixels, and a second launch, of a program per sample, merges them in
-a fixed order. There is no counter by which the last program would know that it may do so at once:
-a counter has to live on between launches, and two graphs that are replayed at the same time would
-count on the same one.
+They take one launch where a program has a sample for itself: of many samples, or small ones.
+Otherwise programs leave partial (mean, Σ(x - mean)²) of their pixels, and a second launch, of a
+program per sample, merges them in a fixed order. How samples are shared out depends on the shape
+and the layout alone.
+
+There is no counter by which the last program would know that it may merge at once: a counter has
+to live on between launches, and two graphs that are replayed at the same time would count on the
+same one.
 """
 
 import functools
@@ -29,11 +32,15 @@ from ncsn_fast.kernels.triton.common.columns import merge_rows, rows_of_a_warp
 _WARPS = 8
 _WARPS_OF_PARTS = 4
 _UNROLL = 4
-_THREADS = 32 * _WARPS
 LANES = 8  # elements that a thread takes at once: 128 bits of a 16-bit type
 _ENOUGH = 256  # programs keep a GPU busy: samples are split until there are as many
+MULTIPROCESSORS = 128  # about as many as large GPUs have (A100 108, H100 and H200 132, B200 148)
+_ALONE = 2 * 32 * _WARPS * LANES * _UNROLL  # elements of two turns: sooner read than launched twice
+# Channels of a program that leaves partial results: a cache line of 16-bit types or, where programs
+# are many and small, a sector. The fewer, the more pixels, and the fewer results to be merged.
+_LINE, _SECTOR = 64, 16
 _MOST_PIXELS = 256  # that a lane sums up before its rounding errors are merged
-_MERGED = 4096  # partial results that are merged at once
+_MOST_PARTS = 16  # partial results of a channel that are read at once
 
 
 class Reduction(NamedTuple):
@@ -47,6 +54,7 @@ class Reduction(NamedTuple):
     block_pixels: int
     block_channels: int
     unroll: int
+    warps: int
     last: bool  # whether the channels of a pixel lie side by side
     aligned: int  # a divisor of all counts of pixels that lie side by side
 
@@ -55,11 +63,16 @@ class Reduction(NamedTuple):
         """Whether a program has a sample for itself."""
         return self.splits == self.blocks == 1
 
+    @property
+    def programs(self) -> int:
+        """Per sample."""
+        return self.splits * self.blocks
+
     def settings(self, itemsize: int) -> dict[str, Any]:
         """What a kernel is compiled for that reads elements of so many bytes."""
         pixels, channels = self.block_pixels, self.block_channels
         # Planar, a warp has channels to itself.
-        rows = rows_of_a_warp(pixels, channels, itemsize, _WARPS) if self.last else pixels
+        rows = rows_of_a_warp(pixels, channels, itemsize, self.warps) if self.last else pixels
         return {
             "FULL": self.full,
             "EVEN": self.even,
@@ -70,34 +83,59 @@ class Reduction(NamedTuple):
             "WARP_ROWS": rows,
             "LAST": self.last,
             "ALIGNED": self.aligned,
-            "num_warps": _WARPS,
+            "num_warps": self.warps,
         }
 
 
 @functools.lru_cache(maxsize=1024)
-def reduction(shape: torch.Size, last: bool, unroll: int) -> Reduction:
-    """The grid for a shape (N, C, H, W) in a memory format; a turn has ``unroll`` tiles."""
+def reduction(shape: torch.Size, last: bool, unroll: int, alone: bool = True) -> Reduction:
+    """The grid for a shape (N, C, H, W) in a memory format; a turn has up to ``unroll`` tiles.
+
+    Where whole turns of large programs leave multiprocessors without work, programs get smaller.
+
+    Args:
+        alone: whether a program that has a sample for itself saves a launch: it gets small ones.
+    """
     samples, channels, pixels = shape[0], shape[1], shape[2] * shape[3]
-    tile = _THREADS * LANES
+    whole = _cut(shape, last, _WARPS, unroll, channels, 1)
+    if whole.whole and (samples >= _ENOUGH or (alone and channels * pixels <= _ALONE)):
+        return whole
+    wanted = triton.cdiv(_ENOUGH, samples)
+    sizes = ((_WARPS, unroll, _LINE), *((warps, 1, _SECTOR) for warps in (_WARPS, 4, 2, 1)))
+    for warps, turn, width in sizes:
+        found = _cut(shape, last, warps, turn, width, wanted)
+        if samples * found.programs >= MULTIPROCESSORS:
+            break
+    return found
+
+
+def _cut(
+    shape: torch.Size, last: bool, warps: int, unroll: int, width: int, wanted: int
+) -> Reduction:
+    """Programs of so many warps and, where channels lie side by side, ``width`` channels or, of
+    few pixels, more; up to ``wanted`` of them per sample, or as many as the accuracy takes."""
+    channels, pixels = shape[1], shape[2] * shape[3]
+    tile, padded = 32 * warps * LANES, triton.next_power_of_2(pixels)
     if last:
-        block_channels = min(triton.next_power_of_2(channels), tile)
-        block_pixels = min(triton.next_power_of_2(pixels), tile // block_channels)
+        width = min(tile, max(triton.next_power_of_2(width), tile // padded))
+        block_channels = min(triton.next_power_of_2(channels), width)
+        block_pixels = min(padded, tile // block_channels)
     else:
-        block_pixels = min(triton.next_power_of_2(pixels), tile // LANES)
+        block_pixels = min(padded, 32 * LANES)
         block_channels = min(triton.next_power_of_2(channels), tile // block_pixels)
     if pixels < block_pixels * unroll:
         unroll = 1
     turn = block_pixels * unroll
     blocks = triton.cdiv(channels, block_channels)
     splits = max(
-        min(triton.cdiv(_ENOUGH, samples * blocks), triton.cdiv(pixels, turn)),
+        min(triton.cdiv(wanted, blocks), triton.cdiv(pixels, turn)),
         triton.cdiv(pixels, block_pixels * _MOST_PIXELS),
     )
     per_split = triton.cdiv(triton.cdiv(pixels, splits), turn) * turn
     splits = triton.cdiv(pixels, per_split)
     full, even = channels % block_channels == 0, pixels % turn == 0
     return Reduction(
-        splits, per_split, blocks, full, even, block_pixels, block_channels, unroll,
+        splits, per_split, blocks, full, even, block_pixels, block_channels, unroll, warps,
         last, aligned(pixels, last),
     )  # fmt: skip
 
@@ -107,13 +145,12 @@ def aligned(pixels: int, last: bool) -> int:
     return 1 if last else math.gcd(pixels, LANES)
 
 
-def of_parts(channels: int, splits: int, most: int) -> dict[str, int]:
-    """What a kernel is compiled for that takes ``most`` partial results of a sample at once."""
-    block = min(triton.next_power_of_2(channels), most // 4)
-    some = min(triton.next_power_of_2(splits), most // block)
-    rows = rows_of_a_warp(some, block, 4, _WARPS_OF_PARTS)
-    shape = {"BLOCK_SPLITS": some, "BLOCK_CHANNELS": block, "WARP_ROWS": rows}
-    return {**shape, "num_warps": _WARPS_OF_PARTS}
+def of_parts(channels: int, splits: int) -> dict[str, int]:
+    """What a kernel is compiled for that puts the partial results of a sample together: a thread
+    has all parts of its channels, so that nothing is exchanged between threads."""
+    parts = min(triton.next_power_of_2(splits), _MOST_PARTS)
+    block = min(triton.next_power_of_2(channels), 64 * _WARPS_OF_PARTS)
+    return {"PARTS": parts, "BLOCK_CHANNELS": block, "num_warps": _WARPS_OF_PARTS}
 
 
 @triton.jit
@@ -183,7 +220,7 @@ def _over_channels(mean, channel, channels, held):
 
 @triton.jit
 def merge(count, mean, squares, more, more_mean, more_squares):
-    """(count, mean, Σ(x - mean)²) of two sets together, the second not empty."""
+    """(count, mean, Σ(x - mean)²) of two sets together, not both empty."""
     total = count + more
     difference = more_mean - mean
     share = more / total
@@ -245,6 +282,8 @@ def _instance_norm_statistics_kernel(
     sample, split, row, channel, where, step, held = place(
         splits, per_split, channels, pixels, LAST, BLOCKS, BLOCK_PIXELS, BLOCK_CHANNELS, ALIGNED
     )
+    # No more than ``per_split``: counted in 32 bits, fewer registers are taken.
+    held = tl.multiple_of(held.to(tl.int32), ALIGNED)
     # Sums of differences from a value among those summed: of n of them, Σd² is at most n times
     # Σ(x - mean)², so that the subtraction at the end costs few digits, whatever the mean.
     pivot = _value(x_ptr, residual_ptr, where, inside(row, channel, held, channels, 0, FULL, EVEN))
@@ -254,12 +293,11 @@ def _instance_norm_statistics_kernel(
     done = held * 0
     while done < held:
         done = tl.multiple_of(done, BLOCK_PIXELS)
-        left = tl.minimum(held - done, BLOCK_PIXELS * UNROLL).to(tl.int32)
-        left = tl.multiple_of(left, ALIGNED)
+        left = tl.multiple_of(tl.minimum(held - done, BLOCK_PIXELS * UNROLL), ALIGNED)
         values = ()
         for k in tl.static_range(UNROLL):
             exists = inside(row, channel, left, channels, k, FULL, EVEN)
-            at = where + (done + k * BLOCK_PIXELS) * step
+            at = where + (done + k * BLOCK_PIXELS).to(tl.int64) * step
             value = _value(x_ptr, residual_ptr, at, exists)
             if total_ptr is not None:
                 tl.store(total_ptr + at, value, mask=exists)
@@ -295,11 +333,11 @@ def _instance_norm_combine_kernel(
     pixels,
     splits,
     per_split,
-    BLOCK_SPLITS: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    WARP_ROWS: tl.constexpr,
 ):
     sample = tl.program_id(0)
+    partial_ptr += sample.to(tl.int64) * splits * 2 * channels
     first = 0
     seen, over, deviations = 0.0, 0.0, 0.0
     while first < channels:
@@ -309,16 +347,17 @@ def _instance_norm_combine_kernel(
         squares = tl.zeros((BLOCK_CHANNELS,), tl.float32)
         done = splits * 0
         while done < splits:
-            split = done + tl.arange(0, BLOCK_SPLITS)
-            at = (sample.to(tl.int64) * splits + split)[:, None] * 2 * channels + channel[None, :]
-            exists = (split < splits)[:, None] & (channel < channels)[None, :]
-            means = tl.load(partial_ptr + at, mask=exists, other=0.0)
-            within = tl.load(partial_ptr + at + channels, mask=exists, other=0.0)
-            left = pixels - done.to(tl.int64) * per_split
-            more_mean, more_squares = merge_rows(means, within, (0, per_split, left), WARP_ROWS)
-            more = tl.minimum(left, BLOCK_SPLITS * per_split.to(tl.int64)).to(tl.float32)
-            count, mean, squares = merge(count, mean, squares, more, more_mean, more_squares)
-            done += BLOCK_SPLITS
+            means, within = (), ()
+            for k in tl.static_range(PARTS):
+                at = partial_ptr + (done + k).to(tl.int64) * 2 * channels + channel
+                exists = (channel < channels) & (done + k < splits)
+                means = means + (tl.load(at, mask=exists, other=0.0),)
+                within = within + (tl.load(at + channels, mask=exists, other=0.0),)
+            for k in tl.static_range(PARTS):
+                left = pixels - (done + k).to(tl.int64) * per_split
+                more = tl.minimum(tl.maximum(left, 0), per_split).to(tl.float32)
+                count, mean, squares = merge(count, mean, squares, more, means[k], within[k])
+            done += PARTS
         _store_statistics(out_ptr, sample, samples, channel, mean, squares / pixels, channels)
         held_channels = tl.minimum(channels - first, BLOCK_CHANNELS).to(tl.float32)
         block_mean, block_squares = _over_channels(mean, channel, channels, held_channels)
@@ -343,22 +382,23 @@ def statistics(
     last = is_channels_last(x)
     (samples, channels), pixels = x.shape[:2], x.shape[2] * x.shape[3]
     grid = reduction(x.shape, last, _UNROLL)
-    splits, blocks = grid.splits, grid.blocks
+    splits = grid.splits
     partial = out if grid.whole else out.new_empty(samples, splits, 2, channels)
     with launch.on_device_of(x):
-        _instance_norm_statistics_kernel[(samples * splits * blocks,)](
+        _instance_norm_statistics_kernel[(samples * grid.programs,)](
             x, residual, total, partial, samples, channels, pixels, splits, grid.per_split,
             WHOLE=grid.whole, **grid.settings(x.element_size()),
         )  # fmt: skip
         if not grid.whole:
             _instance_norm_combine_kernel[(samples,)](
                 partial, out, samples, channels, pixels, splits, grid.per_split,
-                **of_parts(channels, splits, _MERGED),
+                **of_parts(channels, splits),
             )  # fmt: skip
 
 
 __all__ = [
     "LANES",
+    "MULTIPROCESSORS",
     "Reduction",
     "aligned",
     "inside",

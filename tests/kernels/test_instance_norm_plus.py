@@ -81,7 +81,7 @@ def test_the_shapes_take_every_way_through_the_statistics():
     reduction = grids()
     assert not any(is_split(shape, last) for shape in SMALL for last in (True, False))
     assert all(is_split(shape, last) for shape in SPLIT for last in (True, False))
-    assert reduction(torch.Size(MANY_CHANNELS[0]), True, 4).blocks == 2
+    assert reduction(torch.Size(MANY_CHANNELS[0]), True, 4).blocks > 1
     assert reduction(torch.Size(TINY[0]), True, 4).unroll == 1
     found = [reduction(torch.Size(shape), last, 4) for shape in SPLIT for last in (True, False)]
     assert {grid.even for grid in found} == {True, False}
@@ -92,6 +92,26 @@ def grids():
     from ncsn_fast.kernels.triton.instance_norm_statistics import reduction
 
     return reduction
+
+
+@both_formats
+@pytest.mark.parametrize("alone", [True, False], ids=["statistics", "sums"])
+def test_every_multiprocessor_has_work_on_a_single_image(alone, last):
+    def grid(channels, side, samples=1):
+        return grids()(torch.Size((samples, channels, side, side)), last, 4, alone)
+
+    for channels, side in ((128, 32), (256, 32), (256, 16), (512, 16), (512, 8)):
+        assert grid(channels, side).programs >= 128
+    # Parts are put together by one program, a thread to a channel or two.
+    assert max(grid(128, 32).splits, grid(256, 16).splits) <= 16
+    # What is too small for that is not launched twice where once will do, or in smallest programs.
+    for channels, side in ((256, 8), (256, 4), (256, 7)):
+        found = grid(channels, side)
+        once = alone and last
+        assert found.whole == once
+        assert once or found.block_pixels * found.block_channels * found.unroll == 256
+    # Of many images each has a program: nothing is left to be put together.
+    assert not last or grid(128, 32, samples=256).whole
 
 
 @pytest.mark.parametrize("samples", [1, 3, 70_000, 1 << 22])

@@ -52,7 +52,7 @@ class Norm:
 
 
 SMALL = ((2, 6, 5, 7), (2, 16, 8, 8))  # with missing pixels and channels, and without
-SPLIT = ((1, 8, 40, 40), (1, 16, 32, 32))  # several programs for a sample
+SPLIT = ((1, 8, 45, 46), (1, 16, 32, 36))  # several programs for a sample
 MANY_CHANNELS = ((1, 2100, 1, 3), (1, 600, 3, 7))
 TINY = ((3, 2, 1, 1), (1, 3, 1, 2))
 
