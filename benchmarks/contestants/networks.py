@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from ncsn_fast.benchmarks.contestants.engines import ENGINES
 from ncsn_fast.benchmarks.contestants.official import Noise, OfficialNetwork
 from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.by_name import build
+from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.models.refinenet import RefineNet
 from ncsn_fast.training.presets import PRESETS
 
@@ -162,6 +164,17 @@ def tuned(wish: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
+@contextmanager
+def biases_in_passes() -> Iterator[None]:
+    """Inside, PyTorch adds the biases of our convolutions, each in a pass of its own."""
+
+    def whole(conv: PackedConv, x: Tensor) -> tuple[Tensor, None]:
+        return PackedConv.forward(conv, x), None
+
+    with mock.patch.object(PackedConv, "apart", whole):
+        yield
+
+
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -223,6 +236,7 @@ __all__ = [
     "Forward",
     "Step",
     "Work",
+    "biases_in_passes",
     "compiled",
     "convolutions",
     "make",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -39,7 +39,9 @@ _INPUTS = 4
 # Rows in a profile, which takes long over many operations; our chain has some beside its rows.
 _PROFILED, _PROFILED_OURS = 5, 12
 _WIDE = ("fp32", "tf32")
-DIRECT, TUNED = "ours, direct", "ours, cudnn.benchmark"
+DIRECT, TUNED, PASSES = "ours, direct", "ours, cudnn.benchmark", "ours, biases in passes"
+# Of larger batches a row takes so long that each contestant costs seconds.
+_MOST_FOR_PASSES = 128
 Making = Callable[[], Tensor]
 
 
@@ -57,15 +59,19 @@ def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: i
             entries.append(Contestant("eager channels_last", precision, run.plain))
         if on_gpu:
             entries.append(Contestant("ours, no graph", plan.half, partial(run.ours, graph=False)))
-            tuned = partial(run.ours, graph=True, tuned=True)
-            entries.append(Contestant(TUNED, plan.half, tuned))
+            ways = {TUNED: partial(networks.tuned, True), PASSES: networks.biases_in_passes}
+            for name, under in ways.items():
+                if name != PASSES or batch <= _MOST_FOR_PASSES:
+                    way = partial(run.ours, graph=True, under=under)
+                    entries.append(Contestant(name, plan.half, way))
     for way, precision in itertools.product(subject.compiled, rivals_in):
         entries.append(Contestant(way, precision, partial(run.plain, way=way)))
     ours = partial(run.ours, graph=on_gpu or "auto")
     precisions = rivals_in if subject.compiled else plan.ours
     entries += [Contestant("ours", precision, ours) for precision in precisions]
     if subject.direct:
-        entries.append(Contestant(DIRECT, "fp32", partial(run.ours, graph="auto", direct=True)))
+        direct = partial(networks.convolutions, "direct")
+        entries.append(Contestant(DIRECT, "fp32", partial(run.ours, graph="auto", under=direct)))
     return network_contest(
         plan,
         suite,
@@ -134,14 +140,12 @@ class Chains:
         return self._ready(loop, precision, None if way in ENGINES else self.work.cost.flops)
 
     def ours(
-        self, precision: str, graph: bool | str, direct: bool = False, tuned: bool = False
+        self,
+        precision: str,
+        graph: bool | str,
+        under: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Ready:
-        """Our sampler.
-
-        Args:
-            direct: with no convolution filtered, as they all were once.
-            tuned: under ``cudnn.benchmark``, which the engine itself does not set.
-        """
+        """Our sampler; ``under`` what it runs, a setting that the engine itself does not make."""
         captured = graph is True
 
         @cache
@@ -152,8 +156,7 @@ class Chains:
         def loop(noise: Noise | None, count: int) -> Tensor:
             n = len(self.x)
             given: Any = {"seed": networks.SEED, "initial": self.x, "batch_size": n}
-            form = networks.convolutions("direct") if direct else nullcontext()
-            with form, networks.tuned(tuned):
+            with networks.tuned(False), under():
                 if noise is None:
                     return sampler(count)(n, **given)
                 # The engine's own noise is the one that the others are given for the check, of
@@ -163,7 +166,7 @@ class Chains:
 
         # A graph has few operations of the host, and would have to be captured once more.
         profiled = self.rows_of_ours if captured else min(_PROFILED_OURS, self.work.rows)
-        with networks.convolutions("direct") if direct else nullcontext():
+        with under():
             flop = flop_of_ours(self.work, precision)
         return self._ready(loop, precision, flop, profiled, self.rows_of_ours)
 
@@ -337,6 +340,7 @@ def _in_mode(call: Making, precision: str, device: torch.device) -> Making:
 
 __all__ = [
     "DIRECT",
+    "PASSES",
     "TUNED",
     "Chains",
     "Forwards",

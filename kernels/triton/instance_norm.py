@@ -176,6 +176,7 @@ def _instance_norm_apply_kernel(
     beta_ptr,
     statistics_ptr,
     y_ptr,
+    bias_ptr,
     gamma_stride,
     alpha_stride,
     beta_stride,
@@ -206,11 +207,13 @@ def _instance_norm_apply_kernel(
     for k in tl.static_range(UNROLL):
         exists = inside(row, channel, left, channels, k, FULL, EVEN)
         x = x + (tl.load(x_ptr + where + k * step, mask=exists),)
-    mean, rstd, gamma, alpha, beta, t, _ = coefficients(
+    mean, rstd, gamma, alpha, beta, t, spread = coefficients(
         gamma_ptr, alpha_ptr, beta_ptr, statistics_ptr,
         (gamma_stride, alpha_stride, beta_stride),
         eps, samples, sample, channel, channels, ROWS, LAST, FULL, BLOCK_PIXELS,
     )  # fmt: skip
+    if bias_ptr is not None:  # the mean of a channel comes off with it, but it sets channels apart
+        t += per_channel(bias_ptr, channel, channels, LAST, FULL, BLOCK_PIXELS) * spread
     scale, offset = gamma * rstd, gamma * alpha * t + beta
     for k in tl.static_range(UNROLL):
         # The mean comes off first, as in the specification: nothing is lost where it is large.
@@ -232,6 +235,7 @@ def apply(
     beta: Tensor,
     statistics: Tensor,
     y: Tensor,
+    bias: Tensor | None = None,
     *,
     eps: float,
     activation: str | None,
@@ -244,6 +248,7 @@ def apply(
         gamma, alpha, beta: (C,) or (N, C) of any of these dtypes, each row without gaps.
         statistics: (N · (2·C + 2),) float32, contiguous, those of x.
         y: (N, C, H, W) of x's dtype and layout, written.
+        bias: (C,) of any of these dtypes, contiguous: that which the statistics were made with.
         eps: added to both variances.
         activation: a name of ``reference.ACTIVATIONS``, or None for none.
         fast_math: whether with the hardware's approximate functions.
@@ -252,7 +257,7 @@ def apply(
     grid = elementwise(x.shape, last, _UNROLL)
     with launch.on_device_of(x):
         _instance_norm_apply_kernel[(x.shape[0] * grid.programs,)](
-            x, gamma, alpha, beta, statistics, y,
+            x, gamma, alpha, beta, statistics, y, bias,
             row_stride(gamma), row_stride(alpha), row_stride(beta),
             eps, x.shape[0], x.shape[1], x.shape[2] * x.shape[3],
             grid.programs, grid.magic, grid.shift,

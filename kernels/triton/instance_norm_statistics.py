@@ -184,13 +184,31 @@ def inside(
 
 
 @triton.jit
-def _value(x_ptr, residual_ptr, where, exists):
-    """x, or the sum x + residual as it is stored."""
+def _value(x_ptr, residual_ptr, bias, where, exists):
+    """x, or the sum x + bias + residual as it is stored."""
     x = tl.load(x_ptr + where, mask=exists, other=0.0)
     if residual_ptr is not None:
         residual = tl.load(residual_ptr + where, mask=exists, other=0.0)
-        x = (x.to(tl.float32) + residual.to(tl.float32)).to(x_ptr.dtype.element_ty)
+        x = x.to(tl.float32)
+        if bias is not None:
+            x += bias
+        x = (x + residual.to(tl.float32)).to(x_ptr.dtype.element_ty)
     return x
+
+
+@triton.jit
+def _bias(bias_ptr, channel, channels, BLOCK_PIXELS: tl.constexpr):
+    """float32 values for a tile (P, C), which each thread loads for its own elements."""
+    where = tl.broadcast_to(channel[None, :], (BLOCK_PIXELS, channel.shape[0]))
+    return tl.load(bias_ptr + where, mask=where < channels, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _apart(mean, bias_ptr, channel, channels):
+    """Means of channels with their bias, where it is not in them already: None."""
+    if bias_ptr is not None:
+        mean += tl.load(bias_ptr + channel, mask=channel < channels, other=0.0).to(tl.float32)
+    return mean
 
 
 @triton.jit
@@ -261,6 +279,7 @@ def place(
 def _instance_norm_statistics_kernel(
     x_ptr,
     residual_ptr,
+    bias_ptr,
     total_ptr,
     out_ptr,
     samples,
@@ -286,8 +305,11 @@ def _instance_norm_statistics_kernel(
     held = tl.multiple_of(held.to(tl.int32), ALIGNED)
     # Sums of differences from a value among those summed: of n of them, Σd² is at most n times
     # Σ(x - mean)², so that the subtraction at the end costs few digits, whatever the mean.
-    pivot = _value(x_ptr, residual_ptr, where, inside(row, channel, held, channels, 0, FULL, EVEN))
-    pivot = pivot.to(tl.float32)
+    bias = None
+    if bias_ptr is not None and residual_ptr is not None:
+        bias = _bias(bias_ptr, channel, channels, BLOCK_PIXELS)
+    exists = inside(row, channel, held, channels, 0, FULL, EVEN)
+    pivot = _value(x_ptr, residual_ptr, bias, where, exists).to(tl.float32)
     sums = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
     squares = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
     done = held * 0
@@ -298,7 +320,7 @@ def _instance_norm_statistics_kernel(
         for k in tl.static_range(UNROLL):
             exists = inside(row, channel, left, channels, k, FULL, EVEN)
             at = where + (done + k * BLOCK_PIXELS).to(tl.int64) * step
-            value = _value(x_ptr, residual_ptr, at, exists)
+            value = _value(x_ptr, residual_ptr, bias, at, exists)
             if total_ptr is not None:
                 tl.store(total_ptr + at, value, mask=exists)
             values = values + (value,)
@@ -316,6 +338,8 @@ def _instance_norm_statistics_kernel(
     mean, squares = merge_rows(pivot + shift, squares - sums * shift, shares, WARP_ROWS)
     if WHOLE:
         _store_statistics(out_ptr, sample, samples, channel, mean, squares / held, channels)
+        if residual_ptr is None:
+            mean = _apart(mean, bias_ptr, channel, channels)
         over, deviations = _over_channels(mean, channel, channels, channels)
         _store_channel_statistics(out_ptr, sample, samples, over, deviations, channels)
     else:
@@ -327,6 +351,7 @@ def _instance_norm_statistics_kernel(
 @triton.jit(do_not_specialize=["samples", "splits", "per_split"])
 def _instance_norm_combine_kernel(
     partial_ptr,
+    bias_ptr,
     out_ptr,
     samples,
     channels,
@@ -360,6 +385,7 @@ def _instance_norm_combine_kernel(
             done += PARTS
         _store_statistics(out_ptr, sample, samples, channel, mean, squares / pixels, channels)
         held_channels = tl.minimum(channels - first, BLOCK_CHANNELS).to(tl.float32)
+        mean = _apart(mean, bias_ptr, channel, channels)
         block_mean, block_squares = _over_channels(mean, channel, channels, held_channels)
         seen, over, deviations = merge(
             seen, over, deviations, held_channels, block_mean, block_squares
@@ -369,15 +395,21 @@ def _instance_norm_combine_kernel(
 
 
 def statistics(
-    x: Tensor, out: Tensor, residual: Tensor | None = None, total: Tensor | None = None
+    x: Tensor,
+    out: Tensor,
+    residual: Tensor | None = None,
+    total: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> None:
     """Launch the kernels. All tensors lie on x's device.
 
     Args:
         x: (N, C, H, W) float32, float16 or bfloat16, contiguous or channels_last, not empty.
-        out: (N · (2·C + 2),) float32, contiguous, written: the statistics of x, or of x + residual.
+        out: (N · (2·C + 2),) float32, contiguous, written: the statistics of x, or of the total.
         residual: (N, C, H, W) of x's dtype and layout; None for none.
-        total: (N, C, H, W) of x's dtype and layout, written: x + residual. Given with it.
+        total: (N, C, H, W) of x's dtype and layout, written: x + bias + residual. Given with it.
+        bias: (C,) of any of these dtypes, contiguous; None for none. Without a residual it enters
+            only what is over the channels, which are then those of x + bias.
     """
     last = is_channels_last(x)
     (samples, channels), pixels = x.shape[:2], x.shape[2] * x.shape[3]
@@ -386,13 +418,13 @@ def statistics(
     partial = out if grid.whole else out.new_empty(samples, splits, 2, channels)
     with launch.on_device_of(x):
         _instance_norm_statistics_kernel[(samples * grid.programs,)](
-            x, residual, total, partial, samples, channels, pixels, splits, grid.per_split,
+            x, residual, bias, total, partial, samples, channels, pixels, splits, grid.per_split,
             WHOLE=grid.whole, **grid.settings(x.element_size()),
         )  # fmt: skip
         if not grid.whole:
             _instance_norm_combine_kernel[(samples,)](
-                partial, out, samples, channels, pixels, splits, grid.per_split,
-                **of_parts(channels, splits),
+                partial, bias if residual is None else None, out,
+                samples, channels, pixels, splits, grid.per_split, **of_parts(channels, splits),
             )  # fmt: skip
 
 

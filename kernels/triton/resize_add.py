@@ -23,6 +23,7 @@ def _resize_add_kernel(
     base_ptr,
     x_ptr,
     out_ptr,
+    bias_ptr,
     row_scale,
     column_scale,
     x_height,
@@ -42,6 +43,9 @@ def _resize_add_kernel(
     above, below, down = _between(row, row_scale, x_height)
     left, right, along = _between(column, column_scale, x_width)
     channel = vector - column * step
+    if bias_ptr is not None:
+        of_channel = channel * VECTOR + tl.arange(0, VECTOR)[None, :]
+        base += tl.load(bias_ptr + of_channel).to(tl.float32)
     x_across = x_width * step
     upper = start(image, above, channel, x_across, x_height, VECTOR)
     lower = start(image, below, channel, x_across, x_height, VECTOR)
@@ -129,13 +133,14 @@ def _resize_gradient_kernel(
     tl.store(gradient_ptr + offset, gradient.to(gradient_ptr.dtype.element_ty), mask=vector < total)
 
 
-def resize_add(x: Tensor, base: Tensor, out: Tensor) -> None:
+def resize_add(x: Tensor, base: Tensor, out: Tensor, bias: Tensor | None = None) -> None:
     """Launch the kernel. All tensors lie on one device and are of one dtype and layout.
 
     Args:
         x: (N, C, h, w) float32, float16 or bfloat16, contiguous or channels_last, not empty.
         base: (N, C, H, W).
-        out: (N, C, H, W), written: base + x resized.
+        out: (N, C, H, W), written: base + x resized, + bias.
+        bias: (C,) of any of these dtypes, contiguous, where all others are channels_last; or None.
     """
     last = is_channels_last(base)
     most = rows(base.shape, last, base.element_size()).samples
@@ -145,7 +150,7 @@ def resize_add(x: Tensor, base: Tensor, out: Tensor) -> None:
         (x_height, x_width), (height, width) = x.shape[2:], base.shape[2:]
         with launch.on_device_of(base):
             _resize_add_kernel[found.grid](
-                part, cut(x), cut(out),
+                part, cut(x), cut(out), bias,
                 _scale(x_height, height), _scale(x_width, width), x_height, x_width,
                 *found.numbers, **found.settings,
             )  # fmt: skip

@@ -231,7 +231,14 @@ class _FirstConv(PackedConv):
     result: torch.dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).to(self.result, memory_format=torch.channels_last)
+        how: dict[str, Any] = {"dtype": self.result, "memory_format": torch.channels_last}
+        watched = torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad)
+        if watched or self.runs_on(x):  # who watches takes no tensor that is written
+            return super().forward(x).to(**how)
+        y, bias = self.apart(x)
+        if bias is None:
+            return y.to(**how)
+        return torch.add(y, bias[:, None, None], out=torch.empty_like(y, **how))  # in one pass
 
 
 @overload

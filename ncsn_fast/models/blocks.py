@@ -40,14 +40,16 @@ class _InstanceNormPlus(nn.Module):
         labels: Tensor | None,
         activation: str | None = None,
         statistics: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """x (N, C, H, W) normalised, at the levels ``labels`` (N,), and activated.
+        """x (N, C, H, W), or x + ``bias`` (C,), normalised, at the levels ``labels`` (N,), and
+        activated.
 
         ``statistics`` of x, (2NC + 2N,) float32, spare reading it once more.
         """
         gamma, alpha, beta = self.affine(labels)
         return ops.instance_norm_plus(
-            x, gamma, alpha, beta, activation=activation, statistics=statistics
+            x, gamma, alpha, beta, activation=activation, statistics=statistics, bias=bias
         )
 
 
@@ -112,6 +114,21 @@ class PooledConv(nn.Module):
         return F.avg_pool2d(self.conv(x), 2)
 
 
+def _apart(conv: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A convolution of x, and its bias where that is left to whoever goes over the result next.
+
+    PyTorch gives cuDNN no bias: it adds it in a pass of its own. Where weights are packed it costs
+    nothing, and a network that is trained needs its gradient.
+    """
+    if isinstance(conv, nn.Sequential):  # what is prepared, of a convolution and a mean
+        conv = conv[0]
+    elif isinstance(conv, PooledConv) and conv.conv.kernel_size == (1, 1):
+        conv, x = conv.conv, F.avg_pool2d(x, 2)
+    if not isinstance(conv, PackedConv) or conv.runs_on(x):
+        return conv(x), None
+    return conv.apart(x)
+
+
 class ResidualBlock(nn.Module):
     """norm → act → conv → norm → act → conv, plus the block's input.
 
@@ -150,11 +167,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None, statistics: Tensor | None = None) -> Sum:
         """x (N, inputs, H, W) → a total (N, outputs, H, W), halved by ``pool``, for a norm."""
-        h = self.conv1(self.normalize1(x, labels, self.activation, statistics))
-        h = self.normalize2(h, labels, self.activation)
+        h, bias = _apart(self.conv1, self.normalize1(x, labels, self.activation, statistics))
+        h = self.normalize2(h, labels, self.activation, bias=bias)
         if self.shortcut is None:
             return _add(self.conv2, h, x, "norm")
-        return _add(self.conv2, h, self.shortcut(x), "norm", own=True)
+        residual, bias = _apart(self.shortcut, x)
+        return _add(self.conv2, h, residual, "norm", own=True, bias=bias)
 
 
 class RCU(nn.Module):
@@ -221,17 +239,37 @@ class RCU(nn.Module):
 
 
 def _add(
-    conv: nn.Module, h: Tensor, residual: Tensor, then: str | None, *, own: bool = False
+    conv: nn.Module,
+    h: Tensor,
+    residual: Tensor,
+    then: str | None,
+    *,
+    own: bool = False,
+    bias: Tensor | None = None,
 ) -> Sum:
-    """conv(h) + residual, and what the operation that follows needs of it.
+    """conv(h) + residual + bias, and what the operation that follows needs of it.
 
     ``own`` says that nobody else reads the residual, which may then be overwritten.
     """
     activation = None if then == "norm" else then
-    if not isinstance(conv, PackedConv) or not conv.takes_along(h, residual):
-        return ops.residual_add(conv(h), residual, activation=activation, statistics=then == "norm")
+    if bias is not None or not isinstance(conv, PackedConv) or not conv.takes_along(h, residual):
+        h, other = _apart(conv, h)
+        return ops.residual_add(
+            h,
+            residual,
+            bias=_both(bias, other),
+            activation=activation,
+            statistics=then == "norm",
+        )
     total, *active = conv.plus(h, residual, activation=activation, overwrite=own)
     return Sum(total, active[0] if active else None, None)
+
+
+def _both(bias: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The sum of two biases, each of which may have been added already."""
+    if bias is None or other is None:
+        return other if bias is None else bias
+    return bias + other
 
 
 class CRP(nn.Module):
@@ -287,10 +325,16 @@ class MSF(nn.Module):
     def forward(self, xs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         """Inputs (N, C_i, H_i, W_i) → (N, outputs, H, W) of the first one's size."""
         total: Tensor | None = None
+        bias: Tensor | None = None
         for i, x in enumerate(xs):
-            h = self.convs[i](x if self.norms is None else self.norms[i](x, labels))
-            total = h if total is None else ops.resize_add(h, total)
+            h, own = _apart(self.convs[i], x if self.norms is None else self.norms[i](x, labels))
+            bias = _both(bias, own)
+            if total is None:
+                total = h
+            else:
+                total, bias = ops.resize_add(h, total, bias=bias), None
         assert total is not None
+        assert bias is None  # there are several inputs
         return total
 
 

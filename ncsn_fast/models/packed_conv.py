@@ -78,6 +78,11 @@ class PackedConv(nn.Conv2d):
         y = super().forward(x)
         return F.avg_pool2d(y, 2) if self.pooled else y
 
+    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The convolution of x without its bias, and that."""
+        y = self._conv_forward(x, self.weight, None)
+        return F.avg_pool2d(y, 2) if self.pooled else y, self.bias
+
     def runs_on(self, x: Tensor) -> bool:
         """Whether packed weights are used for x."""
         return self.packed is not None and backends.unwatched(x)

@@ -129,7 +129,7 @@ class RefineNet(ScoreNetwork):
     def body(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """The network without any scaling by σ: (N, C, H, W) → the same shape."""
         self._check_input(x)
-        h = x if self.rescaled or self.logit_transform else 2 * x - 1
+        h = x if self.rescaled or self.logit_transform else torch.rsub(x, -1, alpha=-2)  # 2x - 1
         total = Sum(self._see(h), None, None)
         skips: list[Sum] = []
         for stage in self.STAGES:

@@ -34,6 +34,26 @@ def check_kind(name: str, tensor: Tensor, x: Tensor) -> None:
         )
 
 
+def check_bias(bias: Tensor | None, x: Tensor) -> None:
+    """Refuse what is no bias of a convolution whose result is x."""
+    if bias is not None and (bias.shape != x.shape[1:2] or bias.device != x.device):
+        raise ValueError(
+            f"bias is {tuple(bias.shape)} on {bias.device}, x {tuple(x.shape)} on {x.device}: "
+            "needed is a value per channel, beside it"
+        )
+
+
+def biased(x: Tensor, bias: Tensor | None) -> Tensor:
+    """x (N, C, H, W) + a bias (C,), where a kernel does not add it on its way."""
+    return x if bias is None else x + bias[:, None, None]
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd keeps track of any of them."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+
+
 def obstacle(x: Tensor) -> str | None:
     """Why no kernel can take x, or None where one can."""
     if x.dtype not in NETWORK_TYPES:
@@ -55,10 +75,13 @@ def laid_out_like(x: Tensor, tensor: Tensor) -> Tensor:
 
 
 __all__ = [
+    "biased",
     "check_activation",
+    "check_bias",
     "check_images",
     "check_kind",
     "image_obstacle",
     "laid_out_like",
     "obstacle",
+    "wants_gradient",
 ]

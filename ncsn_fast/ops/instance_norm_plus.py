@@ -31,7 +31,7 @@ def empty_statistics(x: Tensor) -> Tensor:
 
 
 def _empty(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *_, statistics, _eps, _activation, backend = rest
+    *_, statistics, _bias, _eps, _activation, backend = rest
     if backend == "cpp":
         found = x.new_empty((4, *x.shape[:2]), dtype=torch.float32)
     else:
@@ -45,6 +45,7 @@ def _launch(
     alpha: Tensor,
     beta: Tensor,
     statistics: Tensor | None,
+    bias: Tensor | None,
     eps: float,
     activation: str | None,
     backend: str,
@@ -54,13 +55,14 @@ def _launch(
         three = _native_rows(x, gamma, alpha, beta)
         return native_kernel("instance_norm_plus")(x, *three, eps, activation or "")
     x = dense(x)
-    y, found = _empty(x, gamma, alpha, beta, statistics, eps, activation, backend)
+    y, found = _empty(x, gamma, alpha, beta, statistics, bias, eps, activation, backend)
     if x.numel():
         if statistics is None:
-            triton_kernel("statistics", f"{_FILE}_statistics")(x, found)
+            triton_kernel("statistics", f"{_FILE}_statistics")(x, found, bias=bias)
             statistics = found
         apply = triton_kernel("apply", _FILE)
-        apply(x, *_rows(gamma, alpha, beta), statistics, y, eps=eps, activation=activation)
+        how: dict[str, Any] = {"eps": eps, "activation": activation}
+        apply(x, *_rows(gamma, alpha, beta), statistics, y, bias, **how)
     return y, found
 
 
@@ -113,7 +115,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     *tensors, given = inputs[:5]
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, output[1] if given is None else given)
-    ctx.how = inputs[5:]
+    ctx.how = inputs[6:]
 
 
 def _backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -123,12 +125,12 @@ def _backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | No
         (row if parameter.ndim == 2 else row.sum(0)).to(parameter.dtype)
         for row, parameter in zip(rows.unbind(1), saved[1:4], strict=True)
     )
-    return gradient, *of_parameters, None, None, None, None
+    return gradient, *of_parameters, None, None, None, None, None
 
 
 _pick = declare(
     "instance_norm_plus(Tensor x, Tensor gamma, Tensor alpha, Tensor beta, Tensor? statistics, "
-    "float eps, str? activation, str backend) -> (Tensor, Tensor)",
+    "Tensor? bias, float eps, str? activation, str backend) -> (Tensor, Tensor)",
     _launch,
     _empty,
     backward=_backward,
@@ -152,6 +154,7 @@ def instance_norm_plus(
     eps: float = 1e-5,
     activation: str | None = None,
     statistics: Tensor | None = None,
+    bias: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """InstanceNorm++ followed by an activation; differentiable.
@@ -162,6 +165,7 @@ def instance_norm_plus(
         eps: added to both variances.
         activation: a name of ``reference.ACTIVATIONS``, or None for none.
         statistics: of x, as :func:`ncsn_fast.ops.residual_add` returns them; saves reading x once.
+        bias: (C,), the norm is that of x + bias; on a GPU no pass adds it. Not with statistics.
         backend: see :func:`ncsn_fast.use_backend`.
 
     Returns:
@@ -173,14 +177,19 @@ def instance_norm_plus(
     """
     parameters = (gamma, alpha, beta)
     _check(x, parameters, activation, statistics)
+    common.check_bias(bias, x)
+    if bias is not None and statistics is not None:
+        raise ValueError("bias and statistics are given: residual_add has to be given the bias")
     half = x.dtype == torch.float16
     chosen = backends.choose(backend, x.device, _obstacle(x, parameters), half=half)
+    if chosen != "triton" or common.wants_gradient(x, *parameters, bias):
+        x, bias = common.biased(x, bias), None
     if chosen == "torch":
         return reference.instance_norm_plus(x, *parameters, eps, activation)
     if chosen == "cpp":
         statistics = None  # it has its own
     run = _pick(x, *parameters)
-    return run(x, *parameters, statistics, eps, activation, chosen)[0]
+    return run(x, *parameters, statistics, bias, eps, activation, chosen)[0]
 
 
 def _check(

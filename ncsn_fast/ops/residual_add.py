@@ -43,16 +43,16 @@ def _launch(x: Tensor, residual: Tensor, activation: str, backend: str) -> tuple
     return total, active
 
 
-def _empty_total(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+def _empty_total(x: Tensor, residual: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty_like(dense(x)), empty_statistics(x)
 
 
-def _launch_statistics(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+def _launch_statistics(x: Tensor, residual: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     x = dense(x)
-    total, statistics = _empty_total(x, residual)
+    total, statistics = _empty_total(x, residual, bias)
     if x.numel():
         measure = triton_kernel("statistics", "instance_norm_statistics")
-        measure(x, statistics, common.laid_out_like(x, residual), total)
+        measure(x, statistics, common.laid_out_like(x, residual), total, bias)
     return total, statistics
 
 
@@ -93,7 +93,7 @@ _pick = declare(
     save=_save,
 )
 _pick_statistics = declare(
-    "residual_add_statistics(Tensor x, Tensor residual) -> (Tensor, Tensor)",
+    "residual_add_statistics(Tensor x, Tensor residual, Tensor? bias) -> (Tensor, Tensor)",
     _launch_statistics,
     _empty_total,
 )
@@ -110,6 +110,7 @@ def residual_add(
     x: Tensor,
     residual: Tensor,
     *,
+    bias: Tensor | None = None,
     activation: str | None = None,
     statistics: bool = False,
     backend: str = "auto",
@@ -118,6 +119,7 @@ def residual_add(
 
     Args:
         x, residual: (N, C, H, W) float32, float16 or bfloat16, of one shape and dtype.
+        bias: (C,), added to x first: in the same pass where statistics are made.
         activation: a name of ``reference.ACTIVATIONS``: also return act(x + residual).
         statistics: whether instance_norm_plus follows. They are returned where a kernel makes them
             and neither a gradient nor an activation is needed.
@@ -134,15 +136,17 @@ def residual_add(
             f"residual has shape {tuple(residual.shape)}, x {tuple(x.shape)}: they have to agree"
         )
     common.check_kind("residual", residual, x)
+    common.check_bias(bias, x)
     obstacle = common.obstacle(x) if activation or statistics else None
     half = activation is not None and x.dtype == torch.float16
     chosen = backends.choose(backend, x.device, obstacle, half=half)
     if activation is None:
-        needs_gradient = x.requires_grad or residual.requires_grad
-        if chosen != "triton" or not statistics or (torch.is_grad_enabled() and needs_gradient):
-            return Sum(x + residual, None, None)  # PyTorch's addition is one pass already
-        total, found = _pick_statistics(x, residual)(x, residual)
+        if chosen != "triton" or not statistics or common.wants_gradient(x, residual, bias):
+            # PyTorch's addition is one pass already.
+            return Sum(common.biased(x, bias) + residual, None, None)
+        total, found = _pick_statistics(x, residual)(x, residual, bias)
         return Sum(total, None, found)
+    x = common.biased(x, bias)
     if chosen == "torch":
         total, active = reference.residual_add(x, residual, activation)
     else:

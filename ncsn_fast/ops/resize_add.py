@@ -17,17 +17,17 @@ from ncsn_fast.ops import common
 from ncsn_fast.ops.library import declare, native_kernel, no_second_derivative, triton_kernel
 
 
-def _empty(x: Tensor, base: Tensor, backend: str) -> Tensor:
+def _empty(x: Tensor, base: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     return torch.empty_like(dense(base))
 
 
-def _launch(x: Tensor, base: Tensor, backend: str) -> Tensor:
+def _launch(x: Tensor, base: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     if backend == "cpp":
         return native_kernel("resize_add")(x, base)
     base = dense(base)
     out = torch.empty_like(base)
     if base.numel():
-        triton_kernel("resize_add")(common.laid_out_like(base, x), base, out)
+        triton_kernel("resize_add")(common.laid_out_like(base, x), base, out, bias)
     return out
 
 
@@ -48,18 +48,18 @@ def _gradient(upstream: Tensor, height: int, width: int, backend: str) -> Tensor
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.size, ctx.backend = inputs[0].shape[2:], inputs[2]
+    ctx.size, ctx.backend = inputs[0].shape[2:], inputs[3]
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     gradient = None
     if ctx.needs_input_grad[0]:
         gradient = _pick_gradient(upstream)(upstream, *ctx.size, ctx.backend)
-    return gradient, upstream, None
+    return gradient, upstream, None, None
 
 
 _pick = declare(
-    "resize_add(Tensor x, Tensor base, str backend) -> Tensor",
+    "resize_add(Tensor x, Tensor base, Tensor? bias, str backend) -> Tensor",
     _launch,
     _empty,
     backward=_backward,
@@ -73,12 +73,15 @@ _pick_gradient = declare(
 )
 
 
-def resize_add(x: Tensor, base: Tensor, *, backend: str = "auto") -> Tensor:
+def resize_add(
+    x: Tensor, base: Tensor, *, bias: Tensor | None = None, backend: str = "auto"
+) -> Tensor:
     """base + x resized to base's size (bilinear, corners aligned), in one pass; differentiable.
 
     Args:
         x: (N, C, h, w) float32, float16 or bfloat16, in any memory format.
         base: (N, C, H, W) of x's dtype. Of x's very size the result is the plain sum.
+        bias: (C,), added to the sum: in the same pass on a GPU, in channels_last.
         backend: see :func:`ncsn_fast.use_backend`.
 
     Returns:
@@ -88,16 +91,19 @@ def resize_add(x: Tensor, base: Tensor, *, backend: str = "auto") -> Tensor:
         ValueError: where batch, channels, dtypes or devices differ, or the backend cannot run.
     """
     _check(x, base)
+    common.check_bias(bias, base)
     same_size = x.shape == base.shape
     obstacle = None
     if not same_size:  # the gradient goes over x as the sum does over base
         obstacle = common.image_obstacle(base) or common.image_obstacle(x)
     chosen = backends.choose(backend, x.device, obstacle, half=x.dtype == torch.float16)
     if same_size:  # PyTorch's addition is one pass already
-        return base + x
+        return common.biased(base, bias) + x
+    if chosen != "triton" or not is_channels_last(base) or common.wants_gradient(x, base, bias):
+        base, bias = common.biased(base, bias), None
     if chosen == "torch":
         return reference.resize_add(x, base)
-    return _pick(x, base)(x, base, chosen)
+    return _pick(x, base)(x, base, bias, chosen)
 
 
 def _check(x: Tensor, base: Tensor) -> None:

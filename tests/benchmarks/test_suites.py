@@ -3,7 +3,9 @@
 import inspect
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from ncsn_fast.benchmarks.suites.operations import (
 )
 from ncsn_fast.benchmarks.suites.overhead import overhead
 from ncsn_fast.benchmarks.suites.sampling import (
+    PASSES,
     TUNED,
     Chains,
     chain_contest,
@@ -35,6 +38,7 @@ from ncsn_fast.benchmarks.suites.sampling import (
 )
 from ncsn_fast.benchmarks.suites.training import training_contest
 from ncsn_fast.device import native
+from ncsn_fast.models import packed_conv
 
 
 def test_a_longer_chain_needs_no_more_memory_of_the_host():
@@ -103,14 +107,43 @@ def test_ours_runs_as_its_user_has_it_and_tuned_beside_that(monkeypatch, tuned):
     monkeypatch.setattr(nf.Sampler, "__call__", watched)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", not tuned)
     work = networks.make(TINY, CPU)
-    ready = Chains(work, 2, 2, 2).ours("fp32", "auto", tuned=tuned)
+    under = partial(networks.tuned, True) if tuned else nullcontext
+    ready = Chains(work, 2, 2, 2).ours("fp32", "auto", under)
     ready.calls[0]()
     ready.result()
     assert seen == [tuned] * 2
     assert torch.backends.cudnn.benchmark is not tuned
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     on_gpu = chain_contest(replace(PLAN, device="cuda"), "chain", TINY, work, 2)
-    assert TUNED in {one.name for one in on_gpu.contestants}
+    assert {TUNED, PASSES} <= {one.name for one in on_gpu.contestants}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_biases_in_passes_are_pytorchs_and_change_nothing_else(monkeypatch):
+    monkeypatch.setattr(packed_conv, "can_pack", lambda weight: False)
+    work = networks.make(TINY, CPU)
+    convs = [module for module in work.net.modules() if isinstance(module, torch.nn.Conv2d)]
+    biases = [conv.bias for conv in convs if conv.bias is not None]
+    for bias in biases:
+        torch.nn.init.normal_(bias)
+    given = []
+    plain = torch.nn.Conv2d._conv_forward
+
+    def watched(conv, x, weight, bias):
+        given.append(bias)
+        return plain(conv, x, weight, bias)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", watched)
+    found = []
+    for under in (nullcontext, networks.biases_in_passes):
+        given.clear()
+        (result,) = Chains(work, 2, 2, 2).ours("fp32", "auto", under).result()
+        found.append((result, sum(bias is not None for bias in given)))
+    (ours, few), (theirs, many) = found
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    runs = len(given) // len(convs)
+    assert few == runs  # that of the last convolution
+    assert many == runs * len(biases) > 20 * runs
 
 
 def test_a_process_profiles_when_it_has_timed_everybody(monkeypatch):

@@ -190,7 +190,7 @@ def test_batches_without_pixels_stay_so(way, shape):
 @every_backend
 def test_opcheck(way):
     x, base = leaves(way, (1, 2, 4, 5), (1, 2, 3, 7), last=True)
-    check_operator("resize_add", x, base, way.backend)
+    check_operator("resize_add", x, base, None, way.backend)
     check_operator("resize_gradient", x.detach(), 2, 3, way.backend)
 
 
