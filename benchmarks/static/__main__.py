@@ -2,7 +2,7 @@
 
 import sys
 
-from ncsn_fast.benchmarks.static.compiled import main
+from ncsn_fast.benchmarks.static.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,56 +1,25 @@
-"""What the GPU kernels are compiled to, and whether that keeps within their budgets; no GPU needed.
+"""What the GPU kernels are compiled to; no GPU needed.
 
-    python -m ncsn_fast.benchmarks.static
-
-compiles each kernel ahead of time, as its launcher launches it, and prints a row per kernel,
-variant and target. It exits with 1 where a budget is exceeded, saying which. The fields:
-
-- registers: per thread; on AMD the vector registers.
-- stack, local: bytes of slow memory per thread; on AMD scratch, as stack.
-- spills: instructions that read or write such memory; on AMD the vector registers spilled.
-- shared: bytes that the kernel asks for, without what the driver reserves.
-- barriers: barrier instructions.
-- sass_per_element: instructions from entry to the first unpredicated EXIT, without NOPs, over the
-  elements that a thread takes, on average where tiles reach beyond an image; of a kernel that goes
-  through its elements in a loop, those of the loop, over the elements of a turn. Null where no
-  budget asks for it, because branches and calls take its meaning away (begin_step; elements that
-  are addressed one by one: strided).
-- ld_width, st_width: bits of the narrowest load and store of each type, among the tensors that
-  have the shape of the state. A whole quad has 128 in fp32, 64 in fp16, 32 in a mask.
-- bytes_per_element: what these loads and stores move, by the widths and the number of accesses in
-  the compiled code; null for loops.
-- min_bytes_per_element: the same if each of these tensors is moved once.
-
-What does not apply, or is not in a target's listings, is null.
+Each launch is compiled ahead of time as Triton itself would compile it, and its listings are read.
 """
 
-import argparse
-import json
 import multiprocessing
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
-from itertools import chain
+from dataclasses import fields
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.runtime.interpreter import InterpretedFunction
-from triton.runtime.jit import JITFunction
 
-from ncsn_fast.benchmarks.static import norms as static_norms
-from ncsn_fast.benchmarks.static import passes as static_passes
-from ncsn_fast.benchmarks.static import sass
-from ncsn_fast.benchmarks.static import variants as static_variants
-from ncsn_fast.benchmarks.static.variants import Budget, Variant
-from ncsn_fast.device.memory_format import is_dense
-from ncsn_fast.kernels.triton.common import launch
+from ncsn_fast.benchmarks.static import addresses, sass
+from ncsn_fast.benchmarks.static.addresses import Traffic
+from ncsn_fast.benchmarks.static.recording import Launch
+from ncsn_fast.benchmarks.static.rows import PUBLISHED, Row, Variants
 
 TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -59,7 +28,6 @@ TARGETS = {
     "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_PUBLISHED = "sm_90"  # whose figures are published
 _TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -69,92 +37,7 @@ _TYPES = {
     torch.int8: "i8",
     torch.bool: "i1",
 }
-_ELEMENT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "i8": 8, "i1": 8}
-VARIANTS = {
-    (variant.kernel, variant.name): variant
-    for variant in chain(
-        static_variants.variants(), static_norms.variants(), static_passes.variants()
-    )
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One kernel, variant and target; the module's docstring says what the fields are."""
-
-    kernel: str
-    variant: str
-    target: str
-    registers: int
-    stack: int
-    local: int | None
-    spills: int
-    shared: int
-    barriers: int
-    sass_per_element: float | None
-    ld_width: dict[str, int] | None
-    st_width: dict[str, int] | None
-    bytes_per_element: float | None
-    min_bytes_per_element: float | None
-
-
-class Launch(NamedTuple):
-    """What a launcher hands to Triton."""
-
-    kernel: Any
-    arguments: dict[str, Any]
-    settings: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.kernel.__name__).removeprefix("_").removesuffix("_kernel")
-
-    @property
-    def signature(self) -> tuple[object, ...]:
-        """What it is compiled for but the target: two launches of one signature share the code."""
-        types = {
-            name: value.dtype if isinstance(value, Tensor) else value is None
-            for name, value in self.arguments.items()
-            if isinstance(value, Tensor | None)
-        }
-        fixed = {name: self.settings[name] for name in sorted({*self.settings} - {"FAST_MATH"})}
-        return self.name, *types.items(), *fixed.items()
-
-    @property
-    def bytes_per_element(self) -> int:
-        """Of the tensors of the shape of the state, if each is moved once."""
-        return sum(tensor.element_size() for tensor in self.states.values())
-
-    @property
-    def states(self) -> dict[str, Tensor]:
-        """The arguments of the shape of the state, which is that of the first of them."""
-        tensors = {name: t for name, t in self.arguments.items() if isinstance(t, Tensor)}
-        shape = next(iter(tensors.values())).shape
-        return {name: t for name, t in tensors.items() if t.shape == shape}
-
-
-def record(call: Callable[[], object], kernel: str) -> Launch:
-    """The last launch of a kernel that a call makes; nothing is run."""
-    return [one for one in launches(call) if one.name == kernel][-1]
-
-
-def launches(call: Callable[[], object]) -> list[Launch]:
-    """The launches that a call makes, none of which is run: what they would write is zero."""
-    found: list[Launch] = []
-
-    def run(function: Any, *arguments: Any, grid: object, warmup: bool, **settings: Any) -> None:
-        found.append(
-            Launch(function, dict(zip(function.arg_names, arguments, strict=False)), settings)
-        )
-        for tensor in arguments:
-            # In place and unseen by autograd; what is expanded cannot be an output.
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and is_dense(tensor):
-                tensor.data.zero_()
-
-    kind = InterpretedFunction if launch.INTERPRETED else JITFunction
-    with mock.patch.object(kind, "run", run):
-        call()
-    return found
+_FEW = 8  # programs
 
 
 def specialise(recorded: Launch, target: GPUTarget) -> ASTSource:
@@ -187,49 +70,83 @@ def _type(argument: Tensor | float) -> str:
     return "i32" if -(1 << 31) <= argument < 1 << 31 else "i64"
 
 
-class Compiled(NamedTuple):
-    """A compiled variant, before its machine code is read.
+class Listings(NamedTuple):
+    """A launch that has been compiled for a GPU of NVIDIA's.
 
     Attributes:
-        facts: what is known of its row.
-        cubin, ptx: NVIDIA's; None on AMD.
-        types: of its parameters that have the shape of the state, by their positions.
-        elements: of the state that a thread takes; None where that says nothing.
+        cubin, ptx: the two forms of the code.
+        parameters: names of its parameters, by their positions.
+        traffic: of its programs, on average.
+        shared: bytes of shared memory of a program.
     """
 
-    variant: Variant
+    cubin: bytes
+    ptx: str
+    parameters: list[str]
+    traffic: Traffic
+    shared: int
+
+
+def compiled(launch: Launch, target: str) -> Listings:
+    """A launch, compiled for a target of NVIDIA's."""
+    source = specialise(launch, TARGETS[target])
+    code = _compile(launch, source, target)
+    ptx = code.asm["ptx"]
+    names = [name for name, kind in source.signature.items() if kind != "constexpr"]
+    found = traffic(ptx, launch, names)
+    return Listings(code.asm["cubin"], ptx, names, found, code.metadata.shared)
+
+
+def _compile(launch: Launch, source: ASTSource, target: str) -> Any:
+    options = {"num_warps": launch.settings["num_warps"]}
+    return triton.compile(source, target=TARGETS[target], options=options)
+
+
+def traffic(ptx: str, launch: Launch, names: Sequence[str]) -> Traffic:
+    """What a launch's programs ask of memory: all where they are few, else three of them."""
+    given = {i: launch.arguments[name] for i, name in enumerate(names)}
+    numbers = {i: None if isinstance(one, Tensor) else one for i, one in given.items()}
+    last = launch.programs - 1
+    programs = range(last + 1) if last < _FEW else (0, last // 3, last)
+    return addresses.traffic(addresses.Code(ptx), numbers, launch.threads, programs)
+
+
+class _Job(NamedTuple):
+    """A variant to compile, without what does not pass to another process."""
+
+    key: tuple[str, str]
+    launch: Launch
+    counted: str | None
     target: str
+
+
+class _Compiled(NamedTuple):
+    """A compiled variant, before its machine code is read; ``listings`` are None on AMD."""
+
     facts: dict[str, Any]
-    cubin: bytes | None
-    ptx: str | None
-    types: dict[int, str]
-    elements: float | None
+    listings: Listings | None
 
 
-def compile_variant(key: tuple[str, str], target: str) -> Compiled:
-    """Compile a variant of that kernel and name for a target."""
-    variant = VARIANTS[key]
-    recorded = record(variant.call, variant.kernel)
-    source = specialise(recorded, TARGETS[target])
-    options = {"num_warps": recorded.settings["num_warps"]}
-    compiled = triton.compile(source, target=TARGETS[target], options=options)
+def _compile_job(job: _Job) -> _Compiled:
+    launch, target = job.launch, job.target
     facts: dict[str, Any] = {field.name: None for field in fields(Row)}
-    facts |= {"kernel": variant.kernel, "variant": variant.name, "target": target}
-    facts |= {"shared": compiled.metadata.shared}
-    if variant.elements and not variant.loop:
-        facts |= {"min_bytes_per_element": recorded.bytes_per_element}
+    facts |= {"kernel": job.key[0], "variant": job.key[1], "target": target}
+    if job.counted == "all":
+        facts |= {"min_bytes_per_element": launch.bytes_per_element}
     if TARGETS[target].backend == "hip":
-        facts |= _amd(compiled.asm["amdgcn"])
-        return Compiled(variant, target, facts, None, None, {}, None)
-    cubin, ptx, states = compiled.asm["cubin"], compiled.asm["ptx"], recorded.states
-    used = sass.usage(cubin, triton.knobs.nvidia.cuobjdump.path)
+        code = _compile(launch, specialise(launch, TARGETS[target]), target)
+        facts |= {"shared": code.metadata.shared, **_amd(code.asm["amdgcn"])}
+        return _Compiled(facts, None)
+    listings = compiled(launch, target)
+    used, found = sass.usage(listings.cubin, triton.knobs.nvidia.cuobjdump.path), listings.traffic
     facts |= {"registers": used["REG"], "stack": used["STACK"], "local": used["LOCAL"]}
-    parameters = [name for name, kind in source.signature.items() if kind != "constexpr"]
-    types = {i: _TYPES[states[name].dtype] for i, name in enumerate(parameters) if name in states}
-    elements = None
-    if variant.elements:
-        elements = variant.elements(recorded.settings) / (32 * recorded.settings["num_warps"])
-    return Compiled(variant, target, facts, cubin, ptx, types, elements)
+    facts |= {"shared": listings.shared, "sectors": _ratio(found.sectors, found.least_sectors)}
+    facts |= {"wavefronts": _ratio(found.shared, found.least_shared)}
+    return _Compiled(facts, listings)
+
+
+def _ratio(number: float, least: float) -> float | None:
+    return round(number / least, 2) if least else None
 
 
 def _amd(assembly: str) -> dict[str, Any]:
@@ -242,154 +159,70 @@ def _amd(assembly: str) -> dict[str, Any]:
     }
 
 
-def read(compiled: Compiled, code: list[sass.Instruction]) -> Row:
-    """The row of a variant for a target of NVIDIA's, from its machine code."""
-    variant, facts = compiled.variant, compiled.facts
-    facts |= {"spills": sass.count(code, "LDL", "STL"), "barriers": sass.count(code, "BAR")}
-    try:
-        if compiled.elements is not None and compiled.ptx is not None:
-            facts |= _elementwise(variant, code, compiled.ptx, compiled.types, compiled.elements)
-    except ValueError as error:
-        where = f"{variant.kernel}, {variant.name}, {compiled.target}"
-        raise ValueError(f"{where}: {error}") from error
-    return Row(**facts)
-
-
-def _elementwise(
-    variant: Variant,
-    code: list[sass.Instruction],
-    ptx: str,
-    types: dict[int, str],
-    elements: float,
-) -> dict[str, Any]:
-    """What is said per element of the state."""
-    facts: dict[str, Any] = {}
-    if variant.budget.instructions is not None:
-        run = sass.loop_body(code) if variant.loop else sass.straight_line(code)
-        facts["sass_per_element"] = round(len(run) / elements, 2)
-    facts["ld_width"], facts["st_width"], moved = sass.traffic(ptx, code, types)
-    if not variant.loop:
-        facts["bytes_per_element"] = round(moved / elements, 2)
-    return facts
-
-
-def check(rows: Iterable[Row]) -> list[str]:
-    """What exceeds its budget, a line each."""
-    return [
-        f"{row.kernel}, {row.variant}, {row.target}: {fault}"
-        for row in rows
-        for fault in _faults(row, VARIANTS[row.kernel, row.variant].budget)
-    ]
-
-
-def _faults(row: Row, budget: Budget) -> Iterator[str]:
-    limits: dict[str, float | None] = {"stack": 0, "spills": 0}
-    if TARGETS[row.target].backend == "cuda":
-        limits |= {"local": 0, "shared": budget.shared, "barriers": budget.barriers}
-        limits |= {"sass_per_element": budget.instructions}
-    for name, limit in limits.items():
-        value = getattr(row, name)
-        if limit is not None and (value is None or value > limit):
-            yield f"{name} is {value}, at most {limit} allowed"
-    for name in ("ld_width", "st_width"):
-        for kind, bits in (getattr(row, name) or {}).items():
-            wanted = min(128, budget.lanes * _ELEMENT_BITS[kind])
-            if bits < wanted:
-                yield f"{name} of {kind} is {bits}, {wanted} wanted"
-    if budget.once and row.bytes_per_element not in (None, row.min_bytes_per_element):
-        yield f"bytes_per_element is {row.bytes_per_element}, not {row.min_bytes_per_element}"
-
-
-def compile_all(targets: Sequence[str], quick: bool) -> list[Row]:
+def compile_all(variants: Variants, targets: Sequence[str], quick: bool) -> list[Row]:
     """The rows for some targets; if quick, of most variants for sm_90 only."""
-    wanted = [
-        (key, target)
+    jobs = [
+        _Job(key, variant.launch(), variant.counted, target)
         for target in targets
-        for key, variant in VARIANTS.items()
-        if not quick or target == _PUBLISHED or variant.everywhere
+        for key, variant in variants.items()
+        if not quick or target == PUBLISHED or variant.everywhere
     ]
     # Spawned, not forked: torch may have threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(mp_context=context) as pool:
-        compiled = list(pool.map(compile_variant, *zip(*wanted, strict=True)))
-    codes = _machine_codes(compiled)
-    return [
-        Row(**one.facts) if one.cubin is None else read(one, codes[id(one)]) for one in compiled
-    ]
+        done = list(pool.map(_compile_job, jobs, chunksize=4))
+    codes = machine_codes([one.listings for one in done if one.listings is not None])
+    rows = []
+    for job, one in zip(jobs, done, strict=True):
+        if one.listings is not None:
+            budget = variants[job.key].budget.instructions
+            code = codes[id(one.listings)]
+            try:
+                one.facts.update(_read(job, one.listings, code, budget))
+            except ValueError as error:
+                raise ValueError(f"{', '.join(job.key)}, {job.target}: {error}") from error
+        rows.append(Row(**one.facts))
+    return rows
 
 
-def _machine_codes(compiled: Iterable[Compiled]) -> dict[int, list[sass.Instruction]]:
-    """The instructions of those for NVIDIA, by their ids."""
-    of: dict[str, list[Compiled]] = {}
-    for one in compiled:
-        if one.ptx is not None:
-            architecture = re.findall(r"^\.target sm_(\w+)", one.ptx, re.MULTILINE)[0]
-            of.setdefault(architecture, []).append(one)
+def machine_codes(all_of_them: Iterable[Listings]) -> dict[int, list[sass.Instruction]]:
+    """The instructions of each, by its id."""
+    of: dict[str, list[Listings]] = {}
+    for one in all_of_them:
+        architecture = re.findall(r"^\.target sm_(\w+)", one.ptx, re.MULTILINE)[0]
+        of.setdefault(architecture, []).append(one)
     found: dict[int, list[sass.Instruction]] = {}
     for architecture, those in of.items():
-        cubins = [one.cubin for one in those if one.cubin is not None]
+        cubins = [one.cubin for one in those]
         codes = sass.disassemble(cubins, architecture, triton.knobs.nvidia.nvdisasm.path)
         found |= {id(one): code for one, code in zip(those, codes, strict=True)}
     return found
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The rows as aligned text."""
-    names = [field.name for field in fields(Row)]
-    lines = [names, *([_cell(getattr(row, name)) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = (
-        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
-    )
-    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+def _read(
+    job: _Job, listings: Listings, code: list[sass.Instruction], budget: float | None
+) -> dict[str, Any]:
+    """What the machine code says of a variant."""
+    facts: dict[str, Any] = {"budget": budget}
+    facts |= {"spills": sass.count(code, "LDL", "STL"), "barriers": sass.count(code, "BAR")}
+    if job.counted is None:
+        return facts
+    states = job.launch.states
+    elements = next(iter(states.values())).numel() / (job.launch.programs * job.launch.threads)
+    if budget is not None and job.counted == "loop":
+        (turns,) = listings.traffic.turns
+        body = sass.loop_body(code)
+        # Some loops ptxas unrolls: its turns are several of those of PTX.
+        together = sass.count(body, "LDG") / addresses.Code(listings.ptx).loads(0)
+        facts["sass_per_element"] = round(len(body) * turns / together / elements, 2)
+    elif budget is not None:
+        facts["sass_per_element"] = round(len(sass.straight_line(code)) / elements, 2)
+    names = enumerate(listings.parameters)
+    types = {i: _TYPES[states[name].dtype] for i, name in names if name in states}
+    facts["ld_width"], facts["st_width"] = sass.widths(listings.ptx, code, types)
+    moved = sum(listings.traffic.bytes.get(i, 0.0) for i in types) / job.launch.threads
+    facts["bytes_per_element"] = round(moved / elements, 2)
+    return facts
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """The README's table: what sm_90 gets, and the budget beside it."""
-    lines = [
-        "| kernel | variant | SASS instructions per element | budget | bytes per element "
-        "| registers | shared bytes | barriers |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if row.target == _PUBLISHED:
-            budget = VARIANTS[row.kernel, row.variant].budget.instructions
-            cells = (
-                f"`{row.kernel}`", row.variant, row.sass_per_element, budget,
-                row.bytes_per_element, row.registers, row.shared, row.barriers,
-            )  # fmt: skip
-            lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, dict):
-        return " ".join(f"{kind}:{bits}" for kind, bits in value.items()) or "–"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 1 where a budget is exceeded."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ncsn_fast.benchmarks.static",
-        description="Compile the GPU kernels without a GPU and check them against their budgets.",
-    )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print a JSON list")
-    form.add_argument("--markdown", action="store_true", help="print the README's table (sm_90)")
-    parser.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
-    parser.add_argument("--quick", action="store_true", help="most variants for sm_90 only")
-    chosen = parser.parse_args(arguments)
-    if launch.INTERPRETED:
-        parser.error("nothing can be compiled under TRITON_INTERPRET: unset it")
-    targets = [_PUBLISHED] if chosen.markdown else chosen.target or list(TARGETS)
-    rows = compile_all(targets, chosen.quick)
-    if chosen.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-    else:
-        print(markdown(rows) if chosen.markdown else table(rows))
-    faults = check(rows)
-    print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
-    return 1 if faults else 0
+__all__ = ["TARGETS", "Listings", "compile_all", "compiled", "machine_codes", "specialise"]

@@ -1,125 +1,144 @@
-"""What is compiled to check the passes between convolutions: variants and budgets."""
+"""What is compiled to check the norms and the passes between convolutions: variants and budgets.
 
-import functools
+The launches are those of steps of the published networks (``networks.py``). What is compiled to the
+same code is one variant, named by where it was met first: by what it is compiled for and the images
+that it takes, (N, C, H, W).
+"""
+
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
-from ncsn_fast.benchmarks.static.variants import Budget, Variant, meta
-from ncsn_fast.kernels.triton import max_pool5, residual_add, resize_add
+from ncsn_fast.benchmarks.static.networks import Step
+from ncsn_fast.benchmarks.static.recording import Launch
+from ncsn_fast.benchmarks.static.variants import Budget, Variant
+from ncsn_fast.device.memory_format import is_channels_last
 
-_SHAPE = (8, 128, 32, 32)
-
-
-def _flat(settings: dict[str, Any]) -> int:
-    """Elements of a program."""
-    return settings["BLOCK_SIZE"]
-
-
-def _vectors(settings: dict[str, Any]) -> int:
-    """Elements of a program that takes vectors of a band of rows."""
-    return settings["BLOCK_SIZE"] * settings["VECTOR"] * settings.get("BAND", 1)
-
-
-def _images(dtype: torch.dtype, last: bool, shape: tuple[int, ...] = _SHAPE) -> torch.Tensor:
-    layout = torch.channels_last if last else torch.contiguous_format
-    return meta(*shape, dtype=dtype).to(memory_format=layout)
-
-
-def _residual_add(
-    shape: tuple[int, ...] = _SHAPE,
-    *,
-    activation: str = "elu",
-    dtype: torch.dtype = torch.float16,
-    gradient: bool = False,
-) -> None:
-    x = _images(dtype, True, shape)
-    launch = residual_add.residual_add_gradient if gradient else residual_add.residual_add
-    launch(x, x, x, x, activation, fast_math=True)
-
-
-def _max_pool5(
-    *, activation: str | None = "elu", dtype: torch.dtype = torch.float16, last: bool = True
-) -> None:
-    x = _images(dtype, last)
-    max_pool5.max_pool5(x, x if activation else None, x, activation, fast_math=True)
-
-
-def _max_pool5_gradient(*, dtype: torch.dtype = torch.float16, last: bool = True) -> None:
-    x = _images(dtype, last)
-    max_pool5.max_pool5_gradient(x, x, x, x, x, "elu", fast_math=True)
-
-
-def _resize_add(*, dtype: torch.dtype = torch.float16, last: bool = True) -> None:
-    base = _images(dtype, last)
-    resize_add.resize_add(_images(dtype, last, (8, 128, 16, 16)), base, base)
-
-
-def _resize_gradient(*, dtype: torch.dtype = torch.float16, last: bool = True) -> None:
-    gradient = _images(dtype, last, (8, 128, 16, 16))
-    resize_add.resize_gradient(_images(dtype, last), gradient)
+_OF_QUADS = ("begin_step", "sampler_update", "perturb", "dsm_loss")  # in variants.py
+_TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+_LOOPS = ("instance_norm_statistics", "instance_norm_sums", "resize_gradient")
+_OF_PARTS = ("instance_norm_combine", "instance_norm_coefficients")
+# NCSNv2, Deeper, Deepest and NCSN of 2019.
+_NETWORKS = (("cifar10", 128), ("bedroom", 128), ("ffhq", 32), ("cifar10-v1", 128))
+_IN_GENERAL = (
+    *(Step(name, batch) for name, most in _NETWORKS for batch in (1, most)),
+    *(Step("cifar10", batch, last=False) for batch in (1, 128)),
+    *(Step(name, batch, training=True) for name, batch in _NETWORKS),
+    Step("cifar10", 128, training=True, last=False),
+    *(Step(name, 128) for name in ("digits", "mnist")),
+)
+# Of these only what takes the first stage's images; the last one has images of odd sizes.
+_IN_PARTICULAR = (
+    *(Step("cifar10", 128, activation=name) for name in ("relu", "lrelu", "swish")),
+    *(Step("cifar10", 128, training=True, precision=name) for name in ("bf16", "fp32")),
+    Step("cifar10", 1, training=True, ngf=63, size=(30, 34)),
+)
 
 
 def variants() -> Iterator[Variant]:
-    """NHWC in float16 if not said.
+    """One per kernel and code, in the order of the steps above; NHWC in float16 if not said."""
+    seen: set[object] = set()
+    kernels: set[str] = set()
+    for step in (*_IN_GENERAL, *_IN_PARTICULAR):
+        for launch in step.launches():
+            code = launch.code
+            if code in seen or launch.name in _OF_QUADS:
+                continue
+            if step in _IN_PARTICULAR and not _particular(step, launch):
+                continue
+            seen.add(code)
+            first = launch.name not in kernels
+            kernels.add(launch.name)
+            how = None if launch.name in _OF_PARTS else "loop" if launch.name in _LOOPS else "all"
+            yield Variant(
+                launch.name, _named(launch), lambda found=launch: found, _budget(launch), how, first
+            )
 
-    A maximum reads each pixel ten times and a gradient 25 times, from the cache. The budgets of
-    forward passes are about what an H200 issues while it moves their bytes, 7 per byte; gradients
-    of maxima are beyond that.
-    """
-    of, bf16, fp32 = functools.partial, torch.bfloat16, torch.float32
-    for activation in ("elu", "relu", "lrelu", "swish"):
-        call, first = of(_residual_add, activation=activation), activation == "elu"
-        yield Variant("residual_add", activation, call, Budget(18, lanes=8), _flat, False, first)
-        call = of(call, gradient=True)
-        budget = Budget(22, lanes=8)
-        yield Variant("residual_add_gradient", activation, call, budget, _flat, False, first)
-    for name, dtype in (("elu, bf16", bf16), ("elu, fp32", fp32)):
-        call = of(_residual_add, dtype=dtype)
-        yield Variant("residual_add", name, call, Budget(18, lanes=8), _flat)
-        call = of(call, gradient=True)
-        yield Variant("residual_add_gradient", name, call, Budget(22, lanes=8), _flat)
-    # The first program's eight elements one by one, and all others' as ever.
-    call, odd = of(_residual_add, (2, 63, 15, 17)), Budget(25, lanes=1, once=False)
-    yield Variant("residual_add", "elu, odd size", call, odd, _flat)
-    yield Variant("residual_add_gradient", "elu, odd size", of(call, gradient=True), odd, _flat)
 
-    wide = functools.partial(Budget, lanes=8, once=False)
-    pools: tuple[tuple[str, dict[str, Any], Budget], ...] = (
-        ("elu", {}, wide(44)),
-        ("none", {"activation": None}, wide(28)),
-        ("elu, bf16", {"dtype": bf16}, wide(44)),
-        ("elu, fp32", {"dtype": fp32}, wide(50)),
-        ("none, bf16", {"activation": None, "dtype": bf16}, wide(28)),
-        ("none, fp32", {"activation": None, "dtype": fp32}, wide(56)),
-        ("elu, NCHW", {"last": False}, Budget(115, once=False, lanes=1)),
-    )
-    for name, keywords, budget in pools:
-        call = of(_max_pool5, **keywords)
-        yield Variant("max_pool5", name, call, budget, _vectors, False, name == "elu")
-    for kernel, most in (("max_pool5_places", 125), ("max_pool5_gradient", 205)):
-        yield Variant(kernel, "elu", _max_pool5_gradient, wide(most), _vectors, False, True)
-        for name, dtype, lanes in (("elu, bf16", bf16, 8), ("elu, fp32", fp32, 4)):
-            call = of(_max_pool5_gradient, dtype=dtype)
-            yield Variant(kernel, name, call, Budget(most + 10, lanes=lanes, once=False), _vectors)
-        call = of(_max_pool5_gradient, last=False)
-        budget = Budget(270 if kernel == "max_pool5_gradient" else None, lanes=1, once=False)
-        yield Variant(kernel, "elu, NCHW", call, budget, _vectors)
+def _particular(step: Step, launch: Launch) -> bool:
+    """Whether a launch is of what a step is there for, in the images of the first stage."""
+    images, (channels, *size) = _images(launch), step.first_stage
+    if launch.name in _OF_PARTS or images.shape[1] != channels:
+        return False
+    if step.activation != "elu" and launch.settings.get("ACTIVATION") != step.activation:
+        return False
+    return launch.name == "resize_gradient" or [*images.shape[2:]] == size
 
-    resizes: tuple[tuple[str, dict[str, Any], Budget], ...] = (
-        ("plain", {}, Budget(34, lanes=8)),
-        ("bf16", {"dtype": bf16}, Budget(34, lanes=8)),
-        ("fp32", {"dtype": fp32}, Budget(48, lanes=8)),
-        ("NCHW", {"last": False}, Budget(lanes=1)),
-    )
-    for name, keywords, budget in resizes:
-        call = of(_resize_add, **keywords)
-        yield Variant("resize_add", name, call, budget, _vectors, False, name == "plain")
-    for name, keywords, budget in resizes:
-        # In two loops, whose instructions are not counted.
-        call, budget = of(_resize_gradient, **keywords), Budget(lanes=budget.lanes)
-        yield Variant("resize_gradient", name, call, budget, _vectors, True, name == "plain")
+
+def _images(launch: Launch) -> torch.Tensor:
+    """Its first tensor, those of a state."""
+    return next(iter(launch.tensors.values()))
+
+
+def _named(launch: Launch) -> str:
+    images, settings, words = _images(launch), launch.settings, []
+    if "ACTIVATION" in settings:
+        words.append(settings["ACTIVATION"] or "none")
+    if launch.arguments.get("residual_ptr") is not None and launch.name.endswith("statistics"):
+        words.append("of a sum")
+    if settings.get("ROWS"):
+        words.append("a row a sample")
+    if launch.name not in _OF_PARTS and images.dtype != torch.float16:
+        words.append(_TYPES[images.dtype])
+    words.append(" × ".join(map(str, images.shape)))
+    if launch.name not in _OF_PARTS and not is_channels_last(images):
+        words.append("NCHW")
+    return ", ".join(words)
+
+
+def _budget(launch: Launch) -> Budget:
+    """About what an H200 issues while it moves the bytes, 7 instructions a byte, or where a kernel
+    is now, so that none grows unseen."""
+    images, name = _images(launch), launch.name
+    odd = images.shape[1] % 8 != 0
+    if name in _OF_PARTS or (odd and name.startswith("instance_norm")):
+        return Budget(None, None, None, 1, False)
+    if name.startswith("instance_norm"):
+        return _of_norm(launch)
+    if name.startswith("residual_add"):
+        if images.numel() % 8:  # the first program's eight elements one by one, all others' as ever
+            return Budget(25, lanes=1, once=False)
+        return Budget(18 if name == "residual_add" else 22, lanes=8)
+    last = is_channels_last(images)
+    most = None if odd else _most(name, launch.settings.get("ACTIVATION"), images.dtype, last)
+    if most is not None and name == "max_pool5":
+        most += 6 * (images.shape[2] < 32)  # three rows a thread, of sixteen
+    lanes = 1 if odd or not last else 4 if images.dtype == torch.float32 else 8
+    # A maximum reads each pixel ten times and a gradient 25 times, from the cache.
+    return Budget(most, lanes=lanes, once=name == "resize_add")
+
+
+def _of_norm(launch: Launch) -> Budget:
+    images, even = _images(launch), launch.settings["EVEN"]
+    last, pixels = is_channels_last(images), images[0, 0].numel()
+    if launch.name in _LOOPS:
+        most = 14 if launch.name.endswith("sums") else 7
+        if launch.arguments.get("residual_ptr") is not None:
+            most = 9
+        if not even or pixels < 64:  # and what a turn of few elements costs
+            return Budget(most + 5, None, 12, 4, conflicts=1.8)
+        return Budget(most, None, 7 if last else 3, 8, conflicts=1.8)
+    most = 13 if launch.name.endswith("apply") else 16
+    if launch.settings["ACTIVATION"] == "swish":
+        most = 17
+    if not last:
+        most = 15 if pixels >= 1024 else 24
+    return Budget(most if even else 20, lanes=8, once=even)
+
+
+def _most(name: str, activation: str | None, dtype: torch.dtype, last: bool) -> float | None:
+    """Instructions of a pass over neighbours; None where they are in loops or branches."""
+    half, wide = dtype == torch.float16, dtype == torch.float32
+    if name == "max_pool5":
+        in_rows = (50 if wide else 44) if activation else (56 if wide else 28)
+        return in_rows if last else 115
+    most = {
+        "max_pool5_places": (125 if half else 135, None),
+        "max_pool5_gradient": (205 if half else 215, 270),
+        "resize_add": (48 if wide else 34, None),
+        "resize_gradient": (None, None),
+    }
+    return most[name][0 if last else 1]
 
 
 __all__ = ["variants"]

@@ -233,9 +233,9 @@ def _ptx_bits(operation: str) -> int:
     return int(bits[1]) * (int(lanes[1]) if lanes else 1)
 
 
-def traffic(
+def widths(
     ptx: str, code: list[Instruction], types: dict[int, str]
-) -> tuple[dict[str, int], dict[str, int], float]:
+) -> tuple[dict[str, int], dict[str, int]]:
     """How a thread loads and stores some of the kernel's tensors.
 
     PTX says which tensor an access is of; SASS has to have all of these accesses.
@@ -245,7 +245,7 @@ def traffic(
         types: position among the kernel's parameters → name of the tensor's type.
 
     Returns:
-        (narrowest load in bits by type, narrowest store in bits by type, bytes moved in all).
+        (narrowest load in bits by type, narrowest store in bits by type).
 
     Raises:
         ValueError: where SASS lacks an access: split into narrower ones, or dropped.
@@ -260,8 +260,7 @@ def traffic(
                 narrowest[kind][types[position]] = min(bits, so_far)
     if missing := accesses - sass_accesses(code):
         raise ValueError(f"accesses in PTX but not in SASS: {dict(missing)}")
-    moved = sum(access.bits * number for access, number in accesses.items()) / 8
-    return narrowest["ld"], narrowest["st"], moved
+    return narrowest["ld"], narrowest["st"]
 
 
 def amd_resources(assembly: str) -> dict[str, int]:
@@ -284,6 +283,6 @@ __all__ = [
     "resources",
     "sass_accesses",
     "straight_line",
-    "traffic",
     "usage",
+    "widths",
 ]
