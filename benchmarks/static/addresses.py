@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 _SECTOR, _BANKS, _WARP = 32, 32, 32
 _FAR = 1 << 40  # from one tensor to the next
 _MOST_STATEMENTS = 1_000_000
+_GLOBAL = re.compile(r"(ld|st)\.global")
 _LABEL = re.compile(r"^\s*(\$\w+):")
 _STATEMENT = re.compile(r"^\s*(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*([^;]*);")
 _TYPES: dict[str, Any] = {
@@ -55,7 +56,7 @@ class Traffic:
     Attributes:
         sectors, least_sectors: of global memory, and the fewest that hold the bytes asked for.
         shared, least_shared: wavefronts of shared memory, and the fewest possible.
-        bytes: asked for, by the position of the tensor among the kernel's parameters.
+        loaded, stored: bytes, by the position of the tensor among the kernel's parameters.
         turns: of each loop, in the order of the branches that close them.
     """
 
@@ -63,7 +64,8 @@ class Traffic:
     least_sectors: float = 0
     shared: float = 0
     least_shared: float = 0
-    bytes: dict[int, float] = field(default_factory=dict)
+    loaded: dict[int, float] = field(default_factory=dict)
+    stored: dict[int, float] = field(default_factory=dict)
     turns: tuple[float, ...] = ()
 
     @property
@@ -99,11 +101,23 @@ class Code:
             if one.name.startswith("bra") and self.labels[one.operands[0]] <= i
         ]
 
-    def loads(self, loop: int) -> int:
+    def accesses(self, loop: int) -> int:
         """Of global memory, in one turn of a loop."""
-        end = self.loops[loop]
-        body = self.statements[self.labels[self.statements[end].operands[0]] : end]
-        return sum(one.name.startswith("ld.global") for one in body)
+        return sum(_GLOBAL.match(one.name) is not None for one in self._body(loop))
+
+    def depth(self, loop: int) -> int:
+        """How many loops it is in."""
+        first, last = self._range(loop)
+        around = (self._range(other) for other in range(len(self.loops)) if other != loop)
+        return sum(start <= first and last <= end for start, end in around)
+
+    def _range(self, loop: int) -> tuple[int, int]:
+        last = self.loops[loop]
+        return self.labels[self.statements[last].operands[0]], last
+
+    def _body(self, loop: int) -> list[_Statement]:
+        first, last = self._range(loop)
+        return self.statements[first:last]
 
 
 def traffic(
@@ -118,17 +132,22 @@ def traffic(
         programs: their numbers.
     """
     runs = [_Program(code, parameters, threads, number).run() for number in programs]
-    asked: Counter[int] = Counter()
-    for run in runs:
-        asked.update(run.bytes)
     return Traffic(
         fmean(run.sectors for run in runs),
         fmean(run.least_sectors for run in runs),
         fmean(run.shared for run in runs),
         fmean(run.least_shared for run in runs),
-        {parameter: number / len(runs) for parameter, number in asked.items()},
+        _mean(run.loaded for run in runs),
+        _mean(run.stored for run in runs),
         tuple(map(fmean, zip(*(run.turns for run in runs), strict=True))),
     )
+
+
+def _mean(found: Iterable[dict[int, float]]) -> dict[int, float]:
+    """The mean of what each has, 0 where it has nothing."""
+    each = list(found)
+    keys = sorted({key for one in each for key in one})
+    return {key: fmean(one.get(key, 0.0) for one in each) for key in keys}
 
 
 @dataclass
@@ -219,8 +238,11 @@ class _Program:
             self.found.least_shared += least
         else:
             tensors, lanes = np.unique(rows[rows >= 0] // _FAR - 1, return_counts=True)
+            moved = self.found.stored if name == "st" else self.found.loaded
             for tensor, number in zip(tensors.tolist(), lanes.tolist(), strict=True):
-                self.found.bytes[tensor] = self.found.bytes.get(tensor, 0) + size * number
+                if tensor < 0:  # of a place that is in memory
+                    continue
+                moved[tensor] = moved.get(tensor, 0) + size * number
             sectors, least = _sectors(rows, size)
             self.found.sectors += sectors
             self.found.least_sectors += least

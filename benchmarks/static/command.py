@@ -16,16 +16,19 @@ from itertools import chain
 
 from ncsn_fast.benchmarks.static import passes, rows, variants
 from ncsn_fast.benchmarks.static.compiled import TARGETS, compile_all
+from ncsn_fast.benchmarks.static.variants import Variant
 from ncsn_fast.kernels.triton.common import launch
 
 
 def all_variants() -> rows.Variants:
     """Those of all areas, by kernel and name."""
     areas = chain(variants.variants(), passes.variants())
-    found = [((variant.kernel, variant.name), variant) for variant in areas]
-    if len(dict(found)) < len(found):
-        raise ValueError("two variants of one kernel have the same name")
-    return dict(found)
+    found: dict[tuple[str, str], Variant] = {}
+    for variant in areas:
+        key = variant.kernel, variant.name
+        if found.setdefault(key, variant) is not variant:
+            raise ValueError(f"two variants of one kernel have the same name: {', '.join(key)}")
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -213,15 +213,16 @@ def _read(
         (turns,) = listings.traffic.turns
         body = sass.loop_body(code)
         # Some loops ptxas unrolls: its turns are several of those of PTX.
-        together = sass.count(body, "LDG") / addresses.Code(listings.ptx).loads(0)
+        together = sass.count(body, "LDG", "STG") / addresses.Code(listings.ptx).accesses(0)
         facts["sass_per_element"] = round(len(body) * turns / together / elements, 2)
     elif budget is not None:
         facts["sass_per_element"] = round(len(sass.straight_line(code)) / elements, 2)
     names = enumerate(listings.parameters)
     types = {i: _TYPES[states[name].dtype] for i, name in names if name in states}
     facts["ld_width"], facts["st_width"] = sass.widths(listings.ptx, code, types)
-    moved = sum(listings.traffic.bytes.get(i, 0.0) for i in types) / job.launch.threads
-    facts["bytes_per_element"] = round(moved / elements, 2)
+    found = listings.traffic
+    moved = sum(way.get(i, 0.0) for i in types for way in (found.loaded, found.stored))
+    facts["bytes_per_element"] = round(moved / job.launch.threads / elements, 2)
     return facts
 
 

@@ -76,6 +76,8 @@ def _named(launch: Launch) -> str:
         words.append(settings["ACTIVATION"] or "none")
     if launch.arguments.get("residual_ptr") is not None and launch.name.endswith("statistics"):
         words.append("of a sum")
+    if launch.arguments.get("bias_ptr") is not None:
+        words.append("a bias")
     if settings.get("ROWS"):
         words.append("a row a sample")
     if launch.name not in _OF_PARTS and images.dtype != torch.float16:
@@ -114,11 +116,12 @@ def _of_norm(launch: Launch) -> Budget:
     if launch.name in _LOOPS:
         most = 14 if launch.name.endswith("sums") else 7
         if launch.arguments.get("residual_ptr") is not None:
-            most = 9
+            most = 12 if launch.arguments["bias_ptr"] is not None else 9
         if not even or pixels < 64:  # and what a turn of few elements costs
             return Budget(most + 5, None, 12, 4, conflicts=1.8)
         return Budget(most, None, 7 if last else 3, 8, conflicts=1.8)
-    most = 13 if launch.name.endswith("apply") else 16
+    biased = launch.arguments.get("bias_ptr") is not None
+    most = (14 if biased else 13) if launch.name.endswith("apply") else 16
     if launch.settings["ACTIVATION"] == "swish":
         most = 17
     if not last:

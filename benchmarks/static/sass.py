@@ -127,6 +127,19 @@ def straight_line(code: list[Instruction]) -> list[Instruction]:
     return run
 
 
+def loops(code: list[Instruction]) -> list[tuple[int, int]]:
+    """(first, last) instruction of each loop, in the order of the branches that close them."""
+    found = []
+    # Behind the end lie ways round divergence, which branch back as well.
+    ends = (i for i, line in enumerate(code) if line.opcode == "EXIT" and not line.predicate)
+    for last, line in enumerate(code[: next(ends, None)]):
+        target = re.search(r"0x[0-9a-f]+$", line.operands)
+        if line.opcode in _BRANCHES and target and int(target[0], 16) <= line.address:
+            first = next(i for i, one in enumerate(code) if one.address >= int(target[0], 16))
+            found.append((first, last))
+    return found
+
+
 def loop_body(code: list[Instruction]) -> list[Instruction]:
     """The instructions of a kernel's longest loop, which runs through its elements.
 
@@ -134,19 +147,12 @@ def loop_body(code: list[Instruction]) -> list[Instruction]:
         ValueError: where their number would say nothing about the time: a call in it, another
             loop in it, or no loop at all.
     """
-    loops = []
-    # Behind the end lie ways round divergence, which branch back as well.
-    ends = (i for i, line in enumerate(code) if line.opcode == "EXIT" and not line.predicate)
-    for last, line in enumerate(code[: next(ends, None)]):
-        target = re.search(r"0x[0-9a-f]+$", line.operands)
-        if line.opcode in _BRANCHES and target and int(target[0], 16) <= line.address:
-            first = next(i for i, one in enumerate(code) if one.address >= int(target[0], 16))
-            loops.append((first, last))
-    if not loops:
+    found = loops(code)
+    if not found:
         raise ValueError("there is no loop")
-    first, last = max(loops, key=lambda loop: loop[1] - loop[0])
+    first, last = max(found, key=lambda loop: loop[1] - loop[0])
     body = code[first : last + 1]
-    if sum(first <= one[0] and one[1] <= last for one in loops) > 1:
+    if sum(first <= one[0] and one[1] <= last for one in found) > 1:
         raise ValueError(f"the loop at {body[0].address:#06x} has a loop in it")
     # Of a call that goes to what follows the loop nobody returns: it is the way out.
     behind = f"{code[last + 1].address:#x}"
@@ -278,6 +284,7 @@ __all__ = [
     "disassemble",
     "instructions",
     "loop_body",
+    "loops",
     "machine_code",
     "ptx_accesses",
     "resources",

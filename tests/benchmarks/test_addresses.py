@@ -42,7 +42,7 @@ def test_sectors_of_a_warp_are_those_that_its_threads_touch(stride, sectors):
     found = run(load(size=stride))
     assert found.sectors == sectors
     assert found.least_sectors == (4 if stride else 1)
-    assert found.bytes == {0: 128}
+    assert found.loaded == {0: 128}
 
 
 def test_two_warps_make_two_requests():
@@ -53,13 +53,13 @@ def test_two_warps_make_two_requests():
 def test_threads_that_are_masked_ask_for_nothing():
     mask = "\tsetp.lt.s32 \t%p1, %r2, %r1;\n"
     found = run(mask + load(predicate="@%p1 "))
-    assert (found.bytes, found.sectors) == ({0: 28}, 1)
-    assert run(mask + load(predicate="@!%p1 ")).bytes == {0: 100}
+    assert (found.loaded, found.sectors) == ({0: 28}, 1)
+    assert run(mask + load(predicate="@!%p1 ")).loaded == {0: 100}
 
 
 def test_a_mask_that_is_in_memory_is_taken_to_be_true():
     body = load() + "\tsetp.lt.s32 \t%p1, %r90, %r1;\n" + load(predicate="@%p1 ")
-    assert run(body).bytes == {0: 256}
+    assert run(body).loaded == {0: 256}
 
 
 def test_each_tensor_has_its_bytes():
@@ -67,7 +67,7 @@ def test_each_tensor_has_its_bytes():
         "\tadd.s64 \t%rd5, %rd2, %rd3;\n\tst.global.v4.b32 [ %rd5 + 0 ], { %r1, %r1, %r1, %r1 };\n"
     )
     found = run(load(size=16) + store)
-    assert found.bytes == {0: 128, 1: 512}
+    assert (found.loaded, found.stored) == ({0: 128}, {1: 512})
     assert (found.sectors, found.least_sectors) == (16 + 16, 4 + 16)
 
 
@@ -106,7 +106,7 @@ $L__BB0_1:
 def test_loops_are_run_as_often_as_their_numbers_say(number, turns):
     found = run(LOOP.format(body=load()), number)
     assert found.turns == (turns,)
-    assert found.bytes == {0: 128 * turns}
+    assert found.loaded == {0: 128 * turns}
 
 
 def test_loops_in_loops_count_all_their_turns():
@@ -127,7 +127,7 @@ def test_a_loop_without_an_end_is_refused(monkeypatch):
 
 def test_programs_are_averaged():
     body = "\tsetp.eq.s32 \t%p1, %r3, 0;\n" + load(predicate="@%p1 ")
-    assert run(body, programs=(0, 1, 2, 3)).bytes == {0: 32}
+    assert run(body, programs=(0, 1, 2, 3)).loaded == {0: 32}
 
 
 @pytest.mark.parametrize(
