@@ -23,6 +23,7 @@ from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.by_name import build
 from ncsn_fast.models.packed_conv import PackedConv
 from ncsn_fast.models.refinenet import RefineNet
+from ncsn_fast.sampling import captured
 from ncsn_fast.training.presets import PRESETS
 
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
@@ -175,6 +176,34 @@ def biases_in_passes() -> Iterator[None]:
         yield
 
 
+ROWS_A_REPLAY = 4
+
+
+@contextmanager
+def several_rows_a_replay() -> Iterator[None]:
+    """Inside, a captured graph of ours has so many rows of a chain, one after the other."""
+    capture = captured.capture.capture
+
+    def captured_rows(step: Callable[[], None], device: torch.device, **how: Any) -> Any:
+        def rows() -> None:
+            for _ in range(ROWS_A_REPLAY):
+                step()
+
+        return capture(rows, device, **how)
+
+    def run(loop: captured.CapturedLoop, first: int, last: int, progress: object) -> None:
+        if (last - first) % ROWS_A_REPLAY:
+            raise ValueError(f"{last - first} rows are no multiple of {ROWS_A_REPLAY}")
+        for _ in range(first, last, ROWS_A_REPLAY):
+            loop._graph.replay()
+
+    with (
+        mock.patch.object(captured.capture, "capture", captured_rows),
+        mock.patch.object(captured.CapturedLoop, "run", run),
+    ):
+        yield
+
+
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -231,6 +260,7 @@ def compiled(
 
 
 __all__ = [
+    "ROWS_A_REPLAY",
     "SEED",
     "TYPES",
     "Forward",
@@ -242,5 +272,6 @@ __all__ = [
     "make",
     "plain_forward",
     "plain_step",
+    "several_rows_a_replay",
     "tuned",
 ]

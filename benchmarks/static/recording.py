@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-from ncsn_fast.device.memory_format import is_dense
+from ncsn_fast.device.memory_format import is_channels_last, is_dense
 from ncsn_fast.kernels.triton.common import launch
 
 # What moves nothing, or only what the host has told.
@@ -193,9 +193,16 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
         if name.startswith("convolution"):
+            laid = _as_cudnn_lays_it_out(name, args, result)
+            if name == "convolution" and is_channels_last(laid) and not is_channels_last(args[0]):
+                self._tell(Pass("aten.contiguous", 2 * size_of(args[0])))
             self._tell(_convolution(name, args, result))
-            return _as_cudnn_lays_it_out(name, args, result)
-        if name not in _FREE and not func.is_view:
+            if name == "convolution" and args[2] is not None:  # which cuDNN is not given
+                self._tell(Pass("aten.add_", 2 * size_of(laid) + size_of(args[2])))
+            return laid
+        leaves = tree_leaves((args, kwargs, result))
+        on_device = any(isinstance(one, Tensor) and one.is_meta for one in leaves)
+        if name not in _FREE and not func.is_view and on_device:
             written = [
                 value
                 for argument, value in zip(func._schema.arguments, args, strict=False)

@@ -40,8 +40,9 @@ _INPUTS = 4
 _PROFILED, _PROFILED_OURS = 5, 12
 _WIDE = ("fp32", "tf32")
 DIRECT, TUNED, PASSES = "ours, direct", "ours, cudnn.benchmark", "ours, biases in passes"
+SEVERAL = f"ours, {networks.ROWS_A_REPLAY} rows a replay"
 # Of larger batches a row takes so long that each contestant costs seconds.
-_MOST_FOR_PASSES = 128
+_MOST_FOR_DETAILS = 128
 Making = Callable[[], Tensor]
 
 
@@ -59,11 +60,13 @@ def chain_contest(plan: Plan, suite: str, subject: Subject, work: Work, batch: i
             entries.append(Contestant("eager channels_last", precision, run.plain))
         if on_gpu:
             entries.append(Contestant("ours, no graph", plan.half, partial(run.ours, graph=False)))
-            ways = {TUNED: partial(networks.tuned, True), PASSES: networks.biases_in_passes}
+            ways = {TUNED: partial(networks.tuned, True)}
+            if batch <= _MOST_FOR_DETAILS:
+                ways[PASSES] = networks.biases_in_passes
+                ways[SEVERAL] = networks.several_rows_a_replay
             for name, under in ways.items():
-                if name != PASSES or batch <= _MOST_FOR_PASSES:
-                    way = partial(run.ours, graph=True, under=under)
-                    entries.append(Contestant(name, plan.half, way))
+                way = partial(run.ours, graph=True, under=under)
+                entries.append(Contestant(name, plan.half, way))
     for way, precision in itertools.product(subject.compiled, rivals_in):
         entries.append(Contestant(way, precision, partial(run.plain, way=way)))
     ours = partial(run.ours, graph=on_gpu or "auto")
@@ -341,6 +344,7 @@ def _in_mode(call: Making, precision: str, device: torch.device) -> Making:
 __all__ = [
     "DIRECT",
     "PASSES",
+    "SEVERAL",
     "TUNED",
     "Chains",
     "Forwards",

@@ -1,6 +1,7 @@
 """Steps that are recorded on "meta": what the static tables count is what the engine launches."""
 
 import pickle
+from collections import Counter
 
 import pytest
 import torch
@@ -96,6 +97,33 @@ def test_a_convolution_counts_its_products_and_sums():
     found = recording.work(with_gradient)  # of the weight alone: nobody asks for that of x
     convolutions = [one for one in found if isinstance(one, Convolution)]
     assert convolutions == [Convolution(2 * products, torch.float32)] * 2
+
+
+def test_what_pytorch_does_beside_a_convolution_is_counted():
+    """cuDNN is given neither a bias nor images that are laid out otherwise."""
+    x, weight, bias = meta(4, 2, 8, 6), meta(3, 2, 3, 3), meta(3)
+    weight = weight.to(memory_format=torch.channels_last)
+    layout, convolution, addition = recording.work(lambda: F.conv2d(x, weight, bias, padding=1))
+    assert layout == Pass("aten.contiguous", 2 * 4 * x.numel())
+    assert convolution.operations == 2 * 4 * 3 * 8 * 6 * 2 * 3 * 3
+    assert addition == Pass("aten.add_", 4 * (2 * 4 * 3 * 8 * 6 + 3))
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert recording.work(lambda: F.conv2d(x, weight, padding=1)) == [convolution]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_a_step_of_a_chain_has_few_passes_beside_its_convolutions(precision):
+    """docs/kernels.md tells of them."""
+    found = Step("cifar10", 128, precision=precision).work()
+    assert sum(isinstance(one, Convolution) for one in found) == 75
+    assert Counter(one.name for one in found if isinstance(one, Pass)) == {
+        "aten.rsub": 1, "aten.contiguous": 1, "aten.elu": 24, "aten.add": 22, "aten.avg_pool2d": 1,
+        "aten.add_": 1,
+    }  # fmt: skip
+
+
+def test_what_the_host_computes_is_not_counted():
+    assert recording.work(lambda: torch.ones(3) * 2) == []
 
 
 def test_a_pass_counts_what_it_is_given_and_returns():

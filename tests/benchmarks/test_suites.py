@@ -31,6 +31,7 @@ from ncsn_fast.benchmarks.suites.operations import (
 from ncsn_fast.benchmarks.suites.overhead import overhead
 from ncsn_fast.benchmarks.suites.sampling import (
     PASSES,
+    SEVERAL,
     TUNED,
     Chains,
     chain_contest,
@@ -39,6 +40,8 @@ from ncsn_fast.benchmarks.suites.sampling import (
 from ncsn_fast.benchmarks.suites.training import training_contest
 from ncsn_fast.device import native
 from ncsn_fast.models import packed_conv
+
+pytest_plugins = ["helpers.recorded_capture"]
 
 
 def test_a_longer_chain_needs_no_more_memory_of_the_host():
@@ -115,7 +118,20 @@ def test_ours_runs_as_its_user_has_it_and_tuned_beside_that(monkeypatch, tuned):
     assert torch.backends.cudnn.benchmark is not tuned
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     on_gpu = chain_contest(replace(PLAN, device="cuda"), "chain", TINY, work, 2)
-    assert {TUNED, PASSES} <= {one.name for one in on_gpu.contestants}
+    assert {TUNED, PASSES, SEVERAL} <= {one.name for one in on_gpu.contestants}
+
+
+def test_several_rows_a_replay_are_those_of_as_many_replays(recorded):
+    work = networks.make(TINY, CPU)
+    chains = Chains(work, 2, 4, 8)
+    found = [
+        chains.ours("fp32", True, under).result()
+        for under in (nullcontext, networks.several_rows_a_replay)
+    ]
+    torch.testing.assert_close(*found, atol=0, rtol=0)
+    assert [one.replays for one in recorded.captured] == [8, 2]
+    with pytest.raises(ValueError, match="no multiple of 4"):
+        Chains(work, 2, 3, 6).ours("fp32", True, networks.several_rows_a_replay).result()
 
 
 @pytest.mark.usefixtures("one_thread")
