@@ -109,6 +109,72 @@ def trusted_sigmas(sigmas: Sequence[float] | np.ndarray | Tensor) -> Tensor:
     return check_sigmas(sigmas)
 
 
+def ddpm_sigmas(alphas_cumprod: Sequence[float] | np.ndarray | Tensor) -> Tensor:
+    """The noise levels √((1-ᾱ_t)/ᾱ_t) of DDPM's timesteps, (T,) float64 on the CPU, descending.
+
+    Args:
+        alphas_cumprod: (T,) ᾱ_t for t = 0 … T-1, falling, in (0, 1).
+
+    Raises:
+        ValueError: for ᾱ that are no such numbers.
+    """
+    alphas = checks.tensor("alphas_cumprod", alphas_cumprod).cpu()
+    if alphas.is_complex() or alphas.ndim != 1 or not bool(((alphas > 0) & (alphas < 1)).all()):
+        raise ValueError(
+            f"alphas_cumprod of shape {tuple(alphas.shape)}: give (T,) numbers strictly "
+            "between 0 and 1 (leave out a last ᾱ of 0, where σ is infinite)"
+        )
+    alphas = alphas.double()
+    if not bool((alphas.diff() < 0).all()):
+        raise ValueError("alphas_cumprod has to fall with t: the products of 1 - β up to t")
+    return ((1 - alphas) / alphas).sqrt().flip(0)
+
+
+def vp_sigmas(beta_min: float, beta_max: float) -> Tensor:
+    """The noise levels of a VP diffusion at 1,000 times from 1 to 1e-3, (1000,) float64.
+
+    ln(1 + σ²) = ½(β_max - β_min)t² + β_min·t.
+
+    Raises:
+        ValueError: unless 0 < β_min ≤ β_max, finite.
+    """
+    for name, beta in (("beta_min", beta_min), ("beta_max", beta_max)):
+        checks.number(name, beta)
+    if not (math.isfinite(beta_max) and 0 < beta_min <= beta_max):
+        raise ValueError(
+            f"beta_min = {beta_min}, beta_max = {beta_max}: needed is 0 < β_min ≤ β_max, finite"
+        )
+    t = torch.linspace(1, 1e-3, 1000, dtype=torch.float64, device="cpu")
+    return torch.expm1((beta_max - beta_min) / 2 * t**2 + beta_min * t).sqrt()
+
+
+def vp_time(sigma: Tensor, beta_min: float, beta_max: float) -> Tensor:
+    """999·t of the VP diffusion that has noise level σ, without cancellation where σ is small."""
+    log = torch.log1p(sigma.square())
+    return 999 * 2 * log / (beta_min + (beta_min**2 + 2 * (beta_max - beta_min) * log).sqrt())
+
+
+def levels_each(sigma: object, x: Tensor) -> Tensor:
+    """A noise level for each sample, (B,) or (1,) of the dtype and on the device of x (B, *shape).
+
+    Args:
+        sigma: σ ≥ 0, a number or (B,).
+
+    Raises:
+        ValueError: for levels of another kind or shape.
+    """
+    level = checks.tensor("sigma", sigma)
+    if level.is_complex() or level.ndim > 1 or level.numel() not in (1, len(x)):
+        raise ValueError(
+            f"sigma is {level.dtype} of shape {tuple(level.shape)}: give a noise level for all "
+            f"samples, or {len(x)}"
+        )
+    level = level.to(x.device, x.dtype).flatten()
+    if not bool(((level >= 0) & (level < math.inf)).all()):
+        raise ValueError("sigma holds values that are not finite numbers of at least 0")
+    return level
+
+
 def nearest_level(sigma: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
     """The level nearest in ln σ to each σ, and how far it is, in the precision of what is given.
 
@@ -326,12 +392,16 @@ __all__ = [
     "check_sigmas",
     "check_step_size",
     "counted_by_labels",
+    "ddpm_sigmas",
     "geometric_sigmas",
     "level_overlap",
     "level_ratio",
+    "levels_each",
     "nearest_level",
     "num_levels_for",
     "place_between",
     "relative_variance",
     "trusted_sigmas",
+    "vp_sigmas",
+    "vp_time",
 ]

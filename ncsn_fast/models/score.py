@@ -22,9 +22,13 @@ from ncsn_fast.methods.levels import (
     SAME_LEVEL,
     check_sigmas,
     counted_by_labels,
+    ddpm_sigmas,
+    levels_each,
     nearest_level,
     place_between,
     trusted_sigmas,
+    vp_sigmas,
+    vp_time,
 )
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.reference import per_sample
@@ -163,16 +167,7 @@ class Score:
             ValueError: for ᾱ that are no such numbers. (Where the last is 0, zero terminal
                 signal-to-noise, σ is infinite: leave that timestep out.)
         """
-        alphas = checks.tensor("alphas_cumprod", alphas_cumprod).cpu()
-        if alphas.is_complex() or alphas.ndim != 1 or not bool(((alphas > 0) & (alphas < 1)).all()):
-            raise ValueError(
-                f"alphas_cumprod of shape {tuple(alphas.shape)}: give (T,) numbers strictly "
-                "between 0 and 1 (leave out a last ᾱ of 0, where σ is infinite)"
-            )
-        alphas = alphas.double()
-        if not bool((alphas.diff() < 0).all()):
-            raise ValueError("alphas_cumprod has to fall with t: the products of 1 - β up to t")
-        sigmas = ((1 - alphas) / alphas).sqrt().flip(0)
+        sigmas = ddpm_sigmas(alphas_cumprod)
         return cls(fn, kind, "timestep", sigmas, sigma_data=1.0, quantize=quantize)
 
     @classmethod
@@ -196,15 +191,8 @@ class Score:
         Raises:
             ValueError: for betas that are none such.
         """
-        for name, beta in (("beta_min", beta_min), ("beta_max", beta_max)):
-            checks.number(name, beta)
-        if not (math.isfinite(beta_max) and 0 < beta_min <= beta_max):
-            raise ValueError(
-                f"beta_min = {beta_min}, beta_max = {beta_max}: needed is 0 < β_min ≤ β_max, finite"
-            )
-        t = torch.linspace(1, 1e-3, 1000, dtype=torch.float64, device="cpu")
-        sigmas = torch.expm1((beta_max - beta_min) / 2 * t**2 + beta_min * t).sqrt()
-        told = functools.partial(_vp_time, beta_min=beta_min, beta_max=beta_max)
+        sigmas = vp_sigmas(beta_min, beta_max)
+        told = functools.partial(vp_time, beta_min=beta_min, beta_max=beta_max)
         return cls(fn, kind, told, sigmas, sigma_data=1.0)
 
     @classmethod
@@ -254,6 +242,23 @@ class Score:
         if self.sigma_data is None:
             return 1.0
         return (sigma.square() + self.sigma_data**2).rsqrt()
+
+    def to_state(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """A state x₀ + σz of a sampler in the network's units, c_in·x; √ᾱ·x₀ + √(1-ᾱ)·z of VP.
+
+        Args:
+            x: (B, *shape), floating point.
+            sigma: σ ≥ 0, one for all or (B,); after a last step, which goes there, 0.
+
+        Raises:
+            ValueError: for levels of another kind or shape.
+        """
+        level = levels_each(sigma, x)
+        return per_sample(self.c_in(level) * torch.ones_like(level), x) * x
+
+    def from_state(self, state: Tensor, sigma: float | Tensor) -> Tensor:
+        """:meth:`to_state` undone: x₀ + σz of c_in·(x₀ + σz)."""
+        return state / self.to_state(torch.ones_like(state), sigma)
 
     def fold(self, table: Table) -> Table:
         """The table that takes this network's output in place of the normalised score."""
@@ -435,12 +440,6 @@ def _other_output(output: Any, x: Tensor) -> str:
             f"half, nf.Score(lambda x, told: net(x, told)[:, :{x.shape[1]}], …); "
         )
     return ""
-
-
-def _vp_time(sigma: Tensor, beta_min: float, beta_max: float) -> Tensor:
-    """999·t of the VP diffusion that has noise level σ, without cancellation where σ is small."""
-    log = torch.log1p(sigma.square())
-    return 999 * 2 * log / (beta_min + (beta_min**2 + 2 * (beta_max - beta_min) * log).sqrt())
 
 
 def _column(values: Sequence[float]) -> Tensor:

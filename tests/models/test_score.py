@@ -121,6 +121,51 @@ def test_a_condition_of_ones_own_may_be_whole_numbers():
 
 
 @pytest.mark.parametrize(
+    ("score", "scale"),
+    [
+        (nf.Score(abs, "score", "sigma"), lambda sigma: torch.ones_like(sigma)),
+        (nf.Score.ddpm(abs, [0.9, 0.5]), lambda sigma: (1 + sigma**2).rsqrt()),
+        (nf.Score.vp(abs), lambda sigma: (1 + sigma**2).rsqrt()),
+        (nf.Score.edm(abs, 0.5), lambda sigma: (0.25 + sigma**2).rsqrt()),
+    ],
+)
+@pytest.mark.parametrize("sigma", [0.0, 3.0, torch.tensor([0.0, 0.5, 80.0])])
+def test_a_state_is_brought_to_the_units_of_its_network_and_back(score, scale, sigma):
+    x = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    factor = scale(torch.as_tensor(sigma).expand(3)).view(3, 1, 1)
+    torch.testing.assert_close(score.to_state(x, sigma), factor * x)
+    torch.testing.assert_close(score.from_state(factor * x, sigma), x)
+
+
+def test_a_chain_may_begin_and_end_in_the_units_of_a_vp_network():
+    alphas = torch.linspace(0.999, 0.01, 20)
+    score = nf.Score.ddpm(lambda x, t: x, alphas)  # the noise in x where the data are 0
+    sampler = nf.Sampler(score, (3,), method="euler")
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    initial = score.from_state(z, sampler.table.sigma[0])  # DDPM begins in N(0, I)
+    states = sampler(4, initial=initial, seed=0, every=1)[1]
+    for state, sigma in zip(states, sampler.kept_sigmas(1), strict=True):
+        torch.testing.assert_close(score.to_state(state, sigma), state / (1 + sigma**2) ** 0.5)
+    assert torch.allclose(score.to_state(states[0], sampler.table.sigma[0]), z)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "message"),
+    [
+        (-1.0, "not finite numbers of at least 0"),
+        (math.nan, "not finite numbers"),
+        (torch.ones(2), r"of shape \(2,\): give a noise level for all samples, or 3"),
+        (torch.ones(3, 1), r"of shape \(3, 1\)"),
+        ("1", "sigma is a str that is no array of numbers"),
+    ],
+)
+def test_levels_of_other_shapes_and_kinds_have_no_units(sigma, message):
+    for convert in (nf.Score.vp(abs).to_state, nf.Score(abs).from_state):
+        with pytest.raises(ValueError, match=message):
+            convert(torch.ones(3, 2), sigma)
+
+
+@pytest.mark.parametrize(
     "score", [nf.Score.ddpm(abs, [0.9, 0.5]), nf.Score.vp(abs), nf.Score.edm(abs)]
 )
 def test_scores_survive_pickling(score):
