@@ -104,7 +104,7 @@ def _contests(plan: Plan, on_gpu: bool) -> Iterator[Task]:
     for name in (UPDATE, LOSS, NORM):
         yield operations(name, [name], 20.0)
     if others:
-        yield chain(others[0], 40.0)
+        yield chain(others[0], 50.0)
     yield Task("training", "training", timed, "main", 60.0)
     if on_gpu:
         for batch in (largest, *others[:1]):
@@ -116,7 +116,7 @@ def _contests(plan: Plan, on_gpu: bool) -> Iterator[Task]:
         compiled = {"compile_operations": True}
         yield operations("compiled operations", [UPDATE, NORM], 60.0, **compiled)
     for batch in others[1:]:
-        yield chain(batch, 40.0)
+        yield chain(batch, 50.0)
     rest = [case.name for case in cases(plan) if case.name not in (UPDATE, LOSS, NORM, NOISE)]
     yield operations("other operations", rest, 60.0)
     for suite in ("host-memory", "overhead", "precision", "forward"):
