@@ -44,19 +44,22 @@ def elementwise(shape: torch.Size, last: bool, unroll: int) -> Elementwise:
     a small image, as many as there are.
 
     What a thread computes per channel is paid by its pixels: where an image is a few tiles of a
-    whole program, fewer warps take more of smaller ones. A few tiles pay for it: where more would
-    leave multiprocessors without work, a thread takes no more.
+    whole program, fewer warps take more of smaller ones, and those of which fewest lie outside. A
+    few tiles pay for it: where more would leave multiprocessors without work, a thread takes no
+    more.
     """
     samples, channels, pixels = shape[0], shape[1], shape[2] * shape[3]
-    cuts = [(warps, *_tile(channels, pixels, last, 32 * warps * LANES)) for warps in (1, 2, _WARPS)]
-    warps, block_channels, block_pixels = max(
-        cuts, key=lambda cut: (min(_FEW, triton.cdiv(pixels, cut[2])), cut[0])
-    )
-    tiles_of_image = triton.cdiv(pixels, block_pixels)
-    blocks = triton.cdiv(channels, block_channels)
-    busy = max(_FEW, samples * blocks * tiles_of_image // MULTIPROCESSORS)
-    turns = triton.cdiv(tiles_of_image, min(unroll, busy))
-    unroll = triton.cdiv(tiles_of_image, turns)
+    cuts = []
+    for warps in (1, 2, _WARPS):
+        block_channels, block_pixels = _tile(channels, pixels, last, 32 * warps * LANES)
+        tiles_of_image = triton.cdiv(pixels, block_pixels)
+        blocks = triton.cdiv(channels, block_channels)
+        busy = max(_FEW, samples * blocks * tiles_of_image // MULTIPROCESSORS)
+        turns = triton.cdiv(tiles_of_image, min(unroll, busy))
+        each = triton.cdiv(tiles_of_image, turns)
+        rank = min(_FEW, tiles_of_image), -turns * each * block_pixels, warps
+        cuts.append((rank, warps, block_channels, block_pixels, blocks, turns, each))
+    _, warps, block_channels, block_pixels, blocks, turns, unroll = max(cuts)
     settings = {
         "FULL": channels % block_channels == 0,
         "EVEN": pixels % (block_pixels * unroll) == 0,
