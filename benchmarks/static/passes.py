@@ -105,8 +105,10 @@ def _budget(launch: Launch) -> Budget:
     most = None if odd else _most(name, launch.settings.get("ACTIVATION"), images.dtype, last)
     if most is not None and name == "max_pool5":
         most += 6 * (images.shape[2] < 32)  # three rows a thread, of sixteen
-    lanes = 1 if odd or not last else 4 if images.dtype == torch.float32 else 8
-    # A maximum reads each pixel ten times and a gradient 25 times, from the cache.
+    fours = images.dtype == torch.float32 or name == "max_pool5_gradient"
+    lanes = 1 if odd or not last else 4 if fours else 8
+    # A maximum reads each pixel ten times and its gradient what there is of each six times, from
+    # the cache.
     return Budget(most, lanes=lanes, once=name == "resize_add")
 
 
@@ -136,8 +138,8 @@ def _most(name: str, activation: str | None, dtype: torch.dtype, last: bool) -> 
         in_rows = (50 if wide else 44) if activation else (56 if wide else 28)
         return in_rows if last else 115
     most = {
-        "max_pool5_places": (125 if half else 135, None),
-        "max_pool5_gradient": (205 if half else 215, 270),
+        "max_pool5_places": (60 if half else 105 if wide else 65, None),
+        "max_pool5_gradient": (82 if half else 78 if wide else 90, 125),
         "resize_add": (48 if wide else 34, None),
         "resize_gradient": (None, None),
     }

@@ -229,6 +229,20 @@ def test_the_gradient_of_nan_goes_where_pytorch_sends_it(way):
     torch.testing.assert_close(found, torch.autograd.grad(F.max_pool2d(x, 5, 1, 2).sum(), x))
 
 
+@both_formats
+@every_triton_way
+def test_the_gradient_at_the_ends_of_an_image_stays_in_it(way, last):
+    """Also where all that is there is minus infinity, or not a number."""
+    x = torch.full((3, 8, 6, 7), -math.inf)
+    x[1, :, :, -1], x[1, :, -1] = math.nan, math.nan
+    x[2, :, 0], x[2, :, :, 0] = math.nan, math.nan
+    x, upstream = laid(x, last).to(way.device), draw(x.shape).to(way.device)
+    x.requires_grad_()
+    found = torch.autograd.grad(ops.max_pool5(x, backend="triton")[1], x, upstream)
+    expected = torch.autograd.grad(F.max_pool2d(x, 5, 1, 2), x, upstream)
+    torch.testing.assert_close(found, expected)
+
+
 @every_backend
 def test_the_gradient_may_come_from_the_maxima_alone(way):
     x, active, upstream = (draw(SHAPE, seed=seed).to(way.device) for seed in range(3))

@@ -24,14 +24,17 @@ class Rows(NamedTuple):
 
     samples: int  # of one launch
     grid: tuple[int]
-    numbers: tuple[int, ...]  # vectors; bands of an image; vectors of a row, of a pixel; rows
+    # Threads' places; bands of an image; threads along a band; vectors of a pixel; rows.
+    numbers: tuple[int, ...]
     settings: dict[str, int]  # what a kernel is compiled for
 
 
 # Cached, since a launch is to cost no more than a few microseconds of Python.
 @functools.lru_cache(maxsize=1024)
-def rows(shape: torch.Size, channels_last: bool, itemsize: int, band: int = 1) -> Rows:
-    """The rows of a batch of a shape, ``band`` of them to a thread.
+def rows(
+    shape: torch.Size, channels_last: bool, itemsize: int, band: int = 1, columns: int = 1
+) -> Rows:
+    """The rows of a batch of a shape, ``columns`` of vectors in ``band`` of them to a thread.
 
     Args:
         itemsize: bytes of an element.
@@ -39,7 +42,7 @@ def rows(shape: torch.Size, channels_last: bool, itemsize: int, band: int = 1) -
     count, channels, height, width = shape
     step = channels if channels_last else 1
     vector = next(size for size in (8, 4, 2, 1) if size * itemsize <= 16 and step % size == 0)
-    bands, across = -(-height // band), width * (step // vector)
+    bands, across = -(-height // band), -(-width // columns) * (step // vector)
     of_sample = bands * across * (1 if channels_last else channels)
     samples = max(1, min(count, _MOST_VECTORS // of_sample))
     numbers = (samples * of_sample, bands, across, step // vector, height)
