@@ -7,9 +7,9 @@ import pytest
 
 PAGE = (Path(__file__).parent.parent / "docs" / "use.md").read_text(encoding="utf-8")
 EXAMPLES = {
-    title: code
+    f"{title}, {number}" if number else title: code
     for title, section in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
-    for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
 }
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.guidance.base import Guidance
-from ncsn_fast.guidance.operators import Operator
+from ncsn_fast.guidance.operators.base import Operator, under
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
@@ -39,8 +39,7 @@ class LinearGuidance(Guidance):
     y: Tensor
 
     def __post_init__(self) -> None:
-        needed = ("shape", "measured", "forward", "adjoint", "norm")
-        if not all(hasattr(self.operator, name) for name in needed):
+        if not isinstance(self.operator, Operator):
             raise ValueError(
                 f"operator is a {type(self.operator).__name__}: give one of nf.operators, or of a "
                 "class made from nf.operators.Operator"
@@ -64,8 +63,9 @@ class LinearGuidance(Guidance):
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What goes with the samples: the argument ``y`` of the call."""
-        return {"y": self.y}
+        """What goes with the samples: ``y``, and what of the operator differs between them."""
+        constants = {f"operator.{name}": v for name, v in self.operator.inputs.items()}
+        return {"y": self.y, **constants}
 
     def check(self, table: Table, n: int, shape: tuple[int, ...]) -> None:
         """Refuse a sampler that this measurement does not fit.
@@ -82,6 +82,11 @@ class LinearGuidance(Guidance):
             raise ValueError(
                 f"{len(self.y)} measurements for n = {n} samples: give one for all, or one each"
             )
+        if self.operator.samples not in (1, n):
+            raise ValueError(
+                f"{type(self.operator).__name__} has {', '.join(self.operator.inputs)} of "
+                f"{self.operator.samples} samples, for n = {n}: give one for all, or one each"
+            )
 
     def __call__(self, x: Tensor, n: Tensor, sigma: Any, row: Any, **inputs: Tensor) -> Tensor:
         """g (B, *shape); without an input ``y`` for the guidance's own, which has to fit x."""
@@ -90,19 +95,16 @@ class LinearGuidance(Guidance):
             raise ValueError(
                 f"{len(y)} measurements for {len(x)} samples: give one for all, or one each"
             )
+        operator = self.operator.of(under("operator.", inputs))
         # Autocast is for the network: 16 bits would lose the residual.
         with torch.autocast(x.device.type, enabled=False):
-            return self.drift(x, n.to(x.dtype), sigma, y)
+            measured = operator.forward(x)
+            # A measurement of another shape would be broadcast.
+            checks.same_shape("operator.forward()", measured, (len(x), *operator.measured), x)
+            return self.drift(operator.adjoint(measured - y), n.to(x.dtype), sigma)
 
-    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """A*(A x - y), the gradient of ½‖A x - y‖², of the shape of x (B, *shape)."""
-        measured = self.operator.forward(x)
-        # A measurement of another shape would be broadcast.
-        checks.same_shape("operator.forward()", measured, (len(x), *self.operator.measured), x)
-        return self.operator.adjoint(measured - y)
-
-    def drift(self, x: Tensor, n: Tensor, sigma: Number, y: Tensor) -> Tensor:
-        """g of x and n (B, *shape) for measurements y (B or 1, *measured)."""
+    def drift(self, gradient: Tensor, n: Tensor, sigma: Number) -> Tensor:
+        """g of A*(A x - y), the gradient of ½‖A x - y‖², and of n, (B, *shape) all."""
         raise NotImplementedError
 
 
@@ -123,8 +125,8 @@ class GaussianLikelihood(LinearGuidance):
         ):
             raise ValueError(f"noise_std = {self.noise_std}: give a finite number, {least}")
 
-    def drift(self, x: Tensor, n: Tensor, sigma: Number, y: Tensor) -> Tensor:
-        return self.gradient(x, y) * (-1 / self._variance(sigma))
+    def drift(self, gradient: Tensor, n: Tensor, sigma: Number) -> Tensor:
+        return gradient * (-1 / self._variance(sigma))
 
     def check(self, table: Table, n: int, shape: tuple[int, ...]) -> None:
         """Refuse what does not fit, and steps in which the likelihood alone diverges.
@@ -166,10 +168,9 @@ class ScoreScaled(LinearGuidance):
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ValueError(f"weight = {self.weight}: give a finite positive number, such as 1.0")
 
-    def drift(self, x: Tensor, n: Tensor, sigma: Number, y: Tensor) -> Tensor:
-        gradient = self.gradient(x, y)
+    def drift(self, gradient: Tensor, n: Tensor, sigma: Number) -> Tensor:
         # Where the measurement is met exactly there is no direction: 0, not 0/0.
-        length = _norms(gradient).clamp(min=torch.finfo(x.dtype).tiny)
+        length = _norms(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
         return gradient / length * (_norms(n) * (-self.weight / sigma))
 
 

@@ -147,7 +147,7 @@ class Chain:
     def chunk(self, ids: Tensor, part: slice) -> Chunk:
         """The inputs of some of the samples: their ids (B,), and which of the batch they are."""
         given = self.guidance.inputs if isinstance(self.guidance, Guidance) else {}
-        guiding = {name: value.to(self.device) for name, value in given.items()}
+        guiding = cut(given, part, self.n)
         return Chunk(
             ids,
             part,
@@ -155,7 +155,7 @@ class Chain:
             None if self.mask is None else self.mask[part].contiguous(),
             None if self.known is None else self.known[part].contiguous(),
             {**cut(self.extra, part, self.n), **self.shared},
-            cut(guiding, part, self.n),
+            {name: value.to(self.device) for name, value in guiding.items()},
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.guidance.base import Guidance
-from ncsn_fast.guidance.operators import Operator
+from ncsn_fast.guidance.operators.base import Operator
 from ncsn_fast.models.score import Score
 from ncsn_fast.sampling.chain import Callback, Drift, Noise
 from ncsn_fast.support import checks

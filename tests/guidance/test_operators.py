@@ -5,9 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from operator_cases import CASES, bits, compound, matrix_of, real
+from operator_cases import CASES, DIFFERING, SAMPLES, bits, compound, matrix_of, real
 
-from ncsn_fast.guidance.operators import MIMO, MRI, Blur, Dense, Downsample, Fourier, Mask, Operator
+from ncsn_fast.guidance.operators import (
+    MIMO,
+    MRI,
+    Blur,
+    Dense,
+    Downsample,
+    Fourier,
+    Mask,
+    Operator,
+    Scale,
+)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -121,6 +131,20 @@ def test_other_shapes_and_complex_input_are_refused(name):
         (lambda: MRI(compound(2, 4, 4), torch.ones(4, 5)), "does not broadcast"),
         (lambda: MRI(compound(4, 4), torch.ones(4, 4)), r"give \(coils, H, W\)"),
         (lambda: MIMO(torch.ones(3, 4), 2), "give a complex matrix"),
+        (lambda: MIMO(), "neither pilots nor a combiner"),
+        (lambda: MIMO(compound(3, 4)), "receivers = None: give a whole number"),
+        (lambda: MIMO(combiner=compound(3, 4)), "transmitters = None: give a whole number"),
+        (lambda: MIMO(compound(3, 4), 2, combiner=compound(4, 5)), "receivers = 2, but .* for 5"),
+        (lambda: MIMO(compound(3, 4), 2, transmitters=4), "transmitters = 4, but .* for 3"),
+        (lambda: Scale(torch.ones(4), (3,)), "does not broadcast to"),
+        (lambda: Scale(compound(3), (3,)), "give real numbers"),
+        (lambda: Fourier(torch.ones(4, 4), centered="no"), "centered = 'no'"),
+        (lambda: Mask(torch.ones(3)) @ Mask(torch.ones(4)), r"takes \(3,\), Mask measures \(4,\)"),
+        (lambda: MRI(compound(5, 2, 4, 4), torch.ones(4, 4, 4)), "numbers of samples, .*5.*4"),
+        (
+            lambda: Mask(torch.ones(5, 4), (4,)) @ Mask(torch.ones(2, 4), (4,)),
+            "different numbers of samples",
+        ),
     ],
 )
 def test_operators_without_a_meaning_are_refused(make, message):
@@ -239,3 +263,55 @@ def test_the_norm_is_of_values_whatever_the_default_device(name):
     expected = operator.norm()
     with torch.device("meta"):
         assert operator.norm() == expected
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_what_differs_from_sample_to_sample_is_an_operator_each(name):
+    given, make = DIFFERING[name]
+    operator = make(*given)
+    alone = [make(*(one[i : i + 1] for one in given)) for i in range(SAMPLES)]
+    assert operator.samples == SAMPLES
+    assert [one.samples for one in alone] == [1] * SAMPLES
+    assert all(operator.shape == one.shape for one in alone)
+    x, y = real(SAMPLES, *operator.shape), real(SAMPLES, *operator.measured)
+    for method, value in (("forward", x), ("adjoint", y)):
+        each = [getattr(one, method)(value[i : i + 1]) for i, one in enumerate(alone)]
+        torch.testing.assert_close(getattr(operator, method)(value), torch.cat(each))
+    assert operator.norm() == pytest.approx(max(one.norm() for one in alone), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_some_of_the_samples_have_their_part_of_it(name):
+    given, make = DIFFERING[name]
+    operator, part = make(*given), slice(1, 4)
+    some = operator.of({key: value[part] for key, value in operator.inputs.items()})
+    assert (some.samples, operator.samples) == (3, SAMPLES)
+    x, y = real(SAMPLES, *operator.shape), real(SAMPLES, *operator.measured)
+    torch.testing.assert_close(some.forward(x[part]), operator.forward(x)[part])
+    torch.testing.assert_close(some.adjoint(y[part]), operator.adjoint(y)[part])
+    with pytest.raises(ValueError, match=rf"was given 5 samples; it has .* of {3}: give as many"):
+        some.forward(x)
+
+
+def test_a_norm_of_many_samples_is_found_a_few_at_a_time(monkeypatch):
+    matrix = real(7, 3, 4)
+    whole = Dense(matrix).norm()
+    monkeypatch.setattr("ncsn_fast.guidance.operators.base._NORM_VALUES", 15)
+    assert Dense(matrix).norm() == pytest.approx(whole, rel=1e-9)
+
+
+def test_an_operator_of_ones_own_may_differ_from_sample_to_sample():
+    class Gain(Operator):
+        def __init__(self, gain):
+            super().__init__((3,), (3,), per_sample=["gain"], gain=gain)
+
+        def forward(self, x):
+            return self.check("forward", x, self.shape) * self.constant("gain", x)[:, None]
+
+        adjoint = forward
+
+    operator = Gain([1.0, 2.0])
+    assert operator.forward(torch.ones(2, 3)).tolist() == [[1, 1, 1], [2, 2, 2]]
+    assert operator.norm() == pytest.approx(2)
+    with pytest.raises(ValueError, match="was given 1 samples"):
+        operator.forward(torch.ones(1, 3))

@@ -11,12 +11,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from operator_cases import CASES, compound, matrix_of
+from operator_cases import CASES, DIFFERING, SAMPLES, compound, matrix_of
 from scipy import stats
 
 import ncsn_fast as nf
 from ncsn_fast.guidance.operators import MIMO, MRI, Dense, Mask, Operator
 from ncsn_fast.guidance.posterior import gaussian_likelihood, score_scaled
+from ncsn_fast.reference import per_sample
 
 pytest_plugins = ["helpers.recorded_capture"]
 
@@ -217,18 +218,77 @@ def test_replay_equals_eager_bit_for_bit(recorded):
     assert len(recorded.captured) == 10
 
 
+def score_of_any_shape(x, sigma):
+    return -x / (1 + per_sample(sigma, x) ** 2)
+
+
+def differing(name):
+    """An operator that differs from sample to sample, and a measurement of each."""
+    given, make = DIFFERING[name]
+    operator = make(*given)
+    return operator, operator.forward(draw(12, SAMPLES, *operator.shape)).float()
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_each_sample_is_guided_by_its_own_operator_in_every_chunk(name):
+    operator, y = differing(name)
+    given, make = DIFFERING[name]
+    sampler = nf.Sampler(
+        nf.Score(score_of_any_shape, "score", "sigma"), operator.shape, SIGMAS, "euler"
+    )
+    noise_std = 0.5 * operator.norm()
+    for drift in (lambda a, y: gaussian_likelihood(a, y, noise_std), score_scaled):
+        cut, whole = (
+            sampler(SAMPLES, seed=3, guidance=drift(operator, y), batch_size=size)
+            for size in (2, 5)
+        )
+        alone = [
+            sampler(
+                1,
+                seed=3,
+                sample_ids=[i],
+                guidance=drift(make(*(one[i : i + 1] for one in given)), y[i]),
+            )
+            for i in range(SAMPLES)
+        ]
+        torch.testing.assert_close(whole, torch.cat(alone), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_a_captured_chain_has_the_operators_of_its_chunk(name, recorded):
+    operator, y = differing(name)
+    guidance = gaussian_likelihood(operator, y, 0.5 * operator.norm())
+    eager, captured = (
+        nf.Sampler(
+            nf.Score(score_of_any_shape, "score", "sigma"),
+            operator.shape,
+            nf.geometric_sigmas(1.0, 0.4, 12),
+            "euler",
+            graph=graph,
+        )(SAMPLES, seed=2, guidance=guidance, batch_size=2)
+        for graph in (False, True)
+    )
+    assert torch.equal(eager, captured)
+    assert recorded.captured
+
+
+def test_an_operator_of_another_number_of_samples_is_refused():
+    operator = Mask(torch.ones(3, 4), (4,))
+    guidance = gaussian_likelihood(operator, torch.zeros(4), 1.0)
+    sampler = nf.Sampler(nf.Score(score_of_any_shape, "score", "sigma"), (4,), SIGMAS, "euler")
+    with pytest.raises(ValueError, match=r"Mask has mask of 3 samples, for n = 2: give one for"):
+        sampler(2, guidance=guidance)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_a_replay_on_a_gpu_equals_eager(name):
     case = problem(name)
-
-    def score(x, sigma):
-        return -x / (1 + sigma.view(-1, *(1,) * (x.ndim - 1)) ** 2)
-
     guidance = gaussian_likelihood(case.operator, case.y.float().cuda(), case.noise_std)
     eager, captured = (
         nf.Sampler(
-            nf.Score(score, "score", "sigma"),
+            nf.Score(score_of_any_shape, "score", "sigma"),
             case.operator.shape,
             SIGMAS,
             step_size=STEP_SIZE,

@@ -1,0 +1,292 @@
+"""What linear operators have in common: constants, adjoints, norms, and one after another.
+
+Complex quantities are two real channels, real and imaginary part, so that white noise of variance
+s² in every real number is complex noise of power N₀ = 2s². With the inner product ⟨x, y⟩ = Σ x·y of
+such real numbers the adjoint, ⟨Ax, y⟩ = ⟨x, A*y⟩, is the conjugate transpose Aᴴ.
+
+Operators compute in the dtype and on the device of what they are given. Nothing in them waits for
+a device, so that they run inside a captured chain. What they are made of, and what they are given,
+may be NumPy arrays too; they return tensors.
+
+What they are made of may differ from sample to sample: masks, kernels, matrices, coils and pilots
+with one dimension more, of n entries, in front. Such an operator is for n samples, and guidance
+cuts it into chunks together with them. A first dimension of 1 is for any number of samples.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncsn_fast.reference import per_sample as along
+from ncsn_fast.support import checks
+from ncsn_fast.support.per_sample import cut
+
+Array = Tensor | np.ndarray | Sequence[object]
+_POWER_ITERATIONS = 60
+# How many values of samples and measurements the norm is found for at a time.
+_NORM_VALUES = 1 << 24
+
+
+class Operator(ABC):
+    """A linear operator. One of your own is a class with ``forward`` and ``adjoint``.
+
+    ``A @ B`` is A after B, x ↦ A(B x).
+
+    Args:
+        shape: shape of one sample x.
+        measured: shape of one measurement A x.
+        per_sample: names of the constants that have one entry for each sample, (n, …), or a single
+            one for all, (1, …).
+        constants: tensors, or arrays, that the operator is made of; :meth:`constant` hands them
+            out.
+
+    Attributes:
+        shape, measured: as given.
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        measured: Iterable[int],
+        *,
+        per_sample: Iterable[str] = (),
+        **constants: Array,
+    ) -> None:
+        self.shape = checks.sample_shape(shape)
+        self.measured = checks.sample_shape(measured)
+        self._given = {name: checks.tensor(name, value) for name, value in constants.items()}
+        for name, value in self._given.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(
+                    f"{name} of {type(self).__name__} holds values that are not finite"
+                )
+        self._per_sample = tuple(per_sample)
+        self._moved: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+        lengths = {name: len(value) for name, value in self.inputs.items()}
+        if len(set(lengths.values()) - {1}) > 1:
+            raise ValueError(
+                f"what {type(self).__name__} is made of is for different numbers of samples, "
+                f"{lengths}: give n entries each, or one for all"
+            )
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A x: (N, *shape) → (N, *measured)."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A* y: (N, *measured) → (N, *shape)."""
+
+    def __matmul__(self, other: Operator) -> Operator:
+        return Composed(self, other) if isinstance(other, Operator) else NotImplemented
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What differs from sample to sample: by name (n, …), or (1, …) for all, as given."""
+        return {name: self._given[name] for name in self._per_sample}
+
+    @property
+    def samples(self) -> int:
+        """How many samples it is for; 1: any number."""
+        return max((len(value) for value in self.inputs.values()), default=1)
+
+    def of(self, inputs: Mapping[str, Tensor]) -> Operator:
+        """The operator of some of the samples, whose part of :attr:`inputs` is given."""
+        part = copy.copy(self)
+        part._given = {**self._given, **inputs}
+        return part
+
+    def constant(self, name: str, like: Tensor) -> Tensor:
+        """A tensor of the operator on the device and in the real dtype of ``like``, of any shape.
+
+        What all samples share is moved there once: a copy from the host would end the capture of a
+        chain. What differs between them guidance has moved, with the samples of a chunk.
+        """
+        given = self._given[name]
+        dtype = like.dtype.to_complex() if given.is_complex() else like.dtype
+        if name in self._per_sample:
+            return given.to(like.device, dtype)
+        key = name, like.device, dtype
+        if key not in self._moved:
+            with torch.inference_mode(False):
+                self._moved[key] = given.to(like.device, dtype)
+        return self._moved[key]
+
+    def norm(self, device: torch.device | str = "cpu") -> float:
+        """‖A‖, the largest singular value (of all samples'), by power iteration in float64.
+
+        It approaches the norm from below and is exact to a fraction of a percent unless many
+        singular values crowd below the largest, where the difference matters least.
+        """
+        generator = torch.Generator("cpu").manual_seed(0)
+        shape = (1, *self.shape)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(device)
+        size = max(1, _NORM_VALUES // (math.prod(self.shape) + math.prod(self.measured)))
+        parts = [slice(i, i + size) for i in range(0, self.samples, size)]
+        return math.sqrt(max(self._squared_norm(x, part) for part in parts))
+
+    def _squared_norm(self, x: Tensor, part: slice) -> float:
+        """Of some of the samples the largest ‖A‖², from x (1, *shape)."""
+        inputs = cut(self.inputs, part, self.samples)
+        operator = self.of({name: _double(value, x.device) for name, value in inputs.items()})
+        x = x.expand(operator.samples, *self.shape)
+        length, tiny = along(x.flatten(1).norm(dim=1), x), torch.finfo(x.dtype).tiny
+        with torch.no_grad():
+            for _ in range(_POWER_ITERATIONS):
+                x = operator.adjoint(operator.forward(x / length))
+                length = along(x.flatten(1).norm(dim=1), x)
+                largest = float(length.max())
+                if largest == 0:
+                    break
+                length = length.clamp(min=tiny)
+        return largest
+
+    def check(self, name: str, given: Array, shape: tuple[int, ...]) -> Tensor:
+        """What forward or adjoint is given, (N, *shape) of real numbers, as a tensor.
+
+        Raises:
+            ValueError: for another shape or dtype, and for another N than of an operator that
+                differs from sample to sample.
+        """
+        if not isinstance(given, Tensor):
+            given = checks.tensor(f"what {type(self).__name__}.{name} was given", given)
+        if not given.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__}.{name} was given {given.dtype}: give real floating-point "
+                "numbers; complex ones are two channels, torch.stack([z.real, z.imag], 1)"
+            )
+        if given.shape[1:] != shape:
+            raise ValueError(
+                f"{type(self).__name__}.{name} was given shape {tuple(given.shape)}; needed is "
+                f"(N, {', '.join(map(str, shape))})"
+            )
+        if self.samples not in (1, len(given)):
+            raise ValueError(
+                f"{type(self).__name__}.{name} was given {len(given)} samples; it has "
+                f"{', '.join(self.inputs)} of {self.samples}: give as many, in their order"
+            )
+        return given
+
+
+class Composed(Operator):
+    """One operator after another, x ↦ A(B x): what ``A @ B`` makes.
+
+    Args:
+        outer: A.
+        inner: B, which measures what A takes.
+    """
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        self.outer, self.inner = outer, inner
+        if outer.shape != inner.measured:
+            raise ValueError(
+                f"{type(outer).__name__} takes {outer.shape}, {type(inner).__name__} measures "
+                f"{inner.measured}: A @ B is x ↦ A(B x)"
+            )
+        super().__init__(inner.shape, outer.measured)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        parts = {"outer": self.outer, "inner": self.inner}
+        return {f"{p}.{name}": v for p, one in parts.items() for name, v in one.inputs.items()}
+
+    def of(self, inputs: Mapping[str, Tensor]) -> Operator:
+        part = copy.copy(self)
+        part.outer = self.outer.of(under("outer.", inputs))
+        part.inner = self.inner.of(under("inner.", inputs))
+        return part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer.forward(self.inner.forward(self.check("forward", x, self.shape)))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(self.check("adjoint", y, self.measured)))
+
+
+def under(prefix: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in inputs.items() if k.startswith(prefix)}
+
+
+def array(name: str, value: Array | float) -> Tensor:
+    """What an operator is made of, as a tensor with at least one value."""
+    tensor = checks.tensor(name, value)
+    if not tensor.numel():
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it holds nothing")
+    return tensor
+
+
+def as_given(x: Tensor) -> torch.autocast:
+    """Inside, products are made in the type of x, also where the caller has autocast on."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def as_complex(channels: Tensor, dim: int) -> Tensor:
+    """Real and imaginary part, entries 0 and 1 of a dimension, as complex numbers."""
+    return torch.complex(channels.select(dim, 0), channels.select(dim, 1))
+
+
+def as_channels(z: Tensor, dim: int) -> Tensor:
+    """The way back."""
+    return torch.stack([z.real, z.imag], dim)
+
+
+def real(name: str, values: Tensor) -> Tensor:
+    """Values as they are; refuses complex ones."""
+    if values.is_complex():
+        raise ValueError(f"{name} is {values.dtype}: give real numbers")
+    return values
+
+
+def broadcast(name: str, values: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether there are values for each sample: (n, …), with a dimension more than ``shape``.
+
+    Raises:
+        ValueError: for complex ones, and those that do not broadcast to (n, *shape).
+    """
+    each = real(name, values).ndim == len(shape) + 1
+    try:
+        values.expand((len(values), *shape) if each else shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)}, which does not broadcast to {tuple(shape)}, "
+            "nor to n of these"
+        ) from None
+    return each
+
+
+def zeros_and_ones(mask: Tensor, shape: tuple[int, ...]) -> bool:
+    """As :func:`broadcast`, for a mask.
+
+    Raises:
+        ValueError: for other values too.
+    """
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("mask holds values other than 0 and 1 (1: measured)")
+    return broadcast("mask", mask, shape)
+
+
+def _double(value: Tensor, device: torch.device) -> Tensor:
+    return value.to(device, torch.complex128 if value.is_complex() else torch.float64)
+
+
+__all__ = [
+    "Array",
+    "Composed",
+    "Operator",
+    "array",
+    "as_channels",
+    "as_complex",
+    "as_given",
+    "broadcast",
+    "real",
+    "under",
+    "zeros_and_ones",
+]
