@@ -199,6 +199,8 @@ class _Watch(TorchDispatchMode):
             self._tell(_convolution(name, args, result))
             if name == "convolution" and args[2] is not None:  # which cuDNN is not given
                 self._tell(Pass("aten.add_", 2 * size_of(laid) + size_of(args[2])))
+            if name != "convolution" and args[-1][2]:  # nor is it asked for the gradient of one
+                self._tell(Pass("aten.sum", size_of(args[0]) + size_of(result[2])))
             return laid
         leaves = tree_leaves((args, kwargs, result))
         on_device = any(isinstance(one, Tensor) and one.is_meta for one in leaves)

@@ -24,7 +24,7 @@ A row is of a kernel, a variant of its launch and a target. The other fields:
 What does not apply, or is not in a target's listings, is null.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from ncsn_fast.benchmarks.static.variants import Budget, Variant
@@ -90,30 +90,41 @@ def _faults(row: Row, budget: Budget) -> Iterator[str]:
 def table(rows: Iterable[Row]) -> str:
     """The rows as aligned text."""
     names = [field.name for field in fields(Row)]
-    lines = [names, *([_cell(getattr(row, name)) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = (
-        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
-    )
-    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+    return aligned([names, *([getattr(row, name) for name in names] for row in rows)])
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The README's table: what sm_90 gets, and the budget beside it."""
-    lines = [
-        "| kernel | variant | SASS instructions per element | budget | bytes per element "
-        "| sectors | wavefronts | registers | shared bytes | barriers |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if row.target == PUBLISHED:
-            cells = (
-                f"`{row.kernel}`", row.variant, row.sass_per_element, row.budget,
-                row.bytes_per_element, row.sectors, row.wavefronts, row.registers, row.shared,
-                row.barriers,
-            )  # fmt: skip
-            lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join(lines)
+    """The table of docs/kernels.md: what sm_90 gets, and the budget beside it."""
+    names = (
+        "kernel", "variant", "SASS instructions per element", "budget", "bytes per element",
+        "sectors", "wavefronts", "registers", "shared bytes", "barriers",
+    )  # fmt: skip
+    cells = (
+        (
+            f"`{row.kernel}`", row.variant, row.sass_per_element, row.budget,
+            row.bytes_per_element, row.sectors, row.wavefronts, row.registers, row.shared,
+            row.barriers,
+        )
+        for row in rows
+        if row.target == PUBLISHED
+    )  # fmt: skip
+    return marked([names, *cells])
+
+
+def aligned(lines: Sequence[Sequence[object]]) -> str:
+    """Lines of cells as text in columns."""
+    cells = [[_cell(one) for one in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in cells
+    )
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def marked(lines: Sequence[Sequence[object]]) -> str:
+    """Lines of cells, the first of them names, as a table in Markdown."""
+    texts = [f"| {' | '.join(map(_cell, line))} |" for line in lines]
+    return "\n".join([texts[0], "|" + "---|" * len(lines[0]), *texts[1:]])
 
 
 def _cell(value: object) -> str:
@@ -124,4 +135,4 @@ def _cell(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-__all__ = ["PUBLISHED", "Row", "Variants", "check", "markdown", "table"]
+__all__ = ["PUBLISHED", "Row", "Variants", "aligned", "check", "markdown", "marked", "table"]

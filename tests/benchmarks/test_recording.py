@@ -151,3 +151,13 @@ def test_numbers_that_triton_compiles_in_are_part_of_the_code():
         one._replace(arguments={**one.arguments, name: value}).code for value in (1, 15, 16, 17, 32)
     }
     assert len(codes) == 3  # 1; 15 and 17; 16 and 32
+
+
+def test_the_gradient_of_a_bias_is_a_pass_of_its_own():
+    weight, bias = meta(3, 2, 3, 3).requires_grad_(), meta(3).requires_grad_()
+
+    def with_gradient():
+        F.conv2d(meta(4, 2, 8, 6), weight, bias, padding=1).backward(meta(4, 3, 8, 6))
+
+    found = recording.work(with_gradient)
+    assert Pass("aten.sum", 4 * (4 * 3 * 8 * 6 + 3)) in found
