@@ -12,15 +12,19 @@ In all of them:
         a tensor on any device.
     extra_args: further keyword inputs of the model.
     callback: called once per step with {"x", "i", "sigma", "sigma_hat", "denoised"}: the state
-        before the step, its number from 0, its noise level twice, an element of sigmas, and D
-        there. (A step of annealed Langevin dynamics is one evaluation of the model; one of Heun's
-        method has two, and is told of at the first.)
+        that the model sees, the step's number from 0, its noise level, an element of sigmas, that
+        with its churn, and D there. (A step of annealed Langevin dynamics is one evaluation of the
+        model; one of Heun's method or DPM-Solver-2 has two, and is told of at the first.)
     disable: True hides the progress bar, of steps; None shows it where stderr is a terminal.
-    s_churn, s_tmin, s_tmax, s_noise: the noise on the way of Karras et al. 2022. Only s_churn = 0
-        is taken, where there is none and the three others have no effect.
+    s_churn, s_tmin, s_tmax, s_noise: the noise on the way of Karras et al. 2022, algorithm 2: where
+        s_tmin ≤ σ ≤ s_tmax a step begins with noise from σ up to (1 + γ)·σ, γ = s_churn/L, at most
+        √2 - 1, and s_noise is a factor on it. (Here the step before adds it.)
+    eta, s_noise: η ≥ 0, how much noise a step adds: 0 none, 1 that of the reverse SDE; a factor on
+        it, at least 0.
+    noise_sampler: (σ_i, σ_{i+1}), elements of sigmas, → (N, *shape), noise of unit variance in the
+        place of this engine's.
     seed: of this engine's noise; None draws one from torch's default generator.
-    noise: "philox", this engine's noise, or "torch", torch.randn_like(x) once per step that adds
-        noise.
+    noise: "philox", this engine's noise, or "torch", torch.randn_like(x) in k-diffusion's order.
 
 They return (N, *shape) in x's dtype, and raise ValueError for bad input, before any work.
 """
@@ -30,13 +34,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ncsn_fast import noise as noise_source
 from ncsn_fast.compat import common
+from ncsn_fast.compat.k_diffusion_steps import Churn, Remembered, in_turn, multistep
 from ncsn_fast.methods import tables
 from ncsn_fast.methods.levels import best_step_size, check_sigmas
 from ncsn_fast.models.score import Score
@@ -102,10 +109,16 @@ def sample_euler(
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
+    *,
+    seed: int | None = None,
+    noise: str = "philox",
 ) -> Tensor:
     """Euler's method on the probability flow ODE; arguments as above."""
-    _check_churn(s_churn, s_tmin, s_tmax, s_noise)
-    return _run(model, x, sigmas, tables.euler(_to_zero(sigmas)), extra_args, callback, disable)
+    churn = Churn.of(_to_zero(sigmas), 1, s_churn, s_tmin, s_tmax, s_noise)
+    table = Table.of(churn.sigma, b=churn.sigma - churn.following)
+    return _run(
+        model, x, sigmas, table, extra_args, callback, disable, seed=seed, noise=noise, churn=churn
+    )
 
 
 def sample_heun(
@@ -119,11 +132,39 @@ def sample_heun(
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
+    *,
+    seed: int | None = None,
+    noise: str = "philox",
 ) -> Tensor:
     """Heun's method, two evaluations a step but the last; arguments as above."""
-    _check_churn(s_churn, s_tmin, s_tmax, s_noise)
-    table = tables.heun(_to_zero(sigmas))
-    return _run(model, x, sigmas, table, extra_args, callback, disable, rows_per_step=2)
+    churn = Churn.of(_to_zero(sigmas), 2, s_churn, s_tmin, s_tmax, s_noise)
+    table = tables.two_stage(churn.sigma, churn.following, churn.following, 0.5)
+    return _run(
+        model, x, sigmas, table, extra_args, callback, disable, seed=seed, noise=noise, churn=churn
+    )
+
+
+def sample_dpm_2(
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+    *,
+    seed: int | None = None,
+    noise: str = "philox",
+) -> Tensor:
+    """DPM-Solver-2, midpoints in ln σ, two evaluations a step but the last; arguments as above."""
+    churn = Churn.of(_to_zero(sigmas), 2, s_churn, s_tmin, s_tmax, s_noise)
+    table = tables.two_stage(churn.sigma, churn.following, churn.middle, 1.0)
+    return _run(
+        model, x, sigmas, table, extra_args, callback, disable, seed=seed, noise=noise, churn=churn
+    )
 
 
 def sample_dpmpp_2m(
@@ -136,6 +177,69 @@ def sample_dpmpp_2m(
 ) -> Tensor:
     """DPM-Solver++(2M); arguments as above."""
     return _run(model, x, sigmas, tables.dpmpp_2m(_to_zero(sigmas)), extra_args, callback, disable)
+
+
+def sample_dpmpp_2m_sde(
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    solver_type: str = "midpoint",
+    *,
+    seed: int | None = None,
+    noise: str = "philox",
+) -> Tensor:
+    """DPM-Solver++(2M) on the reverse SDE; arguments as above.
+
+    k-diffusion's own noise is that of a Brownian tree (torchsde), the same whatever the levels are;
+    here that is its BrownianTreeNoiseSampler as noise_sampler.
+
+    Args:
+        solver_type: "midpoint" or "heun".
+    """
+    table = tables.dpmpp_2m(_to_zero(sigmas), eta=eta, solver_type=solver_type)
+    return _run(
+        model,
+        x,
+        sigmas,
+        _scaled(table, s_noise),
+        extra_args,
+        callback,
+        disable,
+        seed=seed,
+        noise=noise,
+        noise_sampler=noise_sampler,
+    )
+
+
+def sample_lms(
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback = None,
+    disable: bool | None = None,
+    order: int = 4,
+) -> Tensor:
+    """Adams–Bashforth's multistep method on the probability flow ODE; arguments as above.
+
+    A row of a table leaves two tensors behind, the state and one history; this method needs the
+    state and the scores of order - 1 steps, and so brings its own memory of them, as a guidance.
+    It runs eagerly, on a GPU too.
+
+    Args:
+        order: how many scores a step is made of, at least 1.
+    """
+    levels = _to_zero(sigmas).double().numpy()
+    weights = multistep(levels, checks.count("order", order))
+    table = Table.of(levels, b=weights[:, 0], w=1.0, level=np.arange(len(levels)))
+    memory = Remembered(weights[:, 1:])
+    return _run(model, x, sigmas, table, extra_args, callback, disable, memory=memory)
 
 
 def sample_euler_ancestral(
@@ -152,21 +256,12 @@ def sample_euler_ancestral(
     seed: int | None = None,
     noise: str = "philox",
 ) -> Tensor:
-    """Ancestral sampling with Euler steps.
-
-    Args:
-        model, x, sigmas, extra_args, callback, disable, seed, noise: see above.
-        eta: η ≥ 0, how much noise a step adds: 0 none, 1 that of ancestral sampling.
-        s_noise: factor on that noise, at least 0.
-        noise_sampler: (σ_i, σ_{i+1}), elements of sigmas, → (N, *shape), noise of unit variance in
-            the place of this engine's.
-    """
-    table = _ancestral(_to_zero(sigmas), eta, s_noise)
+    """Ancestral sampling with Euler steps; arguments as above."""
     return _run(
         model,
         x,
         sigmas,
-        table,
+        _scaled(tables.ancestral(_to_zero(sigmas), eta=eta), s_noise),
         extra_args,
         callback,
         disable,
@@ -185,10 +280,11 @@ def _run(
     callback: Callback,
     disable: bool | None,
     *,
-    rows_per_step: int = 1,
     seed: int | None = None,
     noise: str = "philox",
     noise_sampler: NoiseSampler | None = None,
+    churn: Churn | None = None,
+    memory: Remembered | None = None,
 ) -> Tensor:
     """Take x down a table made from sigmas."""
     initial = common.states("x", x)
@@ -197,23 +293,10 @@ def _run(
     common.check_noise(noise, seed)
     told = _elements(sigmas, x)
     source = _noise_source(x, told, noise, seed, noise_sampler)
-
-    def report(row: int, state: Tensor, n: Tensor) -> None:
-        if row % rows_per_step:
-            return
-        assert callback is not None
-        sigma = told[table.level[row]]
-        denoised = state + table.sigma[row] * n
-        callback(
-            {
-                "x": state.to(x.dtype),
-                "i": row // rows_per_step,
-                "sigma": sigma,
-                "sigma_hat": sigma,
-                "denoised": denoised.to(x.dtype),
-            }
-        )
-
+    rows_per_step = 1 if churn is None else churn.rows_per_step
+    if churn is not None:
+        table = churn.added_to(table)
+        source = source and in_turn(source, rows_per_step)
     # Networks there get the batch as a whole; should that not fit, what is as long as it is cut.
     inputs = {} if extra_args is None else extra_args
     extra = {name: value for name, value in inputs.items() if one_each(value, len(x))}
@@ -222,8 +305,12 @@ def _run(
         Score(common.shown(model, x.dtype, whole), "denoiser", "sigma"),
         tuple(x.shape[1:]),
         method=table,
+        graph="auto" if memory is None else False,
         device=x.device,
     )
+    if churn is not None and churn.noise[0]:
+        seed = seed if source else noise_source.chosen_seed(seed)
+        initial = initial + churn.noise[0] * _first_noise(x, seed, source)
     wanted = sys.stderr.isatty() if disable is None else not disable
     with common.steps_shown(wanted, -(-len(table) // rows_per_step)) as progress:
         last = sampler(
@@ -231,13 +318,36 @@ def _run(
             seed=0 if source else seed,  # None would draw one from torch, ahead of the noise
             initial=initial,
             noise=source,
-            callback=None if callback is None else report,
+            guidance=memory,
+            callback=callback and _report(callback, x, told, table, churn),
             extra=extra,
             shared={name: value for name, value in inputs.items() if name not in extra},
             batch_size=len(x),
             progress=progress,
         )
     return last.to(x.dtype)
+
+
+def _report(
+    callback: Callable[[dict[str, Any]], None],
+    x: Tensor,
+    told: Tensor,
+    table: Table,
+    churn: Churn | None,
+) -> Callable[[int, Tensor, Tensor], None]:
+    """What tells k-diffusion's callback of the first row of each step."""
+
+    def report(row: int, state: Tensor, n: Tensor) -> None:
+        step, second = divmod(row, 1 if churn is None else churn.rows_per_step)
+        if second:
+            return
+        sigma = told[table.level[row]]
+        info = {"x": state.to(x.dtype), "i": step, "sigma": sigma}
+        info["sigma_hat"] = sigma if churn is None else sigma * float(churn.factor[step])
+        info["denoised"] = (state + table.sigma[row] * n).to(x.dtype)
+        callback(info)
+
+    return report
 
 
 def _check_inputs(extra_args: object, callback: object, disable: object) -> None:
@@ -250,17 +360,6 @@ def _check_inputs(extra_args: object, callback: object, disable: object) -> None
         common.function("callback", callback, "of a dict, or None")
     if disable is not None:
         common.flag("disable", disable)
-
-
-def _check_churn(s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> None:
-    for name, value in (("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)):
-        if math.isnan(checks.number(name, value)):
-            raise ValueError(f"{name} = {value}: it has to be a number")
-    if checks.number("s_churn", s_churn) != 0:
-        raise ValueError(
-            f"s_churn = {s_churn}: this sampler adds no noise on its way, so only s_churn = 0 is "
-            "taken; sample_euler_ancestral adds noise"
-        )
 
 
 def _noise_source(
@@ -283,19 +382,20 @@ def _noise_source(
     return draw
 
 
-def _ancestral(levels: Tensor, eta: float, s_noise: float) -> Table:
-    """Ancestral sampling with η of its noise: from σ down to √(σ'² - up²), and up to σ' by noise.
+def _first_noise(x: Tensor, seed: int | None, source: Callable[[int], Tensor] | None) -> Tensor:
+    """Noise for the initial states x, which no row adds: (N, *shape) float32."""
+    if source is not None:
+        return source(-1).float()
+    ids, shape = torch.arange(len(x), device=x.device), tuple(x.shape[1:])
+    return noise_source.normal(
+        shape, seed=seed, stream=noise_source.INITIAL, sample_ids=ids, step=2
+    )
 
-    up = min(σ', η·σ'·√(σ² - σ'²)/σ); 1 in the place of η gives ``tables.ancestral``.
-    """
-    for name, value in (("eta", eta), ("s_noise", s_noise)):
-        if not 0 <= checks.number(name, value) < math.inf:
-            raise ValueError(f"{name} = {value}: a factor on the noise is finite and at least 0")
-    sigma = levels.double().numpy()
-    following = np.append(sigma[1:], 0.0)
-    up = np.minimum(following, eta * following * np.sqrt(sigma**2 - following**2) / sigma)
-    down = np.sqrt(following**2 - up**2)
-    return Table.of(sigma, b=sigma - down, d=s_noise * up, level=np.arange(len(sigma)))
+
+def _scaled(table: Table, s_noise: float) -> Table:
+    """The table with a factor on its noise."""
+    factor = tables.noise_factor("s_noise", s_noise)
+    return replace(table, d=tuple(factor * value for value in table.d))
 
 
 def _elements(sigmas: Sigmas, x: Tensor) -> Tensor:
@@ -325,8 +425,11 @@ def _to_zero(sigmas: Sigmas) -> Tensor:
 
 __all__ = [
     "sample_annealed_langevin",
+    "sample_dpm_2",
     "sample_dpmpp_2m",
+    "sample_dpmpp_2m_sde",
     "sample_euler",
     "sample_euler_ancestral",
     "sample_heun",
+    "sample_lms",
 ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -183,19 +184,27 @@ def reverse_diffusion(
 
 
 def ancestral(
-    sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: float = 7.0
+    sigmas: Sigmas,
+    steps: int | None = None,
+    spacing: str = AUTO,
+    rho: float = 7.0,
+    eta: float = 1.0,
 ) -> Table:
     """Ancestral sampling of the variance-exploding SDE (Song et al. 2021, appendix F).
 
-    x ← x + (σ_i² - σ_{i+1}²)/σ_i·n + √(σ_{i+1}²(σ_i² - σ_{i+1}²)/σ_i²)·z, to σ = 0.
+    From σ_i down to √(σ_{i+1}² - u²) by the ODE, and up to σ_{i+1} by noise, u·z, to σ = 0, with
+    u = min(σ_{i+1}, η·√(σ_{i+1}²(σ_i² - σ_{i+1}²)/σ_i²)). The paper's, η = 1, is
+    x ← x + (σ_i² - σ_{i+1}²)/σ_i·n + u·z.
 
     Args:
         sigmas, steps, spacing, rho: as for :func:`reverse_diffusion`.
+        eta: η ≥ 0, how much noise a step adds; 0 is Euler's method.
     """
     sigma, following = _intervals(sigmas, steps, spacing, rho)
-    removed = sigma**2 - following**2
-    noise = following * np.sqrt(removed) / sigma
-    return Table.of(sigma, b=removed / sigma, d=noise, level=level_indices(sigma, sigmas))
+    full = following * np.sqrt(sigma**2 - following**2) / sigma
+    up = np.minimum(following, noise_factor("eta", eta) * full)
+    down = np.sqrt(following**2 - up**2)
+    return Table.of(sigma, b=sigma - down, d=up, level=level_indices(sigma, sigmas))
 
 
 PREDICTORS = {"reverse_diffusion": reverse_diffusion, "ancestral": ancestral}
@@ -255,8 +264,8 @@ def euler(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: fl
 def heun(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: float = 7.0) -> Table:
     """Heun's method on the probability flow ODE (Karras et al. 2022, algorithm 1). Second order.
 
-    Two rows a step of length h = σ_i - σ_{i+1}: x' = x + h·n, with x for history, then, with n' of
-    x' at σ_{i+1}, x + h/2·(n + n') = x/2 + x'/2 + h/2·n'. The step to σ = 0 is Euler's.
+    Two rows a step, see :func:`two_stage`, of which the second is at σ_{i+1}; the step to σ = 0 is
+    Euler's.
 
     Args:
         sigmas, spacing, rho: as for :func:`reverse_diffusion`.
@@ -264,42 +273,84 @@ def heun(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: flo
     """
     number = None if steps is None else (checks.count("steps", steps, 1, MOST_ROWS) + 1) // 2
     sigma, following = _intervals(sigmas, number, spacing, rho)
-    length = sigma[:-1] - following[:-1]
+    table = two_stage(sigma, following, following, 0.5)
+    return replace(table, level=level_indices(np.array(table.sigma), sigmas))
+
+
+def two_stage(sigma: np.ndarray, following: np.ndarray, middle: np.ndarray, share: float) -> Table:
+    """Steps of the ODE with two evaluations each, the last, Euler's, with one.
+
+    A step of length h = σ - σ_next: x' = x + (σ - σ_mid)·n, with x for history, then, with n' of x'
+    at σ_mid, x + h·((1 - θ)·n + θ·n') = (1 - k)·x + k·x' + hθ·n', k = (1 - θ)·h/(σ - σ_mid).
+
+    Args:
+        sigma, following: (N,) where each step begins and ends.
+        middle: (N,) σ_mid of each, that of the last without a meaning.
+        share: θ in (0, 1]: ½ of Heun's method with σ_mid = σ_next, 1 of the midpoint method.
+
+    Returns:
+        2N - 1 rows, all off the ladder.
+    """
+    length, first = (sigma - following)[:-1], (sigma - middle)[:-1]
     # A history of the state, not of n, has what guidance added to n in it.
     a, b, c, e = np.ones((4, 2 * len(sigma) - 1))
-    b[:-1:2], a[1::2], b[1::2], b[-1] = length, 0.5, length / 2, sigma[-1]
-    c[::2], c[1::2] = 0.0, 0.5
+    b[:-1:2], a[1::2], b[1::2] = first, (1 - share) * length / first, share * length
+    b[-1] = sigma[-1] - following[-1]
+    c[::2], c[1::2] = 0.0, 1 - a[1::2]
     e[1::2], e[-1] = 0.0, 0.0
-    visited = np.repeat(sigma, 2)[1:]
-    return Table.of(visited, a=a, b=b, c=c, e=e, level=level_indices(visited, sigmas))
+    visited = np.stack([sigma, middle], 1).flatten()[:-1]
+    return Table.of(visited, a=a, b=b, c=c, e=e)
 
 
 def dpmpp_2m(
-    sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: float = 7.0
+    sigmas: Sigmas,
+    steps: int | None = None,
+    spacing: str = AUTO,
+    rho: float = 7.0,
+    eta: float = 0.0,
+    solver_type: str = "midpoint",
 ) -> Table:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), two steps in λ = -ln σ. Second order.
 
-    With D = x + σ·n, the history, q = σ_{i+1}/σ_i and k = ½(λ_{i+1} - λ_i)/(λ_i - λ_{i-1}):
-    x ← q·x + (1-q)·((1+k)·D_i - k·D_{i-1}); k = 0 in the first step and in that to σ = 0.
+    With D = x + σ·n, the history, l = λ_{i+1} - λ_i, q = exp(-(1+η)·l) and k = l/(λ_i - λ_{i-1})·m:
+    x ← q·x + (1-q)·((1+k)·D_i - k·D_{i-1}) + σ_{i+1}·√(1 - exp(-2ηl))·z; k = 0 in the first step
+    and in that to σ = 0. m is ½, or 1/(1-q) - 1/((1+η)·l) for "heun".
 
     Args:
         sigmas, steps, spacing, rho: as for :func:`reverse_diffusion`.
+        eta: η ≥ 0, how much noise a step adds: 0 solves the ODE, 1 the reverse SDE.
+        solver_type: "midpoint" or "heun", how D goes on between two levels.
     """
     sigma, following = _intervals(sigmas, steps, spacing, rho)
+    eta = noise_factor("eta", eta)
+    checks.choice("solver_type", solver_type, ("midpoint", "heun"), "how the clean image goes on")
     length = np.diff(-np.log(sigma))
+    q = (following / sigma) ** (1 + eta)
     k = np.zeros(len(sigma))
-    k[1:-1] = length[1:] / (2 * length[:-1])
-    q = following / sigma
+    k[1:-1] = length[1:] / length[:-1]
+    if solver_type == "midpoint":
+        k /= 2
+    else:
+        k[:-1] *= 1 / (1 - q[:-1]) - 1 / ((1 + eta) * length)
     towards = (1 - q) * (1 + k)
     return Table.of(
         sigma,
         a=q + towards,
         b=towards * sigma,
         c=-(1 - q) * k,
+        d=following * np.sqrt(1 - (following / sigma) ** (2 * eta)),
         e=1.0,
         f=sigma,
         level=level_indices(sigma, sigmas),
     )
+
+
+def noise_factor(name: str, value: float) -> float:
+    """A factor on noise, finite and at least 0; anything else is refused by its name."""
+    factor = checks.number(name, value)
+    if not 0 <= factor < math.inf:
+        raise ValueError(f"{name} = {factor}: a factor on the noise is finite and at least 0")
+    return factor
 
 
 def _intervals(
@@ -348,6 +399,8 @@ __all__ = [
     "euler",
     "heun",
     "langevin",
+    "noise_factor",
     "predictor_corrector",
     "reverse_diffusion",
+    "two_stage",
 ]

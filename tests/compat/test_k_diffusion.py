@@ -1,6 +1,7 @@
 """Samplers in the style of k-diffusion, on the denoiser of a Gaussian."""
 
 import inspect
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,11 @@ from ncsn_fast.methods.levels import best_step_size
 
 SIGMAS = torch.cat([nf.geometric_sigmas(20, 0.05, 60), torch.zeros(1)])
 MEAN, VARIANCE = 0.5, 0.25
-OTHERS = ["sample_euler", "sample_heun", "sample_dpmpp_2m", "sample_euler_ancestral"]
+OTHERS = [
+    *("sample_euler", "sample_heun", "sample_dpm_2", "sample_dpmpp_2m", "sample_lms"),
+    *("sample_euler_ancestral", "sample_dpmpp_2m_sde"),
+]
+SEEDED = ("langevin", "ancestral", "sde")
 
 
 def denoiser(x, sigma, shift=0.0):
@@ -120,11 +125,15 @@ def test_unknown_noise_and_a_seed_beside_torch_noise_are_refused():
 
 DEFAULTS = {"extra_args": None, "callback": None, "disable": None}
 CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}
+NOISE = {"eta": 1.0, "s_noise": 1.0, "noise_sampler": None}
 THEIRS = {
     "sample_euler": CHURN,
     "sample_heun": CHURN,
+    "sample_dpm_2": CHURN,
     "sample_dpmpp_2m": {},
-    "sample_euler_ancestral": {"eta": 1.0, "s_noise": 1.0, "noise_sampler": None},
+    "sample_lms": {"order": 4},
+    "sample_euler_ancestral": NOISE,
+    "sample_dpmpp_2m_sde": {**NOISE, "solver_type": "midpoint"},
 }
 
 
@@ -136,14 +145,149 @@ def test_the_positional_arguments_are_those_of_k_diffusion_and_neutral_ones_are_
     empty = inspect.Parameter.empty
     expected = {"model": empty, "x": empty, "sigmas": empty, **DEFAULTS, **THEIRS[name]}
     assert list(found.items()) == list(expected.items())
-    x, own = start(3), {"seed": 1} if "ancestral" in name else {}
+    x, own = start(3), {"seed": 1} if name.endswith(SEEDED) else {}
     given = sample(denoiser, x, SIGMAS, None, None, True, *THEIRS[name].values(), **own)
     assert torch.equal(given, sample(denoiser, x, SIGMAS, **own))
 
 
-def test_noise_on_the_way_is_refused():
-    with pytest.raises(ValueError, match=r"s_churn = 40.*sample_euler_ancestral adds noise"):
-        k_diffusion.sample_heun(denoiser, start(2), SIGMAS, s_churn=40)
+def exact(x, sigma):
+    """The denoiser in float64, at one level."""
+    s2 = sigma**2
+    return (VARIANCE * x + s2 * MEAN) / (VARIANCE + s2)
+
+
+def published_churn(name, x, levels, s_churn, s_tmin, s_tmax, s_noise):
+    """Algorithm 2 of Karras et al. 2022 as k-diffusion runs it, in float64, on torch's noise."""
+    like, x = x, x.double()
+    levels = levels.double()
+    for sigma, following in itertools.pairwise(levels):
+        gamma = 0.0
+        if s_tmin <= sigma <= s_tmax:
+            gamma = min(s_churn / (len(levels) - 1), math.sqrt(2) - 1)
+        z = s_noise * torch.randn_like(like).double()
+        hat = (1 + gamma) * sigma
+        x = x + (hat**2 - sigma**2).sqrt() * z
+        slope = (x - exact(x, hat)) / hat
+        if name == "sample_euler" or following == 0:
+            x = x + (following - hat) * slope
+        elif name == "sample_heun":
+            ahead = x + (following - hat) * slope
+            x = x + (following - hat) * (slope + (ahead - exact(ahead, following)) / following) / 2
+        else:
+            middle = (hat * following).sqrt()
+            ahead = x + (middle - hat) * slope
+            x = x + (following - hat) * (ahead - exact(ahead, middle)) / middle
+    return x
+
+
+@pytest.mark.parametrize("name", ["sample_euler", "sample_heun", "sample_dpm_2"])
+@pytest.mark.parametrize(
+    "churn", [(0.0, 0.0, math.inf, 1.0), (5.0, 0.2, 8.0, 1.01), (1e9, 0.0, math.inf, 0.9)]
+)
+def test_noise_on_the_way_is_that_of_the_published_algorithm(name, churn):
+    levels, x = SIGMAS[::6], start(4)
+    torch.manual_seed(7)
+    expected = published_churn(name, x, levels, *churn)
+    torch.manual_seed(7)
+    sample = getattr(k_diffusion, name)
+    found = sample(denoiser, x, levels, None, None, True, *churn, noise="torch")
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_churn_asks_the_model_no_more_often_and_tells_the_callback_of_both_levels():
+    levels, seen, asked = SIGMAS[::6], [], []
+
+    def model(x, sigma):
+        asked.append(float(sigma[0]))
+        return denoiser(x, sigma)
+
+    k_diffusion.sample_heun(model, start(2), levels, None, seen.append, True, 5.0, 0.0, 8.0, seed=1)
+    assert len(asked) == 2 * 10 - 1
+    expected = [1.5 if sigma <= 8 else 1.0 for sigma in levels[:-1].tolist()]
+    expected = [min(factor, math.sqrt(2)) for factor in expected]
+    factors = [float(info["sigma_hat"] / info["sigma"]) for info in seen]
+    assert factors == pytest.approx(expected)
+    assert asked[::2] == pytest.approx([float(info["sigma_hat"]) for info in seen])
+    assert [info["sigma"].item() for info in seen] == levels[:-1].tolist()
+    for info in seen:
+        wanted = exact(info["x"].double(), info["sigma_hat"].double())
+        torch.testing.assert_close(info["denoised"].double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_noise_on_the_way_belongs_to_the_sample():
+    x, levels = start(5), SIGMAS[::6]
+    keywords = {"s_churn": 10.0, "disable": True, "seed": 3}
+    whole = k_diffusion.sample_euler(denoiser, x, levels, **keywords)
+    part = k_diffusion.sample_euler(denoiser, x[:2], levels, **keywords)
+    assert torch.allclose(whole[:2], part, atol=1e-6)
+    keywords["seed"] = 4
+    assert not torch.allclose(k_diffusion.sample_euler(denoiser, x, levels, **keywords), whole)
+
+
+@pytest.mark.parametrize("wrong", [{"s_churn": -1.0}, {"s_noise": -1.0}, {"s_tmin": math.nan}])
+def test_noise_on_the_way_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        k_diffusion.sample_heun(denoiser, start(2), SIGMAS, **wrong)
+
+
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+@pytest.mark.parametrize(("eta", "s_noise"), [(0.0, 1.0), (1.0, 1.0), (0.6, 1.1)])
+def test_the_multistep_solver_of_the_sde_is_the_published_one(eta, s_noise, solver_type):
+    levels, x = SIGMAS[::4], start(4)
+    torch.manual_seed(5)
+    expected, old, last = x.double(), None, 0.0
+    for sigma, following in zip(levels[:-1].double(), levels[1:].double(), strict=True):
+        denoised = exact(expected, sigma)
+        if following == 0:
+            expected = denoised
+            break
+        h = (sigma / following).log()
+        grown = (1 + eta) * h
+        expected = (-grown).exp() * expected - torch.expm1(-grown) * denoised
+        if old is not None:
+            ratio = -torch.expm1(-grown) / 2
+            if solver_type == "heun":
+                ratio = 1 + torch.expm1(-grown) / grown
+            expected = expected + ratio * (h / last) * (denoised - old)
+        if eta:
+            noise = torch.randn_like(x).double()
+            expected = expected + s_noise * following * (-torch.expm1(-2 * eta * h)).sqrt() * noise
+        old, last = denoised, h
+    torch.manual_seed(5)
+    found = k_diffusion.sample_dpmpp_2m_sde(
+        denoiser, x, levels, None, None, True, eta, s_noise, None, solver_type, noise="torch"
+    )
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 7])
+def test_the_multistep_method_integrates_the_polynomial_through_its_slopes(order):
+    levels, x = SIGMAS[::3], start(4)
+    expected, slopes = x.double(), []
+    values = levels.double().numpy()
+    for i, (sigma, following) in enumerate(itertools.pairwise(values)):
+        slopes.insert(0, (expected - exact(expected, sigma)) / sigma)
+        known = values[max(0, i - order + 1) : i + 1][::-1]
+        for j, own in enumerate(known):
+            others = [one for k, one in enumerate(known) if k != j]
+            basis = np.poly1d(others, r=True) if others else np.poly1d([1.0])
+            whole = (basis / basis(own)).integ()
+            expected = expected + (whole(following) - whole(sigma)) * slopes[j]
+    found = k_diffusion.sample_lms(denoiser, x, levels, None, None, True, order)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    again = k_diffusion.sample_lms(denoiser, x, levels, disable=True, order=order)
+    assert torch.equal(found, again)
+
+
+def test_a_higher_order_of_the_multistep_method_is_nearer_to_the_solution():
+    levels, x = torch.cat([nf.geometric_sigmas(20, 0.05, 40), torch.zeros(1)]), start(4)
+    scale = math.sqrt(VARIANCE / (VARIANCE + 20**2))
+    errors = []
+    for order in (1, 2, 4):
+        found = k_diffusion.sample_lms(denoiser, x, levels, disable=True, order=order)
+        errors.append(float((found - MEAN - scale * (x - MEAN)).abs().max()))
+    assert errors[1] < errors[0] / 2
+    assert errors[2] < errors[1] / 2
 
 
 @pytest.mark.parametrize(("eta", "s_noise"), [(1.0, 1.0), (0.0, 1.0), (0.4, 1.2), (1.5, 1.0)])
@@ -198,7 +342,7 @@ def test_heuns_method_calls_back_once_a_step_at_its_first_evaluation():
 @pytest.mark.parametrize("name", ["sample_annealed_langevin", *OTHERS])
 def test_levels_may_be_numbers_tensors_and_views_of_arrays(name):
     sample = getattr(k_diffusion, name)
-    own = {"seed": 1} if name.endswith(("langevin", "ancestral")) else {}
+    own = {"seed": 1} if name.endswith(SEEDED) else {}
     up = np.append(0.0, np.geomspace(0.05, 20, 30))
     x = start(3)
     expected = sample(denoiser, x, torch.from_numpy(up[::-1].copy()), **own)
@@ -219,7 +363,7 @@ def test_the_model_is_shown_the_dtype_of_x_which_is_that_of_the_result(name, dty
 
     net, x = Model().train(), start(3)
     given = {"callback": seen.append, "disable": True}
-    given |= {"seed": 1} if name.endswith(("langevin", "ancestral")) else {}
+    given |= {"seed": 1} if name.endswith(SEEDED) else {}
     found = getattr(k_diffusion, name)(net, x.to(dtype), SIGMAS, **given)
     assert found.dtype == seen[0]["x"].dtype == seen[0]["denoised"].dtype == dtype
     assert torch.equal(seen[0]["x"], x.to(dtype))

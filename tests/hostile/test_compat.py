@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncsn_fast.compat import k_diffusion, ncsnv2
+from ncsn_fast.compat import k_diffusion, ncsn, ncsnv2
 
 try:
     from ncsn_fast.compat.diffusers import NCSNScheduler
@@ -39,7 +39,7 @@ BAD = {
     ],
     "count": ["2", 2.5, 0, -1, None, True, [3], math.nan, np.ones(2), 1j],
     "step": [*NO_NUMBER, 0, -1e-3, math.inf, 0.5],
-    "churn": [*NO_NUMBER, 40.0, -1.0, math.inf],
+    "churn": [*NO_NUMBER, -1.0],
     "number": NO_NUMBER,
     "factor": [*NO_NUMBER, -0.5, math.inf],
     "flag": ["False", "no", None, 2, [True], 0.5, torch.ones(2), np.ones(2)],
@@ -52,10 +52,11 @@ BAD = {
 COMMON = {"scorenet": "network", "sigmas": "levels", "step_lr": "step", "n_steps_each": "count"}
 COMMON |= {"noise": "noise", "seed": "seed", "x_mod": "states"}
 LIST = {"final_only": "flag", "verbose": "flag"}
-CHURN = {"s_churn": "churn", "s_tmin": "number", "s_tmax": "number", "s_noise": "number"}
+CHURN = {"s_churn": "churn", "s_tmin": "number", "s_tmax": "number", "s_noise": "factor"}
 STEPS = {"model": "network", "x": "states", "sigmas": "levels", "extra_args": "mapping"}
 STEPS |= {"callback": "function", "disable": "flag"}
 OWN = {"noise": "noise", "seed": "seed"}
+STOCHASTIC = {"eta": "factor", "s_noise": "factor", "noise_sampler": "function"}
 # Every function: what a right call has, and what kind each argument is of.
 X, PICTURES = torch.zeros(2, 3), torch.zeros(1, 2, 1, 4, 4)
 THEIRS = {"model": denoiser, "x": X, "sigmas": [*SIGMAS, 0.0], "disable": True}
@@ -70,16 +71,24 @@ FUNCTIONS = {
         {**OFFICIAL, "x_mod": PICTURES, "refer_image": PICTURES[:, 0], "image_size": 4},
         {**COMMON, "refer_image": "states", "image_size": "count", "order": "noise"},
     ),
+    ncsn.anneal_Langevin_dynamics: (OFFICIAL, {**COMMON, "verbose": "flag"}),
+    ncsn.anneal_Langevin_dynamics_inpainting: (
+        {**OFFICIAL, "x_mod": PICTURES, "refer_image": PICTURES[:, 0]},
+        {**COMMON, "refer_image": "states"},
+    ),
     k_diffusion.sample_annealed_langevin: (
         {**THEIRS, "step_size": 1e-2, "steps_per_level": 1},
         {**STEPS, **OWN, "steps_per_level": "count", "step_size": "step"},
     ),
-    k_diffusion.sample_euler: (THEIRS, {**STEPS, **CHURN}),
-    k_diffusion.sample_heun: (THEIRS, {**STEPS, **CHURN}),
+    k_diffusion.sample_euler: (THEIRS, {**STEPS, **CHURN, **OWN}),
+    k_diffusion.sample_heun: (THEIRS, {**STEPS, **CHURN, **OWN}),
+    k_diffusion.sample_dpm_2: (THEIRS, {**STEPS, **CHURN, **OWN}),
     k_diffusion.sample_dpmpp_2m: (THEIRS, STEPS),
-    k_diffusion.sample_euler_ancestral: (
+    k_diffusion.sample_lms: (THEIRS, {**STEPS, "order": "count"}),
+    k_diffusion.sample_euler_ancestral: (THEIRS, {**STEPS, **OWN, **STOCHASTIC}),
+    k_diffusion.sample_dpmpp_2m_sde: (
         THEIRS,
-        {**STEPS, **OWN, "eta": "factor", "s_noise": "factor", "noise_sampler": "function"},
+        {**STEPS, **OWN, **STOCHASTIC, "solver_type": "noise"},
     ),
 }
 # What stands for a default where an argument may be left out.

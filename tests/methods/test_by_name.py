@@ -96,6 +96,8 @@ VALUES = {
     "snr": 0.1,
     "corrector_steps": 2,
     "predictor": "ancestral",
+    "eta": 0.5,
+    "solver_type": "heun",
 }
 
 

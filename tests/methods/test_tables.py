@@ -174,6 +174,25 @@ def test_annealed_langevin_equals_both_published_codes_written_out(denoise, nois
     assert len(table) == 12 * steps + (denoise is True) + noise_first
 
 
+def test_noise_of_no_size_makes_the_methods_of_the_ode():
+    assert table_of("ancestral", eta=0.0) == table_of("euler")
+    assert table_of("dpmpp_2m", eta=0.0) == table_of("dpmpp_2m")
+    assert table_of("ancestral", eta=1.0) == table_of("ancestral")
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0, 5.0])
+def test_of_a_point_the_noise_is_that_of_every_level_however_much_is_fresh(eta):
+    for method in ("ancestral", "dpmpp_2m"):
+        table = table_of(method, eta=eta)
+        assert table.adds_noise
+        variance = LADDER[0] ** 2
+        for row, (sigma, following) in enumerate(pairwise(LADDER)):
+            # Of a point n = -x/σ: in 2M both clean images are 0, and history has no part.
+            d, keeps = table.d[row], table.a[row] - table.b[row] / sigma
+            variance = variance * keeps**2 + d**2
+            assert variance == pytest.approx(following**2, rel=1e-9)
+
+
 def test_several_correctors_and_the_other_predictor():
     table = table_of("predictor_corrector", corrector_steps=2, predictor="ancestral")
     predictor = table_of("ancestral")
