@@ -69,6 +69,29 @@ def flag(name: str, value: object) -> bool:
     raise ValueError(f"{name} = {value!r:.80}: give True or False")
 
 
+def in_turn(
+    draw: Callable[[int], Tensor], place: Callable[[int], int] = lambda row: row
+) -> Callable[[int], Tensor]:
+    """Noise for rows in rising order, drawn as often as the originals draw it.
+
+    Args:
+        draw: makes it.
+        place: row → which draw, from 0, is its own; those in between that no row asks for are made
+            all the same, as the originals make noise that they multiply by 0.
+    """
+    drawn = 0
+
+    def of(row: int) -> Tensor:
+        nonlocal drawn
+        own = place(row)
+        for skipped in range(drawn, own):
+            draw(skipped)
+        drawn = own + 1
+        return draw(own)
+
+    return of
+
+
 class _Shown(nn.Module):
     """A network that is shown states, and noise levels, in a dtype of its own."""
 
@@ -127,6 +150,7 @@ __all__ = [
     "check_whole",
     "flag",
     "function",
+    "in_turn",
     "shown",
     "states",
     "steps_shown",

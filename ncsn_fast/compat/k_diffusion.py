@@ -43,7 +43,7 @@ from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast.compat import common
-from ncsn_fast.compat.k_diffusion_steps import Churn, Remembered, in_turn, multistep
+from ncsn_fast.compat.k_diffusion_steps import Churn, Remembered, multistep
 from ncsn_fast.methods import tables
 from ncsn_fast.methods.levels import best_step_size, check_sigmas
 from ncsn_fast.models.score import Score
@@ -296,7 +296,8 @@ def _run(
     rows_per_step = 1 if churn is None else churn.rows_per_step
     if churn is not None:
         table = churn.added_to(table)
-        source = source and in_turn(source, rows_per_step)
+        # Of a row the next step's, that of the first step being the initial state's, row -1.
+        source = source and common.in_turn(source, lambda row: row // rows_per_step + 1)
     # Networks there get the batch as a whole; should that not fit, what is as long as it is cut.
     inputs = {} if extra_args is None else extra_args
     extra = {name: value for name, value in inputs.items() if one_each(value, len(x))}
@@ -309,8 +310,8 @@ def _run(
         device=x.device,
     )
     if churn is not None and churn.noise[0]:
-        seed = seed if source else noise_source.chosen_seed(seed)
-        initial = initial + churn.noise[0] * _first_noise(x, seed, source)
+        chosen = seed = 0 if source else noise_source.chosen_seed(seed)
+        initial = initial + churn.noise[0] * _first_noise(x, chosen, source)
     wanted = sys.stderr.isatty() if disable is None else not disable
     with common.steps_shown(wanted, -(-len(table) // rows_per_step)) as progress:
         last = sampler(
@@ -382,7 +383,7 @@ def _noise_source(
     return draw
 
 
-def _first_noise(x: Tensor, seed: int | None, source: Callable[[int], Tensor] | None) -> Tensor:
+def _first_noise(x: Tensor, seed: int, source: Callable[[int], Tensor] | None) -> Tensor:
     """Noise for the initial states x, which no row adds: (N, *shape) float32."""
     if source is not None:
         return source(-1).float()

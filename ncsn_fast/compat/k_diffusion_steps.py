@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,22 +75,6 @@ class Churn:
         return replace(table, d=tuple(d.tolist()), level=level)
 
 
-def in_turn(draw: Callable[[int], Tensor], rows_per_step: int) -> Callable[[int], Tensor]:
-    """Noise for a row of a table with churn, drawn as k-diffusion does: once in every step, whether
-    it adds any or not. Row -1 is the initial state, which has that of the first step."""
-    drawn = 0
-
-    def of(row: int) -> Tensor:
-        nonlocal drawn
-        step = row // rows_per_step + 1
-        for skipped in range(drawn, step):
-            draw(skipped)
-        drawn = step + 1
-        return draw(step)
-
-    return of
-
-
 def multistep(levels: np.ndarray, order: int) -> np.ndarray:
     """The weights of the linear multistep method (Adams–Bashforth) on dx = -n dσ.
 
@@ -137,4 +120,4 @@ class Remembered:
         return drift
 
 
-__all__ = ["Churn", "Remembered", "in_turn", "multistep"]
+__all__ = ["Churn", "Remembered", "multistep"]
