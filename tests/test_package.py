@@ -72,6 +72,11 @@ ROOMS = {
     "ncsn_fast.compat.k_diffusion": "sample_annealed_langevin sample_dpmpp_2m sample_euler "
     "sample_heun",
     "ncsn_fast.compat.diffusers": "NCSNScheduler",
+    "ncsn_fast.compat.adapters.azula": "score",
+    "ncsn_fast.compat.adapters.deepinv": "Physics score",
+    "ncsn_fast.compat.adapters.diffusers": "score",
+    "ncsn_fast.compat.adapters.sbi": "sample score",
+    "ncsn_fast.compat.adapters.torchebm": "score",
 }
 
 

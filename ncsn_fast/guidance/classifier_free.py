@@ -37,7 +37,7 @@ class Guided(Score):
         """As of :class:`Score`: tensors of these names go to both networks as they are."""
         return replace(self, shared=frozenset(names))
 
-    def __call__(self, x: Tensor, condition: Tensor | None, **extra: Any) -> Tensor:
+    def __call__(self, x: Tensor, condition: Tensor | None, /, **extra: Any) -> Tensor:
         missing = sorted(self.unconditional.keys() - extra.keys())
         if missing:
             raise ValueError(

@@ -269,7 +269,7 @@ class Score:
         folded["c_in"] = c_in * self.c_in(sigma)
         return replace(table, **{name: tuple(column.tolist()) for name, column in folded.items()})
 
-    def normalized(self, x: Tensor, sigma: Tensor, labels: Tensor, **extra: Any) -> Tensor:
+    def normalized(self, x: Tensor, sigma: Tensor, labels: Tensor, /, **extra: Any) -> Tensor:
         """n(x, σ) for a batch with a level per sample, as training needs it.
 
         Args:
@@ -361,7 +361,7 @@ class Score:
             "between them"
         )
 
-    def __call__(self, x: Tensor, condition: Tensor | None, **extra: Any) -> Tensor:
+    def __call__(self, x: Tensor, condition: Tensor | None, /, **extra: Any) -> Tensor:
         """The network's output for a batch of inputs; a single condition goes to every sample.
 
         Raises:

@@ -120,7 +120,7 @@ def _down(
 
 
 def langevin(
-    score: Callable[[Tensor], Tensor],
+    score: Score | Callable[[Tensor], Tensor],
     x: Tensor,
     step_size: float,
     steps: int,
@@ -131,7 +131,7 @@ def langevin(
     """Plain Langevin dynamics x ← x + α·score(x) + √(2α)·z, ``steps`` times.
 
     Args:
-        score: x (N, *shape) → ∇ log p(x), the same shape.
+        score: x (N, *shape) → ∇ log p(x), the same shape; or a Score that is told nothing.
         x: (N, *shape) float32, where the N chains start.
         step_size: α > 0.
         steps: how many, at least 1.
@@ -146,7 +146,8 @@ def langevin(
             range.
         SamplingError: where the chains leave the finite numbers.
     """
-    if not callable(score):
+    told = isinstance(score, Score) and (score.kind, score.condition) != ("score", "none")
+    if not callable(score) or told:
         raise ValueError(f"score = {score!r:.80}: give a function x → ∇ log p(x)")
     given = checks.from_numpy("x", x, torch.device("cpu"))
     if not isinstance(given, Tensor):
@@ -156,7 +157,7 @@ def langevin(
     x = inputs.states("x", given, tuple(given.shape), given.device)
     first_step = checks.count("first_step", first_step, 0, (1 << 31) - 1)
     chain = Chain(
-        score=Score(score, "score", "none"),
+        score=score if isinstance(score, Score) else Score(score, "score", "none"),
         table=langevin_rows(step_size, steps),
         shape=tuple(x.shape[1:]),
         device=x.device,

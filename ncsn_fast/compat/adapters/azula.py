@@ -1,0 +1,54 @@
+"""azula's denoisers (github.com/probabilists/azula): E[x₀ | α·x₀ + σ·z] of a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ncsn_fast.compat.adapters.times import Clock
+from ncsn_fast.models.score import Score
+from ncsn_fast.reference import per_sample
+
+
+class _Denoiser(nn.Module):
+    def __init__(self, denoiser: Any) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, time: Tensor, **extra: Any) -> Tensor:
+        alpha, _ = self.denoiser.schedule(time)
+        mean: Tensor = self.denoiser(per_sample(alpha, x) * x, time, **extra).mean
+        return mean
+
+
+def score(denoiser: Any) -> Score:
+    """A denoiser of azula as a Score, whose states are x₀ + σz with the σ/α of its schedule.
+
+        sampler = nf.Sampler(score(denoiser), (3, 64, 64), method="dpmpp_2m", steps=20)
+        x = sampler(16, extra={"label": labels})  # what the denoiser takes by name
+
+    A state of azula's is α(t) times ours at σ = σ(t)/α(t).
+
+    Args:
+        denoiser: a module called as denoiser(x_t, t) for t (B,), with ``schedule(t)`` → (α, σ) and
+            a posterior with ``mean`` as its answer: azula's, but for its analytic
+            ``GaussianDenoiser``, which takes one time for all.
+
+    Returns:
+        A Score told the time, with ``sigmas`` of 1,000 times from 1 to 0.
+
+    Raises:
+        ValueError: for what has no schedule, and one whose σ/α does not rise.
+    """
+    schedule = getattr(denoiser, "schedule", None)
+    if not isinstance(denoiser, nn.Module) or not callable(schedule):
+        raise ValueError(
+            f"denoiser is a {type(denoiser).__name__}: give a denoiser of azula, a module with "
+            "schedule(t)"
+        )
+    clock = Clock(schedule, 0.0, 1.0)
+    return Score(_Denoiser(denoiser), "denoiser", clock, clock.sigmas)
+
+
+__all__ = ["score"]

@@ -1,0 +1,69 @@
+"""Networks that are told a time t, and see α(t)·x₀ + σ(t)·z: noise levels σ/α, and their times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ncsn_fast.methods.levels import SAME_LEVEL, check_sigmas
+
+Scales = Callable[[Tensor], tuple[Tensor, Tensor]]
+_HALVINGS = 60
+_LEVELS = 1000
+
+
+class Clock:
+    """The time of a noise level σ/α: what a :class:`nf.Score` is told as its condition.
+
+    Args:
+        scales: times (B,), float64 → α and σ (B,) of the states at these.
+        first, last: the times of the smallest and of the largest noise level.
+
+    Attributes:
+        sigmas: (L,) float64, descending, the levels of evenly spaced times.
+
+    Raises:
+        ValueError: where σ/α does not rise with the time.
+    """
+
+    def __init__(self, scales: Scales, first: float, last: float) -> None:
+        self._scales, self._ends = scales, (first, last)
+        times = torch.linspace(last, first, _LEVELS, dtype=torch.float64, device="cpu")
+        levels = self._level(times)
+        # At an end there may be no noise, or nothing else.
+        seen = torch.isfinite(levels) & (levels > 0)
+        try:
+            self.sigmas = check_sigmas(levels[seen])
+        except ValueError as error:
+            raise ValueError(f"σ/α of this schedule has to rise with the time: {error}") from None
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """The time of each noise level, of its shape and dtype.
+
+        Raises:
+            ValueError: for levels beyond those of the schedule, on a CPU.
+        """
+        largest, smallest = float(self.sigmas[0]), float(self.sigmas[-1])
+        if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
+            beyond = (sigma.log() - sigma.clamp(smallest, largest).log()).abs() > SAME_LEVEL
+            if bool(beyond.any()):
+                raise ValueError(
+                    f"asked for is σ = {float(sigma[beyond][0]):g}, but the network's schedule has "
+                    f"σ/α from {largest:g} to {smallest:g}: stay between them"
+                )
+        wanted = sigma.double()
+        low, high = (torch.full_like(wanted, end) for end in self._ends)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            early = self._level(middle) < wanted
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        return high.to(sigma.dtype)
+
+    def _level(self, times: Tensor) -> Tensor:
+        alpha, sigma = self._scales(times)
+        return (sigma / alpha).to(times)
+
+
+__all__ = ["Clock"]

@@ -1,0 +1,365 @@
+"""Other libraries' networks and operators: what they compute, told to this engine in one line.
+
+Those of a package that is not installed are skipped by name.
+"""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import ncsn_fast as nf
+from ncsn_fast.compat.adapters import azula, deepinv, diffusers, sbi, torchebm
+from ncsn_fast.compat.adapters.times import Clock
+from ncsn_fast.methods import tables
+from ncsn_fast.reference import per_sample
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """sbi keeps a log where it trains."""
+    monkeypatch.chdir(tmp_path)
+
+
+class Backbone(nn.Module):
+    """A small network of a state and a number per sample."""
+
+    def __init__(self, size):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(size + 1, 32), nn.SiLU(), nn.Linear(32, size))
+
+    def forward(self, x, told, **extra):
+        told = told.expand(len(x)) if told.ndim == 0 else told
+        shift = sum(extra.values()) if extra else 0
+        return self.body(torch.cat([x, told[:, None]], 1)) + shift
+
+
+def denoised(score, x, sigma, **extra):
+    """D(x) = x + σn, as the engine reads a score."""
+    level = torch.full((len(x),), sigma)
+    return x + sigma * score.normalized(x, level, torch.zeros(len(x)), **extra)
+
+
+class Rising:
+    """A schedule: α = 1 - t, σ = t."""
+
+    def __call__(self, t):
+        return 1 - t, t
+
+
+def test_a_clock_says_the_time_of_a_level():
+    clock = Clock(Rising(), 0.0, 1.0)
+    assert len(clock.sigmas) == 998  # the ends have no noise, or nothing else
+    times = torch.tensor([0.9, 0.5, 0.01], dtype=torch.float64)
+    torch.testing.assert_close(clock(times / (1 - times)), times, atol=1e-12, rtol=1e-12)
+    assert clock(torch.tensor([1.0])).dtype == torch.float32
+
+
+def test_a_clock_refuses_levels_beyond_its_schedule_and_schedules_that_fall():
+    clock = Clock(Rising(), 0.2, 0.8)
+    with pytest.raises(ValueError, match=r"σ = 5, but .* from 4 to 0.25: stay between them"):
+        clock(torch.tensor([1.0, 5.0]))
+    with pytest.raises(ValueError, match="has to rise with the time"):
+        Clock(lambda t: (torch.ones_like(t), 1 - t), 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: azula.score(nn.Linear(2, 2)), "denoiser is a Linear: give a denoiser of azula"),
+        (lambda: deepinv.score("DRUNet"), "denoiser is a str: give a denoiser of deepinv"),
+        (lambda: deepinv.Physics(nn.Linear(2, 2), (2,)), "physics is a Linear: give linear"),
+        (lambda: sbi.score(nn.Linear(2, 2)), "posterior is a Linear: give what NPSE"),
+        (lambda: torchebm.score(lambda x: x), "energy is a function: give a model of torchebm"),
+        (lambda: diffusers.score(nn.Linear(2, 2)), "unet is a Linear: give a model of diffusers"),
+    ],
+)
+def test_what_is_none_of_a_library_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+SCHEDULES = ("VESchedule", "VPSchedule", "CosineSchedule", "RectifiedSchedule", "DecaySchedule")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_denoiser_of_azula_denoises_as_it_does_there(schedule):
+    pytest.importorskip("azula", reason="azula is not installed")
+    from azula import denoise, noise
+
+    schedule = getattr(noise, schedule)()
+    net = denoise.KarrasDenoiser(Backbone(4), schedule).eval()
+    score, x = azula.score(net), torch.randn(3, 4)
+    for time in (0.2, 0.5, 0.9):
+        alpha, sigma = schedule(torch.tensor(time, dtype=torch.float64))
+        with torch.no_grad():
+            expected = net(x * alpha.float(), torch.full((3,), time), y=0.5).mean
+            found = denoised(score, x, float(sigma / alpha), y=0.5)
+        torch.testing.assert_close(found.float(), expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_chain_of_azula_is_the_same_from_the_same_noise(schedule):
+    pytest.importorskip("azula", reason="azula is not installed")
+    from azula import denoise, noise, sample
+
+    schedule = getattr(noise, schedule)()
+    net = denoise.KarrasDenoiser(Backbone(4), schedule).eval()
+    theirs = sample.EulerSampler(net, steps=24, silent=True, dtype=torch.float64)
+    alpha, sigma = schedule(theirs.timesteps)
+    start = sigma[0] * torch.randn(5, 4, dtype=torch.float64)
+    net.double()
+    expected = theirs(start) / alpha[-1]
+    net.float()
+    sampler = nf.Sampler(azula.score(net), (4,), sigma / alpha, "euler")
+    # Theirs ends at the smallest level, ours goes on to 0.
+    _, states = sampler(5, initial=(start / alpha[0]).float(), every=1)
+    torch.testing.assert_close(states[-2].double(), expected, atol=1e-4, rtol=1e-4)
+
+
+class Halving(nn.Module):
+    """Physics of deepinv's interface: A(x, mask=...) keeps the mask that it was given last."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def A(self, x, mask=None):
+        self.mask = self.mask if mask is None else mask
+        return 0.5 * (x * self.mask)[:, :, ::2]
+
+    def A_adjoint(self, y, mask=None):
+        self.mask = self.mask if mask is None else mask
+        return 0.5 * torch.stack([y, torch.zeros_like(y)], 3).flatten(2) * self.mask
+
+
+def check_operator(operator, forward):
+    n = operator.samples if operator.samples > 1 else 3
+    x, y = torch.randn(n, *operator.shape), torch.randn(n, *operator.measured)
+    torch.testing.assert_close(operator.forward(x), forward(x))
+    left = (operator.forward(x) * y).flatten(1).sum(1)
+    torch.testing.assert_close(
+        left, (x * operator.adjoint(y)).flatten(1).sum(1), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_physics_is_an_operator_with_parameters_of_each_sample():
+    mask = (torch.rand(5, 2, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    physics = Halving(mask[:1])
+    check_operator(deepinv.Physics(physics, (2, 6)), lambda x: physics.A(x))
+    operator = deepinv.Physics(physics, (2, 6), mask=mask)
+    assert (operator.samples, operator.measured) == (5, (2, 3))
+    check_operator(operator, lambda x: 0.5 * (x * mask)[:, :, ::2])
+    assert torch.equal(physics.mask, mask[:1])  # the user's own is left as it was
+    assert operator.norm() == pytest.approx(0.5)
+    score = nf.Score(lambda x, sigma: -x / (1 + per_sample(sigma, x) ** 2), "score", "sigma")
+    sampler = nf.Sampler(score, (2, 6), nf.geometric_sigmas(1, 0.4, 4), "ancestral")
+    y = operator.forward(torch.randn(5, 2, 6))
+    guidance = nf.posterior.gaussian_likelihood(operator, y, 0.5)
+    whole, cut = (sampler(5, seed=0, guidance=guidance, batch_size=size) for size in (5, 2))
+    torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_physics_that_measures_complex_numbers_is_refused():
+    physics = Halving(torch.ones(1, 2, 6))
+    physics.A = lambda x: torch.complex(x, x)
+    with pytest.raises(ValueError, match=r"measures torch.complex64: needed are real tensors"):
+        deepinv.Physics(physics, (2, 6))
+
+
+def test_physics_of_deepinv_is_an_operator():
+    dinv = pytest.importorskip("deepinv", reason="deepinv is not installed")
+    mask = (torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    physics = dinv.physics.Inpainting((1, 8, 8), mask=mask[0])
+    operator = deepinv.Physics(physics, (1, 8, 8), mask=mask)
+    check_operator(operator, lambda x: x * mask)
+    kernel = torch.rand(1, 1, 3, 3)
+    blur = dinv.physics.Blur(filter=kernel, padding="circular")
+    check_operator(deepinv.Physics(blur, (1, 8, 8)), blur.A)
+    scan = dinv.physics.MRI(mask=mask[0].expand(2, 8, 8), img_size=(2, 8, 8))
+    check_operator(deepinv.Physics(scan, (2, 8, 8)), scan.A)
+
+
+def test_a_denoiser_of_deepinv_denoises_as_it_does_there():
+    dinv = pytest.importorskip("deepinv", reason="deepinv is not installed")
+    torch.manual_seed(0)
+    net = dinv.models.DRUNet(1, 1, nc=[8, 8, 8, 8], nb=1, pretrained=None).eval()
+    x = torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        expected = net(x, torch.full((2,), 0.3))
+        torch.testing.assert_close(denoised(deepinv.score(net), x, 0.3).float(), expected)
+    sampler = nf.Sampler(deepinv.score(net), (1, 16, 16), nf.geometric_sigmas(1, 0.1, 4), "euler")
+    assert sampler(2, seed=0).isfinite().all()
+
+
+def test_an_energy_of_torchebm_takes_the_same_steps_from_the_same_noise(monkeypatch):
+    pytest.importorskip("torchebm", reason="torchebm is not installed")
+    from torchebm.core import DoubleWellModel
+    from torchebm.samplers import LangevinDynamics
+
+    energy, drawn, draw = DoubleWellModel(), [], torch.randn_like
+
+    def recorded(*given, **named):
+        drawn.append(draw(*given, **named))
+        return drawn[-1]
+
+    x = torch.randn(6, 2)
+    monkeypatch.setattr(torch, "randn_like", recorded)
+    expected = LangevinDynamics(energy, step_size=0.01).sample(x=x.clone(), n_steps=20)
+    monkeypatch.undo()
+    assert len(drawn) == 20
+    score = torchebm.score(energy)
+    sampler = nf.Sampler(score, (2,), method=tables.langevin(0.01, 20))
+    found = sampler(6, initial=x, noise=lambda row: drawn[row])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert nf.langevin(score, x, 0.01, 20, seed=0).isfinite().all()
+
+
+class Well(nn.Module):
+    """An energy of torchebm's interface."""
+
+    def gradient(self, x, model_kwargs=None):
+        return x * (model_kwargs or {"k": 1.0})["k"]
+
+
+def test_a_score_is_minus_the_gradient_of_an_energy():
+    x = torch.randn(3, 2)
+    score = torchebm.score(Well())
+    assert torch.equal(score(x, None), -x)
+    assert torch.equal(score(x, None, k=2.0), -2 * x)
+    expected = nf.langevin(lambda x: -x, x, 0.1, 5, seed=0)
+    assert torch.equal(nf.langevin(score, x, 0.1, 5, seed=0), expected)
+    with pytest.raises(ValueError, match="give a function x"):
+        nf.langevin(nf.Score(lambda x, sigma: -x, "score", "sigma"), x, 0.1, 5)
+
+
+def trained(**settings):
+    """An NPSE of a Gaussian, a few epochs old: θ ~ N(2, 3²), x = θ + N(0, 1)."""
+    from sbi.inference import NPSE
+
+    torch.manual_seed(0)
+    prior = torch.distributions.MultivariateNormal(torch.full((2,), 2.0), 9 * torch.eye(2))
+    theta = prior.sample((300,))
+    x = theta + torch.randn_like(theta)
+    inference = NPSE(prior, show_progress_bars=False, **settings)
+    inference.append_simulations(theta, x).train(max_num_epochs=3)
+    return inference.build_posterior()
+
+
+@pytest.mark.parametrize("kind", ["vp", "ve", "subvp"])
+def test_an_npse_has_its_own_score_for_every_observation(kind):
+    pytest.importorskip("sbi", reason="sbi is not installed")
+    posterior = trained(sde_type=kind)
+    estimator, score = posterior.vector_field_estimator, sbi.score(posterior)
+    theta, x = torch.randn(4, 2), torch.randn(4, 2)
+    for time in (0.3, 0.8):
+        t = torch.full((4,), time)
+        alpha, std = estimator.mean_t_fn(t), estimator.std_fn(t)
+        with torch.no_grad():
+            expected = std * estimator.score(alpha * theta, x, t)
+            sigma = float(std[0] / alpha[0])
+            found = (denoised(score, theta, sigma, condition=x) - theta) / sigma
+        torch.testing.assert_close(found.float(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_samples_of_an_npse_are_where_its_own_ode_leads():
+    pytest.importorskip("sbi", reason="sbi is not installed")
+    posterior = trained()
+    estimator, x = posterior.vector_field_estimator, torch.tensor([[0.0, 0.0], [4.0, 6.0]])
+    found = sbi.sample(posterior, 3, x, method="heun", steps=399, seed=1)
+    assert found.shape == (3, 2, 2)
+    sampler = nf.Sampler(sbi.score(posterior), (2,), method="heun", steps=399)
+    z = sampler.first_noise(1, torch.arange(6))
+    theta = (estimator.mean_base + estimator.std_base * z).detach()
+    times = torch.linspace(estimator.t_max, estimator.t_min, 2001)
+    condition = x.repeat(3, 1)
+    with torch.no_grad():
+        for now, then in pairwise(times):
+            slope = estimator.ode_fn(theta, condition, now.expand(6))
+            ahead = estimator.ode_fn(theta + (then - now) * slope, condition, then.expand(6))
+            theta = theta + (then - now) * (slope + ahead) / 2
+    if estimator.compose_enabled:
+        theta = estimator.from_z(theta)
+    torch.testing.assert_close(found, theta.view(3, 2, 2), atol=2e-2, rtol=2e-2)
+
+
+def unet(**changes):
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    small = {"sample_size": 8, "in_channels": 3, "out_channels": 3, "norm_num_groups": 4}
+    return UNet2DModel(**{**small, "block_out_channels": (8, 8), **changes}).eval()
+
+
+def ncsnpp():
+    """NCSN++ as the hub's checkpoints of score_sde's VE networks have it, with fewer channels."""
+    return unet(
+        time_embedding_type="fourier",
+        freq_shift=16,
+        flip_sin_to_cos=True,
+        downsample_padding=0,
+        mid_block_scale_factor=math.sqrt(2),
+        norm_eps=1e-6,
+        norm_num_groups=32,
+        block_out_channels=(32, 32),
+        attention_head_dim=None,
+        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+    )
+
+
+def test_an_ncsnpp_takes_the_steps_of_score_sde_from_the_same_noise():
+    from diffusers import ScoreSdeVeScheduler
+
+    scheduler, net = ScoreSdeVeScheduler(num_train_timesteps=12, sigma_max=50.0), ncsnpp()
+    scheduler.set_timesteps(12)
+    scheduler.set_sigmas(12)
+    score = diffusers.score(net, scheduler)
+    assert len(score.sigmas) == 12
+    x = 50 * torch.randn(2, 3, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(x.shape, generator=generator) for _ in range(12)]
+    generator.manual_seed(0)
+    state = x
+    with torch.no_grad():
+        for i, t in enumerate(scheduler.timesteps):
+            sigma = scheduler.sigmas[i].expand(2)
+            step = scheduler.step_pred(net(state, sigma).sample, t, state, generator=generator)
+            state = step.prev_sample
+    sampler = nf.Sampler(score, (3, 8, 8), method="reverse_diffusion")
+    found = sampler(2, initial=x, noise=lambda row: noise[row])
+    torch.testing.assert_close(found, step.prev_sample_mean, atol=2e-2, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "kind"), [("epsilon", "epsilon"), ("sample", "denoiser"), ("v_prediction", "v")]
+)
+def test_a_unet_of_timesteps_is_read_by_its_scheduler(prediction, kind):
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(prediction_type=prediction)
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    net, twice = unet(**blocks), unet(**blocks, out_channels=6)
+    score = diffusers.score(net, scheduler)
+    assert (score.kind, score.condition, score.quantize) == (kind, "timestep", False)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([10, 10])
+    with torch.no_grad():
+        assert torch.equal(score(x, t), net(x, t).sample)
+        assert torch.equal(diffusers.score(twice, scheduler)(x, t), twice(x, t).sample[:, :3])
+
+
+def test_a_unet_of_timesteps_without_their_noise_is_refused():
+    from diffusers import EDMEulerScheduler
+
+    with pytest.raises(ValueError, match=r"NoneType has .* no alphas_cumprod: give the pipeline's"):
+        diffusers.score(
+            unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+        )
+    with pytest.raises(ValueError, match=r"EDMEulerScheduler has .* no alphas_cumprod"):
+        diffusers.score(
+            unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2),
+            EDMEulerScheduler(),
+        )
