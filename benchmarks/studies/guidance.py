@@ -16,6 +16,9 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies.common import (
+    HEAD,
+    Judge,
+    Judged,
     add_model,
     add_output,
     deliver,
@@ -23,7 +26,6 @@ from ncsn_fast.benchmarks.studies.common import (
     markdown,
     parser,
 )
-from ncsn_fast.benchmarks.studies.judged import HEAD, Judge, Judged
 from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.classifier import load_classifier
 

@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
-from ncsn_fast.benchmarks.studies.judged import HEAD, Judge, Judged
+from ncsn_fast.benchmarks.studies.common import (
+    HEAD,
+    Judge,
+    Judged,
+    add_output,
+    deliver,
+    markdown,
+    parser,
+)
 from ncsn_fast.data.load import load_images
 from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.classifier import load_classifier

@@ -1,1 +1,19 @@
 """What steers a chain: conditions, measurements, anybody's drift."""
+
+from ncsn_fast.guidance.base import Guidance, NetworkGuidance
+from ncsn_fast.guidance.nonlinear import Nonlinear
+from ncsn_fast.guidance.through import Denoised, Through, diffpir, dps, exact, mmps, pgdm, tmpd
+
+__all__ = [
+    "Denoised",
+    "Guidance",
+    "NetworkGuidance",
+    "Nonlinear",
+    "Through",
+    "diffpir",
+    "dps",
+    "exact",
+    "mmps",
+    "pgdm",
+    "tmpd",
+]

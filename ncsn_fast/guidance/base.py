@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -34,4 +35,36 @@ class Guidance:
         raise NotImplementedError
 
 
-__all__ = ["Guidance"]
+class NetworkGuidance(Guidance):
+    """A guidance that needs the derivative of the network's evaluation in the row.
+
+    In place of a call, :meth:`drift` is called.
+
+    Attributes:
+        differentiates: False where it needs no derivative; the network then runs as for any other.
+    """
+
+    differentiates: bool = True
+
+    def drift(
+        self,
+        x: Tensor,
+        n: Tensor,
+        sigma: Any,
+        weight: Any,
+        pull: Callable[[Tensor], Tensor],
+        **inputs: Tensor,
+    ) -> Tensor:
+        """The drift g (B, *shape).
+
+        Args:
+            x, n: (B, *shape), the states and their normalised scores.
+            sigma: σ of the row.
+            weight: w, the factor on g in the row's update.
+            pull: v ↦ (∂n/∂x)ᵀv, (B, *shape) both; of n before it is clipped.
+            inputs: those of the guidance, cut to these samples.
+        """
+        raise NotImplementedError
+
+
+__all__ = ["Guidance", "NetworkGuidance"]

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.guidance.base import Guidance
-from ncsn_fast.guidance.operators.base import Operator, under
+from ncsn_fast.guidance.measured import Measured, measurement
+from ncsn_fast.guidance.operators.base import Operator
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
@@ -27,16 +27,10 @@ Number = float | Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class LinearGuidance(Guidance):
-    """A drift made of the residual of a measurement; see the functions of this module.
-
-    Attributes:
-        operator: A.
-        y: (1, *measured), the measurement of all samples, or (n, *measured), one each.
-    """
+class LinearGuidance(Measured):
+    """A drift made of the residual of a measurement; see the functions of this module."""
 
     operator: Operator
-    y: Tensor
 
     def __post_init__(self) -> None:
         if not isinstance(self.operator, Operator):
@@ -44,58 +38,11 @@ class LinearGuidance(Guidance):
                 f"operator is a {type(self.operator).__name__}: give one of nf.operators, or of a "
                 "class made from nf.operators.Operator"
             )
-        y, measured = _measured(self.y), self.operator.measured
-        if not y.is_floating_point():
-            raise ValueError(
-                f"y is {y.dtype}: give a real floating-point tensor; complex numbers are two "
-                "channels, torch.stack([y.real, y.imag])"
-            )
-        if tuple(y.shape) == measured:
-            y = y[None]
-        if tuple(y.shape[1:]) != measured or not len(y):
-            raise ValueError(
-                f"y has shape {tuple(y.shape)}; {type(self.operator).__name__} measures "
-                f"{measured}: give that for all samples, or one each with n in front"
-            )
-        if not bool(torch.isfinite(y).all()):
-            raise ValueError("y holds values that are not finite: mask them")
-        object.__setattr__(self, "y", y)
-
-    @property
-    def inputs(self) -> dict[str, Tensor]:
-        """What goes with the samples: ``y``, and what of the operator differs between them."""
-        constants = {f"operator.{name}": v for name, v in self.operator.inputs.items()}
-        return {"y": self.y, **constants}
-
-    def check(self, table: Table, n: int, shape: tuple[int, ...]) -> None:
-        """Refuse a sampler that this measurement does not fit.
-
-        Raises:
-            ValueError: for samples of another shape, or not one measurement for each of n.
-        """
-        if shape != self.operator.shape:
-            raise ValueError(
-                f"the sampler's samples have shape {shape}, those of "
-                f"{type(self.operator).__name__} {self.operator.shape}: make the operator for them"
-            )
-        if len(self.y) not in (1, n):
-            raise ValueError(
-                f"{len(self.y)} measurements for n = {n} samples: give one for all, or one each"
-            )
-        if self.operator.samples not in (1, n):
-            raise ValueError(
-                f"{type(self.operator).__name__} has {', '.join(self.operator.inputs)} of "
-                f"{self.operator.samples} samples, for n = {n}: give one for all, or one each"
-            )
+        super().__post_init__()
 
     def __call__(self, x: Tensor, n: Tensor, sigma: Any, row: Any, **inputs: Tensor) -> Tensor:
         """g (B, *shape); without an input ``y`` for the guidance's own, which has to fit x."""
-        y = inputs.get("y", self.y).to(x)
-        if len(y) not in (1, len(x)):
-            raise ValueError(
-                f"{len(y)} measurements for {len(x)} samples: give one for all, or one each"
-            )
-        operator = self.operator.of(under("operator.", inputs))
+        operator, y = self.of(x, inputs)
         # Autocast is for the network: 16 bits would lose the residual.
         with torch.autocast(x.device.type, enabled=False):
             measured = operator.forward(x)
@@ -179,12 +126,6 @@ def _norms(values: Tensor) -> Tensor:
     return per_sample(values.flatten(1).norm(dim=1), values)
 
 
-def _measured(y: Any) -> Tensor:
-    if isinstance(y, (Tensor, np.ndarray)):
-        return checks.tensor("y", y)
-    raise ValueError(f"y is {type(y).__name__}: give a real floating-point tensor or array")
-
-
 def gaussian_likelihood(
     operator: Operator, y: Tensor | np.ndarray, noise_std: float, annealed: bool = True
 ) -> GaussianLikelihood:
@@ -208,7 +149,7 @@ def gaussian_likelihood(
     Raises:
         ValueError: for a y that A does not measure, or a noise_std out of range.
     """
-    return GaussianLikelihood(operator, _measured(y), noise_std, annealed)
+    return GaussianLikelihood(operator, measurement(y), noise_std, annealed)
 
 
 def score_scaled(operator: Operator, y: Tensor | np.ndarray, weight: float = 1.0) -> ScoreScaled:
@@ -227,7 +168,7 @@ def score_scaled(operator: Operator, y: Tensor | np.ndarray, weight: float = 1.0
     Raises:
         ValueError: for a y that A does not measure, or a weight out of range.
     """
-    return ScoreScaled(operator, _measured(y), weight)
+    return ScoreScaled(operator, measurement(y), weight)
 
 
 __all__ = [

@@ -84,8 +84,10 @@ class Runner:
         self._forget()
 
     @contextmanager
-    def running(self, device: torch.device) -> Iterator[Running]:
+    def running(self, device: torch.device, differentiable: bool = False) -> Iterator[Running]:
         """What is to be run on a device, with the weights that the network has now.
+
+        Where it is to be ``differentiable`` that is the score as it is: copies are for inference.
 
         They stay as they are inside, whatever other threads and chains do meanwhile.
 
@@ -100,13 +102,14 @@ class Runner:
             )
         own = "fp32" if self._precision == "auto" else self._precision
         copied = None
-        if self._prepare and net is not None:
+        prepare = self._prepare and not differentiable
+        if prepare and net is not None:
             with self._lock:
                 copied = self._current(net, device, unless_hindered=own == "fp32")
                 if copied is not None:
                     self._running.append(copied.network)
         if copied is None:
-            packs = self._prepare and own == "fp32" and device.type == "cpu"
+            packs = prepare and own == "fp32" and device.type == "cpu"
             yield Running(self._on_packed_weights() if packs else self._score, own, prepared=False)
             return
         try:

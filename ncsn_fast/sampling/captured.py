@@ -7,7 +7,7 @@ freezes besides (shapes, dtypes, which inputs there are, numbers given by the ho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -105,7 +105,7 @@ class CapturedLoop:
         self._seed, self._now = torch.zeros((), **whole), torch.zeros((), **whole)
         self._rows = chain.rows.new_zeros(rows, chain.rows.shape[1])
         self._row = torch.zeros_like(self._rows[0])
-        self._numbers = torch.zeros(rows, 3, dtype=torch.float64, device=device)
+        self._numbers = torch.zeros(rows, 5, dtype=torch.float64, device=device)
         self._clip = None if chain.clip is None else torch.zeros_like(self._numbers[0, 0])
         self._conditions = self._condition = None
         if chain.conditions is not None:
@@ -137,12 +137,11 @@ class CapturedLoop:
             backend=chain.backend,
         )
         index = self._counter[0] - 1 if chain.explicit else 0  # begin_step has counted on
-        sigma: Number = 0.0
-        p: Number = 0.0
-        q: Number = 0.0
+        numbers: Sequence[Number] = [0.0] * 5
         if isinstance(index, Tensor):  # else nobody asks
-            sigma, p, q = self._numbers.index_select(0, index.view(1))[0].unbind()
-        row = Row(index, self._row, self._condition, self._seed, self._now, sigma, p, q, self._clip)
+            numbers = self._numbers.index_select(0, index.view(1))[0].unbind()
+        told = (index, self._row, self._condition, self._seed, self._now)
+        row = Row(*told, self._clip, *numbers)
         _, n = self._step(row, self.state, out=self.state)
         if self._n is not None:
             self._n.copy_(n)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ncsn_fast.guidance.base import Guidance
+from ncsn_fast.guidance.base import Guidance, NetworkGuidance
 from ncsn_fast.models.score import Score
 from ncsn_fast.reference import StepResult
 from ncsn_fast.support.per_sample import cut
@@ -100,6 +100,11 @@ class Chain:
         return self.holds_noise or any(one is not None for one in given)
 
     @cached_property
+    def differentiates(self) -> bool:
+        """Whether the guidance needs the derivative of the network."""
+        return isinstance(self.guidance, NetworkGuidance) and self.guidance.differentiates
+
+    @cached_property
     def adds_noise(self) -> bool:
         """Whether steps add the engine's noise: all of them, if any, so that one launch fits."""
         return self.noise is None and any(self.table.d)
@@ -119,9 +124,11 @@ class Chain:
 
     @cached_property
     def numbers(self) -> Tensor:
-        """(R, 3) float64 on the host: σ, p and q of n = p·x + q·output."""
-        sigma = torch.tensor(self.table.sigma, dtype=torch.float64, device="cpu")
-        return torch.stack([sigma, *self.score.coefficients(sigma)], dim=1)
+        """(R, 5) float64 on the host: σ, p and q of n = p·x + q·output, c_in of the network's input
+        c_in·x, and the weight w of the guidance."""
+        told = (self.table.sigma, self._folded.c_in, self.table.w)
+        sigma, c_in, w = torch.tensor(told, dtype=torch.float64, device="cpu")
+        return torch.stack([sigma, *self.score.coefficients(sigma), c_in, w], dim=1)
 
     @cached_property
     def state_enters(self) -> bool:

@@ -21,7 +21,7 @@ from ncsn_fast.device import backends, profiling
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.environment import usable
 from ncsn_fast.device.memory import check_host_memory
-from ncsn_fast.guidance.base import Guidance
+from ncsn_fast.guidance.base import Guidance, NetworkGuidance
 from ncsn_fast.guidance.noise_level import holds_noise
 from ncsn_fast.inference.runner import Runner
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
@@ -227,7 +227,8 @@ class Sampler:
         extra, shared = ({} if given is None else given for given in (extra, shared))
         per_sample.check("extra", extra, len(ids), shared)
         size = self.chunk_size(len(ids), batch_size)
-        with profiling.mark("sample"), self._runner.running(device) as running:
+        through = isinstance(guidance, NetworkGuidance) and guidance.differentiates
+        with profiling.mark("sample"), self._runner.running(device, through) as running:
             chain = Chain(
                 score=running.score.sharing(shared),
                 precision=running.precision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ncsn_fast import noise, ops
 from ncsn_fast.device import profiling
+from ncsn_fast.guidance.base import NetworkGuidance
 from ncsn_fast.guidance.noise_level import excess, held
 from ncsn_fast.noise import Word
 from ncsn_fast.reference import StepResult, per_sample
@@ -21,6 +23,7 @@ _MOST_AHEAD, _AHEAD_VALUES = 64, 1 << 18
 
 T = TypeVar("T")
 Number = float | Tensor
+Backward = Callable[[Tensor], Tensor]
 
 
 class Row(NamedTuple):
@@ -31,10 +34,12 @@ class Row(NamedTuple):
     condition: Tensor | None  # (B,) or (), what the network is told
     seed: Word
     step: Word
+    clip: Number | None
     sigma: Number
     p: Number  # n = p·x + q·output
     q: Number
-    clip: Number | None
+    c_in: Number  # the network's input is c_in·x
+    w: Number  # the factor on what guidance adds
 
 
 class Step:
@@ -63,11 +68,7 @@ class Step:
         """
         chain, chunk = self._chain, self._chunk
         with profiling.mark("network"):
-            n = _harmless(
-                "the network",
-                lambda: chain.score(state.network_input, row.condition, **chunk.extra),
-                state.network_input,
-            )
+            n, back = self._network(row, state.network_input)
         guidance, x = None, state.x
         if chain.explicit:
             n = self._normalized(row, x, n)
@@ -75,7 +76,7 @@ class Step:
             n = self._clipped(row, n)
             if level is not None:
                 x = held(x, n, level, chunk.mask)
-            guidance = self._drift(row, x, n)
+            guidance = self._drift(row, x, n, back)
         entering = n
         if guidance is not None and chain.table.remembers_score:
             # The history has to have the guidance in it: n of a score that it is added to.
@@ -100,6 +101,34 @@ class Step:
             )
         return new, n
 
+    def _network(self, row: Row, seen: Tensor) -> tuple[Tensor, Backward | None]:
+        """The network's output, and v ↦ (∂output/∂input)ᵀv where guidance wants it."""
+        chain, chunk = self._chain, self._chunk
+
+        def output(seen: Tensor) -> Tensor:
+            call = partial(chain.score, seen, row.condition, **chunk.extra)
+            return _harmless("the network", call, seen)
+
+        if not chain.differentiates:
+            return output(seen), None
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = seen.clone().requires_grad_()
+            found = output(leaf)
+        if not found.requires_grad:
+            raise ValueError(
+                "guidance goes through the network, but its output has no derivative: it runs "
+                "under torch.no_grad(), or detaches"
+            )
+
+        def back(v: Tensor) -> Tensor:
+            # Of length 1 on its way, which 16 bits hold.
+            size = per_sample(v.flatten(1).abs().amax(1), v).clamp(min=torch.finfo(v.dtype).tiny)
+            given = (v / size).to(found.dtype)
+            (pulled,) = torch.autograd.grad(found, leaf, given, retain_graph=True)
+            return pulled.float() * size
+
+        return found.detach(), back
+
     def _normalized(self, row: Row, x: Tensor, output: Tensor) -> Tensor:
         """The normalised score from the network's output."""
         n = row.q * output.float()
@@ -117,12 +146,24 @@ class Step:
         factor = (norm.reciprocal() * (row.clip * row.sigma)).clamp(max=1.0)
         return n * per_sample(factor, n)
 
-    def _drift(self, row: Row, x: Tensor, n: Tensor) -> Tensor | None:
+    def _drift(self, row: Row, x: Tensor, n: Tensor, back: Backward | None) -> Tensor | None:
         """What the caller's guidance adds."""
         guidance, given = self._chain.guidance, self._chunk.guiding
         if guidance is None:
             return None
-        drift = _harmless("guidance()", lambda: guidance(x, n, row.sigma, row.row, **given), x, n)
+        call = partial(guidance, x, n, row.sigma, row.row, **given)
+        if isinstance(guidance, NetworkGuidance):
+
+            def pull(v: Tensor) -> Tensor:
+                if back is None:
+                    raise ValueError(
+                        f"{type(guidance).__name__} says that it needs no derivative of the "
+                        "network (differentiates=False), and asks for it"
+                    )
+                return row.p * v + back(v) * (row.q * row.c_in)
+
+            call = partial(guidance.drift, x, n, row.sigma, row.w, pull, **given)
+        drift = _harmless("guidance()", call, x, n)
         return checks.same_shape("guidance()", drift, x.shape, x).to(x.dtype)
 
 
@@ -152,9 +193,8 @@ class EagerStep:
     def _row(self, index: int) -> Row:
         chain = self._chain
         condition = None if chain.conditions is None else chain.conditions[index]
-        sigma, p, q = self._numbers[index]
-        step = self._steps[index]
-        return Row(index, chain.rows[index], condition, self._seed, step, sigma, p, q, chain.clip)
+        told = (index, chain.rows[index], condition, self._seed, self._steps[index])
+        return Row(*told, chain.clip, *self._numbers[index])
 
 
 class _NoiseBefore:

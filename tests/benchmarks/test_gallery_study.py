@@ -11,7 +11,7 @@ from PIL import Image
 
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies import gallery, guidance, progress
-from ncsn_fast.benchmarks.studies.judged import Judged
+from ncsn_fast.benchmarks.studies.common import Judged
 from ncsn_fast.data.digits import digits
 from ncsn_fast.evaluation.quality import Quality
 
