@@ -124,7 +124,7 @@ def _apart(conv: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
         conv = conv[0]
     elif isinstance(conv, PooledConv) and conv.conv.kernel_size == (1, 1):
         conv, x = conv.conv, F.avg_pool2d(x, 2)
-    if not isinstance(conv, PackedConv) or conv.runs_on(x):
+    if not isinstance(conv, PackedConv) or conv.packed is not None:
         return conv(x), None
     return conv.apart(x)
 

@@ -261,11 +261,15 @@ def test_compiles_with_the_kernels_to_the_same() -> None:
     net = short("NCSNv2", image_size=4, ngf=4)
     prepared = prepare_for_inference(net, "fp16")
     arguments = inputs(net, 1)
+    exact = copy.deepcopy(net).double().normalized(arguments[0].double(), arguments[1])
     with backends.use_backend("torch"):
-        expected = prepared.normalized(*arguments)
+        rounding = error(prepared.normalized(*arguments), exact)
     with backends.use_backend("triton"):
+        expected = prepared.normalized(*arguments)
         compiled = torch.compile(prepared.normalized, fullgraph=True, backend="aot_eager")
-        assert error(compiled(*arguments), expected) < 2 * TOLERANCE["fp16"]
+        assert error(compiled(*arguments), expected) < TOLERANCE["fp16"]
+    # They round elsewhere, a bias before or after its sum, so that neither is the other's measure.
+    assert error(expected, exact) < 1.5 * rounding
 
 
 # On a GPU.
