@@ -46,7 +46,7 @@ except ImportError as error:
     ) from error
 
 
-class NCSNScheduler(SchedulerMixin, ConfigMixin):
+class NCSNScheduler(inputs.CorrectsAndPredicts, SchedulerMixin, ConfigMixin):
     """Annealed Langevin dynamics, or any other method of this package, on x = x₀ + σz.
 
     It keeps the state of one chain: two pipelines that run at once need one each, made by
@@ -271,20 +271,22 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
     def step(
         self,
         model_output: Tensor,
-        timestep: float | Tensor,
+        timestep: float | Tensor | None,
         sample: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
+        **of_ddim: object,
     ) -> SchedulerOutput | tuple[Tensor]:
         """The next row of the table.
 
         Args:
             model_output: (B, *shape), the network's output at ``scale_model_input(sample)``.
-            timestep: of ``timesteps``, the next one. The first may be anywhere.
+            timestep: of ``timesteps``, the next one. The first may be anywhere; None: the next.
             sample: (B, *shape), the state.
             generator: of torch's noise, or one per sample. None: this package's noise, by the seed
                 (attribute ``seed``), the place in the batch, and the row.
             return_dict: whether to return a SchedulerOutput or a tuple.
+            of_ddim: what DDIMPipeline passes besides, refused where it would have an effect.
 
         Returns:
             The new state as ``prev_sample``, computed in float32 and returned in the dtype of
@@ -297,6 +299,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         """
         if self.seed is None:
             raise ValueError("no timesteps: call set_timesteps() before step()")
+        inputs.refuse_of_ddim(of_ddim)
         output = inputs.network_output(model_output, sample, self.config["variance_type"])
         index = self._row(timestep)
         if self._scaled_row != index and self._folded.c_in[index] != 1:
@@ -389,7 +392,7 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
     def _tells(self, timestep: float | Tensor, row: int) -> bool:
         """Whether a row has this timestep, or all these."""
         if isinstance(timestep, Tensor) and timestep.numel() == 1:
-            own = timestep.data_ptr() == self.timesteps[row].data_ptr()
+            own = timestep.data_ptr() == self._all_timesteps[row].data_ptr()
             if own:  # a device need not be waited for
                 return True
         return bool(inputs.same(self._told[row], timestep).all())
@@ -422,7 +425,8 @@ class NCSNScheduler(SchedulerMixin, ConfigMixin):
         """Begin at the top of a table."""
         told = self._score.conditions(table, "cpu")
         assert told is not None  # every timestep_type tells something
-        self._told, self.timesteps = told, told.to(device)
+        self._told = told
+        self.timesteps = self._all_timesteps = told.to(device)
         self.sigmas = torch.tensor((*table.sigma, 0.0))
         self._fold(table, device)
         self._history, self._shape = None, None

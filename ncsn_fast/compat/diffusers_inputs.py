@@ -1,10 +1,11 @@
-"""What NCSNScheduler is called with and computes with: checked, compared, limited, scaled."""
+"""What NCSNScheduler is called with and computes with: checked, compared, limited, scaled; and what
+pipelines of diffusers call beside set_timesteps and step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,15 @@ from ncsn_fast.models.score import Score
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
+
+try:
+    from diffusers.schedulers.scheduling_sde_ve import SdeVeOutput
+except ImportError as error:
+    raise ImportError(
+        "ncsn_fast.compat.diffusers needs diffusers: pip install diffusers"
+    ) from error
+
+Generator = torch.Generator | list[torch.Generator] | None
 
 
 def visited(levels: Sequence[float] | Tensor, name: str) -> Tensor:
@@ -162,12 +172,90 @@ def check_generators(generator: object, number: int) -> None:
         )
 
 
+class CorrectsAndPredicts:
+    """The methods that ScoreSdeVePipeline calls, of tables with as many rows at each level."""
+
+    timesteps: Tensor
+    sigmas: Tensor
+    _table: Table
+    if TYPE_CHECKING:  # NCSNScheduler has them
+        config: Any
+
+        def set_timesteps(self, num_inference_steps: int | None = None) -> None: ...
+
+        def step(self, *_: Any, **__: Any) -> Any: ...
+
+    def set_sigmas(self, num_inference_steps: int) -> None:
+        """One timestep and σ for each noise level, of so many, where set_timesteps has one a row.
+
+        Raises:
+            ValueError: where the method does not go through ``correct_steps`` rows, the
+                corrector's, and one more at each level.
+        """
+        group = 1 + int(getattr(self.config, "correct_steps", 0))
+        self.set_timesteps(num_inference_steps * group)
+        levels = self._table.sigma[::group]
+        if group == 1 or self._table.sigma != tuple(one for one in levels for _ in range(group)):
+            raise ValueError(
+                f"method = {self.config.method!r}: ScoreSdeVePipeline corrects before it predicts, "
+                "as predictor_corrector does of NCSNScheduler.from_config(its scheduler.config); "
+                "other methods run in DDPMPipeline's loop, set_timesteps and step"
+            )
+        self.timesteps, self.sigmas = self.timesteps[::group], self.sigmas[:-1][::group]
+
+    def step_correct(
+        self,
+        model_output: Tensor,
+        sample: Tensor,
+        generator: Generator = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The next row, one of the corrector; arguments and result as of ``step``."""
+        return self.step(model_output, None, sample, generator, return_dict)
+
+    def step_pred(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: Generator = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The next row, the predictor's; arguments as of ``step``.
+
+        Returns:
+            The new state as ``prev_sample`` and as ``prev_sample_mean``, which is looked at after
+            the last row alone, where both are one: that adds no noise.
+        """
+        (new,) = self.step(model_output, timestep, sample, generator, return_dict=False)
+        return SdeVeOutput(prev_sample=new, prev_sample_mean=new) if return_dict else (new, new)
+
+
+def refuse_of_ddim(given: Mapping[str, object]) -> None:
+    """Refuse what DDIMPipeline may pass to step, but for what has no effect.
+
+    Raises:
+        ValueError: for noise and clipping as DDIM has them.
+        TypeError: for another name.
+    """
+    for name, value in given.items():
+        if name not in ("eta", "use_clipped_model_output"):
+            raise TypeError(f"step() got an unexpected keyword argument {name!r}")
+        if not isinstance(value, (bool, int, float, type(None))) or value:
+            raise ValueError(
+                f"{name} = {value!r:.80}: that is DDIM's; how much noise is added, and how x0 is "
+                "limited, say method and clip_sample of the scheduler"
+            )
+
+
 __all__ = [
+    "CorrectsAndPredicts",
     "check_counted",
     "check_generators",
     "check_state",
     "limited",
     "network_output",
+    "refuse_of_ddim",
     "same",
     "scaled",
     "text",

@@ -80,6 +80,69 @@ def test_a_pipeline_that_takes_another_scheduler_has_its_betas():
     assert has_all_of(pipe.scheduler, theirs)
 
 
+def unet():
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    return diffusers.UNet2DModel(8, 3, 3, block_out_channels=(32,), **blocks)
+
+
+def test_a_pipeline_of_ddim_keeps_it_where_it_is_put_back():
+    theirs = of("DDIM", **BETAS["latent"], clip_sample=False)
+    ours = NCSNScheduler.from_config(theirs.config, method="dpmpp_2m", seed=1)
+    pipe = diffusers.DDIMPipeline(unet(), ours)
+    assert isinstance(pipe.scheduler, diffusers.DDIMScheduler)
+    pipe.scheduler = ours
+    pipe.set_progress_bar_config(disable=True)
+    arguments = {"num_inference_steps": 5, "output_type": "pt"}
+    images = pipe(2, torch.Generator().manual_seed(3), **arguments).images
+    loop = diffusers.DDPMPipeline(pipe.unet, ours)
+    loop.set_progress_bar_config(disable=True)
+    expected = loop(2, torch.Generator().manual_seed(3), num_inference_steps=5, output_type="np")
+    assert ours.step_index == 5
+    assert np.allclose(images.permute(0, 2, 3, 1), expected.images, atol=1e-6)
+    for wrong in ({"eta": 0.5}, {"use_clipped_model_output": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} = .*: that is DDIM's"):
+            pipe(1, **arguments, **wrong)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'etta'"):
+        ours.step(torch.ones(1, 3), 1, torch.ones(1, 3), etta=0)
+
+
+def test_a_pipeline_of_score_sde_runs_corrector_and_predictor():
+    theirs = of("ScoreSdeVe", num_train_timesteps=30, sigma_max=5.0, snr=0.2, correct_steps=2)
+    ours = NCSNScheduler.from_config(theirs.config, seed=1)
+    pipe = diffusers.ScoreSdeVePipeline(unet(), ours)
+    pipe.set_progress_bar_config(disable=True)
+    told = []
+    forward = pipe.unet.forward
+
+    def told_of(x, sigma, **keywords):
+        told.append(float(sigma[0]))
+        output = forward(x, sigma, **keywords)
+        output.sample = output.sample / sigma[0]
+        return output
+
+    pipe.unet.forward = told_of
+    images = pipe(2, 6, torch.Generator().manual_seed(3), "np").images
+    assert len(told) == 6 * 3
+    ours.set_timesteps(18)
+    assert told == pytest.approx(ours.sigmas[:-1].tolist())
+    x = ours.init_noise_sigma * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    torch.randn(2, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        for t in ours.timesteps:
+            output = pipe.unet(x, t.expand(2)).sample
+            x = ours.step(output, t, x, generator=generator).prev_sample
+    assert np.allclose(images, x.clamp(0, 1).permute(0, 2, 3, 1), atol=1e-5)
+
+
+def test_a_pipeline_of_score_sde_refuses_methods_that_do_not_correct():
+    theirs = of("ScoreSdeVe", num_train_timesteps=30)
+    for ours in (NCSNScheduler(), NCSNScheduler.from_config(theirs.config, method="dpmpp_2m")):
+        with pytest.raises(ValueError, match="ScoreSdeVePipeline corrects before it predicts"):
+            diffusers.ScoreSdeVePipeline(unet(), ours)(1, 12)
+
+
 @pytest.mark.parametrize(
     "own",
     [
