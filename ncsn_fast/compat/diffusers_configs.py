@@ -116,7 +116,10 @@ def _meaning(theirs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         checks.choice("sigma_schedule", theirs["sigma_schedule"], tuple(SIGMA_SCHEDULES), "EDM's")
         return {"timestep_type": "c_noise", "spacing": SIGMA_SCHEDULES[theirs["sigma_schedule"]]}
     if "correct_steps" in theirs:
-        return _of_ve(theirs)
+        found = _of_ve(theirs)
+        if given.get("method") not in (None, found["method"]):
+            del found["settings"]  # those of its own method, that another does not take
+        return found
     strange = sorted(theirs.keys() - OWN)
     ends = theirs.get("sigma_max") is not None and theirs.get("sigma_min") is not None
     if _levels(given) or (ends and not strange):

@@ -180,7 +180,13 @@ def _of_vp(sde: Any, t: Tensor, index: Tensor, continuous: bool) -> Diffusion:
     def std(t: Any) -> Any:
         return np.sqrt(-np.expm1(-(t**2) * (most - least) / 2 - t * least))
 
-    beta = _values(sde, "discrete_betas")[index].double().numpy()
+    betas = _values(sde, "discrete_betas")
+    if not bool(((betas > 0) & (betas < 1)).all()):
+        raise ValueError(
+            f"sde.discrete_betas reach {float(betas.max()):g}, and a share that is lost lies between "
+            f"0 and 1: with sde.N = {number} steps to β = {most:g} give more of them"
+        )
+    beta = betas[index].double().numpy()
     times = t.double().numpy()
     told = (t * (999 if continuous else number - 1)).double()
     scale = std(times)

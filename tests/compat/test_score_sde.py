@@ -308,6 +308,13 @@ def test_a_wrong_argument_of_the_solver_is_refused_by_name(name, value):
         get_ode_sampler(VESDE(), SHAPE, lambda x: x, **{name: value})
 
 
+def test_betas_of_1_and_more_are_refused():
+    sde = VPSDE()
+    sde.discrete_betas = torch.linspace(0.01, 20 / 15, N)
+    with pytest.raises(ValueError, match=r"sde.discrete_betas reach 1.33333.* N = 30 steps"):
+        get_pc_sampler(**{**RIGHT, "sde": sde})
+
+
 def test_what_would_do_nothing_or_has_no_ode_is_refused():
     with pytest.raises(ValueError, match="predictor and corrector are both none"):
         get_pc_sampler(**{**RIGHT, "predictor": None, "corrector": "none"})
