@@ -183,8 +183,8 @@ def _of_vp(sde: Any, t: Tensor, index: Tensor, continuous: bool) -> Diffusion:
     betas = _values(sde, "discrete_betas")
     if not bool(((betas > 0) & (betas < 1)).all()):
         raise ValueError(
-            f"sde.discrete_betas reach {float(betas.max()):g}, and a share that is lost lies between "
-            f"0 and 1: with sde.N = {number} steps to β = {most:g} give more of them"
+            f"sde.discrete_betas reach from {float(betas.min()):g} to {float(betas.max()):g}, and "
+            f"they lie between 0 and 1: to β = {most:g} sde.N = {number} steps are too few"
         )
     beta = betas[index].double().numpy()
     times = t.double().numpy()

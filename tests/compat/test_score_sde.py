@@ -311,7 +311,7 @@ def test_a_wrong_argument_of_the_solver_is_refused_by_name(name, value):
 def test_betas_of_1_and_more_are_refused():
     sde = VPSDE()
     sde.discrete_betas = torch.linspace(0.01, 20 / 15, N)
-    with pytest.raises(ValueError, match=r"sde.discrete_betas reach 1.33333.* N = 30 steps"):
+    with pytest.raises(ValueError, match=r"betas reach from 0.01 to 1.33333.*N = 30 steps"):
         get_pc_sampler(**{**RIGHT, "sde": sde})
 
 
