@@ -25,7 +25,7 @@ def schedule(
     out: Path,
     *,
     loading: dict[str, Any],
-    space: dict[str, bool],
+    space: dict[str, Any],
     settings: dict[str, Any],
     device: str,
     say: Callable[[str], None],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,15 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.data.samples import Data
+from ncsn_fast.data.pixels import unit_interval
+from ncsn_fast.data.samples import Data, open_samples
+from ncsn_fast.evaluation.seen_score import look, remarks, steepness
 from ncsn_fast.methods.levels import (
     MOST_ROWS,
     OVERLAP,
     best_step_size,
+    check_sigmas,
     geometric_sigmas,
     level_ratio,
     num_levels_for,
 )
+from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import Space
 from ncsn_fast.support.checks import count, number
 from ncsn_fast.support.progress import ProgressWish
@@ -72,6 +77,7 @@ class Schedule:
 def auto_schedule(
     data: Data,
     *,
+    score: Score | Callable[..., Tensor] | None = None,
     sigma_min: float = 0.01,
     steps_per_level: int = 5,
     overlap: float = OVERLAP,
@@ -91,7 +97,11 @@ def auto_schedule(
         data: (N, *shape) training data: a tensor on any device or an array, which may be
             memory-mapped, floating point in model space or (images) uint8, which are divided by
             255; or a map-style Dataset of such samples or of (sample, label) pairs.
-        sigma_min: the smallest level; 0.01 for data in [0, 1].
+        score: a network that is there, as :class:`nf.Sampler` takes it. Its own levels are taken,
+            if it has some, with the rule's ε for them, or a smaller one where its score is too
+            steep for that; and its score is looked at on noised samples of the data: warnings say
+            where it knows nothing, or is not as long as the score of this data.
+        sigma_min: the smallest level; 0.01 for data in [0, 1]. (Not of a ``score`` with levels.)
         steps_per_level: T.
         overlap: C, the overlap of neighbouring levels, in (0, 0.997). In few dimensions it is
             more, as levels are no more than about a factor of 2 apart; see :func:`level_ratio`.
@@ -129,10 +139,48 @@ def auto_schedule(
         sigma_max, sigma_min, steps_per_level, dimension=distances.dimension, overlap=overlap
     )
     images = isinstance(data, Tensor | np.ndarray) and data.ndim == 4
-    warnings = _warnings(schedule, distances, space if images else None)
+    seen: list[str] = []
+    if score is not None:
+        schedule, seen = _with_score(schedule, as_score(score, None), data, space, seed)
+        if sigma_max > 1.5 * float(schedule.sigmas[0]):
+            seen.append(
+                f"the network's largest level is {float(schedule.sigmas[0]):g}, two data points "
+                f"are {sigma_max:g} apart: chains may not find the way between them"
+            )
+    warnings = (*_warnings(schedule, distances, space if images else None), *seen)
     for warning in warnings:
         _log.warning("%s", warning)
     return replace(schedule, distances=distances, warnings=warnings)
+
+
+def _with_score(
+    schedule: Schedule, score: Score, data: Data, space: Space, seed: int
+) -> tuple[Schedule, list[str]]:
+    """The schedule of a network that is there, and what is to be said of its score."""
+    if score.sigmas is not None:
+        levels = check_sigmas(score.sigmas)
+        ratio = float(levels[0] / levels[-1]) ** (1 / max(1, len(levels) - 1))
+        steps = schedule.steps_per_level
+        step_size = best_step_size(ratio, float(levels[-1]), steps) if ratio > 1 else None
+        schedule = Schedule(levels.float(), step_size or float(levels[-1]) ** 2 / 10, steps)
+    elif score.condition == "label":
+        score = replace(score, sigmas=schedule.sigmas)
+    samples = open_samples(data)
+    x = torch.cat([samples.take(one) for one in samples.spread()])
+    tensors = () if score.module is None else (*score.module.parameters(), *score.module.buffers())
+    x = x.to(tensors[0].device if tensors else x.device)
+    x = space.enter(unit_interval(x) if x.dtype == torch.uint8 else x.float())
+    sigmas = schedule.sigmas
+    found = remarks(look(score, x, sigmas, seed))
+    steep = steepness(score, x, sigmas, seed)
+    limit = float(sigmas[-1]) ** 2 / steep if steep > 0 else math.inf
+    if limit < schedule.step_size:
+        found.append(
+            f"at the smallest level the score is {steep:.3g} times as steep as 1/σ², the most that "
+            f"an exact one is: ε is {limit:.3g} for that, the rule's {schedule.step_size:.3g}"
+        )
+        schedule = replace(schedule, step_size=limit)
+    return schedule, found
 
 
 def schedule_between(
