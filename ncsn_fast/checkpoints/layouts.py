@@ -31,7 +31,6 @@ from ncsn_fast.checkpoints.tensor_file import (
     read_safetensors,
 )
 from ncsn_fast.checkpoints.torch_file import read_torch
-from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.support.parsers import shown
 
 KNOWN_LAYOUTS = """\
@@ -287,61 +286,4 @@ def _describe(data: Any) -> str:
     return f"a {type(data).__name__}"
 
 
-def network_of(weights: Mapping[str, Tensor], *, divided: bool) -> dict[str, Any]:
-    """Which network the weights belong to: network, channels, ngf, and num_levels for NCSN v1.
-
-    Args:
-        weights: under the network's own names, without ``sigmas``.
-        divided: whether a network of the v2 family divides by σ.
-
-    Raises:
-        CheckpointError: for weights of other networks, or of variants that are not supported.
-    """
-    if any(key.endswith("_orig") for key in weights):
-        raise CheckpointError(
-            "the weights are spectrally normalised (weight_orig), which is not supported: call "
-            "torch.nn.utils.remove_spectral_norm on each layer where they were trained, and save "
-            "them again"
-        )
-    begin = weights.get("begin_conv.weight")
-    if begin is None or begin.ndim != 4:
-        some = ", ".join(name[:60] for name in list(weights)[:5])
-        raise CheckpointError(
-            f"these weights do not belong to a network of the NCSN family, which has a tensor "
-            f"begin_conv.weight: found {len(weights)} tensors ({some}, …)"
-        )
-    ngf, channels = begin.shape[:2]
-    facts: dict[str, Any] = {"channels": channels, "ngf": ngf}
-    _refuse_variants(weights, ngf)
-    deeper = any(key.startswith("res5.") for key in weights)
-    deepest = any(key.startswith("res31.") for key in weights)
-    table = weights.get("normalizer.embed.weight")
-    if table is not None and "normalizer.alpha" in weights:
-        facts["classes"] = list(class_names(len(table) - 1))  # the last row is that of none
-    elif table is not None:
-        if deeper:
-            raise CheckpointError("the weights are those of NCSNdeeper, which is not supported")
-        return {**facts, "network": "NCSN", "num_levels": table.shape[0]}
-    network = "NCSNv2Deepest" if deepest else "NCSNv2Deeper" if deeper else "NCSNv2"
-    return {**facts, "network": network, "divided": divided}
-
-
-def _refuse_variants(weights: Mapping[str, Tensor], ngf: int) -> None:
-    table = weights.get("normalizer.embed.weight")
-    plus = "normalizer.alpha" in weights
-    if table is not None:
-        plus = table.ndim == 2 and table.shape[1] == 3 * ngf
-    if not plus or (table is None and "normalizer.gamma" not in weights):
-        raise CheckpointError(
-            "the weights belong to another normalisation than InstanceNorm++, which is the only "
-            "one supported"
-        )
-    last = "res5" if "res5.0.conv2.conv.weight" in weights else "res4"
-    if f"{last}.0.conv2.conv.weight" in weights:
-        raise CheckpointError(
-            "the weights belong to a network without dilations (--no_dilation), which is not "
-            "supported"
-        )
-
-
-__all__ = ["Averaged", "Contents", "network_of", "read_contents"]
+__all__ = ["Averaged", "Contents", "read_contents"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.layouts import Contents, network_of
+from ncsn_fast.checkpoints.layouts import Contents
 from ncsn_fast.checkpoints.official_yaml import (
     V1_SAMPLING,
     network_settings,
@@ -22,6 +22,7 @@ from ncsn_fast.checkpoints.official_yaml import (
     sampling_settings,
 )
 from ncsn_fast.checkpoints.tensor_file import CheckpointError
+from ncsn_fast.models.by_name import network_of
 
 _log = logging.getLogger("ncsn_fast")
 SAMPLING = ("method", "step_size", "steps_per_level", "denoise")
@@ -52,7 +53,10 @@ def network_config(
         found = dict(contents.settings["config"])
     else:
         divided = overrides.get("divided", contents.sigmas is not None)
-        found = network_of(contents.weights, divided=divided)
+        try:
+            found = network_of(contents.weights, divided=divided)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
     if contents.sigmas is not None:
         found.setdefault("num_levels", len(contents.sigmas))
     _agree(found, told, "the configuration", contents)

@@ -2,14 +2,14 @@
 
 from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
 
-The network computes in float32, one of this package too, on a CPU with packed convolutions (see
-nf.prepare_for_inference). With ``noise="torch"`` it runs as it is, so that the states are the
-official ones to rounding. nf.Sampler has the 16-bit precisions. Where the initial states have
-another dtype the network is shown that one, and the states are returned in it, though they are
-float32 on their way. A module is put in eval mode meanwhile; where it has ``sigmas`` of its own its
-labels count those, and levels that are not among them are refused. The initial states are left
-alone. All functions return CPU tensors (N, *shape), and raise ValueError for bad input, before any
-work.
+The network computes in float32; nf.Sampler has the 16-bit precisions. An official one is taken
+over and runs as ours (see nf.prepare_for_inference), the same to rounding; ``adopt=False`` leaves
+it as it is. Any other runs on a CPU with packed convolutions, and with ``noise="torch"`` as it is.
+Where the initial states have another dtype the network is shown that one, as it is, and the states
+are returned in it, though they are float32 on their way. A module is put in eval mode meanwhile;
+where it has ``sigmas`` of its own its labels count those, and levels that are not among them are
+refused. The initial states are left alone. All functions return CPU tensors (N, *shape), and raise
+ValueError for bad input, before any work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast.compat import common
+from ncsn_fast.inference.adopted import adopted, taken_over
 from ncsn_fast.inference.foreign import PackedCalls
+from ncsn_fast.inference.prepare import prepare_for_inference
 from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.base import evaluating
@@ -50,6 +52,7 @@ def anneal_Langevin_dynamics(  # the official name
     *,
     noise: str = "philox",
     seed: int | None = None,
+    adopt: bool = True,
 ) -> list[Tensor]:
     """Annealed Langevin dynamics with the official signature and return value.
 
@@ -66,6 +69,7 @@ def anneal_Langevin_dynamics(  # the official name
         noise: "philox", this engine's noise (sample i of a seed is the same in every batch), or
             "torch", torch.randn_like in the official order.
         seed: of the "philox" noise; None draws one from torch's default generator.
+        adopt: whether an official network is taken over as ours.
 
     Returns:
         CPU tensors (N, *shape): the state after every step, the denoised one last; with
@@ -75,8 +79,9 @@ def anneal_Langevin_dynamics(  # the official name
     common.states("x_mod", x_mod)
     source = (lambda row: torch.randn_like(x_mod)) if noise == "torch" else None
     table = _table(sigmas, step_lr, n_steps_each, common.flag("denoise", denoise))
+    whole = noise == "torch"
     return _states_after(
-        x_mod, scorenet, sigmas, table, source, final_only, verbose, noise == "torch", seed
+        x_mod, scorenet, sigmas, table, source, final_only, verbose, whole, seed, adopt
     )
 
 
@@ -92,6 +97,7 @@ def anneal_Langevin_dynamics_inpainting(
     order: str = "ncsnv2",
     noise: str = "philox",
     seed: int | None = None,
+    adopt: bool = True,
 ) -> list[Tensor]:
     """Inpainting of the right half of images with the official signature and return value.
 
@@ -101,7 +107,7 @@ def anneal_Langevin_dynamics_inpainting(
     Args:
         x_mod: (references, repeats, C, H, W), the initial states, on the network's device.
         refer_image: (references, C, H, W).
-        scorenet, sigmas, n_steps_each, step_lr, noise, seed: as above.
+        scorenet, sigmas, n_steps_each, step_lr, noise, seed, adopt: as above.
         image_size: H and W.
         order: how the known half is noised: "ncsnv2", anew before each step, or "ncsn", the first
             version, once per noise level.
@@ -120,9 +126,9 @@ def anneal_Langevin_dynamics_inpainting(
     initial, reference = _inpainting_batch(x_mod, refer_image, image_size)
     table = _table(sigmas, step_lr, n_steps_each, denoise=False)
     common.function("scorenet", scorenet, _SCORENET)
+    ladder = _counted(scorenet, sigmas)
     half = _KnownHalf(
-        # Packed here: what keeps a list of its calls must not be called once more to compare.
-        scorenet=common.shown(scorenet if noise == "torch" else PackedCalls(scorenet), x_mod.dtype),
+        scorenet=_prepared(scorenet, ladder, x_mod.dtype, noise == "torch", adopt),
         table=table,
         reference=reference,
         renew=n_steps_each if order == "ncsn" else 1,
@@ -132,7 +138,7 @@ def anneal_Langevin_dynamics_inpainting(
     )
     sampler = Sampler(
         # What the function returns is the state after the drift, so the table has the noise only.
-        Score(half, "normalized", "label", _counted(scorenet, sigmas)),
+        Score(half, "normalized", "label", ladder),
         shape=tuple(initial.shape[1:]),
         method=Table.of(table.sigma, a=0.0, b=1.0, d=table.d, level=table.level),
         prepare=False,
@@ -155,6 +161,7 @@ def anneal_Langevin_dynamics_interpolation(
     *,
     noise: str = "philox",
     seed: int | None = None,
+    adopt: bool = True,
 ) -> list[Tensor]:
     """Interpolation between samples with the official signature and return value.
 
@@ -164,7 +171,7 @@ def anneal_Langevin_dynamics_interpolation(
     Args:
         x_mod: (rows, *shape), one initial state per row of samples, on the network's device.
         n_interpolations: samples per row.
-        scorenet, sigmas, n_steps_each, step_lr, final_only, verbose, noise, seed: as above.
+        scorenet, sigmas, n_steps_each, step_lr, final_only, verbose, noise, seed, adopt: as above.
 
     Returns:
         CPU tensors (rows·n_interpolations, *shape), row after row: the state after every step,
@@ -183,7 +190,9 @@ def anneal_Langevin_dynamics_interpolation(
     table = _table(sigmas, step_lr, n_steps_each, denoise=False)
     initial = x_mod.repeat_interleave(number, 0)
     whole = noise == "torch"
-    return _states_after(initial, scorenet, sigmas, table, mixed, final_only, verbose, whole, 0)
+    return _states_after(
+        initial, scorenet, sigmas, table, mixed, final_only, verbose, whole, 0, adopt
+    )
 
 
 class _KnownHalf:
@@ -241,6 +250,17 @@ def _inpainting_batch(x_mod: Tensor, refer_image: Tensor, image_size: int) -> tu
     return initial.flatten(0, 1), half
 
 
+def _prepared(
+    scorenet: ScoreNet, ladder: Tensor | None, dtype: torch.dtype, whole: bool, adopt: bool
+) -> ScoreNet:
+    """What runs for a network that a function calls: what keeps a list of its calls must not be
+    called once more to compare."""
+    own = adopted(common.shown(scorenet, dtype), ladder, adopt)
+    if own is not None:
+        return prepare_for_inference(own, "fp32")
+    return common.shown(scorenet if whole else PackedCalls(scorenet), dtype)
+
+
 def _counted(scorenet: ScoreNet, sigmas: Sigmas) -> Tensor | None:
     """The ladder (L,) that the network's labels count: its own, where it has one."""
     own = Score(scorenet, "score", "label").sigmas
@@ -268,6 +288,7 @@ def _states_after(
     verbose: bool,
     whole: bool,
     seed: int | None,
+    adopt: bool,
 ) -> list[Tensor]:
     """Run a table and list the states after its rows, or the last one.
 
@@ -275,11 +296,16 @@ def _states_after(
     """
     common.function("scorenet", scorenet, _SCORENET)
     last_only = common.flag("final_only", final_only)
+    shown = common.shown(scorenet, initial.dtype)
+    score = Score(shown, "score", "label", _counted(scorenet, sigmas))
+    taken = taken_over(score, adopt=adopt)
     sampler = Sampler(
-        Score(common.shown(scorenet, initial.dtype), "score", "label", _counted(scorenet, sigmas)),
+        taken,
         shape=tuple(initial.shape[1:]),
         method=table,
-        prepare=not whole,
+        precision="fp32",
+        prepare=not whole or taken is not score,
+        adopt=False,  # it has been asked
         device=initial.device,
     )
     states: list[Tensor] = []

@@ -27,6 +27,7 @@ from ncsn_fast import noise
 from ncsn_fast.device import malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
+from ncsn_fast.inference.adopted import adopted, follow
 from ncsn_fast.inference.automatic import automatic
 from ncsn_fast.inference.fingerprints import fingerprints
 from ncsn_fast.inference.foreign import PreparedModule
@@ -38,6 +39,7 @@ from ncsn_fast.models.packed_conv import PackedConv, bound_memory
 from ncsn_fast.models.refinenet import RefineNet
 
 _log = logging.getLogger("ncsn_fast")
+T = TypeVar("T")
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 
 
@@ -109,7 +111,10 @@ class PreparedNetwork:
         Raises:
             CannotPrepare: where the source has become a network that cannot be prepared.
             RuntimeError: where another thread changes the source's weights all the time.
+            ValueError: where the source is a network that was taken over, whose original computes
+                something else now.
         """
+        follow(self.source)
         with self._turn:
             self._turn.wait_for(lambda: not self._computing)
             whole_weights(self.source, self._follow)
@@ -118,6 +123,7 @@ class PreparedNetwork:
     @torch.no_grad()
     def agrees(self) -> bool:
         """Whether the weights are those that the source has now; waits for the device."""
+        follow(self.source)
 
         def same() -> bool:
             given = self._given()
@@ -242,19 +248,25 @@ class _FirstConv(PackedConv):
 
 
 @overload
-def prepare_for_inference(  # type: ignore[overload-overlap]  # the first that fits counts
-    net: ScoreNetwork, precision: str = "auto"
+def prepare_for_inference(
+    net: ScoreNetwork, precision: str = "auto", *, adopt: bool = True
 ) -> PreparedNetwork: ...
 
 
 @overload
-def prepare_for_inference(net: nn.Module, precision: str = "auto") -> PreparedModule: ...
+def prepare_for_inference(
+    net: nn.Module, precision: str = "auto", *, adopt: bool = True
+) -> PreparedModule | PreparedNetwork: ...
 
 
 def prepare_for_inference(
-    net: nn.Module, precision: str = "auto"
+    net: nn.Module, precision: str = "auto", *, adopt: bool = True
 ) -> PreparedNetwork | PreparedModule:
     """A network for fast inference: of ours a copy; the network itself stays as it is.
+
+    The official NCSN, NCSNv2, NCSNv2Deeper and NCSNv2Deepest, of any code base, are taken over as
+    ours: a copy is made of a network that shares their parameters. It is compared with the original
+    first, at two noise levels; where the two disagree, a line of the log says why.
 
     Any other module on a CPU is called as it is, in float32, but for its convolutions, which run on
     packed weights where they are ungrouped and have parameters for weights. At its first call it is
@@ -263,20 +275,25 @@ def prepare_for_inference(
 
     Args:
         net: a network of this package, with weights of at most 32 bits on one device. Hooks,
-            parametrisations and compiled submodules are not copied, and so refused. Or another
-            module, on a CPU, that is not compiled, scripted or sharded.
+            parametrisations and compiled submodules are not copied, and so refused. Or an official
+            one, with float32 weights and its own ``sigmas``, or another module, on a CPU, that is
+            not compiled, scripted or sharded.
         precision: "fp32", "tf32", "fp16" or "bf16"; "auto" takes what is fast there
             (``inference/automatic.py``), and "bf16" for "fp16" where the network, tried at twice
             its largest noise level, leaves the range of float16. Networks without convolutions
             compute in "fp32", their "auto", or "tf32". On a GPU the mode of float32 products is
             that of ``float32_mode`` in ``device/precision.py``, which a ``Sampler`` enters.
             For another module "fp32" or "auto".
+        adopt: False: an official network is a module like any other.
 
     Raises:
         ValueError: for anything else, with what stands in the way.
     """
     if not isinstance(net, ScoreNetwork):
-        return PreparedModule(net, precision)
+        own = adopted(net, adopt=adopt)
+        if own is None:
+            return PreparedModule(net, precision)
+        net = own
     precisions.check_precision(precision, net.sigmas.device, auto=True)
     if precision != "auto":
         return PreparedNetwork(net, precision)
@@ -289,6 +306,14 @@ def prepare_for_inference(
     name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     _log.info("the activations of this network leave the range of float16: it runs in %s", name)
     return PreparedNetwork(net, name)
+
+
+def unprepared(score: T, precision: str) -> tuple[T | ScoreNetwork, str]:
+    """What a prepared network was made of, with its precision for "auto"; anything else as it is,
+    with the precision."""
+    if not isinstance(score, PreparedNetwork):
+        return score, precision
+    return score.source, score.precision if precision == "auto" else precision
 
 
 def obstacle(net: ScoreNetwork, precision: str = "fp32") -> str | None:
@@ -396,4 +421,5 @@ __all__ = [
     "PreparedNetwork",
     "obstacle",
     "prepare_for_inference",
+    "unprepared",
 ]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ncsn_fast.device.precision import arithmetic
+from ncsn_fast.inference.adopted import follow
 from ncsn_fast.inference.foreign import PackedCalls
 from ncsn_fast.inference.forms import forms
 from ncsn_fast.inference.prepare import (
@@ -47,7 +48,7 @@ class Runner:
 
     Args:
         score: as it is told.
-        network: where it is one of ours.
+        network: where it is one of ours, called by its normalised score; or by itself, as ``fn``.
         precision: a name, or "auto"; for what runs itself that is "fp32".
         prepare: whether anything is copied or packed; without it every score runs as it is.
 
@@ -59,6 +60,8 @@ class Runner:
         self, score: Score, network: ScoreNetwork | None, precision: str, prepare: bool = True
     ) -> None:
         checks.choice("prepare", prepare, (True, False), "whether networks are prepared")
+        if network is None and isinstance(score.fn, ScoreNetwork):
+            network = score.fn
         if prepare and network is not None and precision not in ("auto", "fp32"):
             reason = obstacle(network, precision)
             if reason is not None:
@@ -92,10 +95,13 @@ class Runner:
         They stay as they are inside, whatever other threads and chains do meanwhile.
 
         Raises:
-            ValueError: where weights with other noise levels have been loaded since.
+            ValueError: where weights with other noise levels have been loaded since, and for a
+                network that was taken over, whose original computes something else now.
             RuntimeError: where another thread changes the weights all the time.
         """
         net = self._network
+        if net is not None:
+            follow(net)
         if net and self._sigmas is not None and not torch.equal(net.sigmas.cpu(), self._sigmas):
             raise ValueError(
                 "the network's noise levels have changed since this sampler was made: make another"
@@ -144,7 +150,7 @@ class Runner:
         with self.running(device) as running:
             if isinstance(running.score.fn, PackedCalls):
                 return forms(running.score.fn.convolutions())
-            prepared = getattr(running.score.fn, "__self__", None)
+            prepared = getattr(running.score.fn, "__self__", running.score.fn)
             if not isinstance(prepared, PreparedNetwork):
                 return NAMES[DIRECT]
             x, label = torch.zeros(1, *shape, device=device), torch.zeros(1, device=device)
@@ -169,7 +175,8 @@ class Runner:
                 self._copy.network.refresh()
             if not keep or self._copy is None:
                 prepared = prepare_for_inference(net, self._precision)
-                self._copy = _Copied(prepared, replace(self._score, fn=prepared.normalized))
+                fn = prepared if self._score.fn is net else prepared.normalized
+                self._copy = _Copied(prepared, replace(self._score, fn=fn))
                 self._place = device
         except CannotPrepare:
             if unless_hindered:

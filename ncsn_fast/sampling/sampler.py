@@ -23,6 +23,8 @@ from ncsn_fast.device.environment import usable
 from ncsn_fast.device.memory import check_host_memory
 from ncsn_fast.guidance.base import Guidance, NetworkGuidance
 from ncsn_fast.guidance.noise_level import holds_noise
+from ncsn_fast.inference.adopted import taken_over
+from ncsn_fast.inference.prepare import unprepared
 from ncsn_fast.inference.runner import Runner
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.methods.levels import check_sigmas
@@ -49,7 +51,7 @@ class Sampler:
     """A method on a score network.
 
     Args:
-        score: one of our networks, a callable score(x, labels), or a :class:`nf.Score`.
+        score: one of our networks, an official one, a callable score(x, labels), or an nf.Score.
         shape: shape of one sample, for example (3, 32, 32); default: the network's.
         sigmas: (L,) noise levels, descending; default: the network's.
         method: a name of ``ncsn_fast.methods.METHODS`` (default: what the network's checkpoint
@@ -73,7 +75,8 @@ class Sampler:
             fp16 on a GPU, and on a CPU bf16 or fp32, which is faster there being measured.
         prepare: whether a network of this package runs as a prepared copy, and another one, in fp32
             on a CPU, on packed weights (:func:`nf.prepare_for_inference`); False runs it as it is.
-        backend: "auto", "torch", "triton" or "cpp"; see :func:`nf.use_backend`.
+        adopt: whether official networks are taken over as ours (:func:`nf.prepare_for_inference`).
+        backend: "auto", "torch", "triton" or "cpp" (:func:`nf.use_backend`).
         graph: "auto" captures a step as a CUDA graph and replays it, where there is a GPU and the
             score function can be captured; True refuses where it cannot; False runs eagerly. The
             samples are the same, bit for bit, where the network's kernels are deterministic.
@@ -103,16 +106,18 @@ class Sampler:
         hold_noise: bool | None = None,
         precision: str = "auto",
         prepare: bool = True,
+        adopt: bool = True,
         backend: str = "auto",
         graph: str | bool = "auto",
         device: torch.device | str | None = None,
         **settings: object,
     ) -> None:
         checks.untransformed("a Sampler is made")
+        score, precision = unprepared(taken_over(score, sigmas, adopt), precision)
         self.network = own_network(score)
         self.score = as_score(score, sigmas)
-        own = None if self.network is None else self.network.shape
-        self.shape = checks.sample_shape(own if shape is None else shape)
+        own = self.network.shape if shape is None and self.network is not None else shape
+        self.shape = checks.sample_shape(own)
         defaults = getattr(self.network, "sampling", None) or {}
         method = method if method is not None else defaults.get("method", ANNEALED_LANGEVIN)
         settings.update(step_size=step_size, steps_per_level=steps_per_level, denoise=denoise)
@@ -410,6 +415,7 @@ def sample(
         hold_noise=hold_noise,
         precision=precision,
         prepare=prepare,
+        adopt=False,
         backend=backend,
         graph=graph,
         device=device,

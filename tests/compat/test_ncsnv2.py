@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import networks
+from helpers.official import Official
 
 import ncsn_fast as nf
 from ncsn_fast.compat.ncsnv2 import (
@@ -27,9 +28,15 @@ def own(name):
     return networks.network(name, seed=7, sigmas=SIGMAS, channels=2).eval()
 
 
-# A foreign network and both generations of this package's, all of which see 2 × 8 × 8.
+def official(name):
+    return Official(name, seed=7, sigmas=SIGMAS, channels=2)
+
+
+# A foreign network, an official one and both generations of this package's, all of which see
+# 2 × 8 × 8.
 NETWORKS = {
     "foreign": lambda: scorenet,
+    "official": lambda: official("NCSNv2"),
     "NCSNv2": lambda: own("NCSNv2"),
     "NCSN": lambda: own("NCSN"),
 }
@@ -173,6 +180,31 @@ def test_interpolation_with_torch_noise_equals_the_published_formula(network):
     )
     assert len(last) == 1
     assert torch.equal(last[0], states[-1])
+
+
+@pytest.mark.parametrize("name", ["NCSNv2", "NCSN"])
+@pytest.mark.parametrize("noise", ["philox", "torch"])
+def test_an_official_network_runs_as_ours_unless_it_shall_not(noise, name):
+    def run(net, **adopt):
+        images, states = torch.rand(2, 2, 8, 8), []
+        for function, given in (
+            (anneal_Langevin_dynamics, (images, net, SIGMAS)),
+            (anneal_Langevin_dynamics_interpolation, (images, net, SIGMAS, 2)),
+            (anneal_Langevin_dynamics_inpainting, (images[:, None], images, net, SIGMAS, 8)),
+        ):
+            torch.manual_seed(1)
+            # Scores of the untrained NCSN are no smaller where steps are large.
+            how = {"n_steps_each": 2, "step_lr": 8e-8 if name == "NCSN" else 8e-6}
+            states += function(*given, **how, noise=noise, **adopt)
+        return states
+
+    net, other = official(name), official(name)
+    torch.manual_seed(0)
+    found = run(net)
+    torch.manual_seed(0)
+    assert_equal(found, run(other, adopt=False))
+    assert net.calls == 3  # compared each time
+    assert other.calls >= 36
 
 
 def test_inpainting_with_philox_noise_equals_the_engines_mask():

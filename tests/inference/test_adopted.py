@@ -1,0 +1,298 @@
+"""Official networks are taken over: they run as ours, with their parameters, or as they are."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from helpers import networks
+from helpers.networks import IMAGE_NETWORKS, SIGMAS, error, other_weights
+from helpers.official import ACTIVATIONS, Official
+from torch import Tensor, nn
+
+import ncsn_fast as nf
+from ncsn_fast.inference.foreign import PreparedModule
+from ncsn_fast.inference.prepare import PreparedNetwork
+
+HOW = {"step_size": 1e-5, "steps_per_level": 2}
+SHAPE = (3, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.INFO, "ncsn_fast"):
+        yield caplog
+
+
+def sampler(net: object, **settings: object) -> nf.Sampler:
+    how = {"shape": SHAPE, "precision": "fp32", **HOW, **settings}
+    return nf.Sampler(net, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+def test_a_sampler_runs_an_official_network_as_ours(name: str, rescaled: bool) -> None:
+    net = Official(name, rescaled=rescaled)
+    ours = net.behind[0]
+    levels = SIGMAS if name == "NCSN" else None  # its tensors do not hold them
+    images = sampler(net, shape=ours.shape, sigmas=levels)(3, seed=0)
+    assert net.calls == 1  # to be compared
+    assert torch.equal(images, sampler(ours, shape=None)(3, seed=0))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_is_recognised(activation: str, lines) -> None:
+    prepared = nf.prepare_for_inference(Official(activation=activation), "fp32")
+    assert isinstance(prepared, PreparedNetwork)
+    assert prepared.source.activation == activation
+    assert "Official runs as ncsn_fast's NCSNv2" in lines.text
+
+
+def test_what_is_prepared_returns_what_the_network_returns() -> None:
+    net = Official(sigmas=[3.0, 1.0, 0.3, 0.1])
+    x, labels = networks.inputs(net.behind[0])
+    prepared = nf.prepare_for_inference(net, "fp32")
+    assert error(prepared(x, labels), net(x, labels)) < 1e-5
+    images = sampler(prepared)(2, seed=0)
+    assert torch.equal(images, sampler(net)(2, seed=0))
+
+
+def test_its_own_levels_are_its_ladder_and_any_other_may_be_visited() -> None:
+    net = Official()
+    assert torch.equal(sampler(net).score.sigmas, net.sigmas)
+    table = nf.Sampler(net, SHAPE, method="dpmpp_2m", steps=7, spacing="karras").table
+    assert len(table) == 7  # a network of others is told its own levels only
+
+
+def test_a_score_of_one_keeps_its_meaning() -> None:
+    net = Official()
+    score = nf.Score(net, "score", "label")
+    run = sampler(score)
+    images = run(2, seed=0)
+    assert net.calls == 1
+    assert run.score.kind == "score"
+    assert error(images, sampler(score, adopt=False)(2, seed=0)) < 1e-5
+    assert net.calls > 1
+
+
+def test_a_network_that_is_not_divided_is_read_as_the_caller_reads_it() -> None:
+    net = Official()
+    del net.sigmas
+    score = nf.Score(net, "normalized", "label", SIGMAS)
+    assert torch.equal(sampler(score)(2, seed=0), sampler(net.behind[0])(2, seed=0))
+    plain = {"sigmas": SIGMAS, "method": "ancestral", "step_size": None, "steps_per_level": None}
+    images = sampler(net, **plain)(2, seed=0)
+    assert net.calls == 2
+    assert error(images, sampler(net, **plain, adopt=False)(2, seed=0)) < 1e-5
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], Callable[..., Tensor]]] = {
+    "DataParallel": nn.DataParallel,
+    "AveragedModel": torch.optim.swa_utils.AveragedModel,
+    "both": lambda net: nn.DataParallel(torch.optim.swa_utils.AveragedModel(net)),
+    "forward": lambda net: net.forward,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_wrappers_are_looked_through(wrap: str, lines) -> None:
+    net = Official()
+    images = sampler(WRAPPERS[wrap](net))(2, seed=0)
+    assert "runs as ncsn_fast's NCSNv2" in lines.text
+    assert torch.equal(images, sampler(net)(2, seed=0))
+
+
+def swap(net: nn.Module, new: dict[str, Tensor]) -> None:
+    for name, parameter in net.named_parameters():
+        parameter.data.copy_(new[name])
+
+
+def replace(net: nn.Module, new: dict[str, Tensor]) -> None:
+    net.load_state_dict(new, assign=True)
+
+
+def load(net: nn.Module, new: dict[str, Tensor]) -> None:
+    net.load_state_dict(new)
+
+
+def back_and_forth(net: nn.Module, new: dict[str, Tensor]) -> None:
+    load(net, new)
+    net.to(torch.float64).to(torch.float32)
+
+
+@pytest.mark.parametrize("change", [load, swap, replace, back_and_forth])
+def test_weights_that_change_are_followed(change) -> None:
+    net = Official()
+    run, prepared = sampler(net), nf.prepare_for_inference(net, "fp32")
+    before = run(2, seed=0)
+    change(net, other_weights(net))
+    images = run(2, seed=0)
+    assert not torch.equal(images, before)
+    assert torch.equal(images, sampler(copy.deepcopy(net))(2, seed=0))
+    x, labels = networks.inputs(net.behind[0])
+    prepared.refresh()
+    assert error(prepared(x, labels), net(x, labels)) < 1e-5
+
+
+def test_the_network_is_left_as_it_is_and_may_be_trained() -> None:
+    net = Official().train()
+    before = copy.deepcopy(net.state_dict())
+    run = sampler(net)
+    run(2, seed=0)
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(*networks.inputs(net.behind[0])).square().mean().backward()
+    optimiser.step()
+    assert torch.equal(run(2, seed=0), sampler(copy.deepcopy(net))(2, seed=0))
+
+
+def test_samplers_of_one_can_be_copied() -> None:
+    run = sampler(Official())
+    images = run(2, seed=0)
+    for other in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+        assert torch.equal(other(2, seed=0), images)
+
+
+class Louder(Official):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y) * 1.001
+
+
+class AtTheEnd(Official):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y) * torch.where(y == 3, 1.001, 1.0).view(-1, 1, 1, 1)
+
+
+class Broken(Official):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        raise RuntimeError("not today")
+
+
+class Mixed(Official):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y).sum()
+
+
+def hooked(net: Official) -> Official:
+    net.res1[0].register_forward_hook(lambda module, given, output: output)
+    return net
+
+
+def patched(net: Official) -> Official:
+    forward = net.end_conv.forward
+    net.end_conv.forward = lambda x: forward(x)
+    return net
+
+
+def parametrised(net: Official) -> Official:
+    nn.utils.parametrizations.weight_norm(net.begin_conv)
+    return net
+
+
+def other_activation(net: Official) -> Official:
+    net.act = nn.Tanh()
+    return net
+
+
+def says_otherwise(net: Official) -> Official:
+    net.rescaled = True
+    return net
+
+
+def infinite(net: Official) -> Official:
+    nn.init.constant_(net.end_conv.bias, float("inf"))
+    return net
+
+
+def ascending(net: Official) -> Official:
+    net.sigmas = net.sigmas.flip(0)
+    return net
+
+
+OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "louder": (lambda: Louder(), "at noise level 0 the two differ by"),
+    "at the end": (lambda: AtTheEnd(), "at noise level 3 the two differ by"),
+    "broken": (lambda: Broken(), r"called as fn\(x, labels\) it fails \(not today\)"),
+    "mixed": (lambda: Mixed(), "something else than a score"),
+    "hooks": (lambda: hooked(Official()), "it has hooks"),
+    "hooks of a wrapper": (lambda: hooked(nn.DataParallel(Official()).module), "it has hooks"),
+    "patched": (lambda: patched(Official()), "its forward has been replaced"),
+    "parametrised": (lambda: parametrised(Official()), "it is parametrised"),
+    "activation": (lambda: other_activation(Official()), "its activation is another one"),
+    "range": (lambda: says_otherwise(Official()), "at noise level 0 the two differ by"),
+    "infinite": (lambda: infinite(Official()), "values that are not finite"),
+    "float64": (lambda: Official().double(), "its weights are float64"),
+    "ascending": (lambda: ascending(Official()), "descend"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_something_else_runs_as_it_is_and_a_line_says_why(name: str, lines) -> None:
+    make, reason = OTHERS[name]
+    net = make()
+    prepared = nf.prepare_for_inference(net)
+    assert isinstance(prepared, PreparedModule)
+    (line,) = [text for text in lines.messages if "looks like an official network" in text]
+    lines.clear()
+    assert re.search(reason, line)
+    assert "adopt=False" in line
+    assert isinstance(nf.prepare_for_inference(net, adopt=False), PreparedModule)
+    assert not lines.messages
+
+
+def test_levels_of_the_first_version_have_to_be_known(lines) -> None:
+    net = Official("NCSN")
+    assert isinstance(nf.prepare_for_inference(net), PreparedModule)
+    assert "its noise levels are not known" in lines.text
+    sampler(net, sigmas=SIGMAS[:2])
+    assert "it is told 4 noise levels, and 2 are given" in lines.text
+
+
+def test_networks_of_others_are_not_spoken_of(lines) -> None:
+    nf.prepare_for_inference(nn.Conv2d(1, 1, 3))
+    sampler(lambda x, labels: -x, sigmas=SIGMAS)
+    assert "official" not in lines.text
+
+
+def test_it_may_be_left_as_it_is() -> None:
+    net = Official()
+    sampler(net, adopt=False)(2, seed=0)
+    assert net.calls > 8
+    for make in (sampler, nf.prepare_for_inference):
+        with pytest.raises(ValueError, match="adopt = 'no'"):
+            make(net, adopt="no")
+
+
+@pytest.mark.parametrize("change", [hooked, patched, other_activation, says_otherwise])
+def test_one_that_becomes_another_is_refused(change) -> None:
+    net = Official()
+    run, prepared = sampler(net), nf.prepare_for_inference(net, "fp32")
+    run(1, seed=0)
+    change(net)
+    with pytest.raises(ValueError, match="was taken over, and is another one now"):
+        run(1, seed=0)
+    with pytest.raises(ValueError, match="was taken over, and is another one now"):
+        prepared.refresh()
+
+
+def test_another_part_is_refused() -> None:
+    net = Official()
+    run = sampler(net)
+    net.begin_conv = copy.deepcopy(net.begin_conv)
+    with pytest.raises(ValueError, match="other parts or settings"):
+        run(1, seed=0)
+
+
+def test_noise_levels_that_change_are_noticed() -> None:
+    net = Official()
+    run = sampler(net)
+    net.sigmas.mul_(2)
+    with pytest.raises(ValueError, match="noise levels have changed"):
+        run(1, seed=0)
