@@ -68,6 +68,7 @@ setup(
     extras_require={
         "test": TEST,
         "peers": PEERS,
+        "hub": ["huggingface-hub>=0.23"],  # diffusers brings it to the tests
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["ncsn-fast = ncsn_fast.cli:main"]},

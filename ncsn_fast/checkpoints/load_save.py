@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.header import check_averaged, check_sizes, check_values
+from ncsn_fast.checkpoints.hub import located
 from ncsn_fast.checkpoints.layouts import Averaged, read_contents
 from ncsn_fast.checkpoints.official_yaml import Config, official_config
 from ncsn_fast.checkpoints.settings import (
@@ -73,7 +74,10 @@ def load_checkpoint(
     Args:
         path: NCSN, NCSNv2 or AdversarialConsistentScoreMatching checkpoint, a state_dict, or a
             file of :func:`save_checkpoint` or of a training run; or the word "digits": the network
-            of handwritten digits that comes with ncsn_fast (a file of that name is "./digits").
+            of handwritten digits that comes with ncsn_fast (a file of that name is "./digits"); or
+            a folder with a model.safetensors, or "user/name", a network on the Hugging Face Hub,
+            as ``net.push_to_hub`` saves it. What may be a file here is never looked for there: a
+            Path, a name that ends like one of weights, one in a folder that there is.
         config: the official YAML file, or its contents: a dict, or an object with attributes
             (argparse.Namespace, …), nested.
         ema: take the averaged weights where the file has them, in any of the forms that
@@ -88,7 +92,7 @@ def load_checkpoint(
         which of its weights these are.
 
     Raises:
-        FileNotFoundError: where there is no such file.
+        FileNotFoundError: where there is no such file, and none on the hub that can be had.
         CheckpointError: for a file that is damaged, of an unknown layout, or needs more than
             tensors; for settings that are missing or contradict the weights or our own header;
             for averaged weights in a form that is not known, unless ``ema=False``.
@@ -151,7 +155,7 @@ def _say_unchecked(path: str) -> None:
 
 
 def checkpoint_file(path: str | os.PathLike[str]) -> Path:
-    """The file that a path or the name of a bundled network stands for.
+    """The file that a path, or the name of a bundled network or of one on the hub, stands for.
 
     Raises:
         CheckpointError: where the bundled file is missing.
@@ -162,7 +166,7 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
         )
     bundled = BUNDLED.get(os.fspath(path))
     if bundled is None:
-        return Path(path)
+        return located(path)
     if not bundled.is_file():
         raise CheckpointError(
             f"the network {os.fspath(path)!r} that comes with ncsn_fast is missing ({bundled}): "

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -55,6 +55,7 @@ class ScoreNetwork(nn.Module, ABC):
         source: where the weights were loaded from, in words, or None.
         sees_sigma: True where the body depends on the noise level.
         keeps_sigmas: whether the state_dict of such a network holds its noise levels.
+        save_pretrained, push_to_hub, from_pretrained: see ``checkpoints/pretrained.py``.
     """
 
     sees_sigma: bool = False
@@ -62,6 +63,10 @@ class ScoreNetwork(nn.Module, ABC):
     sigmas: Tensor
     sampling: dict[str, Any] | None
     source: str | None
+    # This room may not know that of files, which puts them here.
+    save_pretrained: ClassVar[Callable[..., Any]]
+    push_to_hub: ClassVar[Callable[..., Any]]
+    from_pretrained: ClassVar[Any]
 
     def __init__(self, sigmas: Tensor | np.ndarray | Sequence[float]) -> None:
         super().__init__()
