@@ -73,9 +73,8 @@ class Sampler:
         precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
             float32 throughout. "auto" is fp32 for networks of others; for those of this package
             fp16 on a GPU, and on a CPU bf16 or fp32, which is faster there being measured.
-        prepare: whether a network of this package runs as a prepared copy, and another one, in fp32
-            on a CPU, on packed weights (:func:`nf.prepare_for_inference`); False runs it as it is.
-        adopt: whether official networks are taken over as ours (:func:`nf.prepare_for_inference`).
+        prepare, adopt: whether networks are prepared (:func:`nf.prepare_for_inference`: ours as a
+            copy, others in fp32 on a CPU on packed weights), and official ones taken over as ours.
         backend: "auto", "torch", "triton" or "cpp" (:func:`nf.use_backend`).
         graph: "auto" captures a step as a CUDA graph and replays it, where there is a GPU and the
             score function can be captured; True refuses where it cannot; False runs eagerly. The
@@ -116,8 +115,8 @@ class Sampler:
         score, precision = unprepared(taken_over(score, sigmas, adopt), precision)
         self.network = own_network(score)
         self.score = as_score(score, sigmas)
-        own = self.network.shape if shape is None and self.network is not None else shape
-        self.shape = checks.sample_shape(own)
+        shape = self.network.shape if shape is None and self.network else shape
+        self.shape = checks.sample_shape(shape)
         defaults = getattr(self.network, "sampling", None) or {}
         method = method if method is not None else defaults.get("method", ANNEALED_LANGEVIN)
         settings.update(step_size=step_size, steps_per_level=steps_per_level, denoise=denoise)
