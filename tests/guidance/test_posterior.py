@@ -16,6 +16,7 @@ from scipy import stats
 import ncsn_fast as nf
 from ncsn_fast.guidance.operators import MIMO, MRI, Dense, Mask, Operator
 from ncsn_fast.guidance.posterior import gaussian_likelihood, score_scaled
+from ncsn_fast.guidance.through import diffpir, mmps
 from ncsn_fast.reference import per_sample
 
 pytest_plugins = ["helpers.recorded_capture"]
@@ -149,7 +150,13 @@ def test_each_sample_is_guided_by_its_own_operator_in_every_chunk(name):
         nf.Score(score_of_any_shape, "score", "sigma"), operator.shape, SIGMAS, "euler"
     )
     noise_std = 0.5 * operator.norm()
-    for drift in (lambda a, y: gaussian_likelihood(a, y, noise_std), score_scaled):
+    drifts = (
+        lambda a, y: gaussian_likelihood(a, y, noise_std),
+        score_scaled,
+        lambda a, y: mmps(a, y, noise_std),
+        lambda a, y: diffpir(a, y, noise_std),
+    )
+    for drift in drifts:
         cut, whole = (
             sampler(SAMPLES, seed=3, guidance=drift(operator, y), batch_size=size)
             for size in (2, 5)
