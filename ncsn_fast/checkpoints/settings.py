@@ -53,10 +53,7 @@ def network_config(
         found = dict(contents.settings["config"])
     else:
         divided = overrides.get("divided", contents.sigmas is not None)
-        try:
-            found = network_of(contents.weights, divided=divided)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
+        found = network_of(contents.weights, divided=divided)
     if contents.sigmas is not None:
         found.setdefault("num_levels", len(contents.sigmas))
     _agree(found, told, "the configuration", contents)

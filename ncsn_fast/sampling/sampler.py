@@ -268,8 +268,7 @@ class Sampler:
         return x if trajectory is None else (x, trajectory)
 
     def first_states(self, seed: int, ids: Tensor, row: int = 0) -> Tensor:
-        """Where samples of a seed begin by default, before a row of the table: (B, *shape) float32
-        in model space, on the device of their ``ids`` (B,) int64."""
+        """Default states before a row: (B, *shape) float32 in model space, where ``ids`` are."""
         return self._start.states(seed, ids, row)
 
     def first_noise(self, seed: int, ids: Tensor) -> Tensor:
@@ -345,6 +344,7 @@ def sample(
     hold_noise: bool | None = None,
     precision: str = "auto",
     prepare: bool = True,
+    adopt: bool = True,
     backend: str = "auto",
     graph: str | bool = "auto",
     device: torch.device | str | None = None,
@@ -372,7 +372,7 @@ def sample(
         net: a network as nf.load_checkpoint returns it, or :func:`nf.guided` of one.
         n: how many images, at least 1.
         shape, sigmas, method, step_size, steps_per_level, denoise, steps, spacing, hold_noise,
-            precision, prepare, backend, graph, device: as for :class:`Sampler`.
+            precision, prepare, adopt, backend, graph, device: as for :class:`Sampler`.
         seed, sample_ids: in [0, 2⁶⁴), by default drawn; n distinct ids, by default 0 … n-1.
         initial, start_level: states (n, C, H, W) to begin in, and the noise level to begin at.
         noise: row → (n, C, H, W), in the place of the engine's.
@@ -414,7 +414,7 @@ def sample(
         hold_noise=hold_noise,
         precision=precision,
         prepare=prepare,
-        adopt=False,
+        adopt=adopt,
         backend=backend,
         graph=graph,
         device=device,
