@@ -46,6 +46,17 @@ class NetworkGuidance(Guidance):
 
     differentiates: bool = True
 
+    def __call__(self, x: Tensor, n: Tensor, sigma: Any, row: Any, **inputs: Tensor) -> Tensor:
+        """Refused: only the sampler has the derivative.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"{type(self).__name__} needs the network's derivative: give it to the sampler itself, "
+            "guidance=…, not in a function"
+        )
+
     def drift(
         self,
         x: Tensor,
@@ -58,10 +69,12 @@ class NetworkGuidance(Guidance):
         """The drift g (B, *shape).
 
         Args:
-            x, n: (B, *shape), the states and their normalised scores.
+            x, n: (B, *shape), the states, their noise held where it is, and their normalised
+                scores.
             sigma: σ of the row.
             weight: w, the factor on g in the row's update.
-            pull: v ↦ (∂n/∂x)ᵀv, (B, *shape) both; of n before it is clipped.
+            pull: v ↦ (∂n/∂x)ᵀv, (B, *shape) both; of n before it is clipped, at the state before
+                its noise was held.
             inputs: those of the guidance, cut to these samples.
         """
         raise NotImplementedError

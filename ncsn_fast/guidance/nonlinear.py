@@ -49,6 +49,11 @@ class Nonlinear:
         self.shape = checks.sample_shape(shape)
         self.measured = checks.sample_shape(measured)
         self.inputs = {name: checks.tensor(name, value) for name, value in inputs.items()}
+        if single := [name for name, value in self.inputs.items() if value.ndim == 0]:
+            raise ValueError(
+                f"{single[0]} is one number: give (1, …) for all samples, (n, …) for one each, or "
+                "put it into the function"
+            )
         lengths = {name: len(value) for name, value in self.inputs.items()}
         if len(set(lengths.values()) - {1}) > 1:
             raise ValueError(
@@ -69,15 +74,22 @@ class Nonlinear:
 
     def forward(self, x: Tensor) -> Tensor:
         """A(x): (N, *shape) → (N, *measured)."""
-        return self._function(x, **self.inputs)
+        given = {
+            name: value.to(x.dtype if value.is_floating_point() else value.dtype)
+            for name, value in self.inputs.items()
+        }
+        # Tensors of inference mode cannot be saved for a derivative.
+        return self._function(
+            x, **{name: v.clone() if v.is_inference() else v for name, v in given.items()}
+        )
 
     def linearized(self, x: Tensor) -> tuple[Tensor, Linear, Linear]:
         """A(x) (N, *measured), and its derivative there: u ↦ A'u and v ↦ A'ᵀv.
 
         Nothing is kept for another backward pass than that of A itself.
         """
-        with torch.enable_grad():
-            at = x.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            at = x.detach().clone().requires_grad_()
             measured = self.forward(at)
         if not (isinstance(measured, Tensor) and measured.requires_grad):
             raise ValueError(

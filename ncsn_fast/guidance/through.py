@@ -31,6 +31,7 @@ from ncsn_fast.guidance.nonlinear import Nonlinear
 from ncsn_fast.guidance.operators.base import Operator
 from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
+from ncsn_fast.table import Table
 
 Number = float | Tensor
 Measurement = Tensor | np.ndarray
@@ -147,23 +148,39 @@ class Through(Measured, NetworkGuidance):
             return self.rule(at)
 
 
+@dataclass(frozen=True, eq=False)
+class DPS(Through):
+    """See :func:`dps`."""
+
+    def check(self, table: Table, n: int, shape: tuple[int, ...]) -> None:
+        """As of :class:`Measured`; refuses rows in which guidance has no weight, too."""
+        super().check(table, n, shape)
+        if 0 in table.w:
+            raise ValueError(
+                f"row {table.w.index(0)} of the table gives guidance no weight (w = 0): dps has no "
+                "step there"
+            )
+
+
 def dps(operator: Operator | Nonlinear, y: Measurement, zeta: float = 1.0) -> Through:
     """Diffusion posterior sampling (Chung et al. 2023, algorithm 1): x ← x' - ζ·∇ₓ‖y - A(D(x))‖.
 
-    The step down the distance is as long at every level, whatever the noise of the measurement: ζ
-    is chosen by hand, and no posterior is sampled exactly. In methods with a history ("dpmpp_2m")
-    the gradient enters the score of the row, and so the history.
+    Each row goes ζ times the gradient of the distance, whatever the noise of the measurement: ζ is
+    chosen by hand, and no posterior is sampled exactly. The steps are of states x₀ + σz; those of
+    the paper are of states of DDPM, √ᾱ as large, so that its ζ are other ones. In methods with a
+    history ("dpmpp_2m") the gradient enters the score of the row, and so the history.
 
     Args:
         operator: A, linear or :class:`Nonlinear`.
         y: a tensor or array, measured, or (1, *measured), for all samples; (n, *measured) for one
             each.
-        zeta: ζ > 0, between 0.1 and 1 for images in [-1, 1] in the paper.
+        zeta: ζ > 0.
 
     Raises:
-        ValueError: for a y that A does not measure, or a ζ out of range.
+        ValueError: for a y that A does not measure, or a ζ out of range; for a table with a row in
+            which guidance has no weight (w = 0), when it is sampled.
     """
-    return Through(operator, measurement(y), partial(dps_rule, zeta=_positive("zeta", zeta)))
+    return DPS(operator, measurement(y), partial(dps_rule, zeta=_positive("zeta", zeta)))
 
 
 def pgdm(
@@ -274,8 +291,8 @@ def exact(operator: Operator | Nonlinear, y: Measurement, iterations: int = 10) 
     2023).
 
     A⁺ = Aᵀ(AAᵀ)⁻¹ by conjugate gradients. The last row leaves the denoised image, so that samples
-    of methods that end with one meet y to rounding, if ``iterations`` are enough. For measurements
-    without noise: with noise it is met too.
+    of methods that end with one meet y to rounding, if ``iterations`` are enough; a nonlinear A,
+    which each row linearises, nearly. For measurements without noise: with noise it is met too.
 
     Args:
         operator, y: as of :func:`dps`; y in the range of A.

@@ -90,13 +90,13 @@ class Runner:
     def running(self, device: torch.device, differentiable: bool = False) -> Iterator[Running]:
         """What is to be run on a device, with the weights that the network has now.
 
-        Where it is to be ``differentiable`` that is the score as it is: copies are for inference.
-
-        They stay as they are inside, whatever other threads and chains do meanwhile.
+        They stay as they are inside, whatever other threads and chains do meanwhile. Where it is to
+        be ``differentiable`` that is the score as it is: copies are for inference.
 
         Raises:
-            ValueError: where weights with other noise levels have been loaded since, and for a
-                network that was taken over, whose original computes something else now.
+            ValueError: where it is to be differentiable in less than float32, where weights with
+                other noise levels have been loaded since, and for a network that was taken over,
+                whose original computes something else now.
             RuntimeError: where another thread changes the weights all the time.
         """
         net = self._network
@@ -107,6 +107,11 @@ class Runner:
                 "the network's noise levels have changed since this sampler was made: make another"
             )
         own = "fp32" if self._precision == "auto" else self._precision
+        if differentiable and own != "fp32":
+            raise ValueError(
+                f"precision = {own!r}: guidance through the network needs 1 + σ∂n/∂x, which is of "
+                'the size of 1/σ² and lost in fewer bits; give the sampler precision="fp32"'
+            )
         copied = None
         prepare = self._prepare and not differentiable
         if prepare and net is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -105,26 +105,30 @@ class Step:
         """The network's output, and v ↦ (∂output/∂input)ᵀv where guidance wants it."""
         chain, chunk = self._chain, self._chunk
 
-        def output(seen: Tensor) -> Tensor:
-            call = partial(chain.score, seen, row.condition, **chunk.extra)
+        def output(seen: Tensor, condition: Tensor | None, extra: dict[str, Any]) -> Tensor:
+            call = partial(chain.score, seen, condition, **extra)
             return _harmless("the network", call, seen)
 
         if not chain.differentiates:
-            return output(seen), None
+            return output(seen, row.condition, chunk.extra), None
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = seen.clone().requires_grad_()
-            found = output(leaf)
-        if not found.requires_grad:
-            raise ValueError(
-                "guidance goes through the network, but its output has no derivative: it runs "
-                "under torch.no_grad(), or detaches"
-            )
+            leaf = _saved(seen).detach().requires_grad_()
+            extra = {name: _saved(value) for name, value in chunk.extra.items()}
+            # A copy, so that who writes into it is told as elsewhere.
+            found = output(leaf.clone(), _saved(row.condition), extra)
 
         def back(v: Tensor) -> Tensor:
             # Of length 1 on its way, which 16 bits hold.
             size = per_sample(v.flatten(1).abs().amax(1), v).clamp(min=torch.finfo(v.dtype).tiny)
-            given = (v / size).to(found.dtype)
-            (pulled,) = torch.autograd.grad(found, leaf, given, retain_graph=True)
+            given, pulled = (v / size).to(found.dtype), None
+            if found.requires_grad:
+                how: dict[str, bool] = {"retain_graph": True, "allow_unused": True}
+                (pulled,) = torch.autograd.grad(found, leaf, given, **how)
+            if pulled is None:
+                raise ValueError(
+                    "guidance goes through the network, but its output has no derivative: it runs "
+                    "under torch.no_grad(), or detaches"
+                )
             return pulled.float() * size
 
         return found.detach(), back
@@ -238,6 +242,11 @@ class _NoiseBefore:
                 backend="torch",  # as the update itself would make it
             )
         return self._made[row - self._first]
+
+
+def _saved(value: Any) -> Any:
+    """A tensor that a derivative may be made of: one of inference mode cannot be saved for it."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def call_back(callback: Callback, row: int, x: Tensor, n: Tensor) -> None:

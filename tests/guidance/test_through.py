@@ -345,26 +345,89 @@ def test_a_blind_network_is_guided_with_its_noise_held():
     assert bool(x.isfinite().all())
 
 
-def test_it_goes_through_in_16_bits_and_in_inference_mode():
+def test_it_goes_through_in_inference_mode():
     net = network()
     operator = nf.operators.Downsample(2, net.shape)
     guidance = mmps(operator, torch.rand(1, *operator.measured), 0.3)
     x = draw(28, 2, *net.shape).float()
     expected = drift(net, None, guidance, x, hold_noise=False)
-    narrow = drift(net, None, guidance, x, hold_noise=False, precision="bf16")
-    assert float((narrow - expected).norm() / expected.norm()) < 0.1
     with torch.inference_mode():
         assert torch.equal(drift(net, None, guidance, x, hold_noise=False), expected)
 
 
-def test_networks_without_a_derivative_are_refused():
-    @torch.no_grad()
-    def score(x, sigma):
-        return -x
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_inference_mode_made_is_taken(inside):
+    def score(x, sigma, scale):
+        return -x * scale[:, None] * sigma[:, None]
 
+    def square(x, weights):
+        return weights * x.square()
+
+    x = draw(39, 2, 3).float()
+    with torch.inference_mode():
+        made = torch.tensor([1.0, 2.0]), torch.rand(2, 3)
+    found = []
+    for scale, y in (made, tuple(one.clone() for one in made)):
+        weights = scale.view(2, 1)
+        for rule in (mmps, diffpir):
+            guidance = rule(Nonlinear(square, (3,), (3,), weights=weights), y, 0.3)
+            sampler = nf.Sampler(nf.Score(score, "score", "sigma"), (3,), [0.8, 0.4], "euler")
+            with torch.inference_mode(inside):
+                found.append(
+                    sampler(2, seed=0, initial=x, guidance=guidance, extra={"scale": scale})
+                )
+    torch.testing.assert_close(found[:2], found[2:])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_fewer_bits_are_refused(precision):
+    net = network()
+    operator = nf.operators.Downsample(2, net.shape)
+    guidance = mmps(operator, torch.rand(1, *operator.measured), 0.3)
+    sampler = nf.Sampler(net, method="euler", precision=precision)
+    with pytest.raises(ValueError, match=f"precision = '{precision}': guidance through"):
+        sampler(2, seed=0, guidance=guidance)
+    assert bool(sampler(2, seed=0, guidance=diffpir(operator, guidance.y, 0.3)).isfinite().all())
+
+
+@torch.no_grad()
+def without(x, sigma):
+    return -x
+
+
+LINEAR = torch.nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize("score", [without, lambda x, sigma: LINEAR(x.detach())])
+def test_networks_without_a_derivative_are_refused(score):
     guidance = dps(nf.operators.Mask(torch.ones(3)), torch.ones(3))
     with pytest.raises(ValueError, match=r"no derivative: it runs under torch.no_grad"):
         drift(nf.Score(score, "score", "sigma"), (3,), guidance, torch.rand(2, 3))
+
+
+def test_a_network_that_writes_into_its_input_is_told_as_elsewhere():
+    guidance = dps(nf.operators.Mask(torch.ones(3)), torch.ones(3))
+    with pytest.raises(ValueError, match="the network writes into its input"):
+        drift(
+            nf.Score(lambda x, sigma: x.mul_(-1), "score", "sigma"),
+            (3,),
+            guidance,
+            torch.rand(2, 3),
+        )
+
+
+def test_rows_without_weight_are_refused_by_dps():
+    table = nf.Table.of([1.0, 0.5], b=[0.3, 0.0])
+    sampler = nf.Sampler(nf.Score(lambda x, sigma: -x, "score", "sigma"), (3,), method=table)
+    with pytest.raises(ValueError, match="row 1 of the table gives guidance no weight"):
+        sampler(2, guidance=dps(nf.operators.Mask(torch.ones(3)), torch.ones(3)))
+
+
+def test_it_is_for_the_sampler_itself():
+    guidance = dps(nf.operators.Mask(torch.ones(3)), torch.ones(3))
+    x = torch.rand(2, 3)
+    with pytest.raises(TypeError, match="give it to the sampler itself"):
+        guidance(x, x, 0.5, 0)
 
 
 def test_replay_equals_eager_bit_for_bit(recorded):
@@ -458,6 +521,7 @@ ONES = torch.ones(3)
         (lambda: exact(MASK, ONES, "many"), "iterations = 'many'"),
         (lambda: Nonlinear(3, (2,), (1,)), "the measurement is a int"),
         (lambda: Nonlinear(len, (0,), (1,)), "shape"),
+        (lambda: Nonlinear(len, (2,), (1,), w=2.0), r"w is one number: give \(1, …\)"),
         (
             lambda: Nonlinear(lambda x: x.detach(), (2,), (2,)).linearized(torch.ones(1, 2)),
             "the measurement has no derivative",
