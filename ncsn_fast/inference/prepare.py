@@ -21,6 +21,7 @@ from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import skip_init
 
 from ncsn_fast import noise
@@ -239,6 +240,7 @@ class _FirstConv(PackedConv):
     def forward(self, x: Tensor) -> Tensor:
         how: dict[str, Any] = {"dtype": self.result, "memory_format": torch.channels_last}
         watched = torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad)
+        watched = watched or forward_ad.unpack_dual(x).tangent is not None
         if watched or self.runs_on(x):  # who watches takes no tensor that is written
             return super().forward(x).to(**how)
         y, bias = self.apart(x)

@@ -44,8 +44,8 @@ def check_bias(bias: Tensor | None, x: Tensor) -> None:
 
 
 def biased(x: Tensor, bias: Tensor | None) -> Tensor:
-    """x (N, C, H, W) + a bias (C,), where a kernel does not add it on its way."""
-    return x if bias is None else x + bias[:, None, None]
+    """x (N, C, H, W) + a bias (C,), in x's type, where a kernel does not add it on its way."""
+    return x if bias is None else (x + bias[:, None, None]).to(x.dtype)
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

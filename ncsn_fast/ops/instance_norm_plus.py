@@ -52,6 +52,7 @@ def _launch(
 ) -> tuple[Tensor, Tensor]:
     """y, and the statistics where they are not given."""
     if backend == "cpp":
+        x = common.biased(x, bias)
         three = _native_rows(x, gamma, alpha, beta)
         return native_kernel("instance_norm_plus")(x, *three, eps, activation or "")
     x = dense(x)

@@ -22,6 +22,8 @@ def _empty(x: Tensor, base: Tensor, bias: Tensor | None, backend: str) -> Tensor
 
 
 def _launch(x: Tensor, base: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    if bias is not None and (backend == "cpp" or not is_channels_last(base)):
+        base, bias = common.biased(base, bias), None  # those add none
     if backend == "cpp":
         return native_kernel("resize_add")(x, base)
     base = dense(base)

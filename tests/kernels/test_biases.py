@@ -15,6 +15,7 @@ from cases.images import LAST, SHAPE, both_formats, leaves
 from cases.norm import EPS, MANY_CHANNELS, SMALL, SPLIT
 
 from ncsn_fast import ops, reference
+from ncsn_fast.device import backends
 from ncsn_fast.ops import common
 
 NORMED = (SMALL[0], SPLIT[0], MANY_CHANNELS[1])
@@ -162,3 +163,19 @@ def test_what_is_no_bias_is_refused(changes, message):
         for operation in (ops.residual_add, ops.resize_add):
             with pytest.raises(ValueError, match="needed is a value per channel"):
                 operation(x, x, bias=torch.ones(3))
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_a_wider_bias_leaves_the_type_as_it_is(backend):
+    if backends.missing(backend):
+        pytest.skip(backends.missing(backend))
+    x = torch.randn(2, 4, 6, 6).bfloat16()
+    bias, rows = torch.randn(4), torch.ones(4)
+    how = {"bias": bias, "backend": backend}
+    found = [
+        ops.instance_norm_plus(x, rows, rows, rows, **how),
+        ops.residual_add(x, x, **how).total,
+        ops.residual_add(x, x, activation="elu", **how).total,
+        ops.resize_add(x[:, :, ::2, ::2].contiguous(), x, **how),
+    ]
+    assert {y.dtype for y in found} == {torch.bfloat16}

@@ -8,8 +8,10 @@ import pytest
 import torch
 from helpers.networks import error, inputs, short
 from helpers.recorded_capture import Tape
+from torch.autograd import forward_ad
 
 import ncsn_fast as nf
+from ncsn_fast.device import backends
 from ncsn_fast.inference.prepare import PreparedNetwork
 from ncsn_fast.models import packed_conv
 
@@ -66,3 +68,16 @@ def test_with_gradients_they_are_pytorchs() -> None:
     prepared = PreparedNetwork(net, "fp32")
     (found,) = torch.autograd.grad(prepared.normalized(given, labels).square().sum(), given)
     assert error(found, expected) < 1e-5
+
+
+@torch.no_grad()
+def test_a_forward_derivative_goes_through() -> None:
+    net = short("NCSNv2")
+    prepared = nf.prepare_for_inference(net, "fp32")
+    x, labels = inputs(net)
+    with backends.use_backend("torch"), forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        found, expected = (
+            forward_ad.unpack_dual(one.normalized(dual, labels)).tangent for one in (prepared, net)
+        )
+    assert error(found, expected) < 1e-4
