@@ -43,7 +43,8 @@ class Gpu(NamedTuple):
 
     Attributes:
         multiprocessors: how many.
-        clock: cycles a second, boosted, at which the peaks hold.
+        clock: cycles a second, boosted, at which the tensor cores have their peak; what does not
+            use them may run some 8 % faster.
         bandwidth: of its memory, bytes a second.
         peaks: operations a second, multiplications and additions, by a network's precision.
     """
