@@ -118,18 +118,16 @@ class Step:
             found = output(leaf.clone(), _saved(row.condition), extra)
 
         def back(v: Tensor) -> Tensor:
-            # Of length 1 on its way, which 16 bits hold.
-            size = per_sample(v.flatten(1).abs().amax(1), v).clamp(min=torch.finfo(v.dtype).tiny)
-            given, pulled = (v / size).to(found.dtype), None
+            pulled = None
             if found.requires_grad:
                 how: dict[str, bool] = {"retain_graph": True, "allow_unused": True}
-                (pulled,) = torch.autograd.grad(found, leaf, given, **how)
+                (pulled,) = torch.autograd.grad(found, leaf, v.to(found.dtype), **how)
             if pulled is None:
                 raise ValueError(
                     "guidance goes through the network, but its output has no derivative: it runs "
                     "under torch.no_grad(), or detaches"
                 )
-            return pulled.float() * size
+            return pulled.float()
 
         return found.detach(), back
 
