@@ -1,4 +1,4 @@
-"""The examples of docs/use.md run as they stand."""
+"""The examples of docs/use.md and docs/posterior.md run as they stand."""
 
 import importlib.util
 import re
@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parent.parent / "docs" / "use.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent / "docs"
+# What comes before the sections of a page is one by the page's title.
+TEXTS = [(DOCS / name).read_text(encoding="utf-8") for name in ("use.md", "posterior.md")]
+PAGES = "\n".join(f"#{text}" for text in TEXTS)
 EXAMPLES = {
     f"{title}, {number}" if number else title: code
-    for title, section in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    for title, section in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGES, re.S | re.M)
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
 }
 # Packages of single examples, which the tests do without.
@@ -24,4 +27,4 @@ def test_example_runs(title, tmp_path, monkeypatch):
         if used and importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[title], f"docs/use.md: {title}", "exec"), {"__name__": "__main__"})
+    exec(compile(EXAMPLES[title], f"docs: {title}", "exec"), {"__name__": "__main__"})

@@ -1,7 +1,6 @@
 """Guidance through the network: against dense formulas, closed posteriors, importance sampling."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +15,6 @@ from ncsn_fast.guidance.through import solve
 from ncsn_fast.inference.prepare import PreparedNetwork
 
 pytest_plugins = ["helpers.recorded_capture"]
-
-ROOT = Path(__file__).parents[2]
 
 SIGMA, NOISE_STD, DATA_STD, LAMBDA, ZETA = 0.7, 0.4, 1.3, 5.0, 0.3
 ITERATIONS = 40  # more than any case has dimensions
@@ -563,8 +560,3 @@ def test_what_measures_may_differ_from_sample_to_sample():
             sampler(4, guidance=mmps(operator, y[:1], 0.5))
     with pytest.raises(ValueError, match="different numbers of samples"):
         Nonlinear(len, (3,), (3,), a=torch.ones(2), b=torch.ones(3))
-
-
-@pytest.mark.parametrize("example", (ROOT / "docs/posterior.md").read_text().split("```python")[1:])
-def test_the_examples_of_the_page_run(example):
-    exec(compile(example.split("```")[0], "docs/posterior.md", "exec"), {})
