@@ -1,5 +1,6 @@
 """Whatever a file holds: a value, or an error of ours that names it, in bounded time and memory."""
 
+import mmap
 import random
 import resource
 import subprocess
@@ -66,11 +67,13 @@ def _work(seconds: float) -> None:
 
 
 def _fill(mib: int) -> None:
-    """So much beyond the most that this process has had."""
+    """So much beyond the most that this process has had, of pages that malloc has not kept."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     now = pages * resource.getpagesize() >> 20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    assert b"x" * (most - now + mib << 20)
+    with mmap.mmap(-1, most - now + mib << 20) as memory:
+        for page in range(0, len(memory), mmap.PAGESIZE):
+            memory[page] = 1
 
 
 def test_a_case_is_the_same_wherever_it_is_made():
