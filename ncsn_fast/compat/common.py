@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ncsn_fast.inference.adopted import taken_over
+from ncsn_fast.models.score import Score
 from ncsn_fast.noise import check_seed
 from ncsn_fast.sampling import inputs
 from ncsn_fast.support.progress import Progress
@@ -122,6 +124,19 @@ def shown(
     return _Shown(network, dtype, whole)
 
 
+def engine(score: Score, adopt: bool, drawn: bool) -> dict[str, Any]:
+    """What a Sampler is told of a network.
+
+    Args:
+        score: as it is given.
+        adopt: whether an official network is taken over as ours.
+        drawn: whether noise is torch's: what is not ours then runs as it is, for it may draw too.
+    """
+    taken = taken_over(score, adopt=adopt)
+    prepare = not drawn or taken is not score
+    return {"score": taken, "prepare": prepare, "adopt": False}  # it has been asked
+
+
 def check_whole(x: Tensor, n: int) -> None:
     """Refuse a part of n samples, where something is seen or made for all of them at once.
 
@@ -148,6 +163,7 @@ def steps_shown(wanted: bool, steps: int) -> Iterator[Callable[[int, int], None]
 __all__ = [
     "check_noise",
     "check_whole",
+    "engine",
     "flag",
     "function",
     "in_turn",

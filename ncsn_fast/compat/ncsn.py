@@ -29,6 +29,7 @@ def anneal_Langevin_dynamics(  # the official name
     noise: str = "philox",
     seed: int | None = None,
     verbose: bool = False,
+    adopt: bool = True,
 ) -> list[Tensor]:
     """Annealed Langevin dynamics with the official signature and return value.
 
@@ -42,6 +43,7 @@ def anneal_Langevin_dynamics(  # the official name
             "torch", torch.randn_like in the official order.
         seed: of the "philox" noise; None draws one from torch's default generator.
         verbose: show a progress bar, of steps.
+        adopt: whether an official network is taken over as ours.
 
     Returns:
         CPU tensors (N, *shape) in [0, 1]: the state before every step, n_steps_each·L of them.
@@ -59,6 +61,7 @@ def anneal_Langevin_dynamics(  # the official name
         denoise=False,
         noise=noise,
         seed=seed,
+        adopt=adopt,
     )
     return [state.clamp(0, 1) for state in (x_mod.detach().cpu(), *states[:-1])]
 
@@ -73,6 +76,7 @@ def anneal_Langevin_dynamics_inpainting(
     *,
     noise: str = "philox",
     seed: int | None = None,
+    adopt: bool = True,
 ) -> list[Tensor]:
     """Inpainting of the right half of images with the official signature and return value.
 
@@ -83,7 +87,7 @@ def anneal_Langevin_dynamics_inpainting(
         x_mod: (references, repeats, C, H, H), the initial states, on the network's device. (The
             official code writes into them; here they are left alone.)
         refer_image: (references, C, H, H).
-        scorenet, sigmas, n_steps_each, step_lr, noise, seed: as above.
+        scorenet, sigmas, n_steps_each, step_lr, noise, seed, adopt: as above.
 
     Returns:
         For every step the CPU tensor (references·repeats, C, H, H), in [0, 1], before it.
@@ -103,6 +107,7 @@ def anneal_Langevin_dynamics_inpainting(
         order="ncsn",
         noise=noise,
         seed=seed,
+        adopt=adopt,
     )
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast.compat import common
-from ncsn_fast.inference.adopted import adopted, taken_over
+from ncsn_fast.inference.adopted import adopted
 from ncsn_fast.inference.foreign import PackedCalls
 from ncsn_fast.inference.prepare import prepare_for_inference
 from ncsn_fast.methods.levels import check_sigmas
@@ -298,14 +298,11 @@ def _states_after(
     last_only = common.flag("final_only", final_only)
     shown = common.shown(scorenet, initial.dtype)
     score = Score(shown, "score", "label", _counted(scorenet, sigmas))
-    taken = taken_over(score, adopt=adopt)
     sampler = Sampler(
-        taken,
+        **common.engine(score, adopt, whole),
         shape=tuple(initial.shape[1:]),
         method=table,
         precision="fp32",
-        prepare=not whole or taken is not score,
-        adopt=False,  # it has been asked
         device=initial.device,
     )
     states: list[Tensor] = []

@@ -56,6 +56,7 @@ def get_pc_sampler(
     batch_mean: bool = False,
     noise: str = "philox",
     seed: int | None = None,
+    adopt: bool = True,
 ) -> Callable[[Model], tuple[Tensor, int]]:
     """A predictor-corrector sampler, of N times evenly spaced from T to eps.
 
@@ -78,6 +79,7 @@ def get_pc_sampler(
         noise: "philox", this engine's noise (sample i of a seed is the same in every batch), or
             "torch", the generator of torch in the order of score_sde.
         seed: of the "philox" noise; None draws one at each call.
+        adopt: whether an NCSN, NCSNv2, NCSNv2_128 or NCSNv2_256 is taken over as ours.
 
     Returns:
         model → (samples (N, C, H, W) float32, the number of evaluations).
@@ -105,13 +107,12 @@ def get_pc_sampler(
     def made(model: Model) -> Sampler:
         common.function("model", model, _MODEL)
         return Sampler(
-            told.score(model),
-            shape[1:],
+            **common.engine(told.score(model), adopt, drawn),
+            shape=shape[1:],
             method=table,
             hold_noise=False,
             precision="fp32",
             graph=not drawn and "auto",
-            prepare=not drawn,
             device=device,
         )
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.official import Official
 
 import ncsn_fast as nf
 from ncsn_fast.compat import k_diffusion
@@ -394,3 +395,21 @@ def test_what_is_seen_or_made_for_the_whole_batch_is_not_cut():
         with pytest.raises(RuntimeError, match="4 samples at once do not fit in memory"):
             k_diffusion.sample_euler_ancestral(small, x, SIGMAS, **one)
     assert not seen
+
+
+def test_an_official_network_inside_a_denoiser_runs_as_ours_where_it_is_prepared():
+    net, x = Official(channels=2), torch.rand(2, 2, 8, 8)
+    levels = torch.cat([net.sigmas, torch.zeros(1)])
+
+    def run(network):
+        def model(x, sigma):
+            labels = (sigma[:, None] - net.sigmas).abs().argmin(1)
+            return x + sigma.view(-1, 1, 1, 1) ** 2 * network(x, labels)
+
+        return k_diffusion.sample_heun(model, x, levels, disable=True)
+
+    expected, calls = run(net), net.calls
+    assert calls >= 7
+    found = run(nf.prepare_for_inference(net, "fp32"))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert net.calls == calls + 1  # to be compared

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import networks
+from helpers.official import Louder, Official
 
 from ncsn_fast.compat import ncsnv2
 from ncsn_fast.compat.ncsn import anneal_Langevin_dynamics, anneal_Langevin_dynamics_inpainting
@@ -50,6 +51,36 @@ def test_with_torch_noise_the_list_is_the_official_one(network):
         torch.testing.assert_close(state, wanted, rtol=1e-5, atol=1e-5)
     assert torch.equal(states[0], before.clamp(0, 1))
     assert torch.equal(x, before)
+
+
+def inpainted(x, network, sigmas, *given, **named):
+    return anneal_Langevin_dynamics_inpainting(x[:, None], x, network, sigmas, *given, **named)
+
+
+@pytest.mark.parametrize("sample", [anneal_Langevin_dynamics, inpainted])
+@pytest.mark.parametrize("noise", ["philox", "torch"])
+def test_an_official_network_runs_as_ours_unless_it_shall_not(noise, sample):
+    def run(net, **adopt):
+        torch.manual_seed(1)
+        x = torch.rand(2, 2, 8, 8)
+        return torch.stack(sample(x, net, SIGMAS, 2, 8e-8, noise=noise, **adopt))
+
+    net, other = official(Official), official(Official)
+    torch.testing.assert_close(run(net), run(other, adopt=False), rtol=1e-5, atol=1e-5)
+    assert net.calls == 1  # to be compared
+    assert other.calls >= 10
+
+
+def official(kind):
+    return kind("NCSN", seed=7, sigmas=SIGMAS.astype(np.float32), channels=2)
+
+
+def test_one_that_computes_something_else_runs_as_it_is(caplog):
+    net, x = official(Louder), torch.rand(2, 2, 8, 8)
+    anneal_Langevin_dynamics(x, net, SIGMAS, 1, 8e-8, seed=0)
+    assert net.calls > 5
+    (line,) = caplog.messages
+    assert "Louder looks like an official network, but runs as it is: at noise level 0" in line
 
 
 def test_the_list_is_that_of_the_second_version_shifted_by_one():

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.official import Louder, Official
 from torch import nn
 
 import ncsn_fast as nf
@@ -164,6 +165,36 @@ def test_with_torchs_noise_the_samples_are_those_of_score_sde(sde, continuous, c
     torch.testing.assert_close(found, 2 * expected, rtol=2e-4, atol=2e-4)
     assert evaluations == asked == model.asked
     assert model.training
+
+
+def official(kind):
+    """Its NCSNv2: noise levels in float64, and "centered" in the place of "rescaled"."""
+    net = kind(sigmas=VESDE.discrete_sigmas.flip(0), channels=2, rescaled=True)
+    del net.rescaled
+    net.sigmas, net.centered = net.sigmas.double(), True
+    return net
+
+
+@pytest.mark.parametrize("sizes", [("none", "ald"), ("reverse_diffusion", "langevin")], ids=str)
+@pytest.mark.parametrize("noise", ["philox", "torch"])
+def test_its_ncsnv2_runs_as_ours_unless_it_shall_not(noise, sizes):
+    def run(net, **adopt):
+        arguments = (VESDE(), (2, 2, 8, 8), *sizes, lambda x: x, 0.16)
+        torch.manual_seed(1)
+        return get_pc_sampler(*arguments, noise=noise, **adopt)(nn.DataParallel(net))[0]
+
+    net, other = official(Official), official(Official)
+    torch.testing.assert_close(run(net), run(other, adopt=False), rtol=1e-4, atol=1e-4)
+    assert net.calls == 1  # to be compared
+    assert other.calls >= N
+
+
+def test_one_that_computes_something_else_runs_as_it_is(caplog):
+    net = official(Louder)
+    get_pc_sampler(VESDE(), (1, 2, 8, 8), None, "ald", lambda x: x, 0.16, seed=0)(net)
+    assert net.calls > N
+    (line,) = caplog.messages
+    assert "Louder looks like an official network, but runs as it is: at noise level 0" in line
 
 
 @pytest.mark.parametrize("sde", [VESDE(), VPSDE()], ids=["VE", "VP"])

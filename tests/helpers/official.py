@@ -38,3 +38,10 @@ class Official(nn.Module):
         if "sigmas" not in self._buffers:
             return output
         return output / self.sigmas[y].view(-1, 1, 1, 1)
+
+
+class Louder(Official):
+    """What looks like one, and is not: its scores are longer."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y) * 1.001

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import networks
 from helpers.networks import IMAGE_NETWORKS, SIGMAS, error, other_weights
-from helpers.official import ACTIVATIONS, Official
+from helpers.official import ACTIVATIONS, Louder, Official
 from torch import Tensor, nn
 
 import ncsn_fast as nf
@@ -158,11 +158,6 @@ def test_samplers_of_one_can_be_copied() -> None:
     images = run(2, seed=0)
     for other in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
         assert torch.equal(other(2, seed=0), images)
-
-
-class Louder(Official):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return super().forward(x, y) * 1.001
 
 
 class AtTheEnd(Official):
