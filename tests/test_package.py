@@ -62,6 +62,8 @@ load_checkpoint log_likelihood noise operators posterior prepare_for_inference s
 save_checkpoint sliced_score_matching use_backend
 """
 ROOMS = {
+    "ncsn_fast.guidance": "Denoised Guidance NetworkGuidance Nonlinear NormAdaptive Through "
+    "diffpir dps exact mmps pgdm tmpd",
     "ncsn_fast.data": "digits load_images load_pixels",
     "ncsn_fast.methods": "METHODS",
     "ncsn_fast.ops": "activate begin_step dsm_loss dsm_loss_and_gradient instance_norm_plus "

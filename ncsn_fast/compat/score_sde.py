@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast.compat import common
-from ncsn_fast.compat.score_sde_steps import Corrector, Diffusion, diffusion, predictor_corrector
+from ncsn_fast.compat.score_sde_steps import Diffusion, diffusion, predictor_corrector
+from ncsn_fast.guidance.norm_adaptive import NormAdaptive
 from ncsn_fast.inference.runner import Runner
 from ncsn_fast.models.base import evaluating, own_network
 from ncsn_fast.sampling import inputs
@@ -91,7 +92,7 @@ def get_pc_sampler(
     common.function("inverse_scaler", inverse_scaler, "of samples")
     shape = _batch(shape)
     told = diffusion(sde, common.flag("continuous", continuous), eps)
-    table, shares = predictor_corrector(
+    table, adapts = predictor_corrector(
         told,
         predictor,
         corrector,
@@ -100,7 +101,8 @@ def get_pc_sampler(
         probability_flow=common.flag("probability_flow", probability_flow),
         denoise=common.flag("denoise", denoise),
     )
-    together = common.flag("batch_mean", batch_mean)
+    together = shape[0] if common.flag("batch_mean", batch_mean) else None
+    guidance = NormAdaptive(table, adapts, together) if any(adapts) else None
     drawn = noise == "torch"
 
     @functools.lru_cache(maxsize=1)
@@ -116,20 +118,22 @@ def get_pc_sampler(
             device=device,
         )
 
+    def whole(row: int, x: Tensor, n: Tensor) -> None:
+        common.check_whole(x, shape[0])
+
     def pc_sampler(model: Model) -> tuple[Tensor, int]:
         sampler = made(model)
         where = sampler.device
         chosen = 0 if drawn else noise_source.chosen_seed(seed)
         initial = _prior(sde, told, shape, where, chosen, drawn)
         source = common.in_turn(lambda row: torch.randn_like(initial)) if drawn else None
-        whole = shape[0] if drawn or together else None
-        guidance = Corrector(shares, chosen, shape, where, source, together, whole)
         samples = sampler(
             shape[0],
             seed=chosen,
             initial=initial,
             noise=source,
-            guidance=guidance if any(shares) else None,
+            guidance=guidance,
+            callback=whole if drawn else None,
             batch_size=shape[0],
         )
         return inverse_scaler(samples), len(table)

@@ -16,12 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast import noise
-from ncsn_fast.compat.common import check_whole
-from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.methods.levels import nearest_level
 from ncsn_fast.models.score import Score
-from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
@@ -226,14 +222,14 @@ def predictor_corrector(
     *,
     probability_flow: bool,
     denoise: bool,
-) -> tuple[Table, list[float]]:
+) -> tuple[Table, list[bool]]:
     """The rows of a sampler: at each time the corrector's, then the predictor's.
 
-    "ald" is x ← x + 2k²·scale·n + 2k·scale·z with k = √α·r·std/scale. "langevin" is that with
-    k = √α·r, b = d = 0 and a guidance of weight w = 2k·scale, see :class:`Corrector`.
+    A corrector is x ← x + 2k²·scale·n + 2k·scale·z, with k = √α·r·std/scale of "ald", and √α·r of
+    "langevin", whose step goes by norms: its rows are for :class:`NormAdaptive`.
 
     Returns:
-        The table, and for each row k of "langevin", 0 elsewhere.
+        The table, and whether each row is one of "langevin".
     """
     predicts = _named("predictor", predictor, _PREDICTORS)
     corrects = _named("corrector", corrector, _CORRECTORS)
@@ -247,24 +243,20 @@ def predictor_corrector(
     n_steps = checks.count("n_steps", n_steps)
     before, after = n_steps * (corrects != "none"), int(predicts != "none")
     rows = (len(at.sigma), before + after)
-    a, b, d, w, shares = np.ones(rows), *np.zeros((4, *rows))
+    a, b, d, adapts = np.ones(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows, dtype=bool)
     k = np.sqrt(at.alpha) * ratio
     if corrects == "ald":
         k = k * at.std / at.scale
-        b[:, :before], d[:, :before] = (2 * k**2 * at.scale)[:, None], (2 * k * at.scale)[:, None]
-    elif corrects == "langevin":
-        shares[:, :before], w[:, :before] = k[:, None], (2 * k * at.scale)[:, None]
+    b[:, :before], d[:, :before] = (2 * k**2 * at.scale)[:, None], (2 * k * at.scale)[:, None]
+    adapts[:, :before] = corrects == "langevin"
     if after:
         mean, gain, spread = at.steps[predicts]
         a[:, -1], b[:, -1] = mean, gain / at.scale / (2 if probability_flow else 1)
         d[:, -1] = 0.0 if probability_flow else spread
         if denoise:
             d[-1, -1] = 0.0
-    columns = {"a": a, "b": b, "d": d, "w": w}
-    table = Table.of(
-        np.repeat(at.sigma, rows[1]), **{name: one.flatten() for name, one in columns.items()}
-    )
-    return table, shares.flatten().tolist()
+    columns = {"a": a.flatten(), "b": b.flatten(), "d": d.flatten()}
+    return Table.of(np.repeat(at.sigma, rows[1]), **columns), adapts.flatten().tolist()
 
 
 def _named(what: str, given: Any, known: dict[str, str]) -> str:
@@ -276,58 +268,4 @@ def _named(what: str, given: Any, known: dict[str, str]) -> str:
     return str(name)
 
 
-class Corrector(Guidance):
-    """score_sde's Langevin corrector, whose step size is made of norms.
-
-    With ρ = ‖z‖/‖n‖ its step x + α·s + √(2α)·z, α = 2k²·scale²·ρ², is x + w·ρ·(kρ·n + z) with
-    w = 2k·scale; ρ = 1 is the corrector of fixed step size.
-
-    Args:
-        shares: k for each row; 0 where nothing is corrected.
-        seed: of this engine's noise, of which sample i of the batch has that of id i.
-        shape: (N, *shape) of the batch.
-        device: where the chain runs.
-        source: row → (N, *shape), noise in its place.
-        together: whether norms are means over the batch.
-        whole: how many samples it has to see at once; None: any number.
-    """
-
-    def __init__(
-        self,
-        shares: list[float],
-        seed: int,
-        shape: tuple[int, ...],
-        device: torch.device,
-        source: Callable[[int], Tensor] | None,
-        together: bool,
-        whole: int | None,
-    ) -> None:
-        self._shares, self._shape = shares, shape[1:]
-        self._on_device = torch.tensor(shares, dtype=torch.float32, device=device)
-        self._ids = torch.arange(shape[0], device=device)
-        self._seed, self._source, self._together, self._whole = seed, source, together, whole
-
-    @property
-    def inputs(self) -> dict[str, Tensor]:
-        return {"ids": self._ids}
-
-    def __call__(self, x: Tensor, n: Tensor, sigma: Any, row: Any, **inputs: Tensor) -> Tensor:
-        if not isinstance(row, Tensor) and not self._shares[row]:
-            return torch.zeros_like(x)
-        if self._whole is not None:
-            check_whole(x, self._whole)
-        z = self._source(row) if self._source else self._noise(row, inputs["ids"])
-        lengths = [one.flatten(1).norm(dim=1) for one in (z, n)]
-        if self._together:
-            lengths = [one.mean()[None] for one in lengths]
-        ratio = per_sample(lengths[0] / lengths[1].clamp(min=torch.finfo(x.dtype).tiny), x)
-        place = row.view(1) if isinstance(row, Tensor) else torch.tensor([row], device=x.device)
-        return ratio * (self._on_device.index_select(0, place) * ratio * n + z)
-
-    def _noise(self, row: Any, ids: Tensor) -> Tensor:
-        return noise.normal(
-            self._shape, seed=self._seed, stream=noise.SAMPLER, sample_ids=ids, step=row
-        )
-
-
-__all__ = ["Corrector", "Diffusion", "diffusion", "predictor_corrector"]
+__all__ = ["Diffusion", "diffusion", "predictor_corrector"]

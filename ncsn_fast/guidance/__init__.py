@@ -2,6 +2,7 @@
 
 from ncsn_fast.guidance.base import Guidance, NetworkGuidance
 from ncsn_fast.guidance.nonlinear import Nonlinear
+from ncsn_fast.guidance.norm_adaptive import NormAdaptive
 from ncsn_fast.guidance.through import Denoised, Through, diffpir, dps, exact, mmps, pgdm, tmpd
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Guidance",
     "NetworkGuidance",
     "Nonlinear",
+    "NormAdaptive",
     "Through",
     "diffpir",
     "dps",

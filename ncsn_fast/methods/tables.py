@@ -223,8 +223,8 @@ def predictor_corrector(
     """Predictor-corrector sampling (Song et al. 2021, algorithm 2) with a fixed corrector step.
 
     At every level Langevin steps with α_i = 2(r·σ_i)², x ← x + (α_i/σ_i)·n + √(2α_i)·z, then one
-    step of the predictor. (The original scales α by the norms of z and s, averaged over the batch,
-    so that a sample depends on its neighbours; where n is a standard normal both agree.)
+    step of the predictor. (The original scales α by the norms of z and s; where n is a standard
+    normal both agree. ``nf.guidance.NormAdaptive`` does so, by the norms of each sample.)
 
     Args:
         sigmas: (L,) the model's noise levels, descending.

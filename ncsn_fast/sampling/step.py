@@ -14,6 +14,7 @@ from ncsn_fast import noise, ops
 from ncsn_fast.device import profiling
 from ncsn_fast.guidance.base import NetworkGuidance
 from ncsn_fast.guidance.noise_level import excess, held
+from ncsn_fast.guidance.norm_adaptive import NormAdaptive
 from ncsn_fast.noise import Word
 from ncsn_fast.reference import StepResult, per_sample
 from ncsn_fast.sampling.chain import Callback, Chain, Chunk
@@ -81,6 +82,8 @@ class Step:
         if guidance is not None and chain.table.remembers_score:
             # The history has to have the guidance in it: n of a score that it is added to.
             entering, guidance = n + row.sigma * guidance, None
+        if isinstance(chain.guidance, NormAdaptive):
+            entering, z = self._adapted(chain.guidance, row, n, z)
         with profiling.mark("update"):
             new = ops.sampler_update(
                 x,
@@ -151,7 +154,7 @@ class Step:
     def _drift(self, row: Row, x: Tensor, n: Tensor, back: Backward | None) -> Tensor | None:
         """What the caller's guidance adds."""
         guidance, given = self._chain.guidance, self._chunk.guiding
-        if guidance is None:
+        if guidance is None or isinstance(guidance, NormAdaptive):
             return None
         call = partial(guidance, x, n, row.sigma, row.row, **given)
         if isinstance(guidance, NetworkGuidance):
@@ -167,6 +170,19 @@ class Step:
             call = partial(guidance.drift, x, n, row.sigma, row.w, pull, **given)
         drift = _harmless("guidance()", call, x, n)
         return checks.same_shape("guidance()", drift, x.shape, x).to(x.dtype)
+
+    def _adapted(
+        self, guidance: NormAdaptive, row: Row, n: Tensor, z: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The score and the noise that enter, of a row whose step goes by their norms."""
+        if not isinstance(row.row, Tensor) and not guidance.rows[row.row]:
+            return n, z
+        chain, chunk = self._chain, self._chunk
+        if z is None:
+            key: dict[str, Any] = {"seed": row.seed, "sample_ids": chunk.ids, "step": row.step}
+            z = noise.normal(chain.shape, stream=noise.SAMPLER, **key)
+        ratio = guidance.ratio(n, z, row.row, **chunk.guiding)
+        return ratio.square() * n, ratio * z
 
 
 class EagerStep:

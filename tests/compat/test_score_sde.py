@@ -12,7 +12,7 @@ from torch import nn
 
 import ncsn_fast as nf
 from ncsn_fast.compat.score_sde import get_ode_sampler, get_pc_sampler
-from ncsn_fast.compat.score_sde_steps import Corrector, diffusion, predictor_corrector
+from ncsn_fast.compat.score_sde_steps import diffusion, predictor_corrector
 
 pytest_plugins = ["helpers.recorded_capture"]
 
@@ -238,10 +238,10 @@ def test_samples_have_the_law_of_the_data(sde):
 @pytest.mark.parametrize("sde", [VESDE(), VPSDE()], ids=["VE", "VP"])
 def test_captured_or_not_the_corrected_samples_are_the_same(sde, recorded):
     at = diffusion(sde, True, 1e-3)
-    table, shares = predictor_corrector(
+    table, adapts = predictor_corrector(
         at, "reverse_diffusion", "langevin", 0.16, 1, probability_flow=False, denoise=True
     )
-    corrector = Corrector(shares, 2, SHAPE, torch.device("cpu"), None, False, None)
+    corrector = nf.guidance.NormAdaptive(table, adapts)
     found = []
     for graph in (False, True):
         sampler = nf.Sampler(at.score(score), SHAPE[1:], method=table, graph=graph)
