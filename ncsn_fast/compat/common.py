@@ -97,31 +97,19 @@ def in_turn(
 class _Shown(nn.Module):
     """A network that is shown states, and noise levels, in a dtype of its own."""
 
-    def __init__(
-        self, network: Callable[..., Tensor], dtype: torch.dtype, whole: int | None
-    ) -> None:
+    def __init__(self, network: Callable[..., Tensor], dtype: torch.dtype) -> None:
         super().__init__()
-        self.network, self.dtype, self.whole = network, dtype, whole
+        self.network, self.dtype = network, dtype
 
     def forward(self, x: Tensor, condition: Tensor, **extra: Any) -> Tensor:
-        if self.whole is not None:
-            check_whole(x, self.whole)
         told = condition.to(self.dtype) if condition.is_floating_point() else condition
         output = self.network(x.to(self.dtype), told, **extra)
         return output.float() if isinstance(output, Tensor) else output
 
 
-def shown(
-    network: Callable[..., Tensor], dtype: torch.dtype, whole: int | None = None
-) -> Callable[..., Tensor]:
-    """The network as the engine may call it, with float32, for states that are given in ``dtype``.
-
-    Args:
-        whole: how many samples it has to see at once; None: any number.
-    """
-    if dtype == torch.float32 and whole is None:
-        return network
-    return _Shown(network, dtype, whole)
+def shown(network: Callable[..., Tensor], dtype: torch.dtype) -> Callable[..., Tensor]:
+    """The network as the engine calls it, with float32, for states that are given in ``dtype``."""
+    return network if dtype == torch.float32 else _Shown(network, dtype)
 
 
 def engine(score: Score, adopt: bool, drawn: bool) -> dict[str, Any]:
@@ -137,18 +125,6 @@ def engine(score: Score, adopt: bool, drawn: bool) -> dict[str, Any]:
     return {"score": taken, "prepare": prepare, "adopt": False}  # it has been asked
 
 
-def check_whole(x: Tensor, n: int) -> None:
-    """Refuse a part of n samples, where something is seen or made for all of them at once.
-
-    A batch that does not fit in memory comes in parts, and torch would draw other noise for each.
-
-    Raises:
-        RuntimeError: for a part.
-    """
-    if len(x) != n:
-        raise RuntimeError(f"{n} samples at once do not fit in memory: give fewer")
-
-
 @contextmanager
 def steps_shown(wanted: bool, steps: int) -> Iterator[Callable[[int, int], None] | None]:
     """A bar that counts steps, as the originals' do, where the engine counts rows of samples.
@@ -162,7 +138,6 @@ def steps_shown(wanted: bool, steps: int) -> Iterator[Callable[[int, int], None]
 
 __all__ = [
     "check_noise",
-    "check_whole",
     "engine",
     "flag",
     "function",

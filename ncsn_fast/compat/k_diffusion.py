@@ -47,6 +47,7 @@ from ncsn_fast.compat.k_diffusion_steps import Churn, Remembered, multistep
 from ncsn_fast.methods import tables
 from ncsn_fast.methods.levels import best_step_size, check_sigmas
 from ncsn_fast.models.score import Score
+from ncsn_fast.sampling.chunks import ALL
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
 from ncsn_fast.support.per_sample import one_each
@@ -301,9 +302,9 @@ def _run(
     # Networks there get the batch as a whole; should that not fit, what is as long as it is cut.
     inputs = {} if extra_args is None else extra_args
     extra = {name: value for name, value in inputs.items() if one_each(value, len(x))}
-    whole = None if source is None and callback is None else len(x)
+    whole = source is not None or callback is not None
     sampler = Sampler(
-        Score(common.shown(model, x.dtype, whole), "denoiser", "sigma"),
+        Score(common.shown(model, x.dtype), "denoiser", "sigma"),
         tuple(x.shape[1:]),
         method=table,
         graph="auto" if memory is None else False,
@@ -323,7 +324,7 @@ def _run(
             callback=callback and _report(callback, x, told, table, churn),
             extra=extra,
             shared={name: value for name, value in inputs.items() if name not in extra},
-            batch_size=len(x),
+            batch_size=ALL if whole else len(x),
             progress=progress,
         )
     return last.to(x.dtype)

@@ -30,6 +30,7 @@ from ncsn_fast.methods.tables import annealed_langevin
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.models.score import Score
 from ncsn_fast.sampling import inputs
+from ncsn_fast.sampling.chunks import ALL
 from ncsn_fast.sampling.editing import turning_noise
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
@@ -145,7 +146,7 @@ def anneal_Langevin_dynamics_inpainting(
         device=initial.device,
     )
     with evaluating(Score(scorenet).module):
-        sampler(len(initial), seed=0, initial=initial, noise=half.noise, batch_size=len(initial))
+        sampler(len(initial), seed=0, initial=initial, noise=half.noise, batch_size=ALL)
     return half.states
 
 
@@ -224,7 +225,6 @@ class _KnownHalf:
 
     def __call__(self, x: Tensor, labels: Tensor) -> Tensor:
         """x + α·score(x), x being the state with the known half imposed."""
-        common.check_whole(x, len(self._reference))
         x = torch.cat([self._corrupted, x[..., self._reference.shape[-1] :]], -1)
         self.states.append((x.clamp(0, 1) if self._clamp else x).to("cpu", self._like.dtype))
         score = checks.same_shape("the network", self._scorenet(x, labels), x.shape, x)
@@ -308,8 +308,6 @@ def _states_after(
     states: list[Tensor] = []
 
     def keep(row: int, x: Tensor, n: Tensor) -> None:
-        if whole or not last_only:
-            common.check_whole(x, len(initial))
         if row > 0 and not last_only:  # the official list begins after the first step
             states.append(x.to("cpu", initial.dtype))
 
@@ -320,8 +318,8 @@ def _states_after(
             initial=initial,
             noise=source,
             callback=keep,
-            # One chunk, as the official loop: torch's noise is drawn once per step for all samples.
-            batch_size=len(initial),
+            # torch's noise is drawn once per step for all samples, and so is a state in the list.
+            batch_size=len(initial) if last_only and not whole else ALL,
             progress=progress,
         )
     return [*states, last.to("cpu", initial.dtype)]

@@ -31,6 +31,7 @@ from ncsn_fast.guidance.norm_adaptive import NormAdaptive
 from ncsn_fast.inference.runner import Runner
 from ncsn_fast.models.base import evaluating, own_network
 from ncsn_fast.sampling import inputs
+from ncsn_fast.sampling.chunks import ALL
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
 
@@ -118,9 +119,6 @@ def get_pc_sampler(
             device=device,
         )
 
-    def whole(row: int, x: Tensor, n: Tensor) -> None:
-        common.check_whole(x, shape[0])
-
     def pc_sampler(model: Model) -> tuple[Tensor, int]:
         sampler = made(model)
         where = sampler.device
@@ -133,8 +131,7 @@ def get_pc_sampler(
             initial=initial,
             noise=source,
             guidance=guidance,
-            callback=whole if drawn else None,
-            batch_size=shape[0],
+            batch_size=ALL if drawn or together else shape[0],
         )
         return inverse_scaler(samples), len(table)
 

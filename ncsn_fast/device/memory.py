@@ -15,7 +15,12 @@ _GIB = 1 << 30
 
 
 def in_chunks(
-    n: int, size: int, work: Callable[[slice], None], again: Callable[[int], None]
+    n: int,
+    size: int,
+    work: Callable[[slice], None],
+    again: Callable[[int], None],
+    *,
+    halves: bool = True,
 ) -> None:
     """Work on n samples, some at a time; a chunk that does not fit in memory is halved.
 
@@ -28,14 +33,16 @@ def in_chunks(
             to the memory of a chunk that did not fit.
         again: is called with the number of samples that are done before a smaller chunk is tried,
             to give back memory and to take back what it counted.
+        halves: False refuses what does not fit.
 
     Raises:
-        RuntimeError: what ``work`` raises, be it that one sample alone does not fit.
+        RuntimeError: what ``work`` raises, be it that one sample alone does not fit; and where a
+            chunk does not that is not halved.
     """
     done, warned = 0, False
     while done < n:
         part = slice(done, min(done + size, n))
-        if _fits(work, part):
+        if _fits(work, part, halves):
             done = part.stop
             continue
         tried = part.stop - done
@@ -77,14 +84,18 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def _fits(work: Callable[[slice], None], part: slice) -> bool:
+def _fits(work: Callable[[slice], None], part: slice, halves: bool) -> bool:
     """Whether a chunk could be done. Once this returns nothing holds on to the memory of one that
     could not, as its error would."""
+    size = part.stop - part.start
     try:
         work(part)
     except RuntimeError as error:
-        if part.stop - part.start == 1 or not _out_of_memory(error):
+        if size == 1 or not _out_of_memory(error):
             raise
+        if not halves:
+            told = f"{size} samples at once do not fit in memory: give fewer, as they are not cut"
+            raise RuntimeError(told) from error
         return False
     return True
 

@@ -97,7 +97,10 @@ class NormAdaptive(Guidance):
             RuntimeError: for a part of the samples that are taken together.
         """
         if self.together not in (None, len(n)):
-            raise RuntimeError(f"{self.together} samples at once do not fit in memory: give fewer")
+            raise RuntimeError(
+                f"norms are means over {self.together} samples, of which {len(n)} are in this "
+                'chunk: give batch_size="all"'
+            )
         over, under = (one.flatten(1).norm(dim=1) for one in (z, n))
         if self.together is not None:
             over, under = over.mean(0, keepdim=True), under.mean(0, keepdim=True)

@@ -57,6 +57,7 @@ class Chain:
         backend: of the update; one that runs, "auto" has been resolved.
         precision: what the network computes in; likewise.
         prepared: whether the network makes its own 16 bits.
+        whole: whether the batch is one chunk, or refused where that does not fit in memory.
         call: the same object in all chains of a call, and in no other.
     """
 
@@ -81,6 +82,7 @@ class Chain:
     backend: str = "torch"
     precision: str = "fp32"
     prepared: bool = False
+    whole: bool = False
     call: object = field(default_factory=object)
 
     @property

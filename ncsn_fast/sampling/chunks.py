@@ -16,8 +16,10 @@ from ncsn_fast.sampling import loop
 from ncsn_fast.sampling.chain import Chain
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
+from ncsn_fast.support import checks
 from ncsn_fast.support.progress import Progress, ProgressWish
 
+ALL = "all"  # the batch size of samples that are never cut
 # Values of the state in one chunk when the batch size is left to the engine: on a CPU more images
 # at once only wear out the caches, on a GPU fewer leave it idle.
 _AUTO_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 22}
@@ -45,10 +47,14 @@ class SamplingInterrupted(KeyboardInterrupt):
 def size_of_chunks(
     n: int, batch_size: int | str, shape: Sequence[int], device: torch.device
 ) -> int:
-    """How many of n samples of a shape are computed at once, for a batch size or "auto".
+    """How many of n samples of a shape are computed at once, for a batch size, "auto" or "all".
 
     Left to the engine, chunks on a GPU are as even as they can be: all of them have that size.
     """
+    if isinstance(batch_size, str):
+        checks.choice("batch_size", batch_size, ("auto", ALL), "or a number of at least 1")
+        if batch_size == ALL:
+            return n
     budget = _AUTO_ELEMENTS["cpu" if device.type == "cpu" else "cuda"]
     size = min(n, chunk_size(batch_size, torch.Size(shape).numel(), budget))
     if batch_size == "auto" and capture.obstacle(device) is None:
@@ -64,7 +70,8 @@ def run_chunks(
     wish: ProgressWish,
     graphs: Graphs | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run a chain on its samples, some at a time; a chunk that does not fit in memory is halved.
+    """Run a chain on its samples, some at a time; a chunk that does not fit in memory is halved,
+    unless they are to be computed as a whole.
 
     On a GPU libraries choose how to add by the shape of what they are given. There all chunks have
     the same, so that a sample does not depend on which of them it is in: the last one, if there are
@@ -119,7 +126,7 @@ def run_chunks(
             progress.back_to(done * chain.steps)
 
         try:
-            in_chunks(len(ids), size, work, again)
+            in_chunks(len(ids), size, work, again, halves=not chain.whole)
         except KeyboardInterrupt:
             raise SamplingInterrupted(out[:done], ids[:done].tolist(), chain.seed) from None
         except SamplingError as error:
@@ -141,4 +148,4 @@ def _trajectory(chain: Chain, n: int) -> Tensor | None:
     return torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=locked)
 
 
-__all__ = ["SamplingInterrupted", "run_chunks", "size_of_chunks"]
+__all__ = ["ALL", "SamplingInterrupted", "run_chunks", "size_of_chunks"]

@@ -33,7 +33,7 @@ from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.sampling import inputs
 from ncsn_fast.sampling.chain import Callback, Chain, Drift, Noise
-from ncsn_fast.sampling.chunks import SamplingInterrupted, run_chunks, size_of_chunks
+from ncsn_fast.sampling.chunks import ALL, SamplingInterrupted, run_chunks, size_of_chunks
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.sampling.start import Start
@@ -178,9 +178,8 @@ class Sampler:
             start_level: first noise level to run, as an index into the ladder; the default
                 initial state is then that of this level. A method begins only at levels that its
                 table visits without a history (not so "dpmpp_2m").
-            noise: row → (n, *shape) tensor that replaces the engine's noise. It must depend on the
-                row alone: each chunk of the batch asks for its rows again. Such a chain runs
-                eagerly.
+            noise: row → (n, *shape) tensor in place of the engine's noise, by the row alone, as
+                every chunk of the batch asks for its rows again. Such a chain runs eagerly.
             mask, known: where the mask is 1 the state is held at ``known`` (model space), noised
                 to the level of each step and exact at the end; tensors or arrays that broadcast
                 to (n, *shape).
@@ -194,11 +193,11 @@ class Sampler:
             callback: called as (row, x, n) after every row with the state before the update and
                 the normalised score there. It runs per chunk, and on the host even where the chain
                 is captured. On a GPU the last chunk may have samples of the one before.
-            extra: further keyword inputs of the network that come one per sample: tensors and
-                arrays (n, …), lists and tuples of length n, cut as the batch is; of length 1 and
-                all else: one for all.
+            extra: further keyword inputs of the network, one per sample: tensors and arrays (n, …),
+                lists and tuples of length n, cut as the batch is; of length 1, and all else: all's.
             shared: further keyword inputs that all samples get as they are, of any length.
-            batch_size: samples per chunk, at least 1, or "auto". On a GPU the last bits of a sample
+            batch_size: samples per chunk, at least 1, "auto", or "all": never cut, but refused by a
+                RuntimeError where they do not fit in memory. On a GPU the last bits of a sample
                 depend on it, or on n where that is fewer, and on nothing else of the batch.
             progress: True for a bar, or a function (rows done, rows in all).
 
@@ -237,6 +236,7 @@ class Sampler:
                 score=running.score.sharing(shared),
                 precision=running.precision,
                 prepared=running.prepared,
+                whole=batch_size == ALL,
                 table=self.table.with_temperature(checks.number("temperature", temperature)),
                 shape=self.shape,
                 device=device,
@@ -381,7 +381,7 @@ def sample(
         clip, temperature: largest norm of the score, > 0; factor on the noise's variance, ≥ 0.
         every, callback: as for a Sampler's call; all states so far are in model space.
         extra, shared: further inputs of the network, one per image, and those of all images.
-        batch_size, progress: images at once, or "auto"; True for a bar, or (done, total) → None.
+        batch_size, progress: images at once, "auto", "all"; True for a bar, or f(done, total).
         settings: others of the method, or of a function of your own.
 
     Returns:

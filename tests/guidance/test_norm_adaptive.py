@@ -84,7 +84,7 @@ def test_a_sample_is_the_same_in_every_batch():
     assert (few - means[:3]).abs().max() > 1e-3
     one = NormAdaptive(sampler.table, together=1)
     assert torch.equal(sampler(1, seed=1, sample_ids=[3], guidance=one), alone)
-    with pytest.raises(RuntimeError, match="5 samples at once do not fit"):
+    with pytest.raises(RuntimeError, match="means over 5 samples, of which 2"):
         sampler(5, seed=1, guidance=NormAdaptive(sampler.table, together=5), batch_size=2)
 
 

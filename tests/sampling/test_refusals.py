@@ -10,7 +10,7 @@ import torch
 from engine_cases import SIGMAS, TABLE, gaussian, sampler
 
 import ncsn_fast as nf
-from ncsn_fast.sampling import inputs
+from ncsn_fast.sampling import chunks, inputs
 from ncsn_fast.table import Table
 
 
@@ -136,6 +136,33 @@ def test_a_chunk_that_does_not_fit_is_halved_and_said_once(caplog):
     ]
 
 
+def test_samples_that_belong_together_are_never_cut(monkeypatch):
+    """As nodes of molecules, whose network sees all of them."""
+    together, seen = torch.arange(8) % 3, []
+
+    def centred(x, sigma, together, room=8):
+        seen.append(len(x))
+        if len(x) > room:
+            raise torch.OutOfMemoryError("does not fit")
+        mean = torch.zeros(3, 3).index_add(0, together, x) / together.bincount()[:, None]
+        return (mean[together] - x) / (1 + sigma[:, None] ** 2)
+
+    def drawn(**call):
+        made = nf.Sampler(nf.Score(centred, "score", "sigma"), (3,), SIGMAS, TABLE)
+        return made(8, seed=1, **{"extra": {"together": together}, **call})
+
+    whole = drawn(batch_size="all")
+    monkeypatch.setattr(chunks, "_AUTO_ELEMENTS", {"cpu": 4 * 3, "cuda": 4 * 3})
+    assert (drawn() - whole).abs().max() > 0.1  # cut, which this network must not be
+    seen.clear()
+    assert torch.equal(drawn(batch_size="all"), whole)
+    assert set(seen) == {8}
+    seen.clear()
+    with pytest.raises(RuntimeError, match="8 samples at once do not fit in memory: give fewer"):
+        drawn(batch_size="all", shared={"room": 4})
+    assert seen == [8]
+
+
 @pytest.mark.parametrize(
     ("x", "keywords", "message"),
     [
@@ -184,7 +211,7 @@ def test_langevin_refuses_what_makes_no_sense(x, keywords, message):
         (lambda s: s(2, temperature=-1.0), "temperature = -1"),
         (lambda s: s(2, every=0), "every = 0"),
         (lambda s: s(2, batch_size=0), "batch_size = 0"),
-        (lambda s: s(2, batch_size="big"), "batch_size = 'big'"),
+        (lambda s: s(2, batch_size="big"), r"batch_size = 'big'.*\('auto', 'all'\)"),
         (lambda s: s(2, noise=lambda row: torch.zeros(3)), r"noise\(\) returned \(3,\)"),
         (lambda s: s(2, guidance=lambda *a: torch.zeros(3)), r"guidance\(\) returned \(3,\)"),
     ],
