@@ -30,7 +30,7 @@ from ncsn_fast.inference.fingerprints import fingerprints
 from ncsn_fast.inference.forms import summary
 from ncsn_fast.models import conv_forms
 from ncsn_fast.models.base import evaluating
-from ncsn_fast.models.packed_conv import PackedConv, bound_memory
+from ncsn_fast.models.packed_conv import PackedConv, bound_memory, has_adjoint
 from ncsn_fast.support.callables import layers
 
 _log = logging.getLogger("ncsn_fast")
@@ -84,7 +84,8 @@ class PackedCalls:
     """A network of others, called so that its convolutions run on packed weights.
 
     Those do that are ungrouped and in float32 on a CPU, whose weights are parameters, and that
-    neither autograd nor autocast watches. They return channels_last. All else runs as it is.
+    autocast does not watch; where autograd does, those without strides, and their gradients of
+    images. They return channels_last. All else runs as it is.
 
     When the network is first called with samples of a shape, it is called twice, as it is and
     packed, with the same of torch's random numbers, and with weights that have been looked at anew.
@@ -218,7 +219,9 @@ class PackedCalls:
             bound_memory([*others, packed.conv])
             with self._lock:
                 self._kept.setdefault(weight, {})[geometry] = packed
-        return packed.conv(call.input)
+        if backends.unwatched(*call[:2], *([] if bias is None else [bias])):
+            return packed.conv(call.input)
+        return packed.conv.watched(call.input, weight, bias)
 
 
 class PreparedModule(PackedCalls):
@@ -323,7 +326,11 @@ def _obstacle(call: _Call) -> str | None:
         return "under autocast"
     if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return _WATCHED
-    return None if backends.unwatched(x, *held) else _WATCHED
+    if backends.unwatched(x, *held):
+        return None
+    geometry = _pair(call.stride), _pair(call.padding), _pair(call.dilation)
+    pulls = backends.plain_call(x) and has_adjoint(weight.shape[2:], *geometry)
+    return None if pulls else _WATCHED
 
 
 def _pack(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any) -> _Packed:

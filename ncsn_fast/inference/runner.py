@@ -73,13 +73,19 @@ class Runner:
 
     def _forget(self) -> None:
         self._packed: tuple[PackedCalls, Score] | None = None
-        self._copy: _Copied | None = None
+        self._copies: dict[str, _Copied] = {}  # by the precision that is asked for
         self._place: torch.device | None = None
         self._lock = threading.Lock()
         self._running: list[PreparedNetwork] = []  # a copy once for each chain
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_packed", "_copy", "_place", "_lock", "_running")  # which a copy makes for itself
+        made = (
+            "_packed",
+            "_copies",
+            "_place",
+            "_lock",
+            "_running",
+        )  # each makes its own
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -91,7 +97,7 @@ class Runner:
         """What is to be run on a device, with the weights that the network has now.
 
         They stay as they are inside, whatever other threads and chains do meanwhile. Where it is to
-        be ``differentiable`` that is the score as it is: copies are for inference.
+        be ``differentiable`` it computes in float32.
 
         Raises:
             ValueError: where it is to be differentiable in less than float32, where weights with
@@ -113,14 +119,14 @@ class Runner:
                 'the size of 1/σ² and lost in fewer bits; give the sampler precision="fp32"'
             )
         copied = None
-        prepare = self._prepare and not differentiable
-        if prepare and net is not None:
+        if self._prepare and net is not None:
+            precision = own if differentiable else self._precision
             with self._lock:
-                copied = self._current(net, device, unless_hindered=own == "fp32")
+                copied = self._current(net, device, precision, unless_hindered=own == "fp32")
                 if copied is not None:
                     self._running.append(copied.network)
         if copied is None:
-            packs = prepare and own == "fp32" and device.type == "cpu"
+            packs = self._prepare and own == "fp32" and device.type == "cpu"
             yield Running(self._on_packed_weights() if packs else self._score, own, prepared=False)
             return
         try:
@@ -164,35 +170,39 @@ class Runner:
             return forms(prepared.network.modules())
 
     def _current(
-        self, net: ScoreNetwork, device: torch.device, unless_hindered: bool
+        self, net: ScoreNetwork, device: torch.device, precision: str, unless_hindered: bool
     ) -> _Copied | None:
         """The copy for a chain that begins; one that runs already is shared, and never changed.
 
         None where there can be none, if ``unless_hindered``.
         """
+        if self._place != device:  # elsewhere "auto" may be another
+            self._copies, self._place = {}, device
+        copied = self._copies.get(precision)
         try:
-            if self._copy is None or self._place != device:  # elsewhere "auto" may be another
+            if copied is None:
                 keep = False
-            elif any(one is self._copy.network for one in self._running):
-                keep = self._copy.network.agrees()
+            elif any(one is copied.network for one in self._running):
+                keep = copied.network.agrees()
             else:
                 keep = True
-                self._copy.network.refresh()
-            if not keep or self._copy is None:
-                prepared = prepare_for_inference(net, self._precision)
+                copied.network.refresh()
+            if not keep or copied is None:
+                prepared = prepare_for_inference(net, precision)
                 fn = prepared if self._score.fn is net else prepared.normalized
-                self._copy = _Copied(prepared, replace(self._score, fn=fn))
-                self._place = device
+                copied = self._copies[precision] = _Copied(prepared, replace(self._score, fn=fn))
         except CannotPrepare:
             if unless_hindered:
                 return None
             raise
-        return self._copy
+        if precision == "auto":  # which needs no second copy where it is one of those asked for
+            self._copies[copied.network.precision] = copied
+        return copied
 
     def release(self) -> None:
-        """Let go of the copy, or of what is packed; the next call makes it again."""
+        """Let go of the copies, or of what is packed; the next call makes them again."""
         with self._lock:
-            self._packed = self._copy = None
+            self._packed, self._copies = None, {}
 
 
 __all__ = ["Runner", "Running"]

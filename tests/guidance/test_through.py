@@ -12,7 +12,7 @@ import ncsn_fast as nf
 from ncsn_fast.guidance import Nonlinear, diffpir, dps, exact, mmps, pgdm, tmpd
 from ncsn_fast.guidance.base import NetworkGuidance
 from ncsn_fast.guidance.through import solve
-from ncsn_fast.inference.prepare import PreparedNetwork
+from ncsn_fast.models.packed_conv import PackedConv
 
 pytest_plugins = ["helpers.recorded_capture"]
 
@@ -315,24 +315,6 @@ def test_networks_of_ours_are_differentiated(rule):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_only_what_pulls_back_goes_without_the_prepared_copy(monkeypatch):
-    net, ran = network(), []
-    operator = nf.operators.Downsample(2, net.shape)
-    y = torch.rand(1, *operator.measured)
-    normalized = PreparedNetwork.normalized
-
-    def spied(self, *inputs, **given):
-        ran.append(self)
-        return normalized(self, *inputs, **given)
-
-    monkeypatch.setattr(PreparedNetwork, "normalized", spied)
-    sampler = nf.Sampler(net, method="euler", steps=4)
-    sampler(2, seed=0, guidance=mmps(operator, y, 0.1))
-    assert not ran
-    sampler(2, seed=0, guidance=diffpir(operator, y, 0.1))
-    assert ran
-
-
 def test_a_blind_network_is_guided_with_its_noise_held():
     net = network()
     operator = nf.operators.Downsample(2, net.shape)
@@ -385,6 +367,31 @@ def test_fewer_bits_are_refused(precision):
     with pytest.raises(ValueError, match=f"precision = '{precision}': guidance through"):
         sampler(2, seed=0, guidance=guidance)
     assert bool(sampler(2, seed=0, guidance=diffpir(operator, guidance.y, 0.3)).isfinite().all())
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_networks_run_prepared_and_give_what_they_give_as_they_are(precision, monkeypatch):
+    torch.manual_seed(0)  # a network without maxima, whose gradients do not jump
+    net = nf.NCSN(channels=1, image_size=8, ngf=4, sigmas=nf.geometric_sigmas(3.0, 0.05, 6)).eval()
+    operator = nf.operators.Downsample(2, net.shape)
+    guidance = mmps(operator, torch.rand(2, *operator.measured), 0.3)
+    back = PackedConv.adjoint
+    asked = []
+    monkeypatch.setattr(PackedConv, "adjoint", lambda conv: asked.append(conv) or back(conv))
+    found = []
+    for prepare in (False, True):
+        how = {"steps": 4, "precision": precision, "prepare": prepare}
+        sampler = nf.Sampler(net, method="ancestral", **how)
+        found.append(sampler(2, seed=0, guidance=guidance))
+        assert bool(asked) == (prepare and torch.backends.mkldnn.is_available())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-3 * float(found[0].abs().max()))
+    with torch.no_grad():
+        net.end_conv.weight.mul_(0.5)
+    other = sampler(2, seed=0, guidance=guidance)
+    assert float((other - found[1]).abs().max()) > 0.01  # it follows
+    plain = nf.Sampler(net, method="ancestral", steps=4, precision=precision, prepare=False)
+    expected = plain(2, seed=0, guidance=guidance)
+    torch.testing.assert_close(other, expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
 
 
 @torch.no_grad()

@@ -53,13 +53,13 @@ def net() -> Net:
 def packed(monkeypatch: pytest.MonkeyPatch) -> list[PackedConv]:
     """The packed convolutions that are called, one entry for each call."""
     calls: list[PackedConv] = []
-    forward = PackedConv.forward
+    run = PackedConv._form
 
-    def counted(self: PackedConv, x: Tensor) -> Tensor:
+    def counted(self: PackedConv, x: Tensor) -> Any:
         calls.append(self)
-        return forward(self, x)
+        return run(self, x)
 
-    monkeypatch.setattr(PackedConv, "forward", counted)
+    monkeypatch.setattr(PackedConv, "_form", counted)
     return calls
 
 
@@ -467,12 +467,34 @@ def test_a_score_that_is_a_gradient_is_right(packed) -> None:
             x = x.detach().requires_grad_()
             return -torch.autograd.grad(energy(x), x)[0]
 
-    calls = PackedCalls(score)
     transformed = PackedCalls(torch.func.grad(energy))
     for _ in range(2):
-        assert torch.equal(calls(*inputs()), score(*inputs()))
         assert torch.equal(transformed(inputs()[0]), -score(*inputs()))
     assert not packed
+    calls = PackedCalls(score)
+    for _ in range(2):
+        assert_near(calls(*inputs()), score(*inputs()))
+    assert len(packed) == 4
+    assert len(set(packed)) == 2  # the convolution, and that of its gradient
+
+
+def test_a_score_that_learns_gets_the_gradients_of_its_weights(packed) -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def score(x: Tensor, labels: Tensor) -> Tensor:  # as one is adapted to the samples in its call
+        with torch.enable_grad():
+            (conv(x) - x).square().sum().backward()
+        return conv.weight.grad.sum() * x
+
+    x, labels = inputs()
+    expected = score(x, labels), conv.weight.grad, conv.bias.grad
+    conv.weight.grad = conv.bias.grad = None
+    calls = PackedCalls(score)
+    calls._agreed[x.shape[1:]] = True  # a second call, to compare, would add to the gradients
+    found = calls(x, labels), conv.weight.grad, conv.bias.grad
+    assert packed
+    for one, other in zip(found, expected, strict=True):
+        assert_near(one, other)
 
 
 def test_per_sample_transforms_see_pytorchs_convolutions(packed) -> None:

@@ -7,6 +7,7 @@ import torch
 from helpers.networks import error, network
 
 from ncsn_fast.inference.prepare import PreparedNetwork, prepare_for_inference
+from ncsn_fast.models import packed_conv
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.packed_conv import PackedConv
 
@@ -102,6 +103,89 @@ def test_autograd_and_the_compiler_see_the_weight() -> None:
     assert x.grad is not None
     compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
     assert error(compiled(x.detach()), conv(x.detach())) < 1e-6
+
+
+THREE = {"kernel_size": 3, "padding": 1}
+GEOMETRIES = [
+    {"kernel_size": 3, "padding": 0, "bias": False},
+    {"kernel_size": 3, "padding": 2, "dilation": 2},
+    {"kernel_size": 1},
+    {"kernel_size": (2, 5), "padding": (1, 3)},
+    {"kernel_size": 3, "padding": 1, "stride": 2},
+    {"kernel_size": 1, "padding": 1},  # whose gradient no convolution gives
+]
+
+
+@needs_packing
+@pytest.mark.parametrize("form", ["direct", "F2", "F4"])
+@pytest.mark.parametrize("sides", [(8, 8), (7, 5)])
+@pytest.mark.parametrize(
+    ("settings", "pooled"), [(THREE, False), (THREE, True), *((one, False) for one in GEOMETRIES)]
+)
+def test_gradients_are_those_of_the_convolution(monkeypatch, form, sides, pooled, settings) -> None:
+    monkeypatch.setenv("NCSN_FAST_CONV", form)
+    torch.manual_seed(0)
+    conv = PackedConv(5, 7, **settings)
+    conv.pooled = pooled
+    conv.pack()
+    x = torch.randn(2, 5, *sides, requires_grad=True)
+    wide = torch.nn.Conv2d(5, 7, **settings).double()
+    wide.load_state_dict(conv.state_dict())
+    wanted, exact = [x, *conv.parameters()], [x.detach().double().requires_grad_()]
+    exact += wide.parameters()
+    y, z = conv(x), wide(exact[0])
+    z = torch.nn.functional.avg_pool2d(z, 2) if pooled else z
+    upstream = torch.randn(y.shape)
+    assert conv.pulls(x) == (settings not in GEOMETRIES[-2:])
+    for n in (1, len(wanted)):  # of the images alone, too
+        found = torch.autograd.grad(y, wanted[:n], upstream, retain_graph=True)
+        expected = torch.autograd.grad(z, exact[:n], upstream.double(), retain_graph=True)
+        for one, other in zip(found, expected, strict=True):
+            assert error(one.double(), other) < (2e-5 if form == "F4" else 2e-6)
+
+
+@needs_packing
+@pytest.mark.parametrize("pooled", [False, True])
+def test_second_gradients_are_those_of_the_convolution(pooled: bool) -> None:
+    torch.manual_seed(0)
+    conv = PackedConv(3, 3, 3, padding=1)
+    conv.pooled = pooled
+    conv.pack()
+    x = torch.randn(2, 3, 6, 6, requires_grad=True)
+    found = []
+    for packed in (conv.packed, None):
+        conv.packed = packed
+        (first,) = torch.autograd.grad(conv(x).pow(3).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), (x, conv.weight)))
+    for one, other in zip(*found, strict=True):
+        assert error(one, other) < 1e-5
+
+
+@needs_packing
+def test_gradients_of_weights_are_only_computed_where_they_are_wanted(monkeypatch) -> None:
+    conv = PackedConv(4, 4, 3, padding=1)
+    conv.pack()
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    monkeypatch.setattr(packed_conv.conv3x3, "aten_gradients", None)
+    torch.autograd.grad(conv(x).sum(), x)
+    with pytest.raises(TypeError):
+        torch.autograd.grad(conv(x).sum(), conv.weight)
+
+
+@needs_packing
+def test_weights_that_change_before_the_gradient_are_noticed() -> None:
+    conv = PackedConv(4, 4, 3, padding=1).requires_grad_(False)
+    conv.pack()
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    y = conv(x)
+    conv.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y.sum(), x)
+    conv.pack()
+    (found,) = torch.autograd.grad(conv(x).sum(), x)  # of the weight as it is now
+    x = x.detach().requires_grad_()
+    (expected,) = torch.autograd.grad(torch.nn.Conv2d.forward(conv, x).sum(), x)
+    assert error(found, expected) < 1e-6
 
 
 @needs_packing
