@@ -77,7 +77,7 @@ ROOMS = {
     "ncsn_fast.compat.adapters.azula": "score",
     "ncsn_fast.compat.adapters.deepinv": "Physics score",
     "ncsn_fast.compat.adapters.diffusers": "score",
-    "ncsn_fast.compat.adapters.sbi": "sample score",
+    "ncsn_fast.compat.adapters.sbi": "register sample score",
     "ncsn_fast.compat.adapters.torchebm": "score",
 }
 

@@ -14,6 +14,7 @@ import ncsn_fast as nf
 from ncsn_fast.compat.adapters import azula, deepinv, diffusers, sbi, torchebm
 from ncsn_fast.compat.adapters.times import Clock
 from ncsn_fast.methods import tables
+from ncsn_fast.methods.by_name import make_table
 from ncsn_fast.reference import per_sample
 
 
@@ -363,3 +364,78 @@ def test_a_unet_of_timesteps_without_their_noise_is_refused():
             unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2),
             EDMEulerScheduler(),
         )
+
+
+def drawn_there(posterior, n, x, steps, method, **settings):
+    """Samples of sbi's own loop, by our predictor; of its own where there is no method."""
+    ours = {"predictor": "ncsn_fast", "predictor_params": {"method": method, **settings}}
+    return posterior.sample(
+        (n,), x=x, steps=steps, show_progress_bars=False, reject_outside_prior=False,
+        **(ours if method else {}),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "ancestral", "predictor_corrector"])
+@pytest.mark.parametrize("kind", ["vp", "ve", "subvp"])
+def test_sbis_loop_takes_the_steps_of_this_engine(kind, method):
+    pytest.importorskip("sbi", reason="sbi is not installed")
+    sbi.register()
+    posterior = trained(sde_type=kind)
+    settings = {"snr": 0.1} if method == "predictor_corrector" else {}
+    estimator, score, x = posterior.vector_field_estimator, sbi.score(posterior), torch.ones(1, 2)
+    torch.manual_seed(4)
+    found = drawn_there(posterior, 3, x, 9, method, **settings)
+
+    torch.manual_seed(4)
+    begin = torch.randn(3, 1, 2)
+    times = estimator.solve_schedule(9)
+    alpha, std = (of(times)[:, 0].double() for of in (estimator.mean_t_fn, estimator.std_fn))
+    table = make_table(method, std / alpha, settings, {})
+    table = table[: -len(make_table(method, std[-1:] / alpha[-1:], settings, {}))]
+    sampler = nf.Sampler(score, (2,), method=table, precision="fp32")
+    expected = sampler(
+        3,
+        seed=0,
+        initial=((estimator.mean_base + estimator.std_base * begin) / alpha[0]).float().view(3, 2),
+        noise=lambda row: torch.randn(3, 1, 2).view(3, 2),
+        extra={"condition": x},
+    )
+    theta = (alpha[-1] * expected).float()
+    if estimator.compose_enabled:
+        theta = estimator.from_z(theta)
+    torch.testing.assert_close(found, theta, atol=5e-3, rtol=5e-3)
+
+
+def test_in_sbis_loop_samples_have_the_law_of_the_posterior(monkeypatch):
+    """Of an exact score; 200 evenly spaced times leave some per cent of the deviation."""
+    pytest.importorskip("sbi", reason="sbi is not installed")
+    sbi.register()
+    posterior, mean, deviation = trained(), torch.tensor([1.0, -1.0]), 0.5
+    estimator = posterior.vector_field_estimator
+
+    def gradient(self, theta, time, track_gradients=False):
+        alpha, std = estimator.mean_t_fn(time.reshape(1)), estimator.std_fn(time.reshape(1))
+        return (alpha * mean - theta) / (alpha**2 * deviation**2 + std**2)
+
+    monkeypatch.setattr(type(posterior.potential_fn), "gradient", gradient)
+    monkeypatch.setattr(type(estimator), "compose_enabled", False, raising=False)
+    torch.manual_seed(0)
+    found = drawn_there(posterior, 4000, torch.ones(1, 2), 200, "ancestral")
+    torch.testing.assert_close(found.mean(0), mean, atol=0.04, rtol=0)
+    assert found.std(0).tolist() == pytest.approx([deviation] * 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "dpmpp_2m"}, "method = 'dpmpp_2m': a step needs nothing of the one before"),
+        ({"method": "euler", "steps": 3}, "steps: which times are visited is said to sbi"),
+        ({"method": "euler", "eta": 0.5}, "method 'euler' takes no eta"),
+        ({"method": "ancestral", "eta": -1}, "eta = -1"),
+    ],
+)
+def test_what_is_no_step_of_its_own_is_refused_by_sbis_predictor(settings, message):
+    pytest.importorskip("sbi", reason="sbi is not installed")
+    sbi.register("ours")
+    with pytest.raises(ValueError, match=message):
+        trained().sample((2,), x=torch.ones(1, 2), predictor="ours", predictor_params=settings)

@@ -9,10 +9,15 @@ from torch import Tensor, nn
 
 from ncsn_fast import noise
 from ncsn_fast.compat.adapters.times import Clock
+from ncsn_fast.methods.by_name import check_taken, make_table
 from ncsn_fast.models.score import Score
 from ncsn_fast.reference import per_sample
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
+from ncsn_fast.table import Table
+
+# Methods of which a step needs nothing of the one before it.
+_SINGLE = ("ancestral", "euler", "heun", "predictor_corrector", "reverse_diffusion")
 
 
 class _Estimator(nn.Module):
@@ -112,4 +117,71 @@ def sample(
     return theta.view(n, len(observations), *shape)
 
 
-__all__ = ["sample", "score"]
+class _Predictor:
+    """A method of this engine as sbi's loop runs it, beside sbi's own class: a step between two
+    times at each call, on states of its own, of the potential's score."""
+
+    def __init__(self, potential_fn: Any, method: str = "ancestral", **settings: Any) -> None:
+        super().__init__(potential_fn)  # type: ignore[call-arg]
+        checks.choice("method", method, _SINGLE, "a step needs nothing of the one before it")
+        if fixed := sorted(settings.keys() & {"steps", "spacing", "rho"}):
+            raise ValueError(f"{', '.join(fixed)}: which times are visited is said to sbi, steps=")
+        check_taken(method, settings)
+        self._potential, self._method, self._settings = potential_fn, method, settings
+        self._estimator = _Estimator(potential_fn.vector_field_estimator)
+        self._rows(2.0, 1.0)  # what the method refuses it refuses now
+
+    def predict(self, theta: Tensor, t1: Tensor, t0: Tensor) -> Tensor:
+        """States (…, *shape) at the time t1, () both, taken to t0."""
+        (first, alpha), (last, kept) = (self._level(t) for t in (t1, t0))
+        x, history = theta / alpha, torch.zeros_like(theta)
+        table = self._rows(first, last)
+        for row in range(len(table)):
+            time, seen = (t1, alpha) if table.sigma[row] == table.sigma[0] else (t0, kept)
+            score = self._potential.gradient(seen * x, time).to(theta.device)
+            n = table.sigma[row] * seen * score
+            z = torch.randn_like(x) if table.d[row] else 0.0
+            new = table.a[row] * x + table.b[row] * n + table.c[row] * history + table.d[row] * z
+            x, history = new, table.e[row] * x + table.f[row] * n
+        return kept * x
+
+    def _level(self, time: Tensor) -> tuple[float, float]:
+        """σ/α and α at a time."""
+        alpha, std = (float(one) for one in self._estimator.scales(time.reshape(1)))
+        if not alpha > 0:
+            raise ValueError(f"at t = {float(time):g} states are noise alone: begin below it")
+        return std / alpha, alpha
+
+    def _rows(self, first: float, last: float) -> Table:
+        """A step from one level to another, or to 0: what leads on from there is left out."""
+
+        def table(*sigmas: float) -> Table:
+            levels = torch.tensor(sigmas, dtype=torch.float64)
+            return make_table(self._method, levels, self._settings, {})
+
+        return table(first, last)[: -len(table(last))] if last else table(first)
+
+
+def register(name: str = "ncsn_fast") -> None:
+    """Give sbi's own sampling loop the methods of this engine, as a predictor.
+
+        sbi.register()
+        posterior.sample((100,), predictor="ncsn_fast", predictor_params={"method": "heun"})
+
+    Its parameters are ``method`` ("ancestral", the default, "euler", "heun", "predictor_corrector"
+    or "reverse_diffusion") and settings of that as of :class:`nf.Sampler`, but ``steps``,
+    ``spacing`` and ``rho``: sbi says which times are visited. Noise is torch's, and the loop runs
+    as sbi has it, also on compositions of observations. (:func:`sample` has every method.)
+
+    Args:
+        name: what it is called there.
+
+    Raises:
+        ImportError: without sbi.
+    """
+    from sbi.samplers.score.predictors import Predictor, register_predictor
+
+    register_predictor(name)(type("NCSNPredictor", (_Predictor, Predictor), {}))
+
+
+__all__ = ["register", "sample", "score"]
