@@ -63,18 +63,19 @@ class Judge:
             )
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
         self._classifier = classifier
-        self._reference = Reference(_pixels(real[order[:number]]), classifier)
+        self._reference = Reference(pixels(real[order[:number]]), classifier)
         self.of_real = self(real[order[number : 2 * number]])
 
     def __call__(self, images: Tensor, classes: Tensor | None = None) -> Judged:
         """Judge images in [0, 1]; ``classes`` (N,) are those that were asked for."""
-        pixels = _pixels(images)
-        found = seen(self._classifier, pixels).probabilities.argmax(1)
+        told = pixels(images)
+        found = seen(self._classifier, told).probabilities.argmax(1)
         right = None if classes is None else float((found == classes).double().mean())
-        return Judged(right, self._reference.quality(pixels))
+        return Judged(right, self._reference.quality(told))
 
 
-def _pixels(images: Tensor) -> Tensor:
+def pixels(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8."""
     return (images * 255).round().to(torch.uint8)
 
 
@@ -141,5 +142,6 @@ __all__ = [
     "held_out",
     "markdown",
     "parser",
+    "pixels",
     "trained_on",
 ]

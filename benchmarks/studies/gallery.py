@@ -7,13 +7,21 @@ several scales of guidance (where the network knows classes), chains between cha
 middle was lost, and blurred and shrunk ones with noise. Of the last three the errors are a table:
 the peak signal-to-noise ratio of what was measured, of one sample of the posterior and of the mean
 of several, over real images that the network has not been trained on.
+
+And what two settings of a chain do: the same seeds at several temperatures, with a table of how
+good and how different their images are; and ``clip``, with chains of another score that run off.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,14 +33,25 @@ from ncsn_fast.benchmarks.studies.common import (
     held_out,
     markdown,
     parser,
+    pixels,
 )
 from ncsn_fast.device.environment import environment
+from ncsn_fast.evaluation.quality import Reference
 from ncsn_fast.guidance.operators import Blur, Downsample, Mask, Operator
+from ncsn_fast.methods.tables import langevin
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import Space, to_images
 from ncsn_fast.pictures import images as plots
+from ncsn_fast.pictures.curves import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCALES = (0.0, 1.0, 2.0, 4.0)
+TEMPERATURES = (0.5, 0.8, 1.0, 1.2)
+CLIPS = (1 / 32, 1 / 8, 1 / 2, 1.0)  # in lengths of the score at the smallest level, √D/σ_L
+_SHOWN = 16  # images a row of these
+_FAR_CLIP, _FAR_STEPS = 100.0, 60
 _FRAMES, _TURNS = 12, 12  # columns of the pictures of chains and of interpolations
 _NOISE = 0.05  # of measurements
 
@@ -120,8 +139,81 @@ def between(net: ScoreNetwork, pairs: int) -> Tensor:
     return to_images(net, nf.interpolate(sampler, pairs, _TURNS, seed=2).flatten(0, 1))
 
 
-def measure(model: str, data: str | None, out: Path, images: int, samples: int) -> dict[str, Any]:
-    """Write the pictures; return the errors."""
+def _noisy(net: ScoreNetwork) -> dict[str, Any]:
+    """A method of this network that adds noise: its own, if that does."""
+    return {} if nf.Sampler(net).table.adds_noise else {"method": "ancestral"}
+
+
+def at_temperatures(net: ScoreNetwork, number: int) -> dict[float, Tensor]:
+    """Images (N, C, H, W) of the same seed and ids at each temperature."""
+    settings = {"seed": 5, "progress": True, **_noisy(net)}
+    return {one: nf.sample(net, number, temperature=one, **settings) for one in TEMPERATURES}
+
+
+def clipped(net: ScoreNetwork, number: int) -> dict[float, tuple[float, Tensor]]:
+    """For each of ``CLIPS``, in how many of the steps it shortened the score, and the images
+    (N, C, H, W), of the same seed and ids."""
+    sampler = nf.Sampler(net, **_noisy(net))
+    longest = math.sqrt(math.prod(sampler.shape)) / min(sampler.table.sigma)
+    found = {}
+    for share in CLIPS:
+        bitten = 0
+
+        def count(row: int, x: Tensor, n: Tensor, most: float = share * longest) -> None:
+            nonlocal bitten
+            length = n.flatten(1).norm(dim=1) / sampler.table.sigma[row]
+            bitten += int((length > most * (1 - 1e-5)).sum())
+
+        states = sampler(number, seed=5, clip=share * longest, callback=count)
+        found[share] = bitten / (number * len(sampler.table)), to_images(net, states)
+    return found
+
+
+def far(clip: float | None, number: int = 8) -> Tensor:
+    """Chains (rows + 1, N) of Langevin dynamics on the score x - x³, whose modes are ±1, from -20
+    to 20, until one is no longer finite: steps of 0.02 run off beyond |x| = 10."""
+    score = nf.Score(lambda x: x - x**3, "score", "none")
+    sampler = nf.Sampler(score, (1,), method=langevin(0.02, _FAR_STEPS))
+    initial = torch.linspace(-20, 20, number)[:, None]
+    seen: list[Tensor] = []
+    with contextlib.suppress(nf.SamplingError):
+        callback = partial(_keep, seen)
+        seen.append(sampler(number, seed=0, initial=initial, clip=clip, callback=callback))
+    chains = torch.cat(seen, 1).T
+    lost = (~chains.isfinite().all(1)).nonzero()
+    return chains[: int(lost[0])] if len(lost) else chains
+
+
+def _keep(seen: list[Tensor], row: int, x: Tensor, n: Tensor) -> None:
+    seen.append(x)
+
+
+def clip_picture(found: dict[float, tuple[float, Tensor]]) -> Figure:
+    """Chains that run off, or are held; and a row of images for each clip of :func:`clipped`."""
+    figure = new_figure(9.5, 3.6, dpi=100)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    for clip, colour in ((None, "tab:red"), (_FAR_CLIP, "tab:blue")):
+        label = "without" if clip is None else f"clip = {clip:g}"
+        chains = far(clip).abs().numpy()
+        left.plot(chains, color=colour, linewidth=1, label=[label, *[None] * (chains.shape[1] - 1)])
+    left.set(yscale="log", ylim=(0.1, 1e4), xlabel="step", ylabel="|x|")
+    left.set_title("score x - x³, ε = 0.02", fontsize=10)
+    left.legend(frameon=False, fontsize=9)
+    rows = [images[: _SHOWN // 2] for _, images in found.values()]
+    grid = np.asarray(plots.image_grid(torch.cat(rows), columns=len(rows[0])))
+    right.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    height = len(grid) / len(rows)
+    told = [f"{Fraction(share)}: {100 * bitten:.0f} %" for share, (bitten, _) in found.items()]
+    right.set_yticks([height * (i + 0.5) for i in range(len(rows))], told, fontsize=9)
+    right.set_xticks([])
+    right.set_title("clip in √D/σ_L, and in how many steps it bites", fontsize=10)
+    return figure
+
+
+def measure(
+    model: str, data: str | None, out: Path, images: int, samples: int, number: int = 100
+) -> dict[str, Any]:
+    """Write the pictures; return the errors, and the quality at each temperature."""
     net = nf.load_checkpoint(model).eval()
     real = held_out(model, data)
     out.mkdir(parents=True, exist_ok=True)
@@ -131,6 +223,12 @@ def measure(model: str, data: str | None, out: Path, images: int, samples: int) 
     plots.save_grid(out / "between.png", between(net, 6), columns=_TURNS)
     if classes := getattr(net, "classes", ()):
         plots.save_grid(out / "guidance.png", by_guidance(net), columns=len(classes))
+    warm = at_temperatures(net, number)
+    titled = {f"temperature {one:g}": found for one, found in warm.items()}
+    plots.save_panels(out / "temperature.png", titled, count=_SHOWN, columns=_SHOWN, per_row=1)
+    save_figure(out / "clip.png", clip_picture(clipped(net, _SHOWN)))
+    reference = Reference(pixels(real))
+    quality = {one: reference.quality(pixels(found)) for one, found in warm.items()}
     errors = {}
     shape, real = net.shape, real[:images]
     assert len(shape) == 3
@@ -150,15 +248,27 @@ def measure(model: str, data: str | None, out: Path, images: int, samples: int) 
         "images": len(real),
         "environment": environment(net.sigmas.device),
         "errors": errors,
+        "temperatures": {
+            f"{one:g}": {name: getattr(found, name) for name in ("frechet", "precision", "recall")}
+            for one, found in quality.items()
+        },
+        "drawn": number,
     }
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """The table of errors."""
+    """The tables of errors and of temperatures."""
     errors = report["errors"]
     head = [f"PSNR in dB, {report['images']} images", *next(iter(errors.values()))]
     rows = [[title, *(f"{v:.1f}" for v in row.values())] for title, row in errors.items()]
-    return "\n".join(markdown(head, rows))
+    lines = [*markdown(head, rows), ""]
+    head = [f"temperature, {report['drawn']} images", "precision", "recall", "Fréchet distance"]
+    rows = []
+    for one, found in report["temperatures"].items():
+        distance = "" if found["frechet"] is None else f"{found['frechet']:.2f}"
+        shares = [f"{100 * found[name]:.0f} %" for name in ("precision", "recall")]
+        rows.append([one, *shares, distance])
+    return "\n".join([*lines, *markdown(head, rows)])
 
 
 def main() -> None:
@@ -166,11 +276,13 @@ def main() -> None:
     add_model(command)
     command.add_argument("--images", type=int, default=32, help="that are reconstructed")
     command.add_argument("--samples", type=int, default=8, help="of the posterior of each")
+    command.add_argument("-n", "--number", type=int, default=100, help="images of a temperature")
     add_output(command, "gallery.json, gallery.md and the pictures")
     options = command.parse_args()
     if options.out is None:
         command.error("give --out, the folder for the pictures")
-    report = measure(options.model, options.data, options.out, options.images, options.samples)
+    numbers = options.images, options.samples, options.number
+    report = measure(options.model, options.data, options.out, *numbers)
     deliver(options, "gallery", report, as_markdown(report))
 
 

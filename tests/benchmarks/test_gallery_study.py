@@ -13,6 +13,7 @@ import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies import gallery, guidance, progress
 from ncsn_fast.benchmarks.studies.common import Judged
 from ncsn_fast.data.digits import digits
+from ncsn_fast.evaluation.pixel_distance import nearest_distance
 from ncsn_fast.evaluation.quality import Quality
 
 
@@ -32,7 +33,7 @@ def data(tmp_path_factory):
 
 
 def test_few_images_fill_their_rows(model, data, tmp_path):
-    report = gallery.measure(model, data, tmp_path, images=3, samples=2)
+    report = gallery.measure(model, data, tmp_path, images=3, samples=2, number=6)
     assert report["images"] == 3
     assert all(math.isfinite(v) for row in report["errors"].values() for v in row.values())
     for name in ("middle_lost", "blurred", "half_the_size"):
@@ -40,9 +41,12 @@ def test_few_images_fill_their_rows(model, data, tmp_path):
             width, height = picture.size
         # Of each image the real one, what was measured, the mean and two samples.
         assert width / height == pytest.approx((3 * 9 - 1) / (5 * 9 - 1), rel=0.01)
-    for name in ("samples", "chain", "between", "guidance"):
+    for name in ("samples", "chain", "between", "guidance", "temperature", "clip"):
         assert (tmp_path / f"{name}.png").exists()
-    assert "| middle lost |" in gallery.as_markdown(report)
+    table = gallery.as_markdown(report)
+    assert "| middle lost |" in table
+    assert "| temperature, 6 images | precision | recall | Fréchet distance |" in table
+    assert list(report["temperatures"]) == ["0.5", "0.8", "1", "1.2"]
 
 
 def test_rows_of_scales_and_columns_of_classes(model):
@@ -57,6 +61,43 @@ def test_rows_of_scales_and_columns_of_classes(model):
         score = nf.guided(net, scale)
         settings = {"seed": 4, "method": "euler", "steps": 4, "extra": {"classes": classes}}
         assert torch.equal(row, nf.sample(score, 3, **settings))
+
+
+@pytest.mark.slow
+def test_colder_images_are_nearer_to_those_of_the_training(monkeypatch):
+    monkeypatch.setattr(gallery, "TEMPERATURES", (0.5, 1.2))
+    found = gallery.at_temperatures(nf.load_checkpoint("digits"), 16)
+    train = digits("train").images
+    distances = {one: float(nearest_distance(x, train).mean()) for one, x in found.items()}
+    assert distances[0.5] < distances[1.2]
+
+
+@pytest.mark.slow
+def test_a_clip_below_the_length_of_the_last_scores_leaves_noise(monkeypatch):
+    monkeypatch.setattr(gallery, "CLIPS", (1 / 32, 1 / 2, 1.0))
+    net = nf.load_checkpoint("digits")
+    found = gallery.clipped(net, 4)
+    free = nf.sample(net, 4, seed=5)
+    bitten = [share for share, _ in found.values()]
+    off = [float((images - free).square().mean().sqrt()) for _, images in found.values()]
+    assert bitten[0] > bitten[1] > bitten[2] == 0
+    assert off[0] > off[1] > off[2] == 0
+
+
+def test_chains_of_a_steep_score_run_off_and_clip_holds_them():
+    lost, held = gallery.far(None), gallery.far(100.0)
+    assert lost.shape == (5, 8)
+    assert lost.isfinite().all()
+    assert float(lost[-1].abs().max()) > 1e20
+    assert held.shape == (61, 8)
+    assert float(held[-1].abs().max()) < 3
+    assert held[1, 0] - held[0, 0] == pytest.approx(2, abs=1)  # 100 steps of 0.02, and noise
+
+
+def test_a_network_whose_method_adds_no_noise_is_warmed_by_another(model):
+    net = nf.load_checkpoint(model)
+    net.sampling = {"method": "euler"}
+    assert set(gallery.at_temperatures(net, 2)) == set(gallery.TEMPERATURES)
 
 
 def test_more_samples_than_real_images_are_refused_before_any_is_drawn(model, data, monkeypatch):
