@@ -34,7 +34,7 @@ class NormAdaptive(Guidance):
 
     Attributes:
         table: that of the sampler.
-        rows: whether each row adapts; default: those that are Langevin steps, d² = 2·b·σ.
+        rows: a list, whether each row adapts; default: those that are Langevin steps, d² = 2·b·σ.
         together: how many samples the norms are means over, which have to be the whole batch; None:
             each sample has its own.
 
@@ -49,6 +49,9 @@ class NormAdaptive(Guidance):
     def __post_init__(self) -> None:
         if not isinstance(self.table, Table):
             raise ValueError(f"table is a {type(self.table).__name__}: give that of the sampler")
+        given = isinstance(self.rows, (list, tuple)) and all(row in (0, 1) for row in self.rows)
+        if not given:
+            raise ValueError(f"rows = {self.rows!r:.80}: give a list of True and False, one a row")
         rows = [bool(row) for row in self.rows or _langevin(self.table)]
         if len(rows) != len(self.table) or not any(rows):
             raise ValueError(

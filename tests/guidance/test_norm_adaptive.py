@@ -140,6 +140,8 @@ def test_a_replay_on_a_gpu_equals_eager():
         (lambda: NormAdaptive("table"), "table is a str: give that of the sampler"),
         (lambda: NormAdaptive(dpmpp_2m(SIGMAS)), "0 of 12 rows adapt.*has to be a Langevin step"),
         (lambda: NormAdaptive(annealed_langevin(SIGMAS, 1e-3, 1), [True]), "1 of 1 rows adapt"),
+        (lambda: NormAdaptive(annealed_langevin(SIGMAS, 1e-3, 1), 5), "rows = 5: give a list"),
+        (lambda: NormAdaptive(annealed_langevin(SIGMAS, 1e-3, 1), ["no"]), "rows = .'no'."),
         (lambda: NormAdaptive(annealed_langevin(SIGMAS, 1e-3, 1), together=0), "together = 0"),
     ],
 )
