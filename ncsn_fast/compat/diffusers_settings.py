@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,13 +66,6 @@ def _between(low: float, high: float) -> Check:
     return check
 
 
-def _positive(name: str, value: Any) -> float:
-    found = checks.number(name, value)
-    if not 0 < found < math.inf:
-        raise ValueError(f"{name} = {found}: give a finite positive number")
-    return found
-
-
 def _whole(least: int, most: int) -> Check:
     def check(name: str, value: Any) -> int:
         if (found := checks.count(name, value, least)) > most:
@@ -120,19 +112,19 @@ def _settings(name: str, value: Any) -> dict[str, Any]:
 # Every setting of NCSNScheduler.
 _CHECKS: dict[str, Check] = {
     "num_train_timesteps": _whole(2, MOST_LEVELS),
-    "sigma_max": _optional(_positive),
-    "sigma_min": _optional(_positive),
+    "sigma_max": _optional(checks.positive),
+    "sigma_min": _optional(checks.positive),
     "sigmas": _optional(_levels),
     "prediction_type": _one_of(*PREDICTIONS),
     "timestep_type": _one_of(*TIMESTEPS),
-    "sigma_data": _optional(_positive),
+    "sigma_data": _optional(checks.positive),
     "scaled_state": flag,
     "method": _one_of(*METHODS),
-    "step_size": _optional(_positive),
+    "step_size": _optional(checks.positive),
     "steps_per_level": _whole(1, MOST_LEVELS),
     "denoise": flag,
     "spacing": _one_of(AUTO, *SPACINGS),
-    "rho": _positive,
+    "rho": checks.positive,
     "settings": _optional(_settings),
     "seed": _optional(lambda name, value: check_seed(value)),
     "beta_start": _between(0, 1),
@@ -142,10 +134,10 @@ _CHECKS: dict[str, Check] = {
     "rescale_betas_zero_snr": flag,
     "sigma_schedule": _optional(_one_of(*SIGMA_SCHEDULES)),
     "clip_sample": flag,
-    "clip_sample_range": _positive,
+    "clip_sample_range": checks.positive,
     "thresholding": flag,
     "dynamic_thresholding_ratio": _between(0, 1),
-    "sample_max_value": _positive,
+    "sample_max_value": checks.positive,
     "variance_type": _optional(_one_of(*_VARIANCES, *LEARNED)),
 }
 OWN = frozenset(_CHECKS)

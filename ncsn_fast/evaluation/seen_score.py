@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,8 @@ class Seen:
         sigma: the level.
         error: the mean of (n + z)², 1 for a network that returns 0, less for one that knows more.
         worse: by how many standard errors that is more than of a network that returns 0.
-        length: c by which n has to be multiplied to be -z at best; 1 of an exact score.
+        length: c by which n has to be multiplied to be -z at best; 1 of an exact score, infinite of
+            one that is 0.
         doubt: by how many standard errors n is not as long as it should be.
     """
 
@@ -58,7 +60,7 @@ def _at(score: Score, x: Tensor, sigmas: Tensor, level: int, seed: int) -> Seen:
         float(sigmas[level]),
         float((n + z).square().mean()),
         _standard_errors(own + 2 * both),
-        -float(both.sum() / own.sum()),
+        -float(both.sum() / own.sum()) if bool(own.sum() != 0) else math.inf,
         abs(_standard_errors(both + own)),
     )
 
@@ -91,6 +93,11 @@ def remarks(seen: list[Seen]) -> list[str]:
     found = []
     if broken := [one for one in seen if not one.error < float("inf")]:
         found.append(f"at σ = {broken[0].sigma:g} the score is not finite")
+    if silent := [one for one in seen if one.length == math.inf]:
+        found.append(
+            f"at σ = {silent[0].sigma:g} the score is 0 everywhere: have the weights been loaded? "
+            "Some networks begin with a last layer of zeros"
+        )
     useless = [one for one in seen if one.worse > _ERRORS]
     if useless:
         found.append(
@@ -99,6 +106,7 @@ def remarks(seen: list[Seen]) -> list[str]:
             "1): were its kind, its condition and the range of the data said rightly? At levels "
             "that it was not trained on, leave these out"
         )
+    seen = [one for one in seen if one.length != math.inf]
     off = [s for s in seen if abs(s.length - 1) > _OFF and s.doubt > _ERRORS and s.worse < 0]
     if off:
         worst = max(off, key=lambda one: abs(one.length - 1))

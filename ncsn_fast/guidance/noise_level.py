@@ -44,7 +44,7 @@ def holds_noise(wish: bool | None, score: Score, table: Table) -> bool:
     reason = None
     if score.condition not in ("none", "label") or (ours is not None and ours.sees_sigma):
         reason = "this network is told the noise level, and what n is follows it"
-    elif score.kind not in _KINDS[str(score.condition)] or score.sigma_data is not None:
+    elif score.kind not in _KINDS[str(score.condition)] or (score.sigma_data or score.input_scale):
         reason = (
             f"of a network that returns {score.kind!r} and is told {score.condition!r} n goes by "
             "the table's σ; held is the noise of those that return it normalised, whatever it is"

@@ -111,9 +111,7 @@ class ScoreScaled(LinearGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "weight", checks.number("weight", self.weight))
-        if not (math.isfinite(self.weight) and self.weight > 0):
-            raise ValueError(f"weight = {self.weight}: give a finite positive number, such as 1.0")
+        object.__setattr__(self, "weight", checks.positive("weight", self.weight))
 
     def drift(self, gradient: Tensor, n: Tensor, sigma: Number) -> Tensor:
         # Where the measurement is met exactly there is no direction: 0, not 0/0.

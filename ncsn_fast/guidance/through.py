@@ -180,7 +180,7 @@ def dps(operator: Operator | Nonlinear, y: Measurement, zeta: float = 1.0) -> Th
         ValueError: for a y that A does not measure, or a ζ out of range; for a table with a row in
             which guidance has no weight (w = 0), when it is sampled.
     """
-    return DPS(operator, measurement(y), partial(dps_rule, zeta=_positive("zeta", zeta)))
+    return DPS(operator, measurement(y), partial(dps_rule, zeta=checks.positive("zeta", zeta)))
 
 
 def pgdm(
@@ -208,7 +208,7 @@ def pgdm(
     rule = partial(
         pgdm_rule,
         noise_std=_at_least_0("noise_std", noise_std),
-        data_std=_positive("data_std", data_std),
+        data_std=checks.positive("data_std", data_std),
         iterations=checks.count("iterations", iterations),
     )
     return Through(operator, measurement(y), rule)
@@ -280,7 +280,7 @@ def diffpir(
     rule = partial(
         diffpir_rule,
         noise_std=_at_least_0("noise_std", noise_std),
-        weight=_positive("weight", weight),
+        weight=checks.positive("weight", weight),
         iterations=checks.count("iterations", iterations),
     )
     return Through(operator, measurement(y), rule, differentiates=False)
@@ -335,12 +335,6 @@ def _lengths(x: Tensor) -> Tensor:
 
 def _tiny(like: Tensor) -> float:
     return torch.finfo(like.dtype).tiny
-
-
-def _positive(name: str, value: float) -> float:
-    if not (math.isfinite(checks.number(name, value)) and value > 0):
-        raise ValueError(f"{name} = {value}: give a finite positive number, such as 1.0")
-    return float(value)
 
 
 def _at_least_0(name: str, value: float) -> float:

@@ -9,7 +9,6 @@ network and the update and nothing else.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -91,6 +90,7 @@ class Score:
             "timestep". For "label", where they are not given, they are the network's own
             ``sigmas``, if it has such an attribute, else the sampler's.
         sigma_data: σ_data > 0 of its input's scaling; None: it sees x itself.
+        input_scale: σ ↦ α > 0, (B,) → (B,), in place of σ_data: it sees α·x = α·x₀ + ασ·z.
         quantize: whether σ between two levels is told as the nearer of them. Otherwise a "label"
             refuses it, and a "timestep" (then float32) is interpolated linearly in ln σ.
 
@@ -104,6 +104,7 @@ class Score:
     condition: str | Callable[[Tensor], Tensor] = "label"
     sigmas: Tensor | None = None
     sigma_data: float | None = field(default=None, kw_only=True)
+    input_scale: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
     quantize: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -119,10 +120,11 @@ class Score:
                 f"condition = {self.condition!r:.80} is unknown; choose one of {list(CONDITIONS)}, "
                 "or give a function of σ"
             )
-        data = None if self.sigma_data is None else checks.number("sigma_data", self.sigma_data)
+        data = None if self.sigma_data is None else checks.positive("sigma_data", self.sigma_data)
         checks.choice("quantize", self.quantize, (True, False), "whether levels are rounded")
-        if data is not None and not (math.isfinite(data) and data > 0):
-            raise ValueError(f"sigma_data = {data}: the scale of data is finite and positive")
+        if self.input_scale is not None and (data or not callable(self.input_scale)):
+            other = "given beside sigma_data" if data else type(self.input_scale).__name__
+            raise ValueError(f"input_scale is {other}: give the function σ ↦ α, or sigma_data")
         if data is None and self.kind in _SCALED:
             raise ValueError(
                 f"kind {self.kind!r} belongs to a network that sees a scaled state: give "
@@ -167,8 +169,8 @@ class Score:
             ValueError: for ᾱ that are no such numbers. (Where the last is 0, zero terminal
                 signal-to-noise, σ is infinite: leave that timestep out.)
         """
-        sigmas = ddpm_sigmas(alphas_cumprod)
-        return cls(fn, kind, "timestep", sigmas, sigma_data=1.0, quantize=quantize)
+        levels = "timestep", ddpm_sigmas(alphas_cumprod)
+        return cls(fn, kind, *levels, sigma_data=1.0, quantize=quantize)
 
     @classmethod
     def vp(
@@ -191,17 +193,15 @@ class Score:
         Raises:
             ValueError: for betas that are none such.
         """
-        sigmas = vp_sigmas(beta_min, beta_max)
         told = functools.partial(vp_time, beta_min=beta_min, beta_max=beta_max)
-        return cls(fn, kind, told, sigmas, sigma_data=1.0)
+        return cls(fn, kind, told, vp_sigmas(beta_min, beta_max), sigma_data=1.0)
 
     @classmethod
     def edm(cls, fn: Callable[..., Tensor], sigma_data: float = 0.5) -> Score:
         """EDM's raw network F(c_in·x, c_noise) (Karras et al. 2022, table 1).
 
         D = c_skip·x + c_out·F with c_in = 1/√(σ² + σ_data²), c_skip = σ_data²·c_in²,
-        c_out = σ·σ_data·c_in and c_noise = ln σ / 4. Where fn computes D it is
-        Score(fn, "denoiser", "sigma").
+        c_out = σ·σ_data·c_in and c_noise = ln σ / 4.
         """
         return cls(fn, "edm", "c_noise", sigma_data=sigma_data)
 
@@ -234,11 +234,13 @@ class Score:
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """(p, q), each of the shape of sigma, with n = p·x + q·output."""
         given = KINDS[self.kind](sigma, self.c_in(sigma), self.sigma_data or 0.0)
-        p, q = (torch.as_tensor(value, dtype=sigma.dtype, device=sigma.device) for value in given)
-        return p.expand_as(sigma), q.expand_as(sigma)
+        p, q = (torch.as_tensor(value).to(sigma).expand_as(sigma) for value in given)
+        return p, q
 
     def c_in(self, sigma: Tensor) -> Coefficient:
         """The factor on x on its way into the network, of the shape of sigma; 1.0 for none."""
+        if self.input_scale is not None:
+            return checks.same_shape("input_scale()", self.input_scale(sigma), sigma.shape, sigma)
         if self.sigma_data is None:
             return 1.0
         return (sigma.square() + self.sigma_data**2).rsqrt()
@@ -253,12 +255,13 @@ class Score:
         Raises:
             ValueError: for levels of another kind or shape.
         """
-        level = levels_each(sigma, x)
-        return per_sample(self.c_in(level) * torch.ones_like(level), x) * x
+        level = levels_each(sigma, x).to(torch.promote_types(x.dtype, torch.float32))
+        return (per_sample(self.c_in(level) * torch.ones_like(level), x) * x).to(x.dtype)
 
     def from_state(self, state: Tensor, sigma: float | Tensor) -> Tensor:
         """:meth:`to_state` undone: x₀ + σz of c_in·(x₀ + σz)."""
-        return state / self.to_state(torch.ones_like(state), sigma)
+        ones = torch.ones_like(state, dtype=torch.promote_types(state.dtype, torch.float32))
+        return (state / self.to_state(ones, sigma)).to(state.dtype)
 
     def fold(self, table: Table) -> Table:
         """The table that takes this network's output in place of the normalised score."""
@@ -298,9 +301,9 @@ class Score:
                 one that counts timesteps for one beyond them.
         """
         told = self._told(_column(table.sigma), "row {} of the table asks for")
-        if told is None or not told.is_floating_point():
-            return None if told is None else told.to(device, torch.int64)
-        return told.to(device, torch.float32)
+        if told is None:
+            return None
+        return told.to(device, torch.float32 if told.is_floating_point() else torch.int64)
 
     def _told(self, sigma: Tensor, who: str) -> Tensor | None:
         """The condition for each σ, of its shape; ``who`` begins an error, {} being an index."""
@@ -368,9 +371,8 @@ class Score:
             ValueError: where the network cannot be called so, or answers in another shape, on
                 another device, or not in floating-point numbers; the message says what it may be.
         """
-        given: tuple[Tensor, ...] = (x,)
-        if self.condition != "none" and condition is not None:
-            given = (x, condition.expand(len(x)))
+        alone = self.condition == "none"
+        given = (x,) if alone or condition is None else (x, condition.expand(len(x)))
         try:
             output = self.fn(*given, **extra)
         except TypeError as error:
@@ -411,8 +413,7 @@ def as_score(
 
 def _refuse_another_kind(fn: Callable[..., Tensor]) -> None:
     """Refuse what is recognisably no score(x, labels), with what to say of it instead."""
-    network = list(layers(fn))[-1]
-    what = ""
+    network, what = list(layers(fn))[-1], ""
     if found := [name for name in _OTHERS if hasattr(network, name)]:
         owners, recipe = _OTHERS[found[-1]]
         what = f"has {' and '.join(found)}, as {owners} have"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from operator import index
 from typing import Any
@@ -49,6 +50,18 @@ def number(name: str, value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} = {value!r:.80}: it has to be a number") from None
+
+
+def positive(name: str, value: object) -> float:
+    """A finite number above 0.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = number(name, value)
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"{name} = {found}: give a finite positive number")
+    return found
 
 
 def choice(name: str, value: object, allowed: tuple[object, ...], why: str) -> None:

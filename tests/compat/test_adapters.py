@@ -99,6 +99,8 @@ def test_a_denoiser_of_azula_denoises_as_it_does_there(schedule):
         with torch.no_grad():
             expected = net(x * alpha.float(), torch.full((3,), time), y=0.5).mean
             found = denoised(score, x, float(sigma / alpha), y=0.5)
+        state = score.to_state(x, float(sigma / alpha))  # in azula's units
+        torch.testing.assert_close(state, x * alpha.float(), atol=2e-4, rtol=2e-4)
         torch.testing.assert_close(found.float(), expected, atol=2e-4, rtol=2e-4)
 
 

@@ -39,6 +39,7 @@ def test_an_exact_score_has_no_remarks_and_the_step_size_of_the_rule():
         (lambda x, sigma: -exact(x, sigma), "no nearer to the noise than 0 would be"),
         (lambda x, sigma: exact(x, sigma) / sigma[:, None], "kind"),
         (lambda x, sigma: exact(x, sigma) * torch.nan, "the score is not finite"),
+        (lambda x, sigma: 0 * x, "the score is 0 everywhere: have the weights been loaded"),
     ],
 )
 def test_a_score_that_is_not_of_this_data_is_told(score, said):

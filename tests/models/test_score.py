@@ -79,7 +79,7 @@ def test_labels_need_a_ladder():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sigma_data": 0.0}, "sigma_data = 0.0: the scale of data is finite and positive"),
+        ({"sigma_data": 0.0}, "sigma_data = 0.0: give a finite positive number"),
         ({"sigma_data": float("inf")}, "sigma_data = inf"),
         ({"condition": "sigma", "quantize": True}, "this network is told 'sigma'"),
     ],
@@ -127,6 +127,10 @@ def test_a_condition_of_ones_own_may_be_whole_numbers():
         (nf.Score.ddpm(abs, [0.9, 0.5]), lambda sigma: (1 + sigma**2).rsqrt()),
         (nf.Score.vp(abs), lambda sigma: (1 + sigma**2).rsqrt()),
         (nf.Score.edm(abs, 0.5), lambda sigma: (0.25 + sigma**2).rsqrt()),
+        (
+            nf.Score(abs, "epsilon", "sigma", input_scale=lambda sigma: 1 / (1 + sigma)),
+            lambda sigma: 1 / (1 + sigma),
+        ),
     ],
 )
 @pytest.mark.parametrize("sigma", [0.0, 3.0, torch.tensor([0.0, 0.5, 80.0])])
@@ -135,6 +139,45 @@ def test_a_state_is_brought_to_the_units_of_its_network_and_back(score, scale, s
     factor = scale(torch.as_tensor(sigma).expand(3)).view(3, 1, 1)
     torch.testing.assert_close(score.to_state(x, sigma), factor * x)
     torch.testing.assert_close(score.from_state(factor * x, sigma), x)
+
+
+def test_units_of_half_precision_are_those_of_the_level():
+    x = torch.ones(1, 2, dtype=torch.float16)
+    state = nf.Score.vp(abs).to_state(x, 300.0)
+    assert state.dtype == torch.float16
+    assert float(state[0, 0]) == pytest.approx(1 / 300, rel=1e-3)
+    assert float(nf.Score.vp(abs).from_state(state, 300.0)[0, 0]) == pytest.approx(1, rel=1e-3)
+
+
+def test_a_network_sees_its_state_by_any_factor():
+    """VP by ``sigma_data`` and by the same factor as a function: one table, one loss."""
+    x, sigma = torch.randn(3, 2), torch.tensor([9.0, 1.0, 0.1])
+    for kind in ("score", "epsilon", "denoiser", "normalized"):
+        one = nf.Score(lambda x, c: x.tanh(), kind, "sigma", sigma_data=1.0)
+        scale = nf.Score(
+            one.fn, kind, "sigma", input_scale=lambda sigma: (1 + sigma.square()).rsqrt()
+        )
+        assert scale.fold(TABLE) == one.fold(TABLE)
+        labels = torch.arange(3)
+        assert torch.equal(scale.normalized(x, sigma, labels), one.normalized(x, sigma, labels))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"input_scale": 0.5}, "input_scale is float: give the function"),
+        ({"input_scale": abs, "sigma_data": 1.0}, "input_scale is given beside sigma_data"),
+    ],
+)
+def test_a_factor_that_is_none_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        nf.Score(abs, "score", "sigma", **settings)
+
+
+def test_a_factor_of_another_shape_is_refused():
+    score = nf.Score(abs, "score", "sigma", input_scale=lambda sigma: sigma.sum())
+    with pytest.raises(ValueError, match="input_scale"):
+        nf.Sampler(score, (2,), SIGMAS, "euler")
 
 
 def test_a_chain_may_begin_and_end_in_the_units_of_a_vp_network():

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ncsn_fast.compat.adapters.times import Clock
 from ncsn_fast.models.score import Score
-from ncsn_fast.reference import per_sample
 
 
 class _Denoiser(nn.Module):
@@ -17,8 +16,7 @@ class _Denoiser(nn.Module):
         self.denoiser = denoiser
 
     def forward(self, x: Tensor, time: Tensor, **extra: Any) -> Tensor:
-        alpha, _ = self.denoiser.schedule(time)
-        mean: Tensor = self.denoiser(per_sample(alpha, x) * x, time, **extra).mean
+        mean: Tensor = self.denoiser(x, time, **extra).mean
         return mean
 
 
@@ -28,7 +26,7 @@ def score(denoiser: Any) -> Score:
         sampler = nf.Sampler(score(denoiser), (3, 64, 64), method="dpmpp_2m", steps=20)
         x = sampler(16, extra={"label": labels})  # what the denoiser takes by name
 
-    A state of azula's is α(t) times ours at σ = σ(t)/α(t).
+    A state of azula's is α(t) times ours at σ = σ(t)/α(t): ``score.to_state(x, sigma)``.
 
     Args:
         denoiser: a module called as denoiser(x_t, t) for t (B,), with ``schedule(t)`` → (α, σ) and
@@ -48,7 +46,8 @@ def score(denoiser: Any) -> Score:
             "schedule(t)"
         )
     clock = Clock(schedule, 0.0, 1.0)
-    return Score(_Denoiser(denoiser), "denoiser", clock, clock.sigmas)
+    fn = _Denoiser(denoiser)
+    return Score(fn, "denoiser", clock, clock.sigmas, input_scale=clock.scale)
 
 
 __all__ = ["score"]

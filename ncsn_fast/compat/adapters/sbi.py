@@ -11,7 +11,6 @@ from ncsn_fast import noise
 from ncsn_fast.compat.adapters.times import Clock
 from ncsn_fast.methods.by_name import check_taken, make_table
 from ncsn_fast.models.score import Score
-from ncsn_fast.reference import per_sample
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
@@ -31,9 +30,8 @@ class _Estimator(nn.Module):
         return alpha.reshape(times.shape), std.reshape(times.shape)
 
     def forward(self, theta: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        alpha, std = (per_sample(one, theta) for one in self.scales(time))
-        found: Tensor = self.estimator.score(alpha * theta, condition, time)
-        return std * found
+        found: Tensor = self.estimator.score(theta, condition, time)
+        return found
 
 
 def score(posterior: Any) -> Score:
@@ -61,7 +59,7 @@ def score(posterior: Any) -> Score:
         )
     network, ends = _Estimator(estimator), (estimator.t_min, estimator.t_max)
     clock = Clock(network.scales, *(float(end) for end in ends))  # type: ignore[arg-type]
-    return Score(network, "normalized", clock, clock.sigmas)
+    return Score(network, "score", clock, clock.sigmas, input_scale=clock.scale)
 
 
 def sample(
@@ -106,10 +104,8 @@ def sample(
     many, seed = n * len(observations), noise.chosen_seed(seed)
     # Its law of the first states, which has the mean and spread of the parameters in it.
     z = sampler.first_noise(seed, torch.arange(many, device=sampler.device))
-    told = network.conditions(sampler.table, z.device)
-    assert told is not None
-    alpha, _ = _Estimator(estimator).scales(told[:1])
-    initial = (estimator.mean_base + estimator.std_base * z) / alpha
+    first = estimator.mean_base + estimator.std_base * z
+    initial = network.from_state(first, sampler.table.sigma[0])
     condition = observations.repeat(n, *(1,) * len(given))
     theta = sampler(many, seed=seed, initial=initial, extra={"condition": condition})
     if getattr(estimator, "compose_enabled", False):

@@ -61,6 +61,15 @@ class Clock:
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
         return high.to(sigma.dtype)
 
+    def scale(self, sigma: Tensor) -> Tensor:
+        """α at each noise level, of its shape and dtype; below the smallest, that of this one.
+
+        Raises:
+            ValueError: for levels above those of the schedule, on a CPU.
+        """
+        time = self(sigma.clamp(min=float(self.sigmas[-1])))
+        return self._scales(time)[0].to(sigma)
+
     def _level(self, times: Tensor) -> Tensor:
         alpha, sigma = self._scales(times)
         return (sigma / alpha).to(times)
