@@ -177,7 +177,7 @@ def test_a_factor_that_is_none_is_refused(settings, message):
 def test_a_factor_of_another_shape_is_refused():
     score = nf.Score(abs, "score", "sigma", input_scale=lambda sigma: sigma.sum())
     with pytest.raises(ValueError, match="input_scale"):
-        nf.Sampler(score, (2,), SIGMAS, "euler")
+        nf.Sampler(score, (2,), SIGMAS, "euler")(1, seed=0)
 
 
 def test_a_chain_may_begin_and_end_in_the_units_of_a_vp_network():
