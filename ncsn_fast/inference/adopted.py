@@ -2,15 +2,17 @@
 
 Such a network is recognised by its tensors' names and shapes and by its attributes, whatever code
 base its class is of. Ours is then made around the same parameters, not around copies of them, and
-compared with it: both are shown two images, one at its largest noise level and one at its
-smallest. What differs runs as it is, and a line of the log says why.
+compared with it: as its layers are set, and as both see a few images. What differs runs as it is,
+and a line of the log says why.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from ncsn_fast import noise
 from ncsn_fast.device.precision import arithmetic
 from ncsn_fast.inference.foreign import hidden
+from ncsn_fast.inference.parts import Part, parts, set_otherwise
 from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.by_name import build, network_of
@@ -40,8 +43,13 @@ _LARGEST_ERROR = 1e-4
 _LEVELS = "sigmas"
 # Every network of this family has these two convolutions, by these names.
 _FAMILY = ("begin_conv", "end_conv")
-# What their code calls data that the network need not map from [0, 1] to [-1, 1].
-_MAPPED = ("rescaled", "logit_transform", "centered")
+# What their code calls data in [-1, 1], which the network need not map there.
+_RESCALED = ("rescaled", "centered")
+# The least side of the images that the two are compared on, in pixels of the coarsest stage: there
+# a dilation of 4 still reaches from one pixel to another.
+_SIDES = (5, 6)
+# Seen by a norm, so little noise tells whether its ε is ours.
+_FLAT = 0.01
 
 
 class _Origin(NamedTuple):
@@ -49,7 +57,7 @@ class _Origin(NamedTuple):
 
     fn: Callable[..., Any]
     module: nn.Module
-    parts: list[nn.Module]
+    parts: list[Part]
 
 
 # No attribute: a copy of such a network has weights of its own.
@@ -82,7 +90,7 @@ def adopted(
         return None
     try:
         net = _around(fn, module, sigmas)
-        _compare(fn, net)
+        _compare(fn, module, net)
     except ValueError as error:
         _log.warning(
             "%s looks like an official network, but runs as it is: %s (adopt=False says that it "
@@ -91,7 +99,7 @@ def adopted(
             error,
         )
         return None
-    _origins[net] = _Origin(fn, module, list(module.modules()))
+    _origins[net] = _Origin(fn, module, parts(module))
     _log.info("%s runs as ncsn_fast's %s", type(module).__name__, type(net).__name__)
     return net
 
@@ -119,6 +127,12 @@ def taken_over(
     return net if getattr(net, "divided", True) else Score(net, "score", "label", net.sigmas)
 
 
+def original(net: ScoreNetwork) -> nn.Module | None:
+    """The module that a network was taken over from; None of any other network."""
+    origin = _origins.get(net)
+    return None if origin is None else origin.module
+
+
 def follow(net: ScoreNetwork) -> None:
     """Bring a network up to date that was taken over; any other is left alone.
 
@@ -130,11 +144,13 @@ def follow(net: ScoreNetwork) -> None:
     origin = _origins.get(net)
     if origin is None:
         return
-    fn, module, parts = origin
+    fn, module, before = origin
     try:
         _refuse(_obstacle(fn, module))
-        if list(module.modules()) != parts or _settings(module, net.config) != net.config:
-            raise ValueError("it has other parts or settings")
+        now = parts(module)
+        if now != before or _settings(module, net.config) != net.config:
+            changed = (one.name for one, two in zip(before, now, strict=False) if one != two)
+            raise ValueError(f"it has other parts or settings ({next(changed, '') or 'its own'})")
         _take_levels(net, module)
     except ValueError as error:
         raise ValueError(
@@ -146,6 +162,7 @@ def follow(net: ScoreNetwork) -> None:
 def _around(fn: Callable[..., Any], module: nn.Module, sigmas: Levels | None) -> RefineNet:
     """Ours, around the parameters of an official network; ValueError says why there is none."""
     _refuse(_obstacle(fn, module))
+    inputs_of(module)
     weights = {name: value for name, value in module.state_dict().items() if name != _LEVELS}
     own = getattr(module, _LEVELS, None)
     config = network_of(weights, divided=own is not None)
@@ -162,18 +179,46 @@ def _around(fn: Callable[..., Any], module: nn.Module, sigmas: Levels | None) ->
     shapes = {name: value.shape for name, value in net.named_parameters()}
     if shapes != {name: value.shape for name, value in weights.items()}:
         raise ValueError(f"its tensors are not those of {type(net).__name__}")
+    _refuse(set_otherwise(module, net))
     for name, part in net.named_modules():
         if part._parameters:  # the dictionary itself: what is replaced in it is replaced here too
             part._parameters = module.get_submodule(name)._parameters
     _take_levels(net, module)
+    vars(net)["check_sides"] = partial(_check_sides, net.check_sides)
     return net.eval()
+
+
+def _check_sides(ours: Callable[[int, int], None], height: int, width: int) -> None:
+    """As of ours; the original may take other sides."""
+    try:
+        ours(height, width)
+    except ValueError as error:
+        raise ValueError(f"{error}, or say adopt=False, if the original takes them") from None
+
+
+def inputs_of(module: nn.Module) -> list[str]:
+    """The names that the two inputs of an official network have in its ``forward``.
+
+    Raises:
+        ValueError: where it takes others, which ours does not.
+    """
+    taken = inspect.signature(module.forward).parameters
+    if len(taken) != 2 or any(one.kind is not one.POSITIONAL_OR_KEYWORD for one in taken.values()):
+        named = ", ".join(map(str, taken.values()))
+        raise ValueError(f"its forward takes ({named}), not an image and labels alone")
+    return list(taken)
 
 
 def _settings(module: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
     """A configuration of ours with what an official network's attributes say."""
-    mapped = any(bool(getattr(module, name, False)) for name in _MAPPED)
-    activation = _activation(getattr(module, "act", ACTIVATIONS["elu"]))
-    return {**config, "activation": activation, "rescaled": mapped, "logit_transform": False}
+    rescaled = any(bool(getattr(module, name, False)) for name in _RESCALED)
+    return {
+        **config,
+        "activation": _activation(getattr(module, "act", ACTIVATIONS["elu"])),
+        "rescaled": rescaled,
+        # Their data are rescaled first, where they are.
+        "logit_transform": not rescaled and bool(getattr(module, "logit_transform", False)),
+    }
 
 
 def _activation(function: Callable[[Tensor], Tensor]) -> str:
@@ -206,6 +251,9 @@ def _obstacle(fn: Callable[..., Any], module: nn.Module) -> str | None:
         forward = getattr(one, "__name__", "") == "forward"
         if not (forward or isinstance(one, nn.Module)):
             return f"it is called by a {type(one).__name__}"
+    every = nn.modules.module
+    if every._global_forward_hooks or every._global_forward_pre_hooks:
+        return "all modules have hooks"
     for one in [*(one for one in chain if isinstance(one, nn.Module)), *module.modules()]:
         if one._forward_hooks or one._forward_pre_hooks:
             return "it has hooks"
@@ -227,37 +275,54 @@ def _refuse(reason: str | None) -> None:
         raise ValueError(reason)
 
 
-def _compare(fn: Callable[..., Any], net: RefineNet) -> None:
-    """ValueError where the two return different scores at the largest or the smallest level."""
-    place, ends = net.sigmas.device, [0, len(net.sigmas) - 1]
-    labels = torch.tensor(ends, device=place)
-    x = _probe(net, labels)
-    with torch.no_grad(), arithmetic("fp32", place), evaluating(list(layers(fn))[-1]):
-        try:
-            expected = fn(x.clone(), labels)
-        except Exception as error:  # it is somebody else's
-            raise ValueError(f"called as fn(x, labels) it fails ({error})") from error
+def _compare(fn: Callable[..., Any], module: nn.Module, net: RefineNet) -> None:
+    """ValueError where the two return different scores for the images of a probe."""
+    x, labels = _probe(net)
+    with torch.no_grad(), arithmetic("fp32", net.sigmas.device), evaluating(module):
         found = net(x, labels)
+        _refuse(_difference(fn, x, labels, found))
+        # What was written over something that is the same on these images is there for others.
+        for kind in type(module).__mro__:
+            written = vars(kind).get("forward", nn.Module.forward)
+            if written in (nn.Module.forward, type(module).forward):
+                continue
+            if _difference(partial(written, module), x, labels, found) is None:
+                raise ValueError(
+                    f"its forward has been written over that of {kind.__name__}, which would fit"
+                )
+
+
+def _difference(fn: Callable[..., Any], x: Tensor, labels: Tensor, found: Tensor) -> str | None:
+    """In what a function's scores are not those that were found, or None."""
+    try:
+        expected = fn(x.clone(), labels)
+    except Exception as error:  # it is somebody else's
+        return f"called as fn(x, labels) it fails ({error})"
     if not isinstance(expected, Tensor) or expected.shape != found.shape:
-        raise ValueError("called as fn(x, labels) it returns something else than a score")
+        return "called as fn(x, labels) it returns something else than a score"
     if not bool(expected.isfinite().all()):
-        raise ValueError("it returns values that are not finite")
-    for level, one, other in zip(ends, found.double(), expected.double(), strict=True):
+        return "it returns values that are not finite"
+    for level, one, other in zip(labels.tolist(), found.double(), expected.double(), strict=True):
         difference, most = float((one - other).abs().max()), float(other.abs().max())
         if not difference <= _LARGEST_ERROR * most:
-            raise ValueError(
+            return (
                 f"at noise level {level} the two differ by {difference:.1e}, where {most:.1e} is "
                 "the most"
             )
+    return None
 
 
-def _probe(net: RefineNet, labels: Tensor) -> Tensor:
-    """Small images (N, C, H, W) at the noise levels ``labels`` (N,)."""
-    shape, ids = (net.channels, *2 * [2 * net.reduction()]), torch.arange(len(labels))
-    ids = ids.to(labels.device)
+def _probe(net: RefineNet) -> tuple[Tensor, Tensor]:
+    """Small images (N, C, H, W) and their noise levels (N,): noised to the first, a middle and the
+    last, and a grey one, nearly flat."""
+    last, ids = len(net.sigmas) - 1, torch.arange(4, device=net.sigmas.device)
+    labels = torch.tensor([0, last // 2, last, last], device=ids.device)
+    shape = (net.channels, *(side * net.reduction() for side in _SIDES))
     clean = noise.uniform(shape, seed=0, stream=noise.INITIAL, sample_ids=ids)
     z = noise.normal(shape, seed=0, stream=noise.INITIAL, sample_ids=ids, step=1)
-    return clean + per_sample(net.sigmas[labels], z) * z
+    x = clean + per_sample(net.sigmas[labels], z) * z
+    x[-1] = 0.5 + _FLAT * z[-1]
+    return x, labels
 
 
-__all__ = ["adopted", "follow", "taken_over"]
+__all__ = ["adopted", "follow", "inputs_of", "original", "taken_over"]

@@ -14,8 +14,10 @@ from helpers import networks
 from helpers.networks import IMAGE_NETWORKS, SIGMAS, error, other_weights
 from helpers.official import ACTIVATIONS, Louder, Official
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import ncsn_fast as nf
+from ncsn_fast import reference
 from ncsn_fast.inference.foreign import PreparedModule
 from ncsn_fast.inference.prepare import PreparedNetwork
 
@@ -165,6 +167,77 @@ class AtTheEnd(Official):
         return super().forward(x, y) * torch.where(y == 3, 1.001, 1.0).view(-1, 1, 1, 1)
 
 
+class InTheMiddle(Official):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y) * torch.where(y == 1, 1.001, 1.0).view(-1, 1, 1, 1)
+
+
+class OfLargeImages(Official):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        scores = super().forward(x, y)
+        return 2 * scores if x.shape[-1] > 100 else scores
+
+
+class Steered(Official):
+    def forward(self, x: Tensor, y: Tensor, cond: Tensor | None = None) -> Tensor:
+        scores = super().forward(x, y)
+        return scores if cond is None else cond.view(-1, 1, 1, 1) * scores
+
+
+class Norm(nn.Module):
+    """InstanceNorm++ with an ε of its own, which its attributes do not tell."""
+
+    def __init__(self, like: nn.Module, eps: float) -> None:
+        super().__init__()
+        self.gamma, self.alpha, self.beta = like.gamma, like.alpha, like.beta
+        self.chosen = [eps]
+
+    def forward(self, x: Tensor, labels: None, activation: str, statistics: Tensor) -> Tensor:
+        own = self.gamma, self.alpha, self.beta
+        return reference.instance_norm_plus(x, *own, self.chosen[0], activation)
+
+
+class TorchsNorm(Norm):
+    """The same, with the ε of PyTorch's layer, as in the official code."""
+
+    def __init__(self, like: nn.Module, eps: float) -> None:
+        super().__init__(like, 1e-5)
+        self.instance_norm = nn.InstanceNorm2d(len(self.gamma), eps=eps)
+
+
+def normed(kind: type[Norm], eps: float) -> Official:
+    net = Official()
+    net.res1[0].normalize1 = kind(net.res1[0].normalize1, eps)
+    return net
+
+
+class Conv(nn.Module):
+    """A convolution with a dilation that its attributes do not tell."""
+
+    def __init__(self, like: nn.Conv2d, dilation: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.chosen = like.weight, like.bias, [[dilation]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        (dilation,) = self.chosen[0]
+        return nn.functional.conv2d(x, self.weight, self.bias, padding=dilation, dilation=dilation)
+
+
+def convolved(dilation: int) -> Official:
+    net = Official()
+    net.res4[1].conv2 = Conv(net.res4[1].conv2, dilation)
+    return net
+
+
+def conv_set(name: str, **settings: object) -> Callable[[Official], Official]:
+    def change(net: Official) -> Official:
+        for setting, value in settings.items():
+            setattr(net.get_submodule(name), setting, value)
+        return net
+
+    return change
+
+
 class Broken(Official):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         raise RuntimeError("not today")
@@ -211,8 +284,22 @@ def ascending(net: Official) -> Official:
     return net
 
 
+# In stages that see a small image as a few pixels, and one that the first images may not reach.
+farther = conv_set("res4.0.conv1", dilation=(3, 3), padding=(3, 3))
+farther_still = conv_set("res4.1.conv2", dilation=(8, 8), padding=(8, 8))
+around = conv_set("refine1.crp.convs.0", padding_mode="circular")
+
 OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "louder": (lambda: Louder(), "at noise level 0 the two differ by"),
+    "in the middle": (lambda: InTheMiddle(), "at noise level 1 the two differ by"),
+    "of large images": (lambda: OfLargeImages(), "written over that of Official, which would fit"),
+    "steered": (lambda: Steered(), r"its forward takes \(x.*, y.*, cond.*\), not an image"),
+    "dilation": (lambda: farther(Official()), r"res4.0.conv1 has dilation=\(3, 3\), not \(4, 4\)"),
+    "more dilation": (lambda: farther_still(Official()), r"res4.1.conv2 has dilation=\(8, 8\)"),
+    "padding": (lambda: around(Official()), "convs.0 has padding_mode=circular, not zeros"),
+    "hidden dilation": (lambda: convolved(3), "at noise level 0 the two differ by"),
+    "ε": (lambda: normed(TorchsNorm, 1e-7), "instance_norm has eps=1e-07, not 1e-05"),
+    "hidden ε": (lambda: normed(Norm, 9e-6), "at noise level 3 the two differ by"),
     "at the end": (lambda: AtTheEnd(), "at noise level 3 the two differ by"),
     "broken": (lambda: Broken(), r"called as fn\(x, labels\) it fails \(not today\)"),
     "mixed": (lambda: Mixed(), "something else than a score"),
@@ -265,9 +352,37 @@ def test_it_may_be_left_as_it_is() -> None:
             make(net, adopt="no")
 
 
-@pytest.mark.parametrize("change", [hooked, patched, other_activation, says_otherwise])
+def other_epsilon(net: Official) -> Official:
+    net.res1[0].normalize1.instance_norm.eps = 1e-6
+    return net
+
+
+def without_bias(net: Official) -> Official:
+    net.begin_conv.bias = None
+    return net
+
+
+def wider(net: Official) -> Official:
+    net.end_conv.weight = nn.Parameter(torch.zeros(3, 8, 5, 5))
+    return net
+
+
+CHANGES = [
+    hooked,
+    patched,
+    other_activation,
+    says_otherwise,
+    farther,
+    around,
+    other_epsilon,
+    without_bias,
+    wider,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_one_that_becomes_another_is_refused(change) -> None:
-    net = Official()
+    net = normed(TorchsNorm, 1e-5)
     run, prepared = sampler(net), nf.prepare_for_inference(net, "fp32")
     run(1, seed=0)
     change(net)
@@ -281,7 +396,61 @@ def test_another_part_is_refused() -> None:
     net = Official()
     run = sampler(net)
     net.begin_conv = copy.deepcopy(net.begin_conv)
-    with pytest.raises(ValueError, match="other parts or settings"):
+    with pytest.raises(ValueError, match=r"other parts or settings \(begin_conv\)"):
+        run(1, seed=0)
+
+
+def test_a_class_that_becomes_another_is_refused(monkeypatch) -> None:
+    class Own(Official):
+        forward = Official.forward
+
+    run = sampler(Own())
+    run(1, seed=0)
+    monkeypatch.setattr(Own, "forward", Louder.forward)
+    with pytest.raises(ValueError, match="was taken over, and is another one now"):
+        run(1, seed=0)
+
+
+def test_a_hook_of_all_modules_is_heeded(lines) -> None:
+    net = Official()
+    run = sampler(net)
+    hook = register_module_forward_hook(lambda module, given, output: None)
+    try:
+        with pytest.raises(ValueError, match="another one now: all modules have hooks"):
+            run(1, seed=0)
+        lines.clear()
+        sampler(net)
+        assert "runs as it is: all modules have hooks" in lines.text
+    finally:
+        hook.remove()
+    run(1, seed=0)
+
+
+def test_what_people_count_in_a_network_is_no_setting() -> None:
+    net = Official()
+    run = sampler(net)
+    net.seconds, net.losses = 0.5, [3.0]
+    run(1, seed=0)
+    net.seconds, net.losses = 1.5, [3.0, 2.0]
+    net.res1[0].register_full_backward_hook(lambda module, given, output: None)
+    run(1, seed=0)
+
+
+def test_padding_by_name_is_that_of_so_many_pixels(lines) -> None:
+    nf.prepare_for_inference(conv_set("res4.0.conv1", padding="same")(Official()))
+    assert "Official runs as ncsn_fast's NCSNv2" in lines.text
+
+
+@pytest.mark.parametrize(("rescaled", "logit"), [(True, False), (False, True), (True, True)])
+def test_the_space_of_its_data_is_that_of_ours(rescaled: bool, logit: bool) -> None:
+    net = Official(rescaled=rescaled, logit_transform=logit)
+    ours = sampler(net).network
+    assert (ours.rescaled, ours.logit_transform) == (rescaled, logit and not rescaled)
+
+
+def test_sides_that_ours_does_not_take_may_be_those_of_the_original() -> None:
+    run = sampler(Official(), shape=(3, 9, 9))
+    with pytest.raises(ValueError, match=r"images of 9×9.* or say adopt=False, if the original"):
         run(1, seed=0)
 
 
