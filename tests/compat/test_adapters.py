@@ -427,6 +427,16 @@ def test_in_sbis_loop_samples_have_the_law_of_the_posterior(monkeypatch):
     assert found.std(0).tolist() == pytest.approx([deviation] * 2, rel=0.05)
 
 
+def test_in_sbis_loop_several_observations_make_one_posterior():
+    pytest.importorskip("sbi", reason="sbi is not installed")
+    sbi.register()
+    posterior = trained()
+    x = torch.tensor([[3.0, 1.0], [3.2, 0.8], [2.9, 1.2]])
+    found, theirs = (drawn_there(posterior, 500, x, 100, method) for method in ("heun", None))
+    assert found.shape == (500, 2)
+    assert (found.mean(0) - theirs.mean(0)).abs().max() < 2 * float(theirs.std())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
