@@ -93,6 +93,60 @@ def test_a_network_that_is_not_divided_is_read_as_the_caller_reads_it() -> None:
     assert error(images, sampler(net, **plain, adopt=False)(2, seed=0)) < 1e-5
 
 
+class Unaware(Official):
+    """Told no label, not divided by its noise level, of which it has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.sigmas
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(x, torch.zeros(len(x), dtype=torch.long))
+
+
+def in_float64(net: Official) -> Official:
+    net.sigmas = net.sigmas.double()
+    return net
+
+
+def centred(net: Official) -> Official:
+    del net.rescaled, net.logit_transform
+    net.centered = True
+    return net
+
+
+def empty_settings(net: Official) -> Official:
+    net.logit_transform = net.rescaled = {}  # of a configuration that makes up what it has not
+    return net
+
+
+def other_parts(net: Official) -> Official:
+    net.sig = nn.Sigmoid()
+    net.res2[0].conv2.avg = nn.AvgPool2d(2)
+    return net
+
+
+VARIANTS: dict[str, Callable[[], Official]] = {
+    "AdversarialConsistentScoreMatching": lambda: Unaware(),
+    "its modules without weights": lambda: other_parts(Official()),
+    "csgm-mri-langevin": lambda: other_parts(Official("NCSNv2Deepest", channels=2)),
+    "score-based-channels": lambda: empty_settings(Official("NCSNv2Deepest", channels=2)),
+    "score_sde": lambda: centred(in_float64(Official(rescaled=True))),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_code_bases_made_of_it_runs_as_ours(name: str, lines) -> None:
+    net = VARIANTS[name]()
+    shape = (*net.behind[0].shape[:1], 16, 48)
+    kind = "normalized" if name == "AdversarialConsistentScoreMatching" else "score"
+    score = nf.Score(net, kind, "label", SIGMAS)
+    images = sampler(score, shape=shape)(2, seed=0)
+    assert net.calls == 1
+    assert " runs as ncsn_fast's NCSNv2" in lines.text
+    assert error(images, sampler(score, shape=shape, adopt=False)(2, seed=0)) < 1e-5
+
+
 WRAPPERS: dict[str, Callable[[nn.Module], Callable[..., Tensor]]] = {
     "DataParallel": nn.DataParallel,
     "AveragedModel": torch.optim.swa_utils.AveragedModel,
