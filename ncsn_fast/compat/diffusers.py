@@ -174,7 +174,7 @@ class NCSNScheduler(inputs.CorrectsAndPredicts, SchedulerMixin, ConfigMixin):
         settings = {**configs.taken_over(config, kwargs, not return_unused_kwargs), **kwargs}
         # The defaults of another class say what its network is, but not how to sample elsewhere.
         left_out = configs.unchosen(config)
-        hidden = left_out - settings_of.OWN | {"_use_default_values"}
+        hidden = left_out - settings_of.OWN - configs.ASKED_FOR | {"_use_default_values"}
         kept = {name: value for name, value in config.items() if name not in hidden}
         made: Any = super().from_config(kept, return_unused_kwargs, **settings)
         if configs.LIMIT in left_out - kwargs.keys():  # each class puts its own default there

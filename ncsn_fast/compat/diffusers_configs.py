@@ -22,6 +22,8 @@ _SOLVERS = {
     *("predictor_order", "corrector_order", "tau_func", "eta", "flow_shift", "time_shift_type"),
     *("snr", "correct_steps", "sampling_eps", "use_karras_sigmas", "use_exponential_sigmas"),
 }
+# What a pipeline asks its scheduler's configuration for.
+ASKED_FOR = {"correct_steps"}
 # What a network is, with the value that it can only have here.
 _REFUSED = {"use_flow_sigmas": False, "snr_shift_scale": 1.0}
 # What images depend on, with the value at which they are as here; others are named in a warning.

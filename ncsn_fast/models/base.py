@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
@@ -213,10 +213,17 @@ def whole_weights(network: nn.Module, take: Callable[[], T]) -> T:
             )
 
 
-def _marks(module: nn.Module, *, buffers: bool = True) -> list[tuple[int, int]]:
+def _marks(module: nn.Module) -> list[tuple[int, int]]:
     """Which tensors a module has, and how often each has been changed in place."""
-    held = [one for m in module.modules() for one in (m._parameters, m._buffers)[: 1 + buffers]]
-    tensors = [t for one in held for t in one.values() if t is not None]
+    held = [one for m in module.modules() for one in (m._parameters, m._buffers)]
+    return _counts([tensor for one in held for tensor in _values(one)])
+
+
+def _values(held: Mapping[str, Tensor | None]) -> list[Tensor]:
+    return [one for one in held.values() if one is not None]
+
+
+def _counts(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
     # Tensors made in inference mode do not count.
     return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
 
@@ -239,14 +246,16 @@ class evaluating:
     def __enter__(self) -> None:
         if self._module is None:
             return
-        if any(is_lazy(tensor) for tensor in self._module.parameters()):
+        modules = list(self._module.modules())  # once: a walk of a large network takes long
+        parameters = [one for m in modules for one in _values(m._parameters)]
+        if any(map(is_lazy, parameters)):
             raise ValueError(
                 f"the network ({type(self._module).__name__}) has lazy parameters without values: "
                 "call it once, or load its weights"
             )
-        self._before = _marks(self._module, buffers=False)
+        self._before = _counts(parameters)
         with _modes_lock:
-            self._training = [m for m in self._module.modules() if m.training or m in _evaluating]
+            self._training = [m for m in modules if m.training or m in _evaluating]
             for module in self._training:
                 _evaluating[module] = _evaluating.get(module, 0) + 1
                 module.training = False
@@ -255,7 +264,8 @@ class evaluating:
         if self._module is None:
             return
         with _modes_lock:
-            trained = any(module.training for module in self._module.modules())
+            modules = list(self._module.modules())
+            trained = any(module.training for module in modules)
             for module in self._training:
                 _evaluating[module] -= 1
                 if not _evaluating[module]:
@@ -267,7 +277,8 @@ class evaluating:
                 "result is of both modes: let the callback, or the other thread, leave the mode "
                 "alone, or use a copy (copy.deepcopy)"
             )
-        if kind is None and _marks(self._module, buffers=False) != self._before:
+        parameters = [one for m in modules for one in _values(m._parameters)]
+        if kind is None and _counts(parameters) != self._before:
             raise RuntimeError(
                 "the network's parameters were changed while it was sampled from, so that the "
                 "result is of both: sample between the changes, from a copy (copy.deepcopy), or, "

@@ -172,11 +172,13 @@ def _obstacle(chain: Chain, chunk: Chunk) -> str | None:
                 return f"extra[{name!r}] is on {value.device}, not on {chain.device}"
         elif not isinstance(value, _FROZEN):
             return f"extra[{name!r}] is a {type(value).__name__}, which may change between steps"
+    if (reason := capture.obstacle(chain.device)) is not None:
+        return reason
     module = chain.score.module
     for part in () if module is None else module.modules():
         if part._forward_hooks or part._forward_pre_hooks:
             return "the network has hooks, which a replay does not call"
-    return capture.obstacle(chain.device)
+    return None
 
 
 def _key(chain: Chain, state: StepResult, chunk: Chunk) -> Hashable:

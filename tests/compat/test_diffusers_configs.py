@@ -107,8 +107,10 @@ def test_a_pipeline_of_ddim_keeps_it_where_it_is_put_back():
         ours.step(torch.ones(1, 3), 1, torch.ones(1, 3), etta=0)
 
 
-def test_a_pipeline_of_score_sde_runs_corrector_and_predictor():
-    theirs = of("ScoreSdeVe", num_train_timesteps=30, sigma_max=5.0, snr=0.2, correct_steps=2)
+@pytest.mark.parametrize("given", [{"snr": 0.2, "correct_steps": 2}, {}], ids=["given", "default"])
+def test_a_pipeline_of_score_sde_runs_corrector_and_predictor(given):
+    theirs = of("ScoreSdeVe", num_train_timesteps=30, sigma_max=5.0, **given)
+    rows = 6 * (1 + theirs.config.correct_steps)
     ours = NCSNScheduler.from_config(theirs.config, seed=1)
     pipe = diffusers.ScoreSdeVePipeline(unet(), ours)
     pipe.set_progress_bar_config(disable=True)
@@ -123,8 +125,8 @@ def test_a_pipeline_of_score_sde_runs_corrector_and_predictor():
 
     pipe.unet.forward = told_of
     images = pipe(2, 6, torch.Generator().manual_seed(3), "np").images
-    assert len(told) == 6 * 3
-    ours.set_timesteps(18)
+    assert len(told) == rows
+    ours.set_timesteps(rows)
     assert told == pytest.approx(ours.sigmas[:-1].tolist())
     x = ours.init_noise_sigma * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
