@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.guidance.nonlinear import Nonlinear
-from ncsn_fast.guidance.operators.base import Operator, under
+from ncsn_fast.guidance.operators.base import Operator, kept, under
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
@@ -23,7 +23,8 @@ class Measured(Guidance):
 
     Attributes:
         operator: A.
-        y: (1, *measured), the measurement of all samples, or (n, *measured), one each.
+        y: (1, *measured), the measurement of all samples, or (n, *measured), one each; a copy of
+            what was given.
     """
 
     operator: Operator | Nonlinear
@@ -45,7 +46,9 @@ class Measured(Guidance):
             )
         if not bool(torch.isfinite(y).all()):
             raise ValueError("y holds values that are not finite: mask them")
-        object.__setattr__(self, "y", y)
+        if isinstance(self.operator, Operator):
+            self.operator.verify(y.device)
+        object.__setattr__(self, "y", kept("y", y))
 
     @property
     def inputs(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ncsn_fast.guidance.operators.base import Array
+from ncsn_fast.guidance.operators.base import Array, kept
 from ncsn_fast.support import checks
 
 Linear = Callable[[Tensor], Tensor]
@@ -25,7 +25,7 @@ class Nonlinear:
         shape: of one sample x.
         measured: of one measurement.
         inputs: further arguments of the function, tensors or arrays (n, …) with one entry for each
-            sample, or (1, …): cut with the samples.
+            sample, or (1, …): copied, and cut with the samples.
 
     Attributes:
         shape, measured, inputs: as given, the inputs as tensors.
@@ -48,7 +48,7 @@ class Nonlinear:
         self._function = function
         self.shape = checks.sample_shape(shape)
         self.measured = checks.sample_shape(measured)
-        self.inputs = {name: checks.tensor(name, value) for name, value in inputs.items()}
+        self.inputs = {name: kept(name, value) for name, value in inputs.items()}
         if single := [name for name, value in self.inputs.items() if value.ndim == 0]:
             raise ValueError(
                 f"{single[0]} is one number: give (1, …) for all samples, (n, …) for one each, or "

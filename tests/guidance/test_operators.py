@@ -7,6 +7,7 @@ import pytest
 import torch
 from operator_cases import CASES, DIFFERING, SAMPLES, bits, compound, matrix_of, real
 
+import ncsn_fast as nf
 from ncsn_fast.guidance.operators import (
     MIMO,
     MRI,
@@ -315,3 +316,166 @@ def test_an_operator_of_ones_own_may_differ_from_sample_to_sample():
     assert operator.norm() == pytest.approx(2)
     with pytest.raises(ValueError, match="was given 1 samples"):
         operator.forward(torch.ones(1, 3))
+
+
+class Own(Operator):
+    """Of four values, by two functions of itself and x or y."""
+
+    def __init__(self, forward, adjoint=None, per_sample=(), **constants):
+        super().__init__((4,), (4,), per_sample=per_sample, **constants)
+        self.functions = forward, adjoint or forward
+
+    def forward(self, x):
+        return self.functions[0](self, x)
+
+    def adjoint(self, y):
+        return self.functions[1](self, y)
+
+
+def gained(self, x):
+    return x * self.constant("gain", x)[:, None]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_have_what_makes_one(name):
+    CASES[name][0].verify()
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_operators_of_each_sample_have_what_makes_one(name):
+    given, make = DIFFERING[name]
+    make(*given).verify()
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("factor", [1e-20, 1.0, 1e20])
+def test_neither_sizes_nor_units_make_an_operator_wrong(rows, factor):
+    Dense(factor * real(rows, 10_000)).verify()
+    Dense(factor * torch.eye(1, 10_000)).verify()
+    Mask(torch.zeros(9)).verify()
+
+
+@pytest.mark.parametrize(
+    ("forward", "adjoint", "message"),
+    [
+        (lambda _, x: 2 * x, lambda _, y: 3 * y, r"adjoint is not the adjoint of its forward"),
+        (lambda _, x: 2 * x, lambda _, y: y / 2, r"adjoint is not the adjoint of its forward"),
+        (lambda _, x: x.roll(1, 1), lambda _, y: y.roll(1, 1), "adjoint is not the adjoint"),
+        (lambda _, x: x, lambda _, y: y * math.nan, "adjoint is not the adjoint"),
+        (lambda _, x: 0 * x, lambda _, y: y, "adjoint is not the adjoint"),
+        (lambda _, x: x**2, None, r"forward is not linear.*nf\.guidance\.Nonlinear"),
+        (lambda _, x: x + 1, None, "forward is not linear"),
+        (lambda _, x: x.clamp(-1, 1), None, "forward is not linear"),
+        (lambda _, x: x * math.inf, None, "forward is not linear"),
+        (lambda _, x: x - x.mean(0), None, "of a sample alone is not that of it beside another"),
+        (lambda _, x: x[:, :3], None, r"forward returned \(2, 3\).* \(2, 4\)"),
+        (lambda _, x: x.tolist(), None, "forward returned list; needed is a tensor"),
+        (lambda _, x: x, lambda _, y: y.long(), "adjoint returned torch.int64"),
+        (lambda _, x: x @ torch.ones(5, 5), None, "forward of 2 samples on cpu fails: mat1"),
+    ],
+)
+def test_what_is_no_linear_operator_is_refused_by_name(forward, adjoint, message):
+    operator, y = Own(forward, adjoint), torch.ones(4)
+    with pytest.raises(ValueError, match=rf"Own\.(forward|adjoint).*{message}|Own\.{message}"):
+        operator.verify()
+    for make in (
+        lambda: nf.posterior.score_scaled(operator, y),
+        lambda: nf.guidance.dps(operator, y),
+    ):
+        with pytest.raises(ValueError, match=r"Own\."):
+            make()
+
+
+def test_a_wrong_factor_shows_in_any_number_of_dimensions():
+    class One(Operator):
+        def __init__(self):
+            super().__init__((1_000_000,), (1,))
+
+        def forward(self, x):
+            return x[:, :1]
+
+        def adjoint(self, y):
+            return torch.nn.functional.pad(1.01 * y, (0, 999_999))
+
+    with pytest.raises(ValueError, match="not the adjoint"):
+        One().verify()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_constant_of_each_sample_that_is_not_named_as_one_is_refused(n):
+    with pytest.raises(ValueError, match="for each sample is named in per_sample"):
+        Own(gained, gain=torch.rand(n)).verify()
+    Own(gained, gain=torch.rand(n), per_sample=["gain"]).verify()
+    first = Own(lambda self, x: x * self.constant("gain", x)[0], gain=[1.0, 2], per_sample=["gain"])
+    with pytest.raises(ValueError, match="of a sample alone is not that of it beside another"):
+        first.verify()
+
+
+def test_an_operator_is_asked_once_and_about_two_samples_at_most():
+    asked = []
+
+    def counted(self, x):
+        asked.append(len(x))
+        return gained(self, x)
+
+    operator = Own(counted, gain=torch.rand(50), per_sample=["gain"])
+    for _ in range(2):
+        nf.posterior.score_scaled(operator, torch.ones(4))
+    assert len(asked) == 6
+    assert max(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("named", "gain", "message"),
+    [
+        (["gian"], torch.ones(3), r"per_sample = \['gian'\] of Own: .* out of \['gain'\]"),
+        ("gain", torch.ones(3), "per_sample = 'gain' of Own: give a list of names"),
+        ([["gain"]], torch.ones(3), r"give a list of names, out of \['gain'\]"),
+        (["gain"], torch.tensor(2.0), r"gain of Own has shape \(\): give \(n, …\)"),
+        (["gain"], torch.ones(0, 4), r"gain of Own has shape \(0, 4\): give \(n, …\)"),
+    ],
+)
+def test_names_and_shapes_without_samples_are_refused(named, gain, message):
+    with pytest.raises(ValueError, match=message):
+        Own(gained, gain=gain, per_sample=named)
+
+
+def test_a_constant_that_there_is_not_is_refused_by_name():
+    operator = Own(gained, gain=torch.ones(3))
+    with pytest.raises(ValueError, match=r"Own has no constant 'gian': it has \['gain'\]"):
+        operator.constant("gian", torch.ones(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("each", [False, True])
+def test_an_operator_stays_what_it_was_made_of(dtype, each):
+    gain = torch.ones(3, dtype=torch.float32)
+    operator = Own(gained, gain=gain, per_sample=["gain"] if each else [])
+    measured, x = nf.guidance.Nonlinear(lambda x, by: x * by, (1,), (1,), by=gain), torch.ones(3, 4)
+    y = torch.ones(4)
+    guidance = nf.posterior.score_scaled(Mask(torch.ones(4)), y)
+    for made_of in (gain, y):
+        made_of.mul_(2)
+    assert torch.equal(operator.forward(x.to(dtype)), x.to(dtype))
+    assert torch.equal(measured.forward(x[:, 0].to(dtype)), x[:, 0].to(dtype))
+    assert torch.equal(guidance.y, torch.ones(1, 4))
+
+
+def test_derivatives_go_through_operators_that_were_made_in_inference_mode():
+    with torch.inference_mode():
+        operators = (Mask(torch.ones(4)), Scale([1.0], (4,)), Dense(torch.ones(4, 4).double()))
+        for operator in operators:
+            operator.forward(torch.ones(1, 4))
+    for operator in operators:
+        x = torch.ones(1, 4, requires_grad=True)
+        operator.forward(x).square().sum().backward()
+        assert bool((x.grad > 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["fourier", "mri", "mimo"])
+def test_complex_operators_refuse_16_bits(name, dtype):
+    operator = CASES[name][0]
+    for method, shape in (("forward", operator.shape), ("adjoint", operator.measured)):
+        with pytest.raises(ValueError, match=rf"{dtype}: give float32 or float64"):
+            getattr(operator, method)(torch.ones(2, *shape, dtype=dtype))

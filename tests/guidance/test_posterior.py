@@ -312,6 +312,9 @@ def test_an_operator_that_measures_another_shape_than_it_says_is_refused():
         def adjoint(self, y):
             return y.expand(-1, 3)
 
-    guidance = score_scaled(Wrong(), torch.ones(2))
+    with pytest.raises(ValueError, match=r"Wrong.forward returned \(2, 1\).* \(2, 2\)"):
+        score_scaled(Wrong(), torch.ones(2))
+    guidance = score_scaled(Dense(torch.ones(2, 3)), torch.ones(2))
+    object.__setattr__(guidance, "operator", Wrong())  # as if it measured so from now on
     with pytest.raises(ValueError, match=r"operator.forward\(\) returned \(4, 1\).* \(4, 2\)"):
         guidance(torch.ones(4, 3), torch.ones(4, 3), 1.0, 0)

@@ -6,7 +6,8 @@ such real numbers the adjoint, ⟨Ax, y⟩ = ⟨x, A*y⟩, is the conjugate tran
 
 Operators compute in the dtype and on the device of what they are given. Nothing in them waits for
 a device, so that they run inside a captured chain. What they are made of, and what they are given,
-may be NumPy arrays too; they return tensors.
+may be NumPy arrays too; they return tensors. What they are made of is copied, so that an operator
+stays what it was made of.
 
 What they are made of may differ from sample to sample: masks, kernels, matrices, coils and pilots
 with one dimension more, of n entries, in front. Such an operator is for n samples, and guidance
@@ -19,6 +20,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,10 +30,14 @@ from ncsn_fast.reference import per_sample as along
 from ncsn_fast.support import checks
 from ncsn_fast.support.per_sample import cut
 
+Same = TypeVar("Same", bound="Operator")
 Array = Tensor | np.ndarray | Sequence[object]
 _POWER_ITERATIONS = 60
 # How many values of samples and measurements the norm is found for at a time.
 _NORM_VALUES = 1 << 24
+# How far an operator may be off what defines one: more than TF32 is, less than any mistake.
+_OFF = 1e-3
+_EACH = "what an operator has for each sample is named in per_sample"
 
 
 class Operator(ABC):
@@ -44,12 +50,18 @@ class Operator(ABC):
         measured: shape of one measurement A x.
         per_sample: names of the constants that have one entry for each sample, (n, …), or a single
             one for all, (1, …).
-        constants: tensors, or arrays, that the operator is made of; :meth:`constant` hands them
-            out.
+        constants: tensors, or arrays, that the operator is made of; they are copied, and
+            :meth:`constant` hands them out.
 
     Attributes:
         shape, measured: as given.
+
+    Raises:
+        ValueError: for no shapes, values that are not finite, a name in ``per_sample`` that no
+            constant has, and constants for different numbers of samples.
     """
+
+    _verified = False
 
     def __init__(
         self,
@@ -61,14 +73,26 @@ class Operator(ABC):
     ) -> None:
         self.shape = checks.sample_shape(shape)
         self.measured = checks.sample_shape(measured)
-        self._given = {name: checks.tensor(name, value) for name, value in constants.items()}
+        self._given = {name: kept(name, value) for name, value in constants.items()}
         for name, value in self._given.items():
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(
                     f"{name} of {type(self).__name__} holds values that are not finite"
                 )
         self._per_sample = tuple(per_sample)
+        known = list(self._given)
+        if isinstance(per_sample, str) or not all(name in known for name in self._per_sample):
+            raise ValueError(
+                f"per_sample = {per_sample!r:.80} of {type(self).__name__}: give a list of names, "
+                f"out of {known}"
+            )
         self._moved: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+        for name, value in self.inputs.items():
+            if not value.ndim or not len(value):
+                raise ValueError(
+                    f"{name} of {type(self).__name__} has shape {tuple(value.shape)}: give (n, …), "
+                    "an entry for each sample, or (1, …) for all"
+                )
         lengths = {name: len(value) for name, value in self.inputs.items()}
         if len(set(lengths.values()) - {1}) > 1:
             raise ValueError(
@@ -97,7 +121,7 @@ class Operator(ABC):
         """How many samples it is for; 1: any number."""
         return max((len(value) for value in self.inputs.values()), default=1)
 
-    def of(self, inputs: Mapping[str, Tensor]) -> Operator:
+    def of(self: Same, inputs: Mapping[str, Tensor]) -> Same:
         """The operator of some of the samples, whose part of :attr:`inputs` is given."""
         part = copy.copy(self)
         part._given = {**self._given, **inputs}
@@ -109,6 +133,10 @@ class Operator(ABC):
         What all samples share is moved there once: a copy from the host would end the capture of a
         chain. What differs between them guidance has moved, with the samples of a chunk.
         """
+        if name not in self._given:
+            raise ValueError(
+                f"{type(self).__name__} has no constant {name!r:.80}: it has {list(self._given)}"
+            )
         given = self._given[name]
         dtype = like.dtype.to_complex() if given.is_complex() else like.dtype
         if name in self._per_sample:
@@ -124,7 +152,11 @@ class Operator(ABC):
 
         It approaches the norm from below and is exact to a fraction of a percent unless many
         singular values crowd below the largest, where the difference matters least.
+
+        Raises:
+            ValueError: as :meth:`verify`, which comes first.
         """
+        self.verify(device)
         generator = torch.Generator("cpu").manual_seed(0)
         shape = (1, *self.shape)
         x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(device)
@@ -147,6 +179,80 @@ class Operator(ABC):
                     break
                 length = length.clamp(min=tiny)
         return largest
+
+    def verify(self, device: torch.device | str = "cpu") -> None:
+        """Ask forward and adjoint for what makes a linear operator, of random numbers.
+
+        They are called six times, with two samples at most, in float32, as chains are. A guidance
+        does it when it is made of an operator, and :meth:`norm`; what has passed once passes.
+
+        A constant that differs from sample to sample, but is not named in ``per_sample``, shows
+        where another number of samples fails; not where its entries are as many as the values of a
+        sample, and broadcast along these.
+
+        Args:
+            device: where.
+
+        Raises:
+            ValueError: unless A(x + 2x') = A x + 2A x' and ⟨A x, y⟩ = ⟨x, A*y⟩ to a thousandth, and
+                a sample alone has the measurement that it has beside another.
+        """
+        if self._verified:
+            return
+        both, last = (
+            self if self.samples == 1 else self.of(cut(self.inputs, part, self.samples))
+            for part in (slice(0, 2), slice(1, 2))
+        )
+        generator = torch.Generator("cpu").manual_seed(0)
+        shapes = self.shape, self.shape, self.measured
+        x, step, y = (
+            torch.randn((2, *one), generator=generator, device="cpu").to(device) for one in shapes
+        )
+        name = type(self).__name__
+        with torch.no_grad(), as_given(x):
+            found, other, total = (
+                both._asked("forward", one, self.measured) for one in (x, step, x + 2 * step)
+            )
+            if _far(total, found + 2 * other, _lengths(found) + 2 * _lengths(other)):
+                raise ValueError(
+                    f"{name}.forward is not linear: A(x + 2x') is not A x + 2A x'. What is not "
+                    "linear is nf.guidance.Nonlinear(function, shape, measured), for dps, mmps and "
+                    "the others of nf.guidance"
+                )
+            last._alone("forward", x, found)
+            # Mostly A x, along which a wrong factor shows in any number of dimensions.
+            y = _of_length_1(y) / 2 + _of_length_1(found).to(y)
+            back = both._asked("adjoint", y, self.shape)
+            left, right = ((one * two).flatten(1).sum(1) for one, two in ((found, y), (x, back)))
+            rounding = 1e-3 * _lengths(x) * _lengths(back)  # 1e-6 of both
+            if _far(left[:, None], right[:, None], _lengths(found) + rounding):
+                raise ValueError(
+                    f"{name}.adjoint is not the adjoint of its forward: ⟨A x, y⟩ is "
+                    f"{float(left[0]):.6g}, ⟨x, A*y⟩ {float(right[0]):.6g}. It is the transpose of "
+                    "the matrix, of complex channels the conjugate transpose, and no inverse"
+                )
+            last._alone("adjoint", y, back)
+        self._verified = True
+
+    def _alone(self, name: str, given: Tensor, beside: Tensor) -> None:
+        """Refuse to make another thing of the last sample than was made of it beside another."""
+        alone = self._asked(name, given[1:], tuple(beside.shape[1:]))
+        if _far(alone, beside[1:], _lengths(alone)):
+            raise ValueError(
+                f"{type(self).__name__}.{name} of a sample alone is not that of it beside another: "
+                f"{_EACH}"
+            )
+
+    def _asked(self, name: str, given: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """What forward or adjoint makes of some samples, in float64."""
+        called = f"{type(self).__name__}.{name}"
+        try:
+            found = getattr(self, name)(given)
+            return checks.same_shape(called, found, (len(given), *shape), given).double()
+        except Exception as error:
+            raise ValueError(
+                f"{called} of {len(given)} samples on {given.device} fails: {error} ({_EACH})"
+            ) from error
 
     def check(self, name: str, given: Array, shape: tuple[int, ...]) -> Tensor:
         """What forward or adjoint is given, (N, *shape) of real numbers, as a tensor.
@@ -197,7 +303,7 @@ class Composed(Operator):
         parts = {"outer": self.outer, "inner": self.inner}
         return {f"{p}.{name}": v for p, one in parts.items() for name, v in one.inputs.items()}
 
-    def of(self, inputs: Mapping[str, Tensor]) -> Operator:
+    def of(self, inputs: Mapping[str, Tensor]) -> Composed:
         part = copy.copy(self)
         part.outer = self.outer.of(under("outer.", inputs))
         part.inner = self.inner.of(under("inner.", inputs))
@@ -215,6 +321,13 @@ def under(prefix: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in inputs.items() if k.startswith(prefix)}
 
 
+def kept(name: str, value: Array | float) -> Tensor:
+    """A copy as a tensor, which a derivative can be taken through whatever mode it is made in."""
+    with torch.inference_mode(False):
+        tensor = checks.tensor(name, value)
+        return tensor.clone() if isinstance(value, Tensor) else tensor
+
+
 def array(name: str, value: Array | float) -> Tensor:
     """What an operator is made of, as a tensor with at least one value."""
     tensor = checks.tensor(name, value)
@@ -229,7 +342,16 @@ def as_given(x: Tensor) -> torch.autocast:
 
 
 def as_complex(channels: Tensor, dim: int) -> Tensor:
-    """Real and imaginary part, entries 0 and 1 of a dimension, as complex numbers."""
+    """Real and imaginary part, entries 0 and 1 of a dimension, as complex numbers.
+
+    Raises:
+        ValueError: for numbers of 16 bits.
+    """
+    if channels.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"an operator of complex numbers was given {channels.dtype}: give float32 or float64 "
+            "(.float())"
+        )
     return torch.complex(channels.select(dim, 0), channels.select(dim, 1))
 
 
@@ -273,6 +395,21 @@ def zeros_and_ones(mask: Tensor, shape: tuple[int, ...]) -> bool:
     return broadcast("mask", mask, shape)
 
 
+def _lengths(values: Tensor) -> Tensor:
+    """Of each sample, (N,)."""
+    return values.flatten(1).norm(dim=1)
+
+
+def _of_length_1(values: Tensor) -> Tensor:
+    """Each sample divided by its length, unless that is 0."""
+    return values / along(_lengths(values).clamp(min=torch.finfo(values.dtype).tiny), values)
+
+
+def _far(found: Tensor, expected: Tensor, lengths: Tensor) -> bool:
+    """Whether a sample is further off than operators are, of lengths (N,); also where it is NaN."""
+    return not bool((_lengths(found - expected) <= _OFF * lengths).all())
+
+
 def _double(value: Tensor, device: torch.device) -> Tensor:
     return value.to(device, torch.complex128 if value.is_complex() else torch.float64)
 
@@ -286,6 +423,7 @@ __all__ = [
     "as_complex",
     "as_given",
     "broadcast",
+    "kept",
     "real",
     "under",
     "zeros_and_ones",
