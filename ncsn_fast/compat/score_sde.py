@@ -69,8 +69,9 @@ def get_pc_sampler(
             "euler_maruyama", or None, "none".
         corrector: likewise, "langevin", "ald", or None, "none".
         inverse_scaler: a function of the samples, applied at the end.
-        snr: r > 0, the signal-to-noise ratio of the corrector.
-        n_steps: corrector steps before each of the predictor, at least 1.
+        snr: r > 0, the signal-to-noise ratio of the corrector; not looked at without one.
+        n_steps: corrector steps before each of the predictor, at least 1; without a corrector it
+            counts in what is returned alone, as there.
         probability_flow: whether the predictor solves the ODE, without noise.
         continuous: whether the model was trained on all times, and is told σ (VE) or 999·t (VP);
             else it is told labels.
@@ -84,7 +85,8 @@ def get_pc_sampler(
         adopt: whether an NCSN, NCSNv2, NCSNv2_128 or NCSNv2_256 is taken over as ours.
 
     Returns:
-        model → (samples (N, C, H, W) float32, the number of evaluations).
+        model → (samples (N, C, H, W) float32, the number of evaluations as score_sde counts them,
+        sde.N·(n_steps + 1): also those of a predictor or corrector that is None, and not made).
 
     Raises:
         ValueError: for bad input; the message says which.
@@ -93,6 +95,7 @@ def get_pc_sampler(
     common.function("inverse_scaler", inverse_scaler, "of samples")
     shape = _batch(shape)
     told = diffusion(sde, common.flag("continuous", continuous), eps)
+    n_steps = checks.count("n_steps", n_steps, 0)
     table, adapts = predictor_corrector(
         told,
         predictor,
@@ -133,7 +136,7 @@ def get_pc_sampler(
             guidance=guidance,
             batch_size=ALL if drawn or together else shape[0],
         )
-        return inverse_scaler(samples), len(table)
+        return inverse_scaler(samples), len(told.sigma) * (n_steps + 1)
 
     return pc_sampler
 

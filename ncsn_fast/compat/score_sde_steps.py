@@ -235,13 +235,13 @@ def predictor_corrector(
     corrects = _named("corrector", corrector, _CORRECTORS)
     if predicts == corrects == "none":
         raise ValueError("predictor and corrector are both none: nothing would be done")
-    ratio = checks.number("snr", snr)
+    ratio = 1.0 if corrects == "none" else checks.number("snr", snr)
     if not 0 < ratio < math.inf:
         raise ValueError(f"snr = {snr}: the signal-to-noise ratio is finite and positive")
     if predicts == "ancestral_sampling" and probability_flow:
         raise ValueError("probability_flow=True: ancestral_sampling has no ODE; leave it out")
-    n_steps = checks.count("n_steps", n_steps)
-    before, after = n_steps * (corrects != "none"), int(predicts != "none")
+    before = 0 if corrects == "none" else checks.count("n_steps", n_steps)
+    after = int(predicts != "none")
     rows = (len(at.sigma), before + after)
     a, b, d, adapts = np.ones(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows, dtype=bool)
     k = np.sqrt(at.alpha) * ratio

@@ -163,7 +163,10 @@ def test_with_torchs_noise_the_samples_are_those_of_score_sde(sde, continuous, c
     )  # fmt: skip
     found, evaluations = sampler(model.train())
     torch.testing.assert_close(found, 2 * expected, rtol=2e-4, atol=2e-4)
-    assert evaluations == asked == model.asked
+    assert asked == model.asked
+    if predictor and corrector:
+        assert evaluations == asked
+    assert evaluations == N * (n_steps + 1)  # as there, also where fewer are made
     assert model.training
 
 
@@ -337,6 +340,16 @@ def test_a_wrong_argument_is_refused_by_name(name, values):
 def test_a_wrong_argument_of_the_solver_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
         get_ode_sampler(VESDE(), SHAPE, lambda x: x, **{name: value})
+
+
+@pytest.mark.parametrize(("snr", "n_steps"), [(0, 0), (None, 1), (math.nan, 3)])
+def test_without_a_corrector_its_settings_do_not_matter(snr, n_steps):
+    for corrector in (None, "none"):
+        arguments = {**RIGHT, "corrector": corrector, "snr": snr, "n_steps": n_steps}
+        found, evaluations = get_pc_sampler(**arguments, continuous=True, seed=0)(score)
+        plain = get_pc_sampler(**{**RIGHT, "corrector": None}, continuous=True, seed=0)(score)[0]
+        assert torch.equal(found, plain)
+        assert evaluations == N * (n_steps + 1)
 
 
 def test_betas_of_1_and_more_are_refused():
