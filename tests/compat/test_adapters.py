@@ -123,6 +123,16 @@ def test_a_chain_of_azula_is_the_same_from_the_same_noise(schedule):
     torch.testing.assert_close(states[-2].double(), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_azulas_denoiser_of_one_time_for_all_is_refused():
+    pytest.importorskip("azula", reason="azula is not installed")
+    from azula import denoise, linalg, noise
+
+    covariance = linalg.covariance.IsotropicCovariance(torch.ones(()))
+    gaussian = denoise.GaussianDenoiser(torch.zeros(4), covariance, noise.VPSchedule())
+    with pytest.raises(ValueError, match="a GaussianDenoiser takes one time for all samples"):
+        azula.score(gaussian)
+
+
 class Halving(nn.Module):
     """Physics of deepinv's interface: A(x, mask=...) keeps the mask that it was given last."""
 
@@ -171,6 +181,82 @@ def test_physics_that_measures_complex_numbers_is_refused():
     physics.A = lambda x: torch.complex(x, x)
     with pytest.raises(ValueError, match=r"measures torch.complex64: needed are real tensors"):
         deepinv.Physics(physics, (2, 6))
+
+
+class Unheeding(Halving):
+    """One that takes any name, as deepinv's do, and looks at the mask."""
+
+    def A(self, x, mask=None, **others):
+        return super().A(x, mask)
+
+    def A_adjoint(self, y, mask=None, **others):
+        return super().A_adjoint(y, mask)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_parameters_that_physics_does_not_look_at_are_refused(value):
+    physics, masks = Unheeding(torch.ones(1, 2, 6)), torch.full((3, 2, 6), value)
+    deepinv.Physics(physics, (2, 6), mask=masks)
+    with pytest.raises(ValueError, match=r"same whatever maks is: its parameters are \['mask'\]"):
+        deepinv.Physics(physics, (2, 6), mask=masks, maks=masks)
+    with pytest.raises(ValueError, match=r"Halving.A of real numbers \(2, 2, 6\), maks= fails"):
+        deepinv.Physics(Halving(torch.ones(1, 2, 6)), (2, 6), maks=masks)
+    with pytest.raises(ValueError, match=r"of real numbers .*, mask= fails"):
+        deepinv.Physics(physics, (2, 6), mask=torch.ones(3, 5, 5))
+
+
+class Made(nn.Module):
+    """Physics of deepinv's interface, of two functions."""
+
+    def __init__(self, A, A_adjoint):
+        super().__init__()
+        self.A, self.A_adjoint = A, A_adjoint
+
+
+@pytest.mark.parametrize(
+    ("forward", "adjoint", "message"),
+    [
+        (lambda x: x**2, lambda y: y, r"Made is no linear .*not linear.*nf\.guidance\.Nonlinear"),
+        (lambda x: 2 * x, lambda y: y / 2, "Made is no linear .*is not the adjoint"),
+        (
+            lambda x: x,
+            lambda y: torch.complex(y, y),
+            "adjoint returned torch.complex64",
+        ),
+        (
+            lambda x: x @ torch.ones(9),
+            lambda y: y,
+            r"Made.A of .* fails: .*nf\.guidance\.Nonlinear",
+        ),
+    ],
+)
+def test_physics_that_is_not_linear_is_refused_when_it_is_given(forward, adjoint, message):
+    with pytest.raises(ValueError, match=message):
+        deepinv.Physics(Made(forward, adjoint), (2, 6))
+
+
+def test_physics_keeps_its_precision_under_autocast():
+    matrix = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
+    operator = deepinv.Physics(Made(lambda x: x @ matrix, lambda y: y @ matrix.T), (2, 6))
+    x = torch.randn(3, 2, 6)
+    y, back = operator.forward(x), operator.adjoint(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(operator.forward(x), y)
+        assert torch.equal(operator.adjoint(x), back)
+
+
+def test_physics_of_deepinv_that_is_not_linear_and_names_it_has_not_are_refused():
+    dinv = pytest.importorskip("deepinv", reason="deepinv is not installed")
+    kernels = torch.rand(3, 1, 3, 3)
+    blur = dinv.physics.Blur(filter=kernels[:1], padding="circular")
+    deepinv.Physics(blur, (1, 8, 8), filter=kernels)
+    with pytest.raises(ValueError, match=r"same whatever filtr is: its .* \['filter'\]"):
+        deepinv.Physics(blur, (1, 8, 8), filtr=kernels)
+    with pytest.raises(ValueError, match=r"Ptychography is no linear .*nf\.guidance\.Nonlinear"):
+        deepinv.Physics(dinv.physics.Ptychography(img_size=(1, 16, 16)), (1, 16, 16))
+    retrieval = dinv.physics.RandomPhaseRetrieval(m=100, img_size=(1, 8, 8))
+    with pytest.raises(ValueError, match=r"Retrieval.A of real .* fails: .*of complex images"):
+        deepinv.Physics(retrieval, (1, 8, 8))
 
 
 def test_physics_of_deepinv_is_an_operator():
@@ -451,3 +537,17 @@ def test_what_is_no_step_of_its_own_is_refused_by_sbis_predictor(settings, messa
     sbi.register("ours")
     with pytest.raises(ValueError, match=message):
         trained().sample((2,), x=torch.ones(1, 2), predictor="ours", predictor_params=settings)
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["DDPMScheduler", "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "config"]
+)
+def test_an_ncsnpp_takes_the_scheduler_of_its_kind_alone(scheduler):
+    import diffusers as library
+
+    name = "ScoreSdeVeScheduler" if scheduler == "config" else scheduler
+    given = getattr(library, name)()
+    given = given.config if scheduler == "config" else given
+    with pytest.raises(ValueError, match=rf"a {type(given).__name__} is no ScoreSdeVeScheduler"):
+        diffusers.score(ncsnpp(), given)
+    assert diffusers.score(ncsnpp()).sigmas is None

@@ -37,13 +37,19 @@ def score(denoiser: Any) -> Score:
         A Score told the time, with ``sigmas`` of 1,000 times from 1 to 0.
 
     Raises:
-        ValueError: for what has no schedule, and one whose σ/α does not rise.
+        ValueError: for what has no schedule, one whose σ/α does not rise, and a
+            ``GaussianDenoiser``.
     """
     schedule = getattr(denoiser, "schedule", None)
     if not isinstance(denoiser, nn.Module) or not callable(schedule):
         raise ValueError(
             f"denoiser is a {type(denoiser).__name__}: give a denoiser of azula, a module with "
             "schedule(t)"
+        )
+    if isinstance(getattr(denoiser, "mean", None), Tensor) and hasattr(denoiser, "cov"):
+        raise ValueError(
+            f"a {type(denoiser).__name__} takes one time for all samples, not one each: its score "
+            'is nf.Score(lambda x, sigma: …, "score", "sigma") of the formula'
         )
     clock = Clock(schedule, 0.0, 1.0)
     fn = _Denoiser(denoiser)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ncsn_fast.guidance.operators.base import Array, Operator
+from ncsn_fast.guidance.operators.base import Array, Operator, as_given
 from ncsn_fast.models.score import Score
 from ncsn_fast.support import checks
+from ncsn_fast.support.per_sample import cut
 
 
 def score(denoiser: Any) -> Score:
@@ -36,10 +38,13 @@ def score(denoiser: Any) -> Score:
 class Physics(Operator):
     """Linear physics of deepinv as an operator: ``A`` is its forward, ``A_adjoint`` its adjoint.
 
-    It computes in float32, where the physics is. The noise model stays outside.
+    It computes in float32, where the physics is, also under autocast. The noise model stays
+    outside.
 
         scan = Physics(dinv.physics.MRI(mask=mask, img_size=(2, 64, 64)), (2, 64, 64))
         guidance = nf.posterior.gaussian_likelihood(scan, physics(image), 0.05)
+
+    Physics that is not linear is ``nf.guidance.Nonlinear(physics.A, shape, measured)``.
 
     Args:
         physics: with ``A(x)`` and ``A_adjoint(y)``, real tensors; it is copied.
@@ -48,7 +53,8 @@ class Physics(Operator):
             given to ``A(x, mask=masks)``. With some it belongs to one thread.
 
     Raises:
-        ValueError: for other physics, and where it measures something else than a real tensor.
+        ValueError: for other physics, where it measures something else than a real tensor, for a
+            parameter that makes no difference to what it measures, and what :meth:`verify` refuses.
     """
 
     def __init__(self, physics: Any, shape: Iterable[int], **parameters: Array) -> None:
@@ -60,18 +66,37 @@ class Physics(Operator):
         # Its parameters are set by every call that is given some.
         self._physics = getattr(physics, "clone", lambda: copy.deepcopy(physics))()
         sizes = checks.sample_shape(shape)
-        names = list(parameters)
-        super().__init__(sizes, sizes, per_sample=names, **parameters)
+        super().__init__(sizes, sizes, per_sample=list(parameters), **parameters)
         tensors = [one for one in vars(physics).get("_buffers", {}).values() if one is not None]
         device = tensors[0].device if tensors else torch.device("cpu")
-        with torch.no_grad():
-            measured = self._call("A", torch.zeros(self.samples, *sizes, device=device))
+        few = self.of(cut(self.inputs, slice(0, 2), self.samples))
+        generator = torch.Generator("cpu").manual_seed(0)
+        x = torch.randn((few.samples, *sizes), generator=generator, device="cpu").to(device)
+        kind = type(physics).__name__
+        try:
+            measured = few._measure(x)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{kind}.A of real numbers {tuple(x.shape)}"
+                f"{''.join(f', {name}=' for name in parameters)} fails: {error}. What is not linear"
+                ", or of complex images, is nf.guidance.Nonlinear(function, shape, measured)"
+            ) from error
         if not isinstance(measured, Tensor) or not measured.is_floating_point():
             raise ValueError(
-                f"{type(physics).__name__} measures {getattr(measured, 'dtype', type(measured))}: "
+                f"{kind} measures {getattr(measured, 'dtype', type(measured))}: "
                 "needed are real tensors; complex numbers are two channels"
             )
         self.measured = tuple(measured.shape[1:])
+        for name in parameters:
+            if not few._heeds(name, x, measured):
+                raise ValueError(
+                    f"{kind}.A measures the same whatever {name} is: its parameters are "
+                    f"{_parameters(physics)}"
+                )
+        try:
+            self.verify(device)
+        except ValueError as error:
+            raise ValueError(f"{kind} is no linear physics with its adjoint: {error}") from error
 
     def forward(self, x: Tensor) -> Tensor:
         return self._call("A", self.check("forward", x, self.shape))
@@ -82,9 +107,34 @@ class Physics(Operator):
     def _call(self, name: str, x: Tensor) -> Any:
         single = x.float()
         parameters = {one: self.constant(one, single) for one in self.inputs}
-        result = getattr(self._physics, name)(single, **parameters)
+        with as_given(single):
+            result = getattr(self._physics, name)(single, **parameters)
         whole = isinstance(result, Tensor) and result.is_floating_point()
         return result.to(x.dtype) if whole else result
+
+    def _measure(self, x: Tensor) -> Any:
+        with torch.no_grad():
+            return self._call("A", x)
+
+    def _heeds(self, name: str, x: Tensor, measured: Tensor) -> bool:
+        """Whether another value of a parameter is measured otherwise, or refused."""
+        given = self.constant(name, x)
+        for other in (torch.zeros_like(given), 1 - given):
+            try:
+                found = self.of({**self.inputs, name: other})._measure(x)
+            except (RuntimeError, ValueError):
+                return True
+            if not torch.equal(found, measured):
+                return True
+        return False
+
+
+def _parameters(physics: Any) -> list[str]:
+    """The names that A has for what it takes beside x, and those of the physics' own tensors."""
+    _, *arguments = inspect.signature(physics.A).parameters.values()
+    named = {one.name for one in arguments if one.kind is not one.VAR_KEYWORD}
+    own = vars(physics).get("_buffers", {})
+    return sorted(named | {name for name in own if not name.startswith("_")})
 
 
 __all__ = ["Physics", "score"]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ncsn_fast.methods.levels import geometric_sigmas
 from ncsn_fast.models.score import Score
 
+# What ScoreSdeVeScheduler has of its levels; its own name is in no configuration but that file's.
+_LEVELS = ("sigma_max", "sigma_min", "num_train_timesteps", "correct_steps")
 # What a network predicts, by diffusers' names.
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "denoiser", "v_prediction": "v"}
 
@@ -34,22 +36,29 @@ def score(unet: Any, scheduler: Any = None) -> Score:
         unet: a UNet2DModel, or another that is called as unet(x, t).sample. One with
             ``time_embedding_type="fourier"``, as google/ncsnpp-church-256 and the others of NCSN++
             have, is told σ and returns the score; others are told timesteps.
-        scheduler: the pipeline's. For "fourier" it says which levels were trained on
-            (ScoreSdeVeScheduler); without it they are the sampler's.
+        scheduler: the pipeline's. For "fourier" it is a ScoreSdeVeScheduler and says which levels
+            were trained on; without it they are the sampler's.
 
     Raises:
-        ValueError: where a network is told timesteps and no scheduler says their noise, and for
-            predictions of another kind.
+        ValueError: where a network is told timesteps and no scheduler says their noise, for
+            predictions of another kind, and for another scheduler of a network told σ.
     """
     config, told = getattr(unet, "config", None), getattr(scheduler, "config", {})
     if not isinstance(unet, nn.Module) or config is None:
         raise ValueError(f"unet is a {type(unet).__name__}: give a model of diffusers")
     network, embedding = _UNet(unet), config.get("time_embedding_type", "positional")
     if embedding == "fourier":
-        sigmas = None
-        if told:
-            count = told["num_train_timesteps"]
-            sigmas = geometric_sigmas(told["sigma_max"], told["sigma_min"], count)
+        if scheduler is None:
+            return Score(network, "score", "sigma")
+        if not all(name in told for name in _LEVELS):
+            raise ValueError(
+                f"{type(unet).__name__} has fourier embeddings of σ, and a "
+                f"{type(scheduler).__name__} is no ScoreSdeVeScheduler, by which its output were "
+                "the score: give that of its pipeline, or none; for other networks "
+                "nf.Score(fn, kind, condition)"
+            )
+        first, last, count, _ = (told[name] for name in _LEVELS)
+        sigmas = geometric_sigmas(first, last, count)
         return Score(network, "score", "sigma", sigmas)
     alphas = getattr(scheduler, "alphas_cumprod", None)
     prediction = told.get("prediction_type", "epsilon")
