@@ -97,7 +97,8 @@ def auto_schedule(
         data: (N, *shape) training data: a tensor on any device or an array, which may be
             memory-mapped, floating point in model space or (images) uint8, which are divided by
             255; or a map-style Dataset of such samples or of (sample, label) pairs.
-        score: a network that is there, as :class:`nf.Sampler` takes it. Its own levels are taken,
+        score: a network that is there, as :class:`nf.Sampler` takes it, and that needs no further
+            input (a function that gives it such has to be around it). Its own levels are taken,
             if it has some, with the rule's ε for them, or a smaller one where its score is too
             steep for that; and its score is looked at on noised samples of the data: warnings say
             where it knows nothing, or is not as long as the score of this data.
