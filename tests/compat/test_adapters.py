@@ -354,6 +354,47 @@ def test_an_npse_has_its_own_score_for_every_observation(kind):
         torch.testing.assert_close(found.float(), expected, atol=1e-3, rtol=1e-3)
 
 
+class Matching(nn.Module):
+    """An estimator of sbi's interface, whose score is of one time for all as FMPE's is."""
+
+    t_min, t_max, condition_shape = 0.01, 1.0, (2,)
+
+    def __init__(self, size):
+        super().__init__()
+        self.input_shape = (size,)
+
+    def mean_t_fn(self, times):
+        return 1 - 0.9 * times[:, None]
+
+    def std_fn(self, times):
+        return times[:, None]
+
+    def score(self, theta, condition, t):
+        return (-(1 - t) * theta - theta) / t
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_an_estimator_of_one_time_for_all_is_refused(size):
+    for use in (sbi.score, lambda estimator: sbi.sample(estimator, 2, torch.ones(1, 2))):
+        with pytest.raises(
+            ValueError, match=r"Matching\.score of . samples .* each fails"
+        ):
+            use(Matching(size))
+
+
+def test_an_fmpe_is_refused():
+    pytest.importorskip("sbi", reason="sbi is not installed")
+    from sbi.inference import FMPE
+
+    torch.manual_seed(0)
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    theta = prior.sample((300,))
+    inference = FMPE(prior, show_progress_bars=False)
+    inference.append_simulations(theta, theta).train(max_num_epochs=1)
+    with pytest.raises(ValueError, match=r"score of 3 samples .* fails: .* FMPE's has not"):
+        sbi.score(inference.build_posterior())
+
+
 def test_samples_of_an_npse_are_where_its_own_ode_leads():
     pytest.importorskip("sbi", reason="sbi is not installed")
     posterior = trained()

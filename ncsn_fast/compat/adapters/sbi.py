@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ncsn_fast import noise
 from ncsn_fast.compat.adapters.times import Clock
 from ncsn_fast.methods.by_name import check_taken, make_table
+from ncsn_fast.models.base import evaluating
 from ncsn_fast.models.score import Score
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support import checks
@@ -48,18 +49,37 @@ def score(posterior: Any) -> Score:
         A Score told the time, with ``sigmas`` of 1,000 times of the estimator's.
 
     Raises:
-        ValueError: for an estimator that has no score, or no law of its states.
+        ValueError: for an estimator that has no score of samples with a time each, as that of an
+            FMPE has none, or no law of its states.
     """
     estimator: Any = getattr(posterior, "vector_field_estimator", posterior)
-    needed = ("score", "mean_t_fn", "std_fn", "t_min", "t_max")
+    needed = ("score", "mean_t_fn", "std_fn", "t_min", "t_max", "input_shape", "condition_shape")
     if not isinstance(estimator, nn.Module) or not all(hasattr(estimator, one) for one in needed):
         raise ValueError(
             f"posterior is a {type(posterior).__name__}: give what NPSE(...).build_posterior() "
             "returns, or its vector_field_estimator"
         )
     network, ends = _Estimator(estimator), (estimator.t_min, estimator.t_max)
+    _check(network, *(tuple(size) for size in (estimator.input_shape, estimator.condition_shape)))
     clock = Clock(network.scales, *(float(end) for end in ends))  # type: ignore[arg-type]
     return Score(network, "score", clock, clock.sigmas, input_scale=clock.scale)
+
+
+def _check(network: _Estimator, shape: tuple[int, ...], condition: tuple[int, ...]) -> None:
+    """Refuse an estimator that has no score of a batch, told a time each."""
+    # As many samples as no dimension has values, so that times are not broadcast along one.
+    n, kind = 1 + max((1, *shape)), type(network.estimator).__name__
+    like = next(network.parameters(), torch.zeros(()))
+    theta, given = like.new_zeros(n, *shape), like.new_zeros(n, *condition)
+    time = like.new_full((n,), (network.estimator.t_min + network.estimator.t_max) / 2)
+    try:
+        with torch.no_grad(), evaluating(network):
+            checks.same_shape(f"{kind}.score", network(theta, time, given), theta.shape, theta)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{kind}.score of {n} samples with a time each fails: {error}. The estimators of NPSE "
+            "have one, FMPE's has not"
+        ) from error
 
 
 def sample(
