@@ -28,7 +28,7 @@ from ncsn_fast import noise
 from ncsn_fast.device import malloc
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.backends import NETWORK_TYPES
-from ncsn_fast.inference.adopted import adopted, follow
+from ncsn_fast.inference.adopted import adopted, follow, inputs_of, original
 from ncsn_fast.inference.automatic import automatic
 from ncsn_fast.inference.fingerprints import fingerprints
 from ncsn_fast.inference.foreign import PreparedModule
@@ -44,6 +44,9 @@ T = TypeVar("T")
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 
 
+_INPUTS = ("x", "labels")
+
+
 class CannotPrepare(ValueError):
     """Something stands in the way of a copy of a network."""
 
@@ -55,8 +58,12 @@ class PreparedNetwork:
     ``Sampler`` calls before each chain, and at no other time. Threads may share it: a refresh waits
     until no other computes with it. Copied or pickled, it keeps the weights that it has.
 
+    What the network has beyond an ``nn.Module``, its ``sigmas`` say, it has too. Of one that was
+    taken over this is the original, whose names the inputs may be given by.
+
     Attributes:
-        source: the network it was made of, which is left as it is.
+        source: the network it was made of, which is left as it is; the one of ours around the
+            original's parameters, where that was taken over.
         network: the copy. Its tensors stay where they are as long as ``generation`` does.
         precision: "fp32", "tf32", "fp16" or "bf16".
         generation: grows when the copy had to be made anew, at other addresses.
@@ -74,6 +81,8 @@ class PreparedNetwork:
         self._turn = threading.Condition()
         self._computing = 0  # how many are
         self._told = source.sigmas.device.type != "cpu"  # in which forms it runs
+        module = original(source)
+        self._called = {} if module is None else dict(zip(inputs_of(module), _INPUTS, strict=True))
         whole_weights(source, self._make)
         self._pack()
 
@@ -94,10 +103,19 @@ class PreparedNetwork:
         with self._use(), torch.autocast(x.device.type, enabled=False):
             return self.network.normalized(x, labels, **classes)
 
-    def __call__(self, x: Tensor, labels: Tensor, **classes: Tensor | int) -> Tensor:
+    def __call__(self, *given: Tensor, **named: Tensor | int) -> Tensor:
         """What the source returns, the score s(x, σ) as a rule; arguments as for normalized."""
-        with self._use(), torch.autocast(x.device.type, enabled=False):
-            return self.network(x, labels, **classes)
+        named = {self._called.get(name, name): value for name, value in named.items()}
+        with self._use(), torch.autocast(self.network.sigmas.device.type, enabled=False):
+            return self.network(*given, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in PreparedNetwork.__annotations__:  # not yet there
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if hasattr(nn.Module, name):
+            raise AttributeError(f"a prepared network has no {name!r}: use .source.{name}")
+        module = original(self.source)
+        return getattr(self.source if module is None else module, name)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -286,7 +304,8 @@ def prepare_for_inference(
             compute in "fp32", their "auto", or "tf32". On a GPU the mode of float32 products is
             that of ``float32_mode`` in ``device/precision.py``, which a ``Sampler`` enters.
             For another module "fp32" or "auto".
-        adopt: False: an official network is a module like any other.
+        adopt: False: an official network is a module like any other. A Sampler of what is taken
+            over has other defaults than one of the original, which a line of its log names.
 
     Raises:
         ValueError: for anything else, with what stands in the way.

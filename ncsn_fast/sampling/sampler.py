@@ -66,20 +66,19 @@ class Sampler:
             the network's own where these are geometric), "ladder", "geometric", "karras", "linear".
         hold_noise: whether states, which say how much noise they have, are held at each row's level
             (docs/few_steps.md). Default: of networks not told σ, by methods that add no noise.
-        settings: others of the method (rho, snr, corrector_steps, predictor, those of a function of
-            your own). What is not given comes from the network's checkpoint (``net.sampling``) as
-            far as that is of the same method, then from the method's function in
-            ``methods/tables.py``, which describes it.
+        settings: others of the method (rho, snr, predictor, those of a function of your own). What
+            is not given comes from the network's checkpoint (``net.sampling``) as far as that is of
+            the same method, then from its function in ``methods/tables.py``, which describes it.
         precision: what the network computes in, "fp32", "tf32", "fp16" or "bf16"; the state is
             float32 throughout. "auto" is fp32 for networks of others; for those of this package
             fp16 on a GPU, and on a CPU bf16 or fp32, which is faster there being measured.
         prepare, adopt: whether networks are prepared (:func:`nf.prepare_for_inference`: ours as a
-            copy, others in fp32 on a CPU on packed weights), and official ones taken over as ours.
+            copy, others in fp32 on a CPU on packed weights), and official ones taken over as ours,
+            with our defaults: hold_noise, precision, where chains begin (docs/cpu.md).
         backend: "auto", "torch", "triton" or "cpp" (:func:`nf.use_backend`).
         graph: "auto" captures a step as a CUDA graph and replays it, where there is a GPU and the
-            score function can be captured; True refuses where it cannot; False runs eagerly. The
-            samples are the same, bit for bit, where the network's kernels are deterministic.
-            What a captured function does on the host is done once, not in each row.
+            score function can be captured; True refuses where it cannot; False runs eagerly: bit
+            for bit the same, where kernels are deterministic. A capture runs host code once only.
         device: where to sample; default: the network's device.
 
     Attributes:
@@ -125,6 +124,8 @@ class Sampler:
         self.table = make_table(method, ladder, settings, defaults, self.score.only_levels)
         self.hold_noise = holds_noise(hold_noise, self.score, self.table)
         self._start = Start(self.table, self.shape, self.network, starts_uniform(method))
+        if adopt:
+            self._start.tell(self.hold_noise and hold_noise is None)
         if device is None and isinstance(sigmas, Tensor) and sigmas.device.type != "cpu":
             device = sigmas.device
         self._device = None if device is None else usable(device)
@@ -178,11 +179,10 @@ class Sampler:
             start_level: first noise level to run, as an index into the ladder; the default
                 initial state is then that of this level. A method begins only at levels that its
                 table visits without a history (not so "dpmpp_2m").
-            noise: row → (n, *shape) tensor in place of the engine's noise, by the row alone, as
-                every chunk of the batch asks for its rows again. Such a chain runs eagerly.
-            mask, known: where the mask is 1 the state is held at ``known`` (model space), noised
-                to the level of each step and exact at the end; tensors or arrays that broadcast
-                to (n, *shape).
+            noise: row → (n, *shape) tensor in place of the engine's noise, by the row alone: every
+                chunk asks for its rows again. Such a chain runs eagerly.
+            mask, known: where the mask is 1 the state is held at ``known`` (model space), noised to
+                each row's level, exact at the end; tensors, arrays that broadcast to (n, *shape).
             guidance: (x, n, σ, row) → drift g, which acts like a term added to the score: it is
                 multiplied by the step size, α_i = ε(σ_i/σ_L)² in annealed Langevin dynamics. In a
                 captured chain σ and row are tensors () on the device (float64, int64) and what it
@@ -190,9 +190,9 @@ class Sampler:
             clip: largest norm of the score, per sample, > 0.
             temperature: factor on the variance of the noise, at least 0; 1 for methods without.
             every: keep every k-th state, k ≥ 1; the trajectory is then returned too.
-            callback: called as (row, x, n) after every row with the state before the update and
-                the normalised score there. It runs per chunk, and on the host even where the chain
-                is captured. On a GPU the last chunk may have samples of the one before.
+            callback: called as (row, x, n) after every row with the state before the update and the
+                normalised score there, per chunk, and on the host even where the chain is captured.
+                On a GPU the last chunk may have samples of the one before.
             extra: further keyword inputs of the network, one per sample: tensors and arrays (n, …),
                 lists and tuples of length n, cut as the batch is; of length 1, and all else: all's.
             shared: further keyword inputs that all samples get as they are, of any length.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor
 
 from ncsn_fast import noise
+from ncsn_fast.inference.adopted import original
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import Space
 from ncsn_fast.reference import StepResult, per_sample
 from ncsn_fast.sampling.chain import Chain, Chunk
 from ncsn_fast.table import Table
+
+_log = logging.getLogger("ncsn_fast")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +53,32 @@ class Start:
         make up for the rest, about σ/√2.
         """
         z = noise.normal(self.shape, seed=seed, stream=noise.INITIAL, sample_ids=ids, step=1)
-        blind = self.network is not None and not self.network.sees_sigma
-        if blind and not self.table.adds_noise:
+        if self._of_one_length:
             length = per_sample(z.flatten(1).norm(dim=1), z)
             z = z * (math.sqrt(math.prod(self.shape)) / length)
         return z
+
+    @property
+    def _of_one_length(self) -> bool:
+        blind = self.network is not None and not self.network.sees_sigma
+        return blind and not self.table.adds_noise
+
+    def tell(self, held: bool) -> None:
+        """What is otherwise by default, where the network was taken over, than for the original.
+
+        Args:
+            held: whether states are held at the noise level of each row, by default.
+        """
+        if self.network is None or (module := original(self.network)) is None:
+            return
+        told = ["states are held at the noise level of each row (hold_noise=True)"] if held else []
+        if not Space.of(self.network).plain:
+            told.append("chains begin in the range of its data")
+        if self._of_one_length and not self.uniform:
+            told.append("the noise that chains begin in has the length √D")
+        if told:
+            name, words = type(module).__name__, "; ".join(told)
+            _log.info("%s samples as ncsn_fast's: %s (not so with adopt=False)", name, words)
 
 
 def first_state(chain: Chain, chunk: Chunk, x: Tensor) -> StepResult:

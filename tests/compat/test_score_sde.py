@@ -179,10 +179,11 @@ def official(kind):
 
 
 @pytest.mark.parametrize("sizes", [("none", "ald"), ("reverse_diffusion", "langevin")], ids=str)
+@pytest.mark.parametrize("flow", [False, True])
 @pytest.mark.parametrize("noise", ["philox", "torch"])
-def test_its_ncsnv2_runs_as_ours_unless_it_shall_not(noise, sizes):
+def test_its_ncsnv2_runs_as_ours_unless_it_shall_not(noise, flow, sizes):
     def run(net, **adopt):
-        arguments = (VESDE(), (2, 2, 8, 8), *sizes, lambda x: x, 0.16)
+        arguments = (VESDE(), (2, 2, 8, 8), *sizes, lambda x: x, 0.16, 1, flow)
         torch.manual_seed(1)
         return get_pc_sampler(*arguments, noise=noise, **adopt)(nn.DataParallel(net))[0]
 

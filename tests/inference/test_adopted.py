@@ -64,6 +64,58 @@ def test_what_is_prepared_returns_what_the_network_returns() -> None:
     assert torch.equal(images, sampler(net)(2, seed=0))
 
 
+def test_what_is_prepared_stands_for_the_network_in_a_loop_of_the_users() -> None:
+    net = Official()
+    net.config = {"data": "digits"}
+    prepared = nf.prepare_for_inference(net, "fp32")
+    assert prepared.sigmas is net.sigmas
+    assert prepared.config is net.config
+    x, labels = networks.inputs(net.behind[0])
+    assert torch.equal(prepared(x, y=labels), prepared(x, labels))
+    assert torch.equal(prepared(y=labels, x=x), prepared(x, labels))
+    with pytest.raises(AttributeError, match="has no 'eval'"):
+        prepared.eval()
+    for other in (copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
+        assert torch.equal(other(x, y=labels), prepared(x, labels))
+        assert torch.equal(other.sigmas, net.sigmas)
+    ours = nf.prepare_for_inference(net.behind[0], "fp32")
+    assert ours.config == net.behind[0].config
+    with pytest.raises(AttributeError, match="calls"):
+        _ = ours.calls
+
+
+PLAIN = {"step_size": None, "steps_per_level": None}
+DEFAULTS: dict[str, tuple[dict[str, object], dict[str, object], list[str]]] = {
+    "none": ({}, {}, []),
+    "rescaled": ({"rescaled": True}, {}, ["range"]),
+    "noise": ({}, {"method": "euler", **PLAIN}, ["held", "length"]),
+    "all": ({"rescaled": True}, {"method": "euler", **PLAIN}, ["held", "range", "length"]),
+    "told": ({}, {"method": "euler", "hold_noise": True, **PLAIN}, ["length"]),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_other_defaults_than_those_of_the_original_are_named(name: str, lines) -> None:
+    network, settings, named = DEFAULTS[name]
+    net = Official(**network)
+    run = sampler(net, **settings)
+    told = " ".join(text for text in lines.messages if "samples as ncsn_fast's" in text)
+    assert [word for word in ("held", "range", "length") if word in told] == named
+    assert run.hold_noise == ("method" in settings)
+    lines.clear()
+    sampler(net.behind[0], shape=None, **settings)
+    sampler(net, **{**settings, "hold_noise": None}, adopt=False)
+    assert "samples as" not in lines.text
+
+
+def test_with_the_same_start_and_noise_adoption_changes_no_more_than_rounding() -> None:
+    net = Official(rescaled=True)
+    x = 3 * torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    how = {"method": "dpmpp_2m", **PLAIN, "hold_noise": False}
+    images = sampler(net, **how)(2, seed=0, initial=x)
+    assert error(images, sampler(net, **how, adopt=False)(2, seed=0, initial=x)) < 1e-5
+
+
 def test_its_own_levels_are_its_ladder_and_any_other_may_be_visited() -> None:
     net = Official()
     assert torch.equal(sampler(net).score.sigmas, net.sigmas)
