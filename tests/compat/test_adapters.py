@@ -376,9 +376,7 @@ class Matching(nn.Module):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_an_estimator_of_one_time_for_all_is_refused(size):
     for use in (sbi.score, lambda estimator: sbi.sample(estimator, 2, torch.ones(1, 2))):
-        with pytest.raises(
-            ValueError, match=r"Matching\.score of . samples .* each fails"
-        ):
+        with pytest.raises(ValueError, match=r"Matching\.score of . samples .* each fails"):
             use(Matching(size))
 
 

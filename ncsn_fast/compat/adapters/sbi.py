@@ -60,18 +60,19 @@ def score(posterior: Any) -> Score:
             "returns, or its vector_field_estimator"
         )
     network, ends = _Estimator(estimator), (estimator.t_min, estimator.t_max)
-    _check(network, *(tuple(size) for size in (estimator.input_shape, estimator.condition_shape)))
+    _check(network)
     clock = Clock(network.scales, *(float(end) for end in ends))  # type: ignore[arg-type]
     return Score(network, "score", clock, clock.sigmas, input_scale=clock.scale)
 
 
-def _check(network: _Estimator, shape: tuple[int, ...], condition: tuple[int, ...]) -> None:
-    """Refuse an estimator that has no score of a batch, told a time each."""
-    # As many samples as no dimension has values, so that times are not broadcast along one.
-    n, kind = 1 + max((1, *shape)), type(network.estimator).__name__
+def _check(network: _Estimator) -> None:
+    """Refuse an estimator that has no score of samples that are told a time each."""
+    estimator: Any = network.estimator
+    shape, kind = tuple(estimator.input_shape), type(estimator).__name__
+    n = 1 + max((1, *shape))  # so that times are not broadcast along a dimension
     like = next(network.parameters(), torch.zeros(()))
-    theta, given = like.new_zeros(n, *shape), like.new_zeros(n, *condition)
-    time = like.new_full((n,), (network.estimator.t_min + network.estimator.t_max) / 2)
+    theta, given = like.new_zeros(n, *shape), like.new_zeros(n, *estimator.condition_shape)
+    time = like.new_full((n,), float(estimator.t_min + estimator.t_max) / 2)
     try:
         with torch.no_grad(), evaluating(network):
             checks.same_shape(f"{kind}.score", network(theta, time, given), theta.shape, theta)
