@@ -145,15 +145,9 @@ def test_a_network_that_is_not_divided_is_read_as_the_caller_reads_it() -> None:
     assert error(images, sampler(net, **plain, adopt=False)(2, seed=0)) < 1e-5
 
 
-class Unaware(Official):
-    """Told no label, not divided by its noise level, of which it has none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        del self.sigmas
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return super().forward(x, torch.zeros(len(x), dtype=torch.long))
+def undivided(net: Official) -> Official:
+    del net.sigmas
+    return net
 
 
 def in_float64(net: Official) -> Official:
@@ -179,7 +173,7 @@ def other_parts(net: Official) -> Official:
 
 
 VARIANTS: dict[str, Callable[[], Official]] = {
-    "AdversarialConsistentScoreMatching": lambda: Unaware(),
+    "AdversarialConsistentScoreMatching": lambda: undivided(Official()),
     "its modules without weights": lambda: other_parts(Official()),
     "csgm-mri-langevin": lambda: other_parts(Official("NCSNv2Deepest", channels=2)),
     "score-based-channels": lambda: empty_settings(Official("NCSNv2Deepest", channels=2)),
