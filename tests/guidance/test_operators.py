@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from operator_cases import CASES, DIFFERING, SAMPLES, bits, compound, matrix_of, real
+from operator_cases import CASES, DIFFERING, SAMPLES, bits, cases, compound, matrix_of, real
 
 import ncsn_fast as nf
 from ncsn_fast.guidance.operators import (
@@ -338,7 +338,44 @@ def gained(self, x):
 
 @pytest.mark.parametrize("name", CASES)
 def test_operators_have_what_makes_one(name):
-    CASES[name][0].verify()
+    cases()[name][0].verify()  # one that was not asked before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_operators_have_what_makes_one_on_a_gpu(name, tf32, monkeypatch):
+    for library in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        monkeypatch.setattr(library, "allow_tf32", tf32)
+    cases()[name][0].verify("cuda")
+
+
+def test_products_in_tf32_are_near_enough_for_an_operator_and_in_bfloat16_are_not():
+    matrix = real(40, 90).float()
+
+    def product(x, matrix, bits):
+        """Of numbers rounded to some bits of their 23."""
+        half, kept = 1 << (22 - bits), -(1 << (23 - bits))
+        x, matrix = (
+            ((one.view(torch.int32) + half) & kept).view(torch.float32)
+            for one in (x, matrix.contiguous())
+        )
+        return x @ matrix
+
+    class Rounded(Operator):
+        def __init__(self, bits):
+            super().__init__((90,), (40,))
+            self.bits = bits
+
+        def forward(self, x):
+            return product(x, matrix.mT, self.bits)
+
+        def adjoint(self, y):
+            return product(y, matrix, self.bits)
+
+    Rounded(10).verify()
+    with pytest.raises(ValueError, match="not linear"):
+        Rounded(7).verify()
 
 
 @pytest.mark.parametrize("name", DIFFERING)
