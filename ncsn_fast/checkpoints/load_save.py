@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.header import check_averaged, check_sizes, check_values
-from ncsn_fast.checkpoints.hub import located
+from ncsn_fast.checkpoints.hub import HUB, Found, located
 from ncsn_fast.checkpoints.layouts import Averaged, read_contents
 from ncsn_fast.checkpoints.official_yaml import Config, official_config
 from ncsn_fast.checkpoints.settings import (
@@ -76,8 +76,9 @@ def load_checkpoint(
             file of :func:`save_checkpoint` or of a training run; or the word "digits": the network
             of handwritten digits that comes with ncsn_fast (a file of that name is "./digits"); or
             a folder with a model.safetensors, or "user/name", a network on the Hugging Face Hub,
-            as ``net.push_to_hub`` saves it. What may be a file here is never looked for there: a
-            Path, a name that ends like one of weights, one in a folder that there is.
+            as ``net.push_to_hub`` saves it (a line of the log says so). What may be a file here is
+            never looked for there: a Path, a name that ends like a file's, one in a folder that
+            there is.
         config: the official YAML file, or its contents: a dict, or an object with attributes
             (argparse.Namespace, …), nested.
         ema: take the averaged weights where the file has them, in any of the forms that
@@ -85,11 +86,13 @@ def load_checkpoint(
         device: where the network goes.
         overrides: image_size, activation, rescaled, logit_transform, divided (False for weights
             whose training code does not divide by σ), sigmas (for files without), and the
-            sampling settings method, step_size, steps_per_level, denoise.
+            sampling settings method, step_size, steps_per_level, denoise; for the hub also
+            revision (a branch, a tag or a commit), token, cache_dir and local_files_only, as
+            huggingface_hub takes them.
 
     Returns:
-        The network, with ``net.sampling`` and ``net.source`` filled in: the file, its layout, and
-        which of its weights these are.
+        The network, with ``net.sampling`` and ``net.source`` filled in: the file, or the repository
+        and the commit, its layout, and which of its weights these are.
 
     Raises:
         FileNotFoundError: where there is no such file, and none on the hub that can be had.
@@ -111,12 +114,12 @@ def load(
     **overrides: Any,
 ) -> Loaded:
     """As :func:`load_checkpoint`, and which of the file's weights the network has."""
+    how = {name: overrides.pop(name) for name in HUB if name in overrides}
     unknown = sorted(set(overrides) - set(OVERRIDES))
     if unknown:
-        raise ValueError(
-            f"load_checkpoint does not know {', '.join(unknown)}: it takes {', '.join(OVERRIDES)}"
-        )
-    path, device = checkpoint_file(path), usable(device)
+        known = ", ".join((*OVERRIDES, *HUB))
+        raise ValueError(f"load_checkpoint does not know {', '.join(unknown)}: it takes {known}")
+    (path, called), device = _found(path, how), usable(device)
     official = None if config is None else official_config(config)
     contents = read_contents(path, ema=ema)
     try:
@@ -138,7 +141,7 @@ def load(
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     guessed = "" if contents.settings is not None else assumed(official, overrides)
     told = (contents.place, guessed, contents.which)
-    net.source = f"{path.name}: {', '.join(words for words in told if words)}"
+    net.source = f"{called}: {', '.join(words for words in told if words)}"
     if not contents.checked:
         _say_unchecked(str(path))
     return Loaded(net, contents.averaged, contents.both)
@@ -160,19 +163,23 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: where the bundled file is missing.
     """
+    return _found(path, {}).file
+
+
+def _found(path: str | os.PathLike[str], how: Mapping[str, Any]) -> Found:
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise ValueError(
             f"a checkpoint is given by its path, a str or a Path, not by {type(path).__name__}"
         )
     bundled = BUNDLED.get(os.fspath(path))
     if bundled is None:
-        return located(path)
+        return located(path, how)
     if not bundled.is_file():
         raise CheckpointError(
             f"the network {os.fspath(path)!r} that comes with ncsn_fast is missing ({bundled}): "
             "reinstall ncsn_fast, or train one (ncsn-fast train --preset digits --out runs/digits)"
         )
-    return bundled
+    return Found(bundled, bundled.name)
 
 
 def save_checkpoint(
@@ -205,6 +212,20 @@ def save_checkpoint(
             a ``dtype`` that is none of these or too narrow for a weight, or another ``averaged``.
         ValueError, OSError: for a folder that does not exist or cannot be written to.
     """
+    path, readable = write_network(net, path, extra=extra, dtype=dtype, averaged=averaged)
+    write_text(path.with_suffix(".json"), readable)
+    return path
+
+
+def write_network(
+    net: ScoreNetwork,
+    path: str | os.PathLike[str],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    averaged: Averaged | None = None,
+) -> tuple[Path, str]:
+    """The first file of :func:`save_checkpoint`, and what the second, for people, holds."""
     if not isinstance(net, ScoreNetwork):
         raise ValueError(
             f"save_checkpoint takes a network of ncsn_fast, got {type(net).__name__} (of a "
@@ -239,9 +260,7 @@ def save_checkpoint(
         "sigmas": net.sigmas.tolist(),
         "sha256": checksum,
     }
-    text = json.dumps(readable, indent=2, ensure_ascii=False) + "\n"
-    write_text(path.with_suffix(".json"), text)
-    return path
+    return path, json.dumps(readable, indent=2, ensure_ascii=False) + "\n"
 
 
 def _rounded(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -300,4 +319,4 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(name[:60] for name in names[:3]) + more
 
 
-__all__ = ["checkpoint_file", "load_checkpoint", "save_checkpoint"]
+__all__ = ["checkpoint_file", "load_checkpoint", "save_checkpoint", "write_network"]

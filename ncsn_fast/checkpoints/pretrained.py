@@ -6,14 +6,18 @@ The package huggingface_hub does it (its ``PyTorchModelHubMixin``), where it is 
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from ncsn_fast.checkpoints.hub import CARD, CONFIG, MISSING, WEIGHTS, names_network
-from ncsn_fast.checkpoints.load_save import load_checkpoint, save_checkpoint
+from ncsn_fast.checkpoints.hub import CARD, CONFIG, MISSING, WEIGHTS, is_ours, names_network
+from ncsn_fast.checkpoints.load_save import load_checkpoint, write_network
+from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, make_table
 from ncsn_fast.models.base import ScoreNetwork
+from ncsn_fast.models.refinenet import RefineNet
 from ncsn_fast.support.files import write_text
+from ncsn_fast.support.parsers import FileError, read_json
 
 _CARD = """\
 ---
@@ -32,7 +36,7 @@ noise levels from {first:g} to {last:g}. With ncsn_fast and huggingface_hub inst
 ```python
 import ncsn_fast as nf
 
-net = nf.load_checkpoint("{name}")
+net = nf.load_checkpoint({quoted})
 images = {sample}
 ```
 
@@ -42,34 +46,76 @@ settings, and a checksum of them. `{config}` repeats the settings for people.
 
 
 def save_pretrained(
-    net: ScoreNetwork, folder: str | os.PathLike[str], *, name: str | None = None
-) -> Path:
+    net: ScoreNetwork,
+    folder: str | os.PathLike[str],
+    *,
+    repo_id: str | None = None,
+    push_to_hub: bool = False,
+    **how: Any,
+) -> Path | str:
     """Save a network in the hub's layout: its weights, config.json and a card (README.md).
 
     Args:
-        folder: is made where it is not there. A README.md in it stays as it is.
-        name: "user/name" on the hub, for the card; default: the folder.
+        folder: is made where it is not there. What was saved so before is replaced, but a README.md
+            stays as it is.
+        repo_id: "user/name" on the hub, for the card; default: the folder, beside which the card's
+            command is to be run.
+        push_to_hub: whether to upload it too, as :func:`push_to_hub` does, which takes ``how``.
 
     Returns:
-        The folder, which :func:`load_checkpoint` takes.
+        The folder, which :func:`load_checkpoint` takes; of what was uploaded the address.
 
     Raises:
+        ValueError: for no folder, another ``repo_id``, and where one of these files stands there
+            that was not saved so.
         ValueError, OSError: as :func:`save_checkpoint`.
     """
+    if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
+        raise ValueError(f"folder = {folder!r:.80}: give the path of a folder, a str or a Path")
+    if repo_id is not None or push_to_hub:
+        _check_name(repo_id)
+    if how and not push_to_hub:
+        raise TypeError(f"save_pretrained takes {', '.join(how)} with push_to_hub=True alone")
     folder = Path(folder)
+    _check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    readable = save_checkpoint(net, folder / WEIGHTS).with_suffix(".json")
-    os.replace(readable, folder / CONFIG)
+    _, readable = write_network(net, folder / WEIGHTS)
+    write_text(folder / CONFIG, readable)
     if not (folder / CARD).exists():
-        write_text(folder / CARD, _card(net, str(folder) if name is None else name))
-    return folder
+        beside = f"./{folder.resolve().name}"
+        write_text(folder / CARD, _card(net, beside if repo_id is None else repo_id))
+    return _push(net, str(repo_id), **how) if push_to_hub else folder
 
 
-def push_to_hub(net: ScoreNetwork, name: str, **how: Any) -> str:
+def _check_free(folder: Path) -> None:
+    """Refuse a folder where others' files would be replaced."""
+    theirs = [name for name in (WEIGHTS, CONFIG) if os.path.lexists(folder / name)]
+    if not theirs:
+        return
+    try:
+        if is_ours(read_json(folder / CONFIG)):
+            return
+    except (FileError, OSError):
+        pass
+    raise ValueError(
+        f"{folder} has a {' and a '.join(theirs)} that save_pretrained did not write: it replaces "
+        "what it wrote itself; give another folder"
+    )
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not names_network(name):
+        raise ValueError(
+            f"repo_id = {name!r:.80}: on the hub a network is called user/name (and not like a "
+            "file or folder here)"
+        )
+
+
+def push_to_hub(net: ScoreNetwork, repo_id: str, **how: Any) -> str:
     """Upload a network to the Hugging Face Hub, in the layout of :func:`save_pretrained`.
 
     Args:
-        name: "user/name"; the repository is made where it is not there.
+        repo_id: "user/name"; the repository is made where it is not there.
         how: what ``PyTorchModelHubMixin.push_to_hub`` takes: private, token, branch, create_pr,
             commit_message, …
 
@@ -78,13 +124,9 @@ def push_to_hub(net: ScoreNetwork, name: str, **how: Any) -> str:
 
     Raises:
         ImportError: without the package huggingface_hub.
-        ValueError: for another ``name``.
+        ValueError: for another ``repo_id``.
     """
-    if not isinstance(name, str) or not names_network(name):
-        raise ValueError(
-            f"name = {name!r:.80}: on the hub a network is called user/name (and not like a file "
-            "or folder here)"
-        )
+    _check_name(repo_id)
     try:
         from huggingface_hub import PyTorchModelHubMixin
     except ImportError:
@@ -92,9 +134,12 @@ def push_to_hub(net: ScoreNetwork, name: str, **how: Any) -> str:
 
     class Pushed(PyTorchModelHubMixin):
         def _save_pretrained(self, save_directory: Path) -> None:
-            save_pretrained(net, save_directory, name=name)
+            save_pretrained(net, save_directory, repo_id=repo_id)
 
-    return Pushed().push_to_hub(name, **how)
+    return Pushed().push_to_hub(repo_id, **how)
+
+
+_push = push_to_hub  # whose name is that of an argument
 
 
 def from_pretrained(
@@ -104,7 +149,7 @@ def from_pretrained(
 
     Args:
         name: "user/name" on the hub, or a folder.
-        overrides: what :func:`load_checkpoint` takes.
+        overrides: what :func:`load_checkpoint` takes: revision, token, cache_dir, …
 
     Raises:
         FileNotFoundError, CheckpointError, ValueError: as :func:`load_checkpoint`, and where it is
@@ -121,23 +166,36 @@ def from_pretrained(
 
 def _card(net: ScoreNetwork, name: str) -> str:
     """A description of a network, with what to type to sample from it."""
-    shape = None if net.config.get("image_size", ()) is None else net.shape
     settings = net.sampling or {}
     words = ", ".join(f"{key} {value}" for key, value in settings.items())
-    sized = f"nf.Sampler(net, shape=({net.config.get('channels')}, height, width), …)(16, seed=0)"
     return _CARD.format(
-        name=name,
+        name=" ".join(name.split()),
+        quoted=json.dumps(name, ensure_ascii=False),
         network=type(net).__name__,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
-        shape="any size" if shape is None else shape,
+        shape="any size" if isinstance(net, RefineNet) and net.image_size is None else net.shape,
         levels=len(net.sigmas),
         first=float(net.sigmas[0]),
         last=float(net.sigmas[-1]),
-        sample="nf.sample(net, 16, seed=0)" if shape is not None and settings else sized,
+        sample=_command(net),
         told=f"It samples by these settings: {words}. " if settings else "",
         weights=WEIGHTS,
         config=CONFIG,
     )
+
+
+def _command(net: ScoreNetwork) -> str:
+    """What draws samples, complete: by the network's settings, or by a method that needs none."""
+    settings = net.sampling or {}
+    try:
+        make_table(settings.get("method", ANNEALED_LANGEVIN), net.sigmas, {}, settings, True)
+        method = ""
+    except ValueError:
+        method = ', method="ancestral"'
+    if isinstance(net, RefineNet) and net.image_size is None:
+        shape = (net.channels, *2 * [16 * net.reduction()])
+        return f"nf.Sampler(net, shape={shape}{method})(16, seed=0)  # give your images' size"
+    return f"nf.sample(net, 16{method}, seed=0)"
 
 
 # The networks' room may not know that of files.

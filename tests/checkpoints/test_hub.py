@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +65,156 @@ def test_a_folder_in_the_hubs_layout_is_loaded(tmp_path: Path, net) -> None:
 def test_the_card_says_what_to_type(tmp_path: Path, net, monkeypatch) -> None:
     card = (net.save_pretrained(tmp_path / "one") / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: ncsn_fast\n")
-    (code,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    assert names["images"].shape == (16, *net.shape)
+    assert str(tmp_path) not in card
+    monkeypatch.chdir(tmp_path)
+    assert typed(card)["images"].shape == (16, *net.shape)
     (tmp_path / "one" / "README.md").write_text("mine")
     net.save_pretrained(tmp_path / "one")
     assert (tmp_path / "one" / "README.md").read_text() == "mine"
 
 
-def test_a_name_on_the_hub_is_found_in_its_cache(cache: Path, net) -> None:
+def typed(card: str) -> dict[str, Any]:
+    """The names that there are when the card's command has been run."""
+    (code,) = re.findall("```python\n(.*?)\n```\n", card, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    return names
+
+
+LEVELS = [1.0, 0.3, 0.1]
+CARDS: dict[str, tuple[Callable[[], nf.ScoreNetwork], tuple[int, ...]]] = {
+    "a size": (lambda: nf.NCSNv2(channels=2, image_size=8, ngf=4, sigmas=LEVELS), (2, 8, 8)),
+    "any size": (lambda: nf.NCSNv2(channels=2, image_size=None, ngf=4, sigmas=LEVELS), (2, 32, 32)),
+    "v1": (lambda: nf.NCSN(channels=2, image_size=(8, 16), ngf=4, sigmas=LEVELS), (2, 8, 16)),
+    "points": (lambda: nf.MLPScore(hidden=8, layers=1, sigmas=LEVELS), (2,)),
+    "classes": (
+        lambda: nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=LEVELS, classes=["a", "b"]),
+        (1, 8, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("settings", [None, {"method": "euler"}, {"denoise": True}], ids=str)
+@pytest.mark.parametrize("name", CARDS)
+def test_the_cards_command_is_complete(name: str, settings, tmp_path: Path, monkeypatch) -> None:
+    make, shape = CARDS[name]
+    net = make()
+    net.sampling = settings
+    folder = net.save_pretrained(tmp_path / 'a "card"\n```')
+    monkeypatch.chdir(tmp_path)
+    names = typed((folder / "README.md").read_text())
+    assert names["images"].shape == (16, *shape)
+
+
+def test_a_name_on_the_hub_is_found_in_its_cache(cache: Path, net, caplog) -> None:
     put(net, cache)
-    assert_same_weights(nf.load_checkpoint(NAME), net)
+    loaded = nf.load_checkpoint(NAME)
+    assert_same_weights(loaded, net)
+    assert loaded.source.startswith(f"{NAME}@{COMMIT}: ")
+    (line,) = [one for one in caplog.records if "is asked for it" in one.message]
+    assert line.levelname == "WARNING"
+    for commit in (COMMIT, "main"):
+        assert_same_weights(nf.load_checkpoint(NAME, revision=commit), net)
+    with pytest.raises(FileNotFoundError, match="none that can be had from the Hugging Face Hub"):
+        nf.load_checkpoint(NAME, revision="v2")
     assert_same_weights(nf.NCSNv2.from_pretrained(NAME), net)
     with pytest.raises(FileNotFoundError, match="none that can be had from the Hugging Face Hub"):
         nf.load_checkpoint("user/another")
+
+
+def test_another_cache_is_looked_in(cache: Path, net, monkeypatch) -> None:
+    put(net, cache)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache / "empty"))
+    how = {"local_files_only": True, "token": False}
+    assert_same_weights(nf.NCSNv2.from_pretrained(NAME, cache_dir=cache, **how), net)
+    with pytest.raises(FileNotFoundError, match="none that can be had"):
+        nf.load_checkpoint(NAME, **how)
+
+
+def test_a_revision_of_a_file_is_refused(tmp_path: Path, net) -> None:
+    folder = net.save_pretrained(tmp_path / "one")
+    nf.load_checkpoint(folder, local_files_only=True, cache_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"revision = 'main': .* is a file here"):
+        nf.NCSNv2.from_pretrained(folder, revision="main")
+
+
+@pytest.fixture
+def online(cache: Path, monkeypatch) -> Path:
+    """A repository that can be reached: a folder, whose files are asked after and fetched."""
+    hub = sys.modules["huggingface_hub"]
+    folder = cache.parent / "online"
+    asked: list[tuple[str, str]] = []
+
+    def metadata(url: str, token: object = None) -> Any:
+        file = url.rpartition("/")[2]
+        asked.append(("size", file))
+        return type("Metadata", (), {"size": (folder / file).stat().st_size})
+
+    def fetched(name: str, file: str, **how: object) -> str:
+        asked.append(("file", file))
+        assert not how.get("local_files_only")
+        return str(folder / file)
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(hub, "hf_hub_download", fetched)
+    monkeypatch.setattr(hub, "asked", asked, raising=False)
+    return folder
+
+
+def test_what_it_is_and_how_large_comes_before_the_weights(online: Path, net, monkeypatch) -> None:
+    asked = sys.modules["huggingface_hub"].asked
+    net.save_pretrained(online)
+    assert_same_weights(nf.load_checkpoint(NAME), net)
+    both = ("size", "config.json"), ("file", "config.json")
+    weights = ("size", "model.safetensors"), ("file", "model.safetensors")
+    assert asked == [*both, *weights]
+    asked.clear()
+    monkeypatch.setattr("ncsn_fast.checkpoints.hub._LARGEST_WEIGHTS", 1000)
+    with pytest.raises(
+        nf.CheckpointError, match=r"its model.safetensors has \d+ bytes, of at most"
+    ):
+        nf.load_checkpoint(NAME)
+    assert asked == [*both, weights[0]]
+    asked.clear()
+    for text in ('{"model_type": "bert"}', "[" * 10**5, "{}"):
+        (online / "config.json").write_text(text)
+        with pytest.raises(nf.CheckpointError, match=f"{NAME}, on the Hugging Face Hub: "):
+            nf.load_checkpoint(NAME)
+    (online / "config.json").write_text(" " * (5 << 20))
+    with pytest.raises(nf.CheckpointError, match=r"its config\.json has 5242880 bytes"):
+        nf.load_checkpoint(NAME)
+    assert not set(weights) & set(asked)
+    assert asked[-1] == both[0]
+
+
+def others(folder: Path, file: str, text: str) -> None:
+    folder.mkdir()
+    (folder / file).write_text(text)
+
+
+def test_files_of_others_are_not_replaced(tmp_path: Path, net) -> None:
+    others(tmp_path / "config", "config.json", '{"model_type": "bert"}')
+    others(tmp_path / "weights", "model.safetensors", "mine")
+    (tmp_path / "run").mkdir()
+    nf.save_checkpoint(net, tmp_path / "run" / "model", extra={"trained": "a month"})
+    for name in ("config", "weights", "run"):
+        folder = tmp_path / name
+        before = {file.name: file.read_bytes() for file in folder.iterdir()}
+        with pytest.raises(ValueError, match="that save_pretrained did not write"):
+            net.save_pretrained(folder)
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    others(tmp_path / "beside", "model.json", "mine")
+    for _ in range(2):  # what it wrote itself it replaces
+        net.save_pretrained(tmp_path / "beside")
+    assert (tmp_path / "beside" / "model.json").read_text() == "mine"
+    for folder in ("", None, 3):
+        with pytest.raises(ValueError, match="give the path of a folder"):
+            net.save_pretrained(folder)
+    with pytest.raises(ValueError, match="is called user/name"):
+        net.save_pretrained(tmp_path / "new", push_to_hub=True)
+    with pytest.raises(TypeError, match="takes private with push_to_hub=True alone"):
+        net.save_pretrained(tmp_path / "new", private=True)
+    assert not (tmp_path / "new").exists()
 
 
 LOCAL = ["a.pth", "user/name.safetensors", "user/name.ckpt", "a/b/c", "./name", "/name", "name"]
@@ -123,7 +259,12 @@ def test_a_network_is_pushed_in_that_layout(cache: Path, net, monkeypatch, tmp_p
             return f"{repo_id} at {given['revision']}"
 
     monkeypatch.setattr(hub_mixin, "HfApi", Api)
-    assert net.push_to_hub(NAME, private=True, branch="main") == f"{NAME} at main"
+    how = {"private": True, "branch": "main"}
+    assert net.push_to_hub(repo_id=NAME, **how) == f"{NAME} at main"
+    shutil.rmtree(tmp_path / "uploaded")
+    kept = tmp_path / "kept"
+    assert net.save_pretrained(kept, repo_id=NAME, push_to_hub=True, **how) == f"{NAME} at main"
+    assert_same_weights(nf.load_checkpoint(kept), net)
     assert_same_weights(nf.load_checkpoint(tmp_path / "uploaded"), net)
     assert f'nf.load_checkpoint("{NAME}")' in (tmp_path / "uploaded" / "README.md").read_text()
     for name in ("name", "user/name.pth", None):
@@ -142,7 +283,7 @@ def test_without_the_package_it_is_named(net, monkeypatch, tmp_path: Path) -> No
 
 
 def test_names_are_those_of_the_hub() -> None:
-    for name in ("a/b", "yang-song/ncsnv2_cifar10", "A.b/c--d"):
+    for name in ("a/b", "yang-song/ncsnv2_cifar10", "A.b/c--d", "a/version-1.5"):
         assert names_network(name)
     for name in (
         "a",
@@ -152,6 +293,12 @@ def test_names_are_those_of_the_hub() -> None:
         "/b",
         "a\\b",
         "a/b.pt",
+        "a/b.json",
+        "a/b.SAFETENSORS",
+        "a/model.safetensors.bak",
+        "a/model.pth.tar",
+        "a/last.h5",
+        "a/model_300000.chk",
         "a/b.PTH",
         "a b/c",
         "tests/b\n",
