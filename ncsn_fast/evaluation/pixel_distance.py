@@ -1,7 +1,8 @@
 """How good are generated images? Measures that need no pretrained network.
 
 They work on raw pixels, in float64, and suit small images such as the bundled digits; for photos
-the field reports the same Fréchet distance on the features of an Inception network (FID).
+the field reports the same Fréchet distance on the features of an Inception network (FID), as
+``inception/`` does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import torch
 from torch import Tensor
 
+from ncsn_fast.evaluation.moments import Gaussian, Moments, frechet_distance, gaussian
 from ncsn_fast.evaluation.neighbours import float64_device, nearest
 
 # Samples of a good network are this little outside [0, 1]; states that are 2x - 1 lie farther out.
@@ -39,25 +41,17 @@ def pixel_frechet_distance(a: Tensor, b: Tensor) -> float:
     """
     _check_pair(a, b, at_least=2)
     device = float64_device(a)
-    mean_a, factor_a = _fit_gaussian(a, device)
-    mean_b, factor_b = _fit_gaussian(b, device)
-    # With C = FᵀF, tr (C_a C_b)^½ is the sum of the singular values of F_a F_bᵀ. No product of
-    # covariances is formed, whose square root would lose half of the digits where it is singular.
-    cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
-    spread = factor_a.square().sum() + factor_b.square().sum()
-    distance = (mean_a - mean_b).square().sum() + spread - 2 * cross
-    return max(float(distance), 0.0)  # rounding can leave -1e-14 for equal sets
+    return frechet_distance(_fit_gaussian(a, device), _fit_gaussian(b, device))
 
 
-def _fit_gaussian(images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) and a factor F of the unbiased covariance C = FᵀF, at most D rows."""
+def _fit_gaussian(images: Tensor, device: torch.device) -> Gaussian:
+    """The Gaussian of their mean and unbiased covariance."""
     flat = images.detach().to(device, torch.float64).flatten(1)
-    mean = flat.mean(dim=0)
-    centred = flat - mean
     if len(flat) <= flat.shape[1]:  # few large images: no D×D matrix is formed
-        return mean, centred / (len(flat) - 1) ** 0.5
-    eigenvalues, eigenvectors = torch.linalg.eigh(centred.T @ centred / (len(flat) - 1))
-    return mean, eigenvalues.clamp(min=0).sqrt()[:, None] * eigenvectors.T
+        mean = flat.mean(dim=0)
+        return Gaussian(mean, (flat - mean) / (len(flat) - 1) ** 0.5)
+    moments = Moments.of(flat)
+    return gaussian(moments.mean, moments.covariance)
 
 
 def nearest_distance(a: Tensor, b: Tensor) -> Tensor:
