@@ -68,6 +68,9 @@ setup(
     extras_require={
         "test": TEST,
         "peers": PEERS,
+        # Not in TEST: it brings torchvision, which beside a torch for CPUs cannot be imported where
+        # it comes from elsewhere, and then breaks whoever looks for it. .ci/run has it alone.
+        "evaluate": ["torch-fidelity>=0.4,<0.5"],
         "hub": ["huggingface-hub>=0.23"],  # diffusers brings it to the tests
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "types-tqdm"],
     },

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["helpers.gpu_runs"]
+pytest_plugins = ["helpers.gpu_runs", "helpers.inception"]
 
 # The networks here are tiny: threads would spend their time waiting for each other.
 torch.set_num_threads(1)

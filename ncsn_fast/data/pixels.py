@@ -1,7 +1,8 @@
-"""Pixels: 8 bits to floats, and images mirrored."""
+"""Pixels: 8 bits to floats and back, and images mirrored."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,21 @@ def unit_interval(pixels: Tensor) -> Tensor:
         raise ValueError(f"the pixels are {pixels.dtype}: give uint8 values from 0 to 255")
     # By a plain number a GPU would divide as it multiplies, by the rounded 1/255.
     return pixels.float() / torch.full((), 255, dtype=torch.float32, device=pixels.device)
+
+
+def eight_bits(pixels: np.ndarray) -> Tensor:
+    """Images as picture files hold them.
+
+    Args:
+        pixels: uint8, or floating point in [0, 1]; what lies outside is clamped.
+
+    Returns:
+        uint8 of the same shape, contiguous, on the CPU: 255 x rounded to the nearest, halves to
+        the even one.
+    """
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
 
 
 def horizontal_flip(x: Tensor, mask: Tensor) -> Tensor:
@@ -47,4 +63,4 @@ def horizontal_flip(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[:, None, None, None], x.flip(-1), x)
 
 
-__all__ = ["horizontal_flip", "unit_interval"]
+__all__ = ["eight_bits", "horizontal_flip", "unit_interval"]

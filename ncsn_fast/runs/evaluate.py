@@ -17,7 +17,7 @@ from torch import Tensor
 from ncsn_fast.checkpoints.first_bytes import is_safetensors
 from ncsn_fast.checkpoints.load_save import BUNDLED, load_checkpoint
 from ncsn_fast.data.load import load_pixels, pixels_of
-from ncsn_fast.data.pixels import unit_interval
+from ncsn_fast.data.pixels import eight_bits, unit_interval
 from ncsn_fast.evaluation.classifier import Classifier, load_classifier
 from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.neighbours import Nearness, nearest, nearness
@@ -208,30 +208,22 @@ def _drawn(
 def _sets(samples: np.ndarray, reference: np.ndarray, train: np.ndarray | None) -> _Sets:
     number = len(samples)
     if train is None:
-        return _Sets(_eight_bits(samples), _some(reference, number), None, None)
+        return _Sets(eight_bits(samples), _some(reference, number), None, None)
     most = max(number, _MOST_BYTES // train[0].size)
     if len(train) > most:
         _log.warning(
             "of %s training images %s at random are searched", f"{len(train):,}", f"{most:,}"
         )
     whole = _some(train, most)
-    return _Sets(
-        _eight_bits(samples), _some(reference, number), whole, _some(whole.numpy(), number)
-    )
+    return _Sets(eight_bits(samples), _some(reference, number), whole, _some(whole.numpy(), number))
 
 
 def _some(pixels: np.ndarray, most: int) -> Tensor:
     """At most so many of the images, at random but always the same."""
     if len(pixels) <= most:
-        return _eight_bits(pixels)
+        return eight_bits(pixels)
     picked = np.random.default_rng(0).choice(len(pixels), most, replace=False)
-    return _eight_bits(pixels[np.sort(picked)])
-
-
-def _eight_bits(pixels: np.ndarray) -> Tensor:
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+    return eight_bits(pixels[np.sort(picked)])
 
 
 @dataclass(frozen=True)

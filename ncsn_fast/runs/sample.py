@@ -32,7 +32,13 @@ from ncsn_fast.runs.sample_store import SampleStore
 from ncsn_fast.sampling.chunks import SamplingInterrupted
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.sampler import Sampler
-from ncsn_fast.support.files import check_space, check_writable, folder_lock, remove_leftovers
+from ncsn_fast.support.files import (
+    check_space,
+    check_writable,
+    folder_lock,
+    remove_leftovers,
+    sha256_of,
+)
 from ncsn_fast.support.progress import Progress
 
 GRID_IMAGES = 256
@@ -229,7 +235,7 @@ def _identity(
     run = f"{sampler.table!r}{' held' if sampler.hold_noise else ''}"
     return {
         "seed": seed,
-        "checkpoint": _digest(checkpoint_file(checkpoint)),
+        "checkpoint": sha256_of(checkpoint_file(checkpoint)),
         "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
         "table": hashlib.sha256(run.encode()).hexdigest(),
         "precision": sampler.precision,
@@ -335,15 +341,6 @@ def _chain(
     frames = plots.visible(to_images(net, states).flatten(0, 1)).unflatten(0, states.shape[:2])
     plots.save_chain_gif(out / "chain.gif", frames, sampler.kept_sigmas(every))
     return out / "chain.gif"
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 __all__ = ["CHAIN_FRAMES", "CHAIN_IMAGES", "sample"]

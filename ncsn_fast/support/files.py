@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import logging
 import os
 import re
@@ -97,6 +98,15 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
             except OSError:
                 file.truncate(about.st_size)
                 raise
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits; read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def flush(path: Path) -> None:
@@ -406,6 +416,7 @@ __all__ = [
     "make_folder",
     "refuse_link",
     "remove_leftovers",
+    "sha256_of",
     "utf8_name",
     "write_text",
 ]

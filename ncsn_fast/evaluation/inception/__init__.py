@@ -1,0 +1,1 @@
+"""FID and its relatives: figures in the features of the Inception network that the field uses."""
