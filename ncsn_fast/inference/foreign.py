@@ -39,6 +39,9 @@ _log = logging.getLogger("ncsn_fast")
 # direct ones and by 9e-6 with filtered ones.
 _LARGEST_ERROR = 3e-5
 _WATCHED = "watched by autograd"
+# A function that PyTorch shows to a mode takes as long as is saved, on one thread, of so many
+# multiplications in packed convolutions.
+_WORTH = 1_000_000
 # What is made of a module that no longer calls PyTorch's functions one by one, or whose weights
 # come and go without PyTorch's counters noticing.
 _HIDDEN = ("OptimizedModule", "ScriptModule", "FullyShardedDataParallel", "FSDPModule")
@@ -80,6 +83,16 @@ class _Convolutions(TorchFunctionMode):
         return func(*given, **named)
 
 
+class _Counted(_Convolutions):
+    """Counts the functions that it is shown."""
+
+    shown = 0
+
+    def __torch_function__(self, *told: Any) -> Any:
+        self.shown += 1
+        return super().__torch_function__(*told)
+
+
 class PackedCalls:
     """A network of others, called so that its convolutions run on packed weights.
 
@@ -89,7 +102,9 @@ class PackedCalls:
 
     When the network is first called with samples of a shape, it is called twice, as it is and
     packed, with the same of torch's random numbers, and with weights that have been looked at anew.
-    Where the two disagree it runs as it is.
+    Where the two disagree it runs as it is. So do batches whose convolutions are too small for how
+    many functions of PyTorch the network calls: a U-Net of 32 and 64 channels wants 4 images of
+    more than 16×16.
 
     A weight that was changed in place, or replaced, is packed again when it is next used; one that
     was changed through ``.data``, which nothing counts, at the next :meth:`refresh`.
@@ -105,6 +120,7 @@ class PackedCalls:
         self._kept: Any = WeakIdKeyDictionary()  # weight -> {geometry: _Packed}
         self._lock = threading.Lock()  # of the weights there are, not of what is packed of one
         self._agreed: dict[object, bool] = {}  # by the shape of a sample
+        self._fewest: dict[object, float] = {}  # samples that packing is worth it for, likewise
         self._hidden: str | None = None
         self.refresh()
 
@@ -112,11 +128,13 @@ class PackedCalls:
         """What the network returns for such inputs."""
         if self._hidden is not None:
             return self.source(*given, **named)
-        sample = given[0].shape[1:] if given and isinstance(given[0], Tensor) else None
+        batch = given[0] if given and isinstance(given[0], Tensor) and given[0].ndim else None
+        sample = None if batch is None else batch.shape[1:]
         agreed = self._agreed.get(sample)
-        if agreed is None:
+        many = batch is None or len(batch) >= self._fewest.get(sample, 0)
+        if agreed is None and many:
             return self._compared(sample, given, named)
-        if not agreed:
+        if not (agreed and many):
             return self.source(*given, **named)
         with _Convolutions(self._convolution):
             return self.source(*given, **named)
@@ -157,15 +175,25 @@ class PackedCalls:
     def _compared(self, sample: object, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What the network returns; whether it may run packed is decided on the way."""
         seen: Counter[str | None] = Counter()
+        products = 0
 
         def noticed(call: _Call) -> Tensor:
-            seen[_obstacle(call)] += 1
-            return F.conv2d(*call)
+            nonlocal products
+            seen[why := _obstacle(call)] += 1
+            result = F.conv2d(*call)
+            products += result.numel() * call.weight[0].numel() if why is None else 0
+            return result
 
         watched = [*_tensors((given, named)), *_own_tensors(self.source)]
         versions, drawn = _versions(watched), torch.get_rng_state()
-        with _Convolutions(noticed):
+        with _Counted(noticed) as mode:
             expected = self.source(*given, **named)
+        if sample is not None and products:
+            worth = _WORTH * mode.shown * torch.get_num_threads() / products
+            self._fewest[sample] = worth * len(given[0])
+            if worth > 1:
+                _log.info("the network runs as it is: its convolutions are small")
+                return expected
         if seen[None] == 0:
             if seen[_WATCHED] == 0:
                 self._decide(sample, "no convolution was seen that can be packed", seen)

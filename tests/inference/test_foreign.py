@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ncsn_fast as nf
+from ncsn_fast.inference import foreign
 from ncsn_fast.inference.foreign import PackedCalls, PreparedModule
 from ncsn_fast.inference.forms import forms
 from ncsn_fast.models import packed_conv
@@ -656,3 +657,18 @@ def test_what_cannot_be_prepared_is_refused_with_what_can(net) -> None:
         nf.prepare_for_inference(compiled_inside())
     with pytest.raises(ValueError, match="lazy parameters"):
         nf.prepare_for_inference(nn.LazyConv2d(2, 3))(inputs()[0])
+
+
+def test_batches_of_small_convolutions_run_as_they_are(net, packed, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(foreign, "_WORTH", 100_000)
+    calls = PackedCalls(net)
+    few, many = inputs(3), inputs(200)
+    with caplog.at_level(logging.INFO, "ncsn_fast"):
+        assert torch.equal(calls(*few), net(*few))
+    assert "the network runs as it is: its convolutions are small" in caplog.text
+    assert not packed
+    assert_near(calls(*many), net(*many))
+    assert packed
+    packed.clear()
+    assert torch.equal(calls(*few), net(*few))
+    assert not packed
