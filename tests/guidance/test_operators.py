@@ -392,6 +392,16 @@ def test_neither_sizes_nor_units_make_an_operator_wrong(rows, factor):
     Mask(torch.zeros(9)).verify()
 
 
+@pytest.mark.parametrize(("factor", "told"), [(1.0, False), (1.0001, False), (1.03, True)])
+def test_an_adjoint_that_is_only_near_is_told(factor, told, caplog):
+    """As those of tomography, whose back projectors are not their projectors' transposes."""
+    operator = Own(lambda _, x: 2 * x, lambda _, y: 2 * factor * y)
+    for _ in range(2):
+        operator.verify()
+    lines = [one for one in caplog.messages if "is the adjoint of its forward to 0.0" in one]
+    assert len(lines) == told
+
+
 @pytest.mark.parametrize(
     ("forward", "adjoint", "message"),
     [
@@ -432,7 +442,7 @@ def test_a_wrong_factor_shows_in_any_number_of_dimensions():
             return x[:, :1]
 
         def adjoint(self, y):
-            return torch.nn.functional.pad(1.01 * y, (0, 999_999))
+            return torch.nn.functional.pad(1.2 * y, (0, 999_999))
 
     with pytest.raises(ValueError, match="not the adjoint"):
         One().verify()
