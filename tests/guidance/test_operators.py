@@ -442,7 +442,7 @@ def test_a_wrong_factor_shows_in_any_number_of_dimensions():
             return x[:, :1]
 
         def adjoint(self, y):
-            return torch.nn.functional.pad(1.2 * y, (0, 999_999))
+            return torch.nn.functional.pad(1.3 * y, (0, 999_999))
 
     with pytest.raises(ValueError, match="not the adjoint"):
         One().verify()

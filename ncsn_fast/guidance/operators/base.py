@@ -229,20 +229,24 @@ class Operator(ABC):
             y = _of_length_1(y) / 2 + _of_length_1(found).to(y)
             back = both._asked("adjoint", y, self.shape)
             left, right = ((one * two).flatten(1).sum(1) for one, two in ((found, y), (x, back)))
-            rounding = 1e-3 * _lengths(x) * _lengths(back)  # 1e-6 of both
-            lengths = _lengths(found) + rounding
-            if _far(left[:, None], right[:, None], lengths, _UNMATCHED):
+            rounding = 1e-6 * _lengths(x) * _lengths(back)
+
+            def apart(most: float) -> bool:
+                lengths = _lengths(found) + rounding / most
+                return _far(left[:, None], right[:, None], lengths, most)
+
+            if apart(_UNMATCHED):
                 raise ValueError(
                     f"{name}.adjoint is not the adjoint of its forward: ⟨A x, y⟩ is "
                     f"{float(left[0]):.6g}, ⟨x, A*y⟩ {float(right[0]):.6g}. It is the transpose of "
                     "the matrix, of complex channels the conjugate transpose, and no inverse"
                 )
-            if _far(left[:, None], right[:, None], lengths):
+            if apart(_OFF):
                 _log.warning(
                     "%s.adjoint is the adjoint of its forward to %.1g only: what is solved by it, "
                     "as in mmps and exact, is as exact as that",
                     name,
-                    float(((left - right).abs() / lengths).max()),
+                    float(((left - right).abs() / _lengths(found)).max()),
                 )
             last._alone("adjoint", y, back)
         self._verified = True
