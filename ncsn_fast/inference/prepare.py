@@ -286,7 +286,8 @@ def prepare_for_inference(
 
     The official NCSN, NCSNv2, NCSNv2Deeper and NCSNv2Deepest, of any code base, are taken over as
     ours: a copy is made of a network that shares their parameters. It is compared with the original
-    first, at two noise levels; where the two disagree, a line of the log says why.
+    first, as its layers are set and on small images; where the two disagree, a line of the log says
+    why.
 
     Any other module on a CPU is called as it is, in float32, but for its convolutions, which run on
     packed weights where they are ungrouped and have parameters for weights. At its first call it is
