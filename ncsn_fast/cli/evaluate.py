@@ -15,7 +15,10 @@ from ncsn_fast.runs import evaluate as work
 @click.command(cls=Command)
 @click.argument("samples", metavar="SAMPLES")
 @click.option(
-    "--reference", metavar="DATA", required=True, help="Real images that were not trained on."
+    "--reference",
+    metavar="DATA",
+    required=True,
+    help="Real images that were not trained on; with --inception also an .npz of statistics.",
 )
 @click.option(
     "--train",
@@ -33,6 +36,28 @@ from ncsn_fast.runs import evaluate as work
     "precision and recall are of pixels then.",
 )
 @click.option(
+    "--inception",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    default=None,
+    help="Weights of FID's network, a local file: FID, KID, precision and recall in its features "
+    "and the Inception score, in place of figures of pixels. It takes torch-fidelity.",
+)
+@click.option(
+    "--inception-sha256",
+    metavar="HEX",
+    default=None,
+    help="What that file has to be, where other weights than the published ones are meant.",
+)
+@click.option(
+    "--save-stats",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    default=None,
+    help="Also write mean and covariance of the reference's Inception features, an .npz that "
+    "--reference takes in place of the images, as pytorch-fid, clean-fid and EDM do.",
+)
+@click.option(
     "-n",
     "--number",
     type=Count(8, 10_000_000),
@@ -45,7 +70,7 @@ from ncsn_fast.runs import evaluate as work
     type=click.Path(path_type=Path),
     default=Path("evaluation"),
     show_default=True,
-    help="Folder for evaluation.json and pictures.",
+    help="Folder for evaluation.json, evaluation.html and pictures.",
 )
 @click.option(
     "--method", metavar="NAME", default=None, help="How a network is sampled, as in sample."
@@ -75,6 +100,9 @@ def evaluate(
     reference: str,
     train: str | None,
     classifier: str,
+    inception: Path | None,
+    inception_sha256: str | None,
+    save_stats: Path | None,
     number: int,
     out: Path,
     device: str | None,
@@ -86,7 +114,8 @@ def evaluate(
     are drawn first (stopped half-way, the same command goes on); a folder of `ncsn-fast sample`; or
     images. DATA is what `ncsn-fast train --data` takes; the word "digits" stands for the held-out
     or the training part of the bundled digits. With --train each figure stands beside that of as
-    many training images, which is what it can be at best.
+    many training images, which is what it can be at best. With --inception the reference may be
+    statistics of images, mu and sigma in an .npz; published figures take the training set for it.
 
     \b
     Examples:
@@ -94,6 +123,8 @@ def evaluate(
       ncsn-fast evaluate runs/mnist/model.safetensors --classifier mnist \\
         --reference t10k-images-idx3-ubyte.gz --train train-images-idx3-ubyte.gz
       ncsn-fast evaluate samples --reference photos/ -n 5000
+      ncsn-fast evaluate samples -n 50000 --reference cifar10-32x32.npz \\
+        --inception weights-inception-2015-12-05-6726825d.pth
     """
     report = work.evaluate(
         samples,
@@ -101,6 +132,9 @@ def evaluate(
         reference=reference,
         train=train,
         classifier=classifier,
+        inception=inception,
+        inception_sha256=inception_sha256,
+        save_stats=save_stats,
         number=number,
         sampling=sampling,
         device=device_of(device),

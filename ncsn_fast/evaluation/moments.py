@@ -62,6 +62,16 @@ def gaussian(mean: Tensor, covariance: Tensor) -> Gaussian:
     return Gaussian(mean, eigenvalues.clamp(min=0).sqrt()[:, None] * eigenvectors.T)
 
 
+def fit(points: Tensor) -> Gaussian:
+    """The Gaussian of the mean and the unbiased covariance of points (N, ...), at least two."""
+    flat = points.detach().to(float64_device(points), torch.float64).flatten(1)
+    if len(flat) <= flat.shape[1]:  # few points of many values: no D×D matrix is formed
+        mean = flat.mean(dim=0)
+        return Gaussian(mean, (flat - mean) / (len(flat) - 1) ** 0.5)
+    moments = Moments.of(flat)
+    return gaussian(moments.mean, moments.covariance)
+
+
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """d² = ‖μ_a - μ_b‖² + tr(C_a + C_b - 2(C_a C_b)^½), at least 0: FID, Heusel et al. 2017, eq. 6.
 
@@ -74,4 +84,4 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return max(float(distance), 0.0)  # rounding can leave -1e-14 for equal sets
 
 
-__all__ = ["Gaussian", "Moments", "frechet_distance", "gaussian"]
+__all__ = ["Gaussian", "Moments", "fit", "frechet_distance", "gaussian"]

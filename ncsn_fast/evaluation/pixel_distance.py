@@ -12,8 +12,8 @@ import logging
 import torch
 from torch import Tensor
 
-from ncsn_fast.evaluation.moments import Gaussian, Moments, frechet_distance, gaussian
-from ncsn_fast.evaluation.neighbours import float64_device, nearest
+from ncsn_fast.evaluation.moments import fit, frechet_distance
+from ncsn_fast.evaluation.neighbours import nearest
 
 # Samples of a good network are this little outside [0, 1]; states that are 2x - 1 lie farther out.
 _BEYOND = 0.5
@@ -40,18 +40,8 @@ def pixel_frechet_distance(a: Tensor, b: Tensor) -> float:
         ValueError: for too few images, shapes that differ, or values that are not finite.
     """
     _check_pair(a, b, at_least=2)
-    device = float64_device(a)
-    return frechet_distance(_fit_gaussian(a, device), _fit_gaussian(b, device))
-
-
-def _fit_gaussian(images: Tensor, device: torch.device) -> Gaussian:
-    """The Gaussian of their mean and unbiased covariance."""
-    flat = images.detach().to(device, torch.float64).flatten(1)
-    if len(flat) <= flat.shape[1]:  # few large images: no D×D matrix is formed
-        mean = flat.mean(dim=0)
-        return Gaussian(mean, (flat - mean) / (len(flat) - 1) ** 0.5)
-    moments = Moments.of(flat)
-    return gaussian(moments.mean, moments.covariance)
+    theirs = b.to(a.device) if a.is_cuda else b.cpu()
+    return frechet_distance(fit(a), fit(theirs))
 
 
 def nearest_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -18,21 +18,42 @@ from ncsn_fast.checkpoints.first_bytes import is_safetensors
 from ncsn_fast.checkpoints.load_save import BUNDLED, load_checkpoint
 from ncsn_fast.data.load import load_pixels, pixels_of
 from ncsn_fast.data.pixels import eight_bits, unit_interval
-from ncsn_fast.evaluation.classifier import Classifier, load_classifier
+from ncsn_fast.evaluation.classifier import Classifier
 from ncsn_fast.evaluation.features import seen
-from ncsn_fast.evaluation.neighbours import Nearness, nearest, nearness
+from ncsn_fast.evaluation.inception.figures import (
+    InceptionReference,
+    Looks,
+    check_channels,
+    look,
+)
+from ncsn_fast.evaluation.inception.network import RESIZE
+from ncsn_fast.evaluation.inception.statistics import Statistics, write_statistics
+from ncsn_fast.evaluation.neighbours import nearest, nearness
 from ncsn_fast.evaluation.proportions import standard_errors
-from ncsn_fast.evaluation.quality import MOST_VALUES, Quality, Reference
+from ncsn_fast.evaluation.quality import Quality, Reference
 from ncsn_fast.pictures import images as plots
+from ncsn_fast.runs.evaluation import words
+from ncsn_fast.runs.evaluation.judges import (
+    NO_CLASSIFIER,
+    Judges,
+    check_stats_file,
+    read_judges,
+)
+from ncsn_fast.runs.evaluation.page import write_page
+from ncsn_fast.runs.evaluation.words import PUBLISHED
 from ncsn_fast.runs.report import check_own, machine_facts
 from ncsn_fast.runs.sample import sample
-from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers, write_text
+from ncsn_fast.support.array_parsers import open_npz
+from ncsn_fast.support.files import (
+    check_writable,
+    folder_lock,
+    remove_leftovers,
+    write_text,
+)
+from ncsn_fast.support.parsers import parse_json
 
-NO_CLASSIFIER = "none"
-PUBLISHED = 10_000  # images of each set; figures of fewer are not those that are published
 _TORCH_FILES = (".pth", ".pt", ".ckpt")
 _LEAST, _SHOWN = 8, 64
-_FEW = 0.005  # data sets hold some images twice
 _MOST_BYTES = 4 << 30  # of training images, as 8-bit pixels
 _log = logging.getLogger("ncsn_fast")
 Say = Callable[[str], None]
@@ -44,13 +65,16 @@ class _Sets:
 
     Attributes:
         samples: of the model.
-        reference: real images that it did not see, at most as many.
+        reference: real images that it did not see, at most as many; None: their statistics alone
+            were given.
+        whole: all of the reference, as it is stored; None likewise.
         train: those it was trained on, if they were given.
         real: as many of these at random as there are samples, at most.
     """
 
     samples: Tensor
-    reference: Tensor
+    reference: Tensor | None
+    whole: np.ndarray | None
     train: Tensor | None
     real: Tensor | None
 
@@ -62,6 +86,9 @@ def evaluate(
     reference: str,
     train: str | None,
     classifier: str,
+    inception: Path | None,
+    inception_sha256: str | None,
+    save_stats: Path | None,
     number: int,
     sampling: dict[str, Any],
     device: str,
@@ -75,14 +102,20 @@ def evaluate(
     Args:
         samples: a checkpoint or the name of a bundled network, of which samples are drawn into
             out/samples first; a folder of ``ncsn-fast sample``; or what ``load_pixels`` reads.
-        out: folder for evaluation.json, samples.png and, with ``train``, nearest.png.
+        out: folder for evaluation.json, evaluation.html, samples.png and, with ``train``,
+            nearest.png.
         reference, train: what ``load_pixels`` reads, or the word "digits": of the bundled digits
-            those held out, those trained on.
+            those held out, those trained on. With ``inception`` the reference may be an .npz of
+            statistics, ``mu`` and ``sigma``.
         classifier: "mnist", "fashion", a file, or "none": precision and recall are of pixels then.
+        inception: file of the weights of FID's network: figures are of its features then, not of
+            pixels, beside those of a classifier.
+        inception_sha256: what that file has to be, if not the published one.
+        save_stats: .npz for the statistics of the reference in Inception's features.
         number: of samples; of images that are there already, the first so many.
         sampling: ``seed``, ``labels``, ``guidance``, ``batch_size`` and settings of the Sampler,
             None where not given.
-        device: where samples are drawn.
+        device: where samples are drawn, and Inception runs.
 
     Returns:
         The report: what evaluation.json holds, and more, as docs/use.md describes it.
@@ -91,43 +124,57 @@ def evaluate(
         ValueError, OSError: for data that cannot be read or do not fit, settings that are not for
             them, or a folder that cannot be written; before samples are drawn.
     """
-    files = {"figures": out / "evaluation.json", "samples": out / "samples.png"}
+    files = {"figures": out / "evaluation.json", "page": out / "evaluation.html"}
+    files |= {"samples": out / "samples.png"}
     files |= {} if train is None else {"nearest": out / "nearest.png"}
-    judge = None if classifier == NO_CLASSIFIER else load_classifier(classifier)
     given = {name: value for name, value in sampling.items() if value is not None}
     network = _is_checkpoint(samples)
-    if given and not network:
-        name, value = next(iter(given.items()))
-        told = f"{name}={value}" if isinstance(value, str | int | float) else name
-        raise ValueError(f"{samples} holds images that are drawn already: {told}, for a network")
+    _check_drawn(samples, given, network)
     started = time.monotonic()
     with folder_lock(out, "choose another --out"):  # who is refused leaves no folder behind
         check_own(list(files.values()), ("quality", "reference"), "ncsn-fast evaluate")
         for path in files.values():
             check_writable(path)
+        judges = read_judges(reference, train, classifier, inception, inception_sha256, device)
+        check_stats_file(save_stats, judges)
         remove_leftovers(out)
         there = None if network else _given(samples)[:number]
         shape = tuple(load_checkpoint(samples).shape if there is None else there.shape[1:])
-        _check_shape(shape, judge, classifier)
+        _check_shape(shape, judges, classifier)
         say(f"Reading {reference}" + (f" and {train}" if train else ""))
-        real = _pixels(reference, shape, "test")
+        real = None if judges.statistics else _pixels(reference, shape, "test")
         trained = None if train is None else _pixels(train, shape, "train")
+        drawn = None
         if there is None:
             there, drawn = _drawn(samples, out, number, given, device, say, progress)
-        else:
-            drawn = None
         sets = _sets(there, real, trained)
-        found = _measure(sets, judge, say, progress)
-        report = _report(found, samples=samples, reference=reference, train=train)
-        named = None if judge is None else {"name": classifier, "classes": list(judge.classes)}
-        report |= {"classifier": named, "sampling": drawn}
-        report["as_asked"] = _as_asked(drawn, judge, sets.samples)
-        report["remarks"] = _remarks(report)
+        report: dict[str, Any] = {
+            "samples": samples,
+            "reference": {"data": reference, "statistics": real is None},
+            "train": None if sets.train is None else {"data": train, "images": len(sets.train)},
+            "sampling": drawn,
+            "identity": None if network else _identity(samples),
+        }
+        named = {"name": classifier, "classes": list(getattr(judges.classifier, "classes", ()))}
+        report["classifier"] = None if judges.classifier is None else named
+        found = _compare(sets, judges, report, say, progress)
+        report["inception"] = _look(sets, judges, report, save_stats, say, progress)
+        report["as_asked"] = _as_asked(drawn, judges.classifier, sets.samples)
+        report["remarks"] = words.remarks(report)
         write_text(files["figures"], json.dumps(report, indent=2, allow_nan=False) + "\n")
-        _draw(files, sets, found.neighbours)
-    say(_table(report))
+        write_page(files["page"], report, _draw(files, sets, found))
+    say(words.in_text(report))
+    files |= {} if save_stats is None else {"statistics": save_stats}
     seconds = round(time.monotonic() - started, 3)
     return {**report, "files": files, "seconds": seconds, **machine_facts(device)}
+
+
+def _check_drawn(samples: str, given: dict[str, Any], network: bool) -> None:
+    """Refuse settings of sampling for images that are there."""
+    if given and not network:
+        name, value = next(iter(given.items()))
+        told = f"{name}={value}" if isinstance(value, str | int | float) else name
+        raise ValueError(f"{samples} holds images that are drawn already: {told}, for a network")
 
 
 def _is_checkpoint(samples: str) -> bool:
@@ -162,14 +209,29 @@ def _enough(pixels: np.ndarray, data: str) -> np.ndarray:
     return pixels
 
 
-def _check_shape(shape: tuple[int, ...], judge: Classifier | None, name: str) -> None:
+def _check_shape(shape: tuple[int, ...], judges: Judges, name: str) -> None:
     if len(shape) != 3:
         raise ValueError(f"the samples have shape {shape}: images (C, H, W) can be compared")
+    judge = judges.classifier
     if judge is not None and judge.shape != shape:
         raise ValueError(
             f"classifier={name} is of images {judge.shape}, the samples have {shape}: choose "
             f"one of such images, or classifier={NO_CLASSIFIER}"
         )
+    if judges.inception is not None:
+        check_channels(shape[0])
+
+
+def _identity(samples: str) -> dict[str, Any] | None:
+    """What a folder of ``ncsn-fast sample`` says of its samples."""
+    path = Path(samples, "samples.npz")
+    if not path.is_file():
+        return None
+    with open_npz(path) as stored:
+        if "settings" not in stored.names:
+            return None
+        told = parse_json(str(stored["settings"]), f"{path}: its entry settings")
+    return told if isinstance(told, dict) else None
 
 
 def _drawn(
@@ -205,17 +267,18 @@ def _drawn(
     return images, told
 
 
-def _sets(samples: np.ndarray, reference: np.ndarray, train: np.ndarray | None) -> _Sets:
+def _sets(samples: np.ndarray, whole: np.ndarray | None, train: np.ndarray | None) -> _Sets:
     number = len(samples)
+    reference = None if whole is None else _some(whole, number)
     if train is None:
-        return _Sets(eight_bits(samples), _some(reference, number), None, None)
+        return _Sets(eight_bits(samples), reference, whole, None, None)
     most = max(number, _MOST_BYTES // train[0].size)
     if len(train) > most:
         _log.warning(
             "of %s training images %s at random are searched", f"{len(train):,}", f"{most:,}"
         )
-    whole = _some(train, most)
-    return _Sets(eight_bits(samples), _some(reference, number), whole, _some(whole.numpy(), number))
+    some = _some(train, most)
+    return _Sets(eight_bits(samples), reference, whole, some, _some(some.numpy(), number))
 
 
 def _some(pixels: np.ndarray, most: int) -> Tensor:
@@ -226,57 +289,70 @@ def _some(pixels: np.ndarray, most: int) -> Tensor:
     return eight_bits(pixels[np.sort(picked)])
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What was measured.
-
-    Attributes:
-        samples, real: the figures of both; real: of the training images, if they were given.
-        reference: what of the reference stands beside them.
-        nearness, neighbours: of the samples to the training images; index int64 (N,).
-    """
-
-    samples: Quality
-    real: Quality | None
-    reference: dict[str, Any]
-    train: int | None
-    nearness: Nearness | None
-    neighbours: Tensor | None
-
-
-def _measure(sets: _Sets, judge: Classifier | None, say: Say, progress: bool) -> _Found:
-    say(f"Comparing {len(sets.samples):,} samples with {len(sets.reference):,} images")
-    reference = Reference(sets.reference, judge)
-    samples = reference.quality(sets.samples)
-    facts: dict[str, Any] = {"images": len(sets.reference)}
-    if reference.seen is not None:
-        facts["confident"] = reference.seen.confident
-        facts["counts"] = reference.seen.counts.tolist()
-    if sets.train is None or sets.real is None:
-        return _Found(samples, None, facts, None, None, None)
+def _compare(
+    sets: _Sets, judges: Judges, report: dict[str, Any], say: Say, progress: bool
+) -> Tensor | None:
+    """Add to the report what is measured without Inception; the nearest training images, int64
+    (N,), if there are any."""
+    report |= {"quality": None, "nearness": None}
+    if sets.reference is None:
+        return None
+    facts = report["reference"]
+    facts["images"] = facts["compared"] = len(sets.reference)
+    if judges.by_pixels:
+        say(f"Comparing {len(sets.samples):,} samples with {len(sets.reference):,} images")
+        reference = Reference(sets.reference, judges.classifier)
+        real = None if sets.real is None else _plain(reference.quality(sets.real))
+        report["quality"] = {"samples": _plain(reference.quality(sets.samples)), "real": real}
+        if reference.seen is not None:
+            facts["confident"] = reference.seen.confident
+            facts["counts"] = reference.seen.counts.tolist()
+    if sets.train is None:
+        return None
     say(f"Searching {len(sets.train):,} training images for the nearest ones")
     found = nearest(sets.samples, sets.train, progress=progress)
     held_out = nearest(sets.reference, sets.train, progress=progress)
-    return _Found(
-        samples,
-        reference.quality(sets.real),
-        facts,
-        len(sets.train),
-        nearness(found.distances[:, 0] / 255, held_out.distances[:, 0] / 255),
-        found.indices[:, 0],
-    )
+    near = nearness(found.distances[:, 0] / 255, held_out.distances[:, 0] / 255)
+    report["nearness"] = asdict(near)
+    return found.indices[:, 0]
 
 
-def _report(found: _Found, *, samples: str, reference: str, train: str | None) -> dict[str, Any]:
+def _look(
+    sets: _Sets,
+    judges: Judges,
+    report: dict[str, Any],
+    save_stats: Path | None,
+    say: Say,
+    progress: bool,
+) -> dict[str, Any] | None:
+    """What is measured in Inception's features; all of the reference counts."""
+    net = judges.inception
+    if net is None:
+        return None
+    seen: Looks | Statistics
+    if judges.statistics is not None:
+        seen = judges.statistics
+    else:
+        assert sets.whole is not None
+        say(f"Looking at the {len(sets.whole):,} images of the reference through Inception")
+        seen = look(net, sets.whole, progress)
+        if save_stats is not None:
+            write_statistics(save_stats, seen.moments, net.weights.sha256)
+    reference = InceptionReference(seen, net.device)
+    report["reference"]["images"] = reference.images
+    say(f"Looking at {len(sets.samples):,} samples through Inception")
+    found = {"samples": asdict(reference.measure(look(net, sets.samples.numpy(), progress)))}
+    real = None
+    if sets.real is not None:
+        say(f"Looking at {len(sets.real):,} training images through Inception")
+        real = asdict(reference.measure(look(net, sets.real.numpy(), progress)))
     return {
-        "samples": samples,
-        "reference": {"data": reference, **found.reference},
-        "train": None if train is None else {"data": train, "images": found.train},
-        "quality": {
-            "samples": _plain(found.samples),
-            "real": None if found.real is None else _plain(found.real),
-        },
-        "nearness": None if found.nearness is None else asdict(found.nearness),
+        **found,
+        "real": real,
+        "weights": net.weights._asdict(),
+        "package": net.package,
+        "dtype": "float32, sums in float64",
+        "resize": RESIZE,
     }
 
 
@@ -304,90 +380,23 @@ def _plain(quality: Quality) -> dict[str, Any]:
     return values
 
 
-def _draw(files: dict[str, Path], sets: _Sets, neighbours: Tensor | None) -> None:
+def _draw(files: dict[str, Path], sets: _Sets, neighbours: Tensor | None) -> dict[str, Path]:
+    """Draw the pictures; those of the page, by their titles."""
+
     def shown(images: Tensor) -> Tensor:
         return plots.visible(unit_interval(images[:_SHOWN]))
 
-    real = {"samples": shown(sets.samples), "real (reference)": shown(sets.reference)}
-    plots.save_panels(files["samples"], real)
+    panels = {"samples": shown(sets.samples)}
+    if sets.reference is not None:
+        panels["real (reference)"] = shown(sets.reference)
+    plots.save_panels(files["samples"], panels)
+    drawn = {"Samples": files["samples"]}
     if sets.train is not None and neighbours is not None:
         nearest_ones = shown(sets.train[neighbours[:_SHOWN]])
         near = {"samples": shown(sets.samples), "their nearest training images": nearest_ones}
         plots.save_panels(files["nearest"], near)
-
-
-def _table(report: dict[str, Any]) -> str:
-    """The figures in words, those of real images beside them."""
-    samples, real = report["quality"]["samples"], report["quality"]["real"]
-    columns = [samples] if real is None else [samples, real]
-    of = "pixels" if report["classifier"] is None else "the classifier's features"
-
-    def row(title: str, *values: str) -> str:
-        return f"{title:44}" + "".join(f"{value:>17}" for value in values)
-
-    lines = ["", row("", "samples", *(["training images"] if real else []))]
-    lines += [row("images", *(f"{one['images']:,}" for one in columns))]
-    if samples["frechet"] is not None:
-        shown = (f"{one['frechet']:.3f}" for one in columns)
-        lines += [row("pixel Fréchet distance to the reference", *shown)]
-    for name in ("precision", "recall"):
-        lines += [row(f"{name} (k = 3, {of})", *(f"{one[name]:.3f}" for one in columns))]
-    if samples["confident"] is not None:
-        shown = (f"{one['confident']:.1%}" for one in columns)
-        lines += [row("given a class with probability above 0.9", *shown)]
-        if report["as_asked"] is not None:
-            lines += [row("given the class that was asked for", f"{report['as_asked']:.1%}")]
-        tests = [one["proportions"] for one in columns]
-        degrees = tests[0]["degrees"]
-        shown = (f"{one['chi_square']:.1f} (p {one['p_value']:.2g})" for one in tests)
-        lines += [row(f"classes: χ², {degrees} degrees of freedom", *shown)]
-    near = report["nearness"]
-    if near is not None:
-        lines += ["", row("", "samples", "reference")]
-        pairs = [(near[name], near[f"{name}_error"]) for name in ("samples", "held_out")]
-        shown = (f"{mean:.3f} ± {error:.3f}" for mean, error in pairs)
-        lines += [row("distance to the nearest training image", *shown)]
-        shown = (f"{near[name]:.3f}" for name in ("smallest", "held_out_smallest"))
-        lines += [row("the smallest of these distances", *shown)]
-        shown = (f"{near[name]:.1%}" for name in ("copies", "held_out_copies"))
-        lines += [row("equal to it", *shown)]
-        lines += [row("nearer than 99 % of the reference", f"{near['near']:.1%}", "1.0%")]
-    return "\n".join([*lines, "", *report["remarks"], ""])
-
-
-def _remarks(report: dict[str, Any]) -> list[str]:
-    """What a reader has to know beside the figures."""
-    samples, real = report["quality"]["samples"], report["quality"]["real"]
-    found = []
-    if samples["images"] < PUBLISHED:
-        found.append(
-            f"The figures depend on the number of images: compare them with others of "
-            f"{samples['images']:,} only. Published ones are of {PUBLISHED:,} or more."
-        )
-    if samples["confident"] is not None:
-        seen, classes = report["reference"]["confident"], report["classifier"]["classes"]
-        found.append(f"Of the reference {seen:.1%} get a class with probability above 0.9.")
-        off = samples["proportions"]["deviations"]
-        worst = max(range(len(off)), key=lambda i: abs(off[i]))
-        share = samples["counts"][worst] / samples["images"]
-        there = report["reference"]["counts"][worst] / report["reference"]["images"]
-        found.append(
-            f"Farthest from its share is {classes[worst]}: {share:.1%} of the samples, {there:.1%} "
-            f"of the reference, {abs(off[worst]):.1f} standard errors."
-        )
-    near = report["nearness"]
-    if near is not None and near["held_out_copies"] > _FEW:
-        found.append(
-            f"{near['held_out_copies']:.1%} of the reference are training images themselves: give "
-            "images that were not trained on, or the figures say nothing of copies."
-        )
-    if report["as_asked"] is not None:
-        found.append("Classes were asked for: their proportions are not the network's own.")
-    if real is None:
-        found.append("What real images reach is not known: give training images by --train.")
-    if samples["frechet"] is None:
-        found.append(f"No Fréchet distance: the images have more than {MOST_VALUES:,} values.")
-    return found
+        drawn["Samples and the training images nearest to them"] = files["nearest"]
+    return drawn
 
 
 __all__ = ["NO_CLASSIFIER", "PUBLISHED", "evaluate"]

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import click
 import numpy as np
@@ -39,6 +40,7 @@ from ncsn_fast.data.labels import as_classes, given_labels
 from ncsn_fast.data.load import labelled_pixels_of, load_pixels
 from ncsn_fast.device import measured
 from ncsn_fast.evaluation.classifier import load_classifier
+from ncsn_fast.evaluation.inception import statistics
 from ncsn_fast.runs.sample_store import SampleStore
 from ncsn_fast.runs.train import read_run
 from ncsn_fast.support.parsers import parse_json, parse_yaml
@@ -308,6 +310,14 @@ def _digits(path: Path) -> Any:
     return [part.tobytes() for part in _read_digits(path)]
 
 
+def _statistics(path: Path) -> Any:
+    """Of few features: the real ones take seconds."""
+    with mock.patch.object(statistics, "FEATURES", 8):
+        there = statistics.are_statistics(path)
+        found = statistics.read_statistics(path)
+    return there, [part.tolist() for part in found.of], found.images, found.weights
+
+
 def _rows(path: Path) -> Any:
     return read_rows(path)
 
@@ -388,6 +398,17 @@ def _wrong_samples(rng: random.Random) -> bytes:
         settings = inputs.mutated_value(inputs.IDENTITY, rng)
         return inputs.array_archive(**{**arrays, "settings": np.array(json.dumps(settings))})
     changed = inputs.mutated_value(arrays, rng)
+    plain = {k: np.asarray(v) for k, v in changed.items()} if isinstance(changed, dict) else {}
+    return inputs.array_archive(**{k: v for k, v in plain.items() if v.dtype != object})
+
+
+def _moments() -> dict[str, np.ndarray]:
+    names = {"images": np.array(9), "weights": np.array("ab" * 32)}
+    return {"mu": np.linspace(0, 1, 8), "sigma": np.eye(8) + 0.1, **names}
+
+
+def _wrong_statistics(rng: random.Random) -> bytes:
+    changed = inputs.mutated_value(_moments(), rng)
     plain = {k: np.asarray(v) for k, v in changed.items()} if isinstance(changed, dict) else {}
     return inputs.array_archive(**{k: v for k, v in plain.items() if v.dtype != object})
 
@@ -560,6 +581,13 @@ TARGETS = [
         lambda: [inputs.array_file(np.arange(3))],
         _labels,
         lambda rng: inputs.array_file(inputs.mutated_array(np.arange(3), rng)),
+    ),
+    Target(
+        "statistics of images",
+        "x.npz",
+        lambda: [inputs.array_archive(c, **_moments()) for c in (0, 1)],
+        _statistics,
+        _wrong_statistics,
     ),
     Target("IDX of images", "x.gz", inputs.idx_images, _pixels, _wrong_idx(3, 8, 8)),
     Target("IDX of labels", "x-labels-idx1-ubyte", inputs.idx_labels, _labels, _wrong_idx(3)),

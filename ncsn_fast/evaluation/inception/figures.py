@@ -15,7 +15,7 @@ from torch import Tensor
 from ncsn_fast.data.pixels import eight_bits
 from ncsn_fast.evaluation.inception.network import Inception
 from ncsn_fast.evaluation.inception.statistics import Statistics
-from ncsn_fast.evaluation.moments import Moments, frechet_distance, gaussian
+from ncsn_fast.evaluation.moments import Gaussian, Moments, fit, frechet_distance, gaussian
 from ncsn_fast.evaluation.precision_recall import Manifold, compare
 from ncsn_fast.support.progress import Progress, ProgressWish
 
@@ -38,6 +38,12 @@ class Looks:
     moments: Moments
     features: Tensor
     logits: Tensor
+
+    def gaussian(self) -> Gaussian:
+        """That of the features of all."""
+        if self.moments.count <= self.features.shape[1]:  # all are kept
+            return fit(self.features)
+        return gaussian(self.moments.mean, self.moments.covariance)
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,7 @@ def look(inception: Inception, images: np.ndarray, progress: ProgressWish = None
     Raises:
         ValueError: for other channels.
     """
-    if images.shape[1] not in (1, 3):
-        raise ValueError(f"images of {images.shape[1]} channels: Inception sees grey ones and RGB")
+    check_channels(images.shape[1])
     number = len(images)
     kept = np.ones(number, dtype=bool)
     if number > MOST_KEPT:
@@ -103,6 +108,12 @@ def look(inception: Inception, images: np.ndarray, progress: ProgressWish = None
     return Looks(moments, torch.cat(features), torch.cat(logits))
 
 
+def check_channels(number: int) -> None:
+    """Refuse images that are neither grey nor RGB."""
+    if number not in (1, 3):
+        raise ValueError(f"images of {number} channels: Inception sees grey ones and RGB")
+
+
 class InceptionReference:
     """What images are measured against; what is known of it is computed once.
 
@@ -122,16 +133,14 @@ class InceptionReference:
             self.images, self._gaussian = real.images, real.of
         else:
             self.images = real.moments.count
-            self._gaussian = gaussian(real.moments.mean, real.moments.covariance)
+            self._gaussian = real.gaussian()
             self._features = real.features
 
     def measure(self, found: Looks) -> InceptionFigures:
         """Compare a set of images with it."""
-        moments = found.moments
-        mine = gaussian(moments.mean, moments.covariance)
-        theirs = type(mine)(*(x.to(mine.mean.device) for x in self._gaussian))
-        fid = frechet_distance(mine, theirs)
-        score = (moments.count, fid, *inception_score(found.logits))
+        mine = Gaussian(*(x.to(self._gaussian.mean.device) for x in found.gaussian()))
+        fid = frechet_distance(mine, self._gaussian)
+        score = (found.moments.count, fid, *inception_score(found.logits))
         if self._features is None:
             return InceptionFigures(*score)
         number = min(len(found.features), len(self._features))
@@ -183,6 +192,7 @@ __all__ = [
     "InceptionFigures",
     "InceptionReference",
     "Looks",
+    "check_channels",
     "inception_score",
     "kernel_distance",
     "look",

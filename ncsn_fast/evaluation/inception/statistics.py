@@ -22,6 +22,7 @@ from ncsn_fast.support.parsers import FileError, shown
 _MOST_BYTES = 8 * FEATURES**2 + 4096  # of an array: the covariance in float64, and its header
 # Half of what float32 has for digits: those who save such a covariance have rounded it.
 _ROUNDING = 1e-4
+_LARGEST = 1e30  # Inception's features are below 100
 
 
 class Statistics(NamedTuple):
@@ -89,8 +90,10 @@ def _floats(archive: Npz, name: str, shape: tuple[int, ...]) -> np.ndarray:
             f"Inception's features is floating point {shape}"
         )
     values = np.asarray(found, dtype=np.float64, order="C")
-    if not np.isfinite(values).all():
-        raise FileError(f"{archive.path}: its {name} holds values that are not finite")
+    if not np.abs(values).max() <= _LARGEST:
+        raise FileError(
+            f"{archive.path}: its {name} holds values that are not finite, or beyond {_LARGEST:g}"
+        )
     return values
 
 

@@ -9,7 +9,7 @@ from ncsn_fast.evaluation.inception import figures
 from ncsn_fast.evaluation.inception.figures import InceptionReference, Looks, look
 from ncsn_fast.evaluation.inception.network import Seen
 from ncsn_fast.evaluation.inception.statistics import Statistics
-from ncsn_fast.evaluation.moments import Moments, gaussian
+from ncsn_fast.evaluation.moments import Moments, frechet_distance, gaussian
 from ncsn_fast.evaluation.precision_recall import precision_recall
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def features(number, seed, dim=48):
 def looks(number, seed):
     found = features(number, seed)
     logits = features(number, 10 + seed, 20)
-    moments = Moments.of(found[:99]) + Moments.of(found[99:])
+    moments = Moments.of(found[:9]) + Moments.of(found[9:])
     return Looks(moments, found, logits)
 
 
@@ -79,6 +79,14 @@ def test_of_a_larger_reference_as_many_are_compared_and_all_are_in_fid(torch_fid
     part = Moments.of(real.features[chosen])
     fewer = InceptionReference(Looks(part, real.features[chosen], real.logits), CPU)
     assert found.fid != fewer.measure(samples).fid
+
+
+def test_of_few_images_it_is_the_same_as_by_moments(torch_fidelity):
+    real, samples = looks(40, 0), looks(30, 1)
+    few = InceptionReference(real, CPU).measure(samples).fid
+    ours = (gaussian(x.moments.mean, x.moments.covariance) for x in (real, samples))
+    # Eigenvalues that are 0 but for rounding have roots of 1e-8.
+    assert few == pytest.approx(frechet_distance(*ours), rel=1e-7)
 
 
 def test_of_statistics_there_is_fid_and_the_score_of_the_samples(torch_fidelity):

@@ -1,0 +1,1 @@
+"""What ``ncsn-fast evaluate`` tells, in words and as a page."""
