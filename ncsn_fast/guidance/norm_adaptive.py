@@ -15,6 +15,9 @@ from ncsn_fast.reference import per_sample
 from ncsn_fast.support import checks
 from ncsn_fast.table import Table
 
+# Times the norm of the noise: of a shorter score a step would be of no bounded length.
+_NOTHING = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
 class NormAdaptive(Guidance):
@@ -30,10 +33,12 @@ class NormAdaptive(Guidance):
 
     a step of ρ²α = 2(r·‖z‖/‖s‖)², as s = n/σ. Other rows stay as they are, and ρ = 1 leaves all.
     In the original the norms are means over the batch, so that a sample depends on those beside it.
-    Of few values norms vary much, and with them the law of the samples: images have enough.
+    A ‖n‖ below 1e-6·‖z‖ is rounding, or a network that returns 0, and leaves ρ = 1. Where ``clip``
+    bounds the score, ρ is that of the whole one. Of few values norms vary much, and with them the
+    law of the samples: images have enough.
 
     Attributes:
-        table: that of the sampler.
+        table: that of the sampler; from the row on at which a chain begins it has to be the same.
         rows: a list, whether each row adapts; default: those that are Langevin steps, d² = 2·b·σ.
         together: how many samples the norms are means over, which have to be the whole batch; None:
             each sample has its own.
@@ -93,7 +98,8 @@ class NormAdaptive(Guidance):
 
         Args:
             n, z: (B, *shape), the normalised score and the noise.
-            row: which, one that adapts; () int64 in a captured chain, where ρ is 1 in others.
+            row: which of ``table``, one that adapts; () int64 in a captured chain, where ρ is 1 in
+                others.
             adapts: (1, rows) bool, of :attr:`inputs`.
 
         Raises:
@@ -107,9 +113,10 @@ class NormAdaptive(Guidance):
         over, under = (one.flatten(1).norm(dim=1) for one in (z, n))
         if self.together is not None:
             over, under = over.mean(0, keepdim=True), under.mean(0, keepdim=True)
-        found = over / under.clamp(min=torch.finfo(n.dtype).tiny)
+        found = torch.where(under > _NOTHING * over, over / under, 1.0)
         if isinstance(row, Tensor):
-            found = torch.where(adapts[0].index_select(0, row.view(1)), found, 1.0)
+            known = row.view(1).clamp(min=0)  # of rows before its table a capture may be made
+            found = torch.where(adapts[0].index_select(0, known), found, 1.0)
         return per_sample(found, n)
 
 

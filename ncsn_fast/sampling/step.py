@@ -70,9 +70,9 @@ class Step:
         chain, chunk = self._chain, self._chunk
         with profiling.mark("network"):
             n, back = self._network(row, state.network_input)
-        guidance, x = None, state.x
+        guidance, x, full = None, state.x, n
         if chain.explicit:
-            n = self._normalized(row, x, n)
+            n = full = self._normalized(row, x, n)
             level = excess(x, n, row.sigma, chunk.mask) if chain.holds_noise else None
             n = self._clipped(row, n)
             if level is not None:
@@ -83,7 +83,7 @@ class Step:
             # The history has to have the guidance in it: n of a score that it is added to.
             entering, guidance = n + row.sigma * guidance, None
         if isinstance(chain.guidance, NormAdaptive):
-            entering, z = self._adapted(chain.guidance, row, n, z)
+            entering, z = self._adapted(chain.guidance, row, full, n, z)
         with profiling.mark("update"):
             new = ops.sampler_update(
                 x,
@@ -172,16 +172,21 @@ class Step:
         return checks.same_shape("guidance()", drift, x.shape, x).to(x.dtype)
 
     def _adapted(
-        self, guidance: NormAdaptive, row: Row, n: Tensor, z: Tensor | None
+        self, guidance: NormAdaptive, row: Row, full: Tensor, n: Tensor, z: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The score and the noise that enter, of a row whose step goes by their norms."""
-        if not isinstance(row.row, Tensor) and not guidance.rows[row.row]:
-            return n, z
+        """The score and the noise that enter, of a row whose step goes by their norms.
+
+        It goes by that of the whole score: of a clipped one, n, the step would be the longer.
+        """
         chain, chunk = self._chain, self._chunk
+        # Counted in the guidance's own table: the sampler's may have other rows before the first.
+        own = row.row + (len(guidance.rows) - len(chain.table))
+        if not isinstance(own, Tensor) and not guidance.rows[own]:
+            return n, z
         if z is None:
             key: dict[str, Any] = {"seed": row.seed, "sample_ids": chunk.ids, "step": row.step}
             z = noise.normal(chain.shape, stream=noise.SAMPLER, **key)
-        ratio = guidance.ratio(n, z, row.row, **chunk.guiding)
+        ratio = guidance.ratio(full, z, own, **chunk.guiding)
         return ratio.square() * n, ratio * z
 
 

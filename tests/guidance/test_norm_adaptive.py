@@ -27,23 +27,27 @@ def made(shape=SHAPE, correctors=2, sigmas=SIGMAS, **settings):
     return nf.Sampler(known, shape, sigmas, "predictor_corrector", **given)
 
 
-def by_hand(x, z, correctors, temperature):
-    """Algorithms 1 and 4 of Song et al. 2021, one sample (D,) in float64."""
+def by_hand(x, z, correctors, temperature, clip=math.inf):
+    """Algorithms 1 and 4 of Song et al. 2021, one sample (D,) in float64; scores are clipped."""
     for sigma, following in pairwise([*SIGMAS.double().tolist(), 0.0]):
         for _ in range(correctors):
             s, noise = (MEAN - x) / (VARIANCE + sigma**2), next(z)
             step = 2 * (SNR * float(noise.norm() / s.norm())) ** 2
+            s = s * min(1.0, clip / float(s.norm()))
             x = x + step * s + math.sqrt(2 * step * temperature) * noise
         s, noise = (MEAN - x) / (VARIANCE + sigma**2), next(z)
+        s = s * min(1.0, clip / float(s.norm()))
         up = math.sqrt(following**2 * (sigma**2 - following**2) / sigma**2)
         x = x + (sigma**2 - following**2) * s + math.sqrt(temperature) * up * noise
     return x
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize(("temperature", "clip"), [(1.0, None), (0.5, None), (1.0, 2.0)])
 @pytest.mark.parametrize("correctors", [1, 3])
 @pytest.mark.parametrize("given", [True, False])
-def test_a_chain_is_the_published_one_with_the_norms_of_each_sample(given, correctors, temperature):
+def test_a_chain_is_the_published_one_with_the_norms_of_each_sample(
+    given, correctors, temperature, clip
+):
     sampler, n = made(correctors=correctors), 3
     rows = range(len(sampler.table))
     random = torch.Generator().manual_seed(0)
@@ -61,10 +65,12 @@ def test_a_chain_is_the_published_one_with_the_norms_of_each_sample(given, corre
         noise=(lambda row: z[row]) if given else None,
         guidance=NormAdaptive(sampler.table),
         temperature=temperature,
+        clip=clip,
     )
     for i in range(n):
         noises = iter(z[:, i].flatten(1).double())
-        expected = by_hand(x[i].flatten().double(), noises, correctors, temperature)
+        start = x[i].flatten().double()
+        expected = by_hand(start, noises, correctors, temperature, clip or math.inf)
         torch.testing.assert_close(found[i].flatten().double(), expected, atol=1e-5, rtol=1e-5)
     fixed = sampler(n, seed=5, initial=x, noise=(lambda row: z[row]), temperature=temperature)
     assert (fixed - found).abs().max() > 1e-3
@@ -109,18 +115,66 @@ def test_only_langevin_steps_adapt():
     assert NormAdaptive(nf.Table.of([2.0, 1.0], b=[1.0, 0.5], d=[2.0, 1.1])).rows == (True, False)
 
 
+def test_clip_lengthens_no_step():
+    """Of noise z and -z the mean step is the score's part, which clip shortens or leaves."""
+    sampler, before = made(), None
+    x = 5 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+    for clip in (None, 100.0, 1.0, 0.1):
+        ends = []
+        for sign in (1, -1):
+            seen = []
+            sampler(
+                4,
+                initial=x,
+                noise=lambda row, sign=sign: sign * z,
+                guidance=NormAdaptive(sampler.table),
+                clip=clip,
+                callback=lambda row, x, n, seen=seen: seen.append(x.clone()),
+            )
+            ends.append(seen[1])
+        drift = ((ends[0] + ends[1]) / 2 - x).flatten(1).norm(dim=1)
+        noise = (ends[0] - ends[1]).flatten(1).norm(dim=1)
+        if before is not None:
+            assert (drift <= before[0] * 1.0001).all()
+            torch.testing.assert_close(noise, before[1])
+        before = drift, noise
+    assert (before[0] > 0).all()
+
+
 def test_a_chain_may_begin_on_the_way():
     sampler = made()
-    x = sampler(2, seed=0, guidance=NormAdaptive(sampler.table), start_level=5)
-    assert x.isfinite().all()
+    guidance = NormAdaptive(sampler.table)
+    begun = sampler(2, seed=0, guidance=guidance, start_level=5)
+    assert begun.isfinite().all()
+    # A table whose end is the same adapts in the same rows, wherever those are counted from.
+    x = 5 * torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    short = nf.Sampler(sampler.score, SHAPE, method=sampler.table[1:])
+    of_its_own = short(2, seed=0, initial=x, guidance=NormAdaptive(short.table))
+    assert torch.equal(short(2, seed=0, initial=x, guidance=guidance), of_its_own)
+    level = 5
+    row = sampler.table.start_row(level)
+    last = NormAdaptive(sampler.table[row:])
+    assert torch.equal(sampler(2, seed=0, guidance=last, start_level=level), begun)
 
 
-def test_replay_equals_eager_bit_for_bit(recorded):
+@pytest.mark.parametrize("scale", [0.0, 1e-30])
+def test_a_score_that_is_nothing_leaves_the_steps_of_the_table(scale):
+    net = nf.Score(lambda x, sigma: scale * x, "score", "sigma")
+    sampler = nf.Sampler(net, SHAPE, method=made().table)
+    x = sampler(3, seed=1, guidance=NormAdaptive(sampler.table))
+    assert torch.equal(x, sampler(3, seed=1))
+
+
+@pytest.mark.parametrize("level", [0, 5])
+def test_replay_equals_eager_bit_for_bit(level, recorded):
+    """Also of a table that is the sampler's from some row on."""
     found = []
     for graph in (False, True):
         sampler = made(graph=graph)
+        guidance = NormAdaptive(sampler.table[sampler.table.start_row(level) :])
         with nf.use_backend("torch"):  # its noise is made of operations that a capture sees
-            found.append(sampler(3, seed=2, guidance=NormAdaptive(sampler.table)))
+            found.append(sampler(3, seed=2, guidance=guidance, start_level=level))
     assert torch.equal(*found)
     assert len(recorded.captured) == 1
 
