@@ -40,6 +40,7 @@ def line(weights, reference="reference.npy"):
     return ("evaluate", "samples.npy", "--reference", reference, *given)
 
 
+@pytest.mark.slow
 def test_the_whole_path(data, torch_fidelity, random_weights):
     words = succeed(*line(random_weights), "--save-stats", "stats.npz")
     found = figures()
@@ -99,6 +100,7 @@ def test_training_images_stand_beside_the_samples(data, torch_fidelity, random_w
     assert "training images" in words
 
 
+@pytest.mark.slow
 def test_how_a_network_was_sampled_is_told(checkpoint, data, torch_fidelity, random_weights):
     given = ("--inception", random_weights.path, "--inception-sha256", random_weights.sha256)
     words = succeed(

@@ -55,6 +55,17 @@ def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
         load_inception(tmp_path / "w.pth", "cpu")
 
 
+def test_a_torchvision_of_another_torch_is_told(tmp_path, monkeypatch):
+    (tmp_path / "w.pth").write_bytes(b"any")
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torch_fidelity.py").write_text(broken)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)  # which is put back in the end
+    monkeypatch.delitem(sys.modules, "torch_fidelity")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"nms does not exist\. Where torch is a build for CPUs"):
+        load_inception(tmp_path / "w.pth", "cpu")
+
+
 class _Runs:
     def __reduce__(self):
         return (open, ("ran", "w"))
