@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ncsn_fast import noise
 from ncsn_fast.device.precision import arithmetic
 from ncsn_fast.inference.foreign import hidden
-from ncsn_fast.inference.parts import Part, parts, set_otherwise
+from ncsn_fast.inference.parts import Part, changed, lasting, parts, set_otherwise
 from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.models.base import ScoreNetwork, evaluating
 from ncsn_fast.models.by_name import build, network_of
@@ -88,6 +88,7 @@ def adopted(
         return None
     if not set(_FAMILY) <= module._modules.keys():
         return None
+    before = parts(module)
     try:
         net = _around(fn, module, sigmas)
         _compare(fn, module, net)
@@ -99,7 +100,7 @@ def adopted(
             error,
         )
         return None
-    _origins[net] = _Origin(fn, module, parts(module))
+    _origins[net] = _Origin(fn, module, lasting(parts(module), before))
     _log.info("%s runs as ncsn_fast's %s", type(module).__name__, type(net).__name__)
     return net
 
@@ -139,7 +140,7 @@ def follow(net: ScoreNetwork) -> None:
     Parameters that were changed or replaced it has already.
 
     Raises:
-        ValueError: where the original now computes something else: it has hooks, say.
+        ValueError: where the original now computes something else, with what: it has hooks, say.
     """
     origin = _origins.get(net)
     if origin is None:
@@ -147,10 +148,10 @@ def follow(net: ScoreNetwork) -> None:
     fn, module, before = origin
     try:
         _refuse(_obstacle(fn, module))
-        now = parts(module)
-        if now != before or _settings(module, net.config) != net.config:
-            changed = (one.name for one, two in zip(before, now, strict=False) if one != two)
-            raise ValueError(f"it has other parts or settings ({next(changed, '') or 'its own'})")
+        now = _settings(module, net.config)
+        other = changed(before) or next((key for key in now if now[key] != net.config[key]), None)
+        if other is not None:
+            raise ValueError(f"it has other parts or settings ({other})")
         _take_levels(net, module)
     except ValueError as error:
         raise ValueError(
@@ -261,10 +262,11 @@ def _obstacle(fn: Callable[..., Any], module: nn.Module) -> str | None:
             return "its forward has been replaced"
         if "parametrizations" in one._modules:
             return "it is parametrised"
-    kinds = {str(weight.dtype).removeprefix("torch.") for weight in module.parameters()}
-    if kinds != {"float32"}:
-        return f"its weights are {', '.join(sorted(kinds))}"
-    places = {str(weight.device) for weight in module.parameters()}
+    weights = list(module.parameters())
+    if (kinds := {weight.dtype for weight in weights}) != {torch.float32}:
+        named = sorted(str(kind).removeprefix("torch.") for kind in kinds)
+        return f"its weights are {', '.join(named)}"
+    places = {str(place) for place in {weight.device for weight in weights}}
     if len(places) > 1 or "meta" in places:
         return f"its weights are on {', '.join(sorted(places))}"
     return None

@@ -3,11 +3,11 @@ with what it is later, and with a module of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # What every module has: none of it is a setting.
 _EVERYONES = frozenset(vars(nn.Module()))
@@ -24,7 +24,8 @@ class Part(NamedTuple):
     Attributes:
         name: "" for the whole module.
         module, kind, forward: itself, its class, and what that computes.
-        tensors: shapes of its parameters and buffers.
+        parts: its own parts.
+        parameters, buffers: shapes of its tensors; None where it has none by that name.
         settings: its attributes that are numbers, words, functions, and tuples and lists of these.
     """
 
@@ -32,12 +33,28 @@ class Part(NamedTuple):
     module: nn.Module
     kind: type
     forward: Callable[..., Any]
-    tensors: dict[str, torch.Size]
+    parts: dict[str, nn.Module | None]
+    parameters: dict[str, torch.Size | None]
+    buffers: dict[str, torch.Size | None]
     settings: dict[str, Any]
+
+    def changed(self) -> Iterator[str]:
+        """Names of what is another now. What was not there, or None, a class cannot have gone by:
+        people put labels on networks."""
+        if (type(self.module), type(self.module).forward) != (self.kind, self.forward):
+            yield "forward"
+        yield from _unlike(self.module._modules, self.parts)
+        yield from _unlike(_shapes(self.module._parameters), self.parameters)
+        now = _shapes(self.module._buffers)
+        yield from (name for name, shape in self.buffers.items() if now.get(name) != shape)
+        own = vars(self.module)
+        for name, value in self.settings.items():
+            if (found := own.get(name)) is not value and not _same(found, value):
+                yield name
 
 
 def parts(whole: nn.Module) -> list[Part]:
-    """All parts of a module, itself first; equal as long as they are the same and set the same.
+    """All parts of a module as they are now, itself first.
 
     Of the module itself no numbers and lists are settings: people count its calls in them.
     """
@@ -47,20 +64,51 @@ def parts(whole: nn.Module) -> list[Part]:
             module,
             type(module),
             type(module).forward,
-            {
-                key: tensor.shape
-                for held in (module._parameters, module._buffers)
-                for key, tensor in held.items()
-                if tensor is not None
-            },
+            dict(module._modules),
+            _shapes(module._parameters),
+            _shapes(module._buffers),
             {
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in vars(module).items()
-                if key not in _EVERYONES and _is_setting(value, counted=module is whole)
+                if value is not None
+                and key not in _EVERYONES
+                and _is_setting(value, counted=module is whole)
             },
         )
         for name, module in whole.named_modules()
     ]
+
+
+def changed(before: list[Part]) -> str | None:
+    """The first thing in the parts of a module that is another now than it was, by its name."""
+    return next(
+        (f"{one.name}.{name}".lstrip(".") for one in before for name in one.changed()), None
+    )
+
+
+def lasting(now: list[Part], before: list[Part]) -> list[Part]:
+    """Parts without the settings that are others than before a call: they remember what it saw."""
+    for one, old in zip(now, before, strict=False):
+        for name in {*one.settings} - {*old.settings} | {*old.changed()}:
+            one.settings.pop(name, None)
+    return now
+
+
+def _shapes(tensors: Mapping[str, Tensor | None]) -> dict[str, torch.Size | None]:
+    return {name: None if one is None else one.shape for name, one in tensors.items()}
+
+
+def _unlike(now: Mapping[str, object], before: Mapping[str, object]) -> list[str]:
+    """Names of entries that came, went or became another."""
+    if now == before:
+        return []
+    return [name for name in {**before, **now} if now.get(name, name) != before.get(name, name)]
+
+
+def _same(found: object, setting: object) -> bool:
+    if not _is_setting(found, counted=False):
+        return False
+    return (tuple(found) if isinstance(found, list) else found) == setting
 
 
 def _is_setting(value: object, counted: bool) -> bool:
@@ -97,4 +145,4 @@ def _geometry(conv: nn.Conv2d) -> dict[str, Any]:
     return {**{name: getattr(conv, name) for name in _GEOMETRY}, "padding": padding}
 
 
-__all__ = ["Part", "parts", "set_otherwise"]
+__all__ = ["Part", "changed", "lasting", "parts", "set_otherwise"]

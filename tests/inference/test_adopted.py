@@ -480,6 +480,24 @@ CHANGES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (farther, "res4.0.conv1.padding"),
+        (says_otherwise, "rescaled"),
+        (without_bias, "begin_conv.bias"),
+        (wider, "end_conv.weight"),
+        (other_parts, "sig"),
+    ],
+)
+def test_what_changed_is_named(change, named) -> None:
+    net = Official()
+    run = sampler(net)
+    change(net)
+    with pytest.raises(ValueError, match=rf"other parts or settings \({named}\)"):
+        run(1, seed=0)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_one_that_becomes_another_is_refused(change) -> None:
     net = normed(TorchsNorm, 1e-5)
@@ -534,6 +552,67 @@ def test_what_people_count_in_a_network_is_no_setting() -> None:
     net.seconds, net.losses = 1.5, [3.0, 2.0]
     net.res1[0].register_full_backward_hook(lambda module, given, output: None)
     run(1, seed=0)
+
+
+class Remembers(nn.Conv2d):
+    """A part that sets and counts in its calls, as some do for hooks of their own."""
+
+    calls = 0
+    seen = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen = x.shape
+        return super().forward(x)
+
+
+def remembering() -> Official:
+    net = Official()
+    old = net.begin_conv
+    net.begin_conv = net.behind[0].begin_conv = Remembers(3, old.out_channels, 3, padding=1)
+    net.begin_conv.load_state_dict(old.state_dict())
+    net.begin_conv.calls, net.begin_conv.seen = 0, None
+    return net
+
+
+def test_what_a_part_remembers_of_its_calls_is_no_setting() -> None:
+    net = remembering()
+    run = sampler(net)
+    assert run.network is not None
+    run(1, seed=0)
+    net(torch.zeros(7, 3, 16, 16), torch.zeros(7, dtype=torch.long))
+    run(1, seed=0)
+    net.begin_conv.stride = (2, 2)
+    with pytest.raises(ValueError, match=r"other parts or settings \(begin_conv.stride\)"):
+        run(1, seed=0)
+
+
+def in_buffer(net: Official) -> None:
+    net.register_buffer("ema_decay", torch.tensor(0.9))
+
+
+LABELS: dict[str, Callable[[Official], object]] = {
+    "word": lambda net: setattr(net, "name", "best"),
+    "truth": lambda net: setattr(net, "is_ema", True),
+    "function": lambda net: setattr(net, "on_step", print),
+    "None": lambda net: setattr(net, "last", torch.zeros(3)),
+    "number": lambda net: setattr(net.begin_conv, "count", 3),
+    "shape": lambda net: setattr(net.end_conv, "last_shape", torch.Size((1, 2))),
+    "buffer": in_buffer,
+    "buffer of a part": lambda net: in_buffer(net.begin_conv),
+    "mode": lambda net: net.train(),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_label_makes_no_other_network(name: str) -> None:
+    net = Official()
+    net.last = None
+    run, prepared = sampler(net), nf.prepare_for_inference(net, "fp32")
+    images = run(1, seed=0)
+    LABELS[name](net)
+    assert torch.equal(run(1, seed=0), images)
+    prepared.refresh()
 
 
 def test_padding_by_name_is_that_of_so_many_pixels(lines) -> None:
