@@ -387,8 +387,10 @@ def _state(weight: Tensor) -> tuple[int, int]:
     return weight._version, weight.data_ptr()
 
 
-def _versions(tensors: Iterable[Tensor]) -> list[int]:
-    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+def _versions(tensors: Iterable[Tensor]) -> list[object]:
+    """What tells tensors, and the gradients that they have gathered, from changed ones."""
+    grads = ((one, one.grad if one.is_leaf else None) for one in tensors if not one.is_inference())
+    return [(one._version, grad is None or (id(grad), grad._version)) for one, grad in grads]
 
 
 def _own_tensors(source: Callable[..., Any]) -> Iterator[Tensor]:

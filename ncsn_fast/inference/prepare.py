@@ -21,6 +21,7 @@ from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn.utils import skip_init
 
@@ -256,6 +257,8 @@ class _FirstConv(PackedConv):
     result: torch.dtype
 
     def forward(self, x: Tensor) -> Tensor:
+        if peek_interpreter_stack() is not None:  # of whose tensors the layout is not known
+            return super().forward(x).to(self.result)
         how: dict[str, Any] = {"dtype": self.result, "memory_format": torch.channels_last}
         watched = torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad)
         watched = watched or forward_ad.unpack_dual(x).tangent is not None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 
 from ncsn_fast.device import backends
 from ncsn_fast.models import conv_forms
@@ -91,7 +92,7 @@ class PackedConv(nn.Conv2d):
 
     def runs_on(self, x: Tensor) -> bool:
         """Whether packed weights are used for x."""
-        return self.packed is not None and backends.unwatched(x)
+        return self.packed is not None and backends.unwatched(x) and not _transformed(x)
 
     def pulls(self, x: Tensor) -> bool:
         """Whether packed weights are used for x, and for its gradient, where autograd watches."""
@@ -100,7 +101,7 @@ class PackedConv(nn.Conv2d):
             and self.groups == 1
             and has_adjoint(self.kernel_size, self.stride, self._sides(), self.dilation)
             and backends.plain_call(x)
-            and backends.general_obstacle(x) is None
+            and not _transformed(x)
             and not torch.jit.is_tracing()
         )
 
@@ -121,8 +122,10 @@ class PackedConv(nn.Conv2d):
         return (
             self.packed is not None
             and residual.dtype == x.dtype
-            and residual.is_contiguous(memory_format=torch.channels_last)
             and backends.unwatched(x, residual)
+            and not _transformed(x)
+            and not _transformed(residual)
+            and residual.is_contiguous(memory_format=torch.channels_last)
         )
 
     def plus(
@@ -210,8 +213,14 @@ class _Watched(torch.autograd.Function):
             upstream = _unpooled(upstream, x)
         wanted = [_wanted(ctx, i) for i in range(3)]
         found: list[Any] = [None, None, None]
-        once = not torch.is_grad_enabled() and backends.general_obstacle(upstream) is None
-        if wanted[0] and once:
+        plain = backends.plain_call(upstream) and not _transformed(upstream)
+        # What was saved may be a copy, of which hooks know: of weights that were others then.
+        if (
+            wanted[0]
+            and plain
+            and not torch.is_grad_enabled()
+            and weight.data_ptr() == conv.weight.data_ptr()
+        ):
             found[0], wanted[0] = conv.adjoint()(upstream), False
         if any(wanted):
             how: dict[str, Any] = {"padding": conv.padding, "dilation": conv.dilation}
@@ -223,12 +232,17 @@ class _Watched(torch.autograd.Function):
 def _wanted(ctx: Any, index: int) -> bool:
     """Whether the gradient of an input is asked for in this pass back; autograd's functions in
     Python are told only whether it has one."""
-    if not ctx.needs_input_grad[index]:
-        return False
+    if not ctx.needs_input_grad[index] or torch.compiler.is_compiling():
+        return ctx.needs_input_grad[index]
     try:
         return torch._C._will_engine_execute_node(ctx.next_functions[index][0])
     except RuntimeError:  # of a leaf that is asked for itself
         return True
+
+
+def _transformed(x: Tensor) -> bool:
+    """Whether somebody takes derivatives of x that no kernel has, or makes it of many others."""
+    return peek_interpreter_stack() is not None or backends.general_obstacle(x) is not None
 
 
 def _unpooled(upstream: Tensor, x: Tensor) -> Tensor:

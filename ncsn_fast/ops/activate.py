@@ -70,7 +70,7 @@ def activate(x: Tensor, activation: str, *, backend: str = "auto") -> Tensor:
 
 def _gains(x: Tensor, activation: str) -> bool:
     """Whether the CPU's kernel takes x, and is faster."""
-    known = x.dtype in NATIVE_TYPES and is_dense(x) and common.obstacle(x) is None
+    known = x.dtype in NATIVE_TYPES and common.obstacle(x) is None and is_dense(x)
     return known and activation in ("elu", "lrelu")
 
 

@@ -20,6 +20,7 @@ from helpers.networks import (
     short,
 )
 from torch import nn
+from torch.autograd import forward_ad
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
@@ -161,6 +162,39 @@ def test_gradients_reach_the_image_and_not_the_weights() -> None:
     assert float(x.grad.abs().sum()) > 0
     assert all(p.grad is None for p in prepared.network.parameters())
     assert all(p.grad is None for p in prepared.source.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_transforms_of_torch_func_see_the_network(precision: str) -> None:
+    """Kernels know nothing of them: a derivative of theirs would be 0."""
+    net = network("NCSN")
+    prepared = prepare_for_inference(net, precision)
+    x, labels = inputs(net)
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+
+    def results(one: object) -> list[torch.Tensor]:
+        def call(x: torch.Tensor) -> torch.Tensor:
+            return one.normalized(x, labels).float()
+
+        def alone(x: torch.Tensor) -> torch.Tensor:
+            return one.normalized(x[None], labels[:1])[0].float()
+
+        def length(x: torch.Tensor) -> torch.Tensor:
+            return alone(x).square().sum()
+
+        with torch.no_grad(), forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(call(forward_ad.make_dual(x, v))).tangent
+        return [
+            tangent,
+            torch.func.jvp(call, (x,), (v,))[1],
+            torch.func.vjp(call, x)[1](v)[0],
+            torch.func.vmap(alone)(x),
+            torch.func.vmap(torch.func.grad(length))(x),
+            torch.func.vmap(alone)(x.clone().requires_grad_()).detach(),
+        ]
+
+    for found, expected in zip(results(prepared), results(net), strict=True):
+        assert error(found, expected) < (1e-4 if precision == "fp32" else 0.1)
 
 
 @pytest.mark.parametrize("onednn", [True, False])  # without it biases go with what follows

@@ -189,6 +189,21 @@ def test_weights_that_change_before_the_gradient_are_noticed() -> None:
 
 
 @needs_packing
+def test_gradients_are_of_the_weights_that_were_saved() -> None:
+    """Hooks that copy what is saved, to compress or to move it, keep those of the forward pass."""
+    conv = PackedConv(4, 4, 3, padding=1).requires_grad_(False)
+    conv.pack()
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad(conv(x).sum(), x)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda kept: kept):
+        y = conv(x)
+    conv.weight.mul_(2)
+    conv.pack()
+    (found,) = torch.autograd.grad(y.sum(), x)
+    assert error(found, expected) < 1e-6
+
+
+@needs_packing
 def test_a_prepared_network_packs_every_convolution_on_a_cpu() -> None:
     assert all(conv.packed is not None for conv in convolutions(prepare_for_inference(wide())))
     assert not any(isinstance(module, PackedConv) for module in wide().modules())
