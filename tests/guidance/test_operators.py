@@ -350,7 +350,7 @@ def test_operators_have_what_makes_one_on_a_gpu(name, tf32, monkeypatch):
     cases()[name][0].verify("cuda")
 
 
-def test_products_in_tf32_are_near_enough_for_an_operator_and_in_bfloat16_are_not():
+def test_products_in_tf32_are_near_enough_for_an_operator_and_of_bfloat16_it_is_told(caplog):
     matrix = real(40, 90).float()
 
     def product(x, matrix, bits):
@@ -374,8 +374,28 @@ def test_products_in_tf32_are_near_enough_for_an_operator_and_in_bfloat16_are_no
             return product(y, matrix, self.bits)
 
     Rounded(10).verify()
+    assert not caplog.messages
+    Rounded(7).verify()
+    assert "Rounded.forward is linear to 0.00" in caplog.text
     with pytest.raises(ValueError, match="not linear"):
-        Rounded(7).verify()
+        Rounded(2).verify()
+
+
+def test_an_operator_that_computes_in_bfloat16_is_told(caplog):
+    matrix = real(200, 100).bfloat16()
+
+    class Half(Operator):
+        def forward(self, x):
+            return (x.bfloat16() @ matrix.mT).float()
+
+        def adjoint(self, y):
+            return (y.bfloat16() @ matrix).float()
+
+    operator = Half((100,), (200,))
+    for _ in range(2):
+        operator.verify()
+    (line,) = [one for one in caplog.messages if "Half.forward is linear to 0.00" in one]
+    assert "as exact as that" in line
 
 
 @pytest.mark.parametrize("name", DIFFERING)

@@ -37,10 +37,11 @@ Array = Tensor | np.ndarray | Sequence[object]
 _POWER_ITERATIONS = 60
 # How many values of samples and measurements the norm is found for at a time.
 _NORM_VALUES = 1 << 24
-# How far an operator may be off what defines one: more than TF32 is, less than any mistake.
-_OFF = 1e-3
+# How far an operator may be off being one: untold, as TF32 is, and told, as products of 16 bits.
+_OFF, _ROUGH = 1e-3, 3e-2
 # Of an adjoint, which some only approximate: projectors of tomography and their back projectors.
 _UNMATCHED = 0.1
+_TOLD = "%s.%s to %.1g only: what is solved by it, as in mmps and exact, is as exact as that"
 _EACH = "what an operator has for each sample is named in per_sample"
 
 
@@ -198,9 +199,9 @@ class Operator(ABC):
             device: where.
 
         Raises:
-            ValueError: unless A(x + 2x') = A x + 2A x' to a thousandth, ⟨A x, y⟩ = ⟨x, A*y⟩ to a
+            ValueError: unless A(x + 2x') = A x + 2A x' to 3 hundredths, ⟨A x, y⟩ = ⟨x, A*y⟩ to a
                 tenth (beyond a thousandth a line of the log says so), and a sample alone has the
-                measurement that it has beside another.
+                measurement that it has beside another, as exactly as A is linear.
         """
         if self._verified:
             return
@@ -218,13 +219,18 @@ class Operator(ABC):
             found, other, total = (
                 both._asked("forward", one, self.measured) for one in (x, step, x + 2 * step)
             )
-            if _far(total, found + 2 * other, _lengths(found) + 2 * _lengths(other)):
+            linear = total, found + 2 * other, _lengths(found) + 2 * _lengths(other)
+            if _far(*linear, _ROUGH):
                 raise ValueError(
                     f"{name}.forward is not linear: A(x + 2x') is not A x + 2A x'. What is not "
                     "linear is nf.guidance.Nonlinear(function, shape, measured), for dps, mmps and "
                     "the others of nf.guidance"
                 )
-            last._alone("forward", x, found)
+            most = _ROUGH if _far(*linear) else _OFF
+            if most > _OFF:
+                off = float((_lengths(linear[0] - linear[1]) / linear[2]).max())
+                _log.warning(_TOLD, name, "forward is linear", off)
+            last._alone("forward", x, found, most)
             # Mostly A x, along which a wrong factor shows in any number of dimensions.
             y = _of_length_1(y) / 2 + _of_length_1(found).to(y)
             back = both._asked("adjoint", y, self.shape)
@@ -242,19 +248,15 @@ class Operator(ABC):
                     "the matrix, of complex channels the conjugate transpose, and no inverse"
                 )
             if apart(_OFF):
-                _log.warning(
-                    "%s.adjoint is the adjoint of its forward to %.1g only: what is solved by it, "
-                    "as in mmps and exact, is as exact as that",
-                    name,
-                    float(((left - right).abs() / _lengths(found)).max()),
-                )
-            last._alone("adjoint", y, back)
+                off = float(((left - right).abs() / _lengths(found)).max())
+                _log.warning(_TOLD, name, "adjoint is the adjoint of its forward", off)
+            last._alone("adjoint", y, back, most)
         self._verified = True
 
-    def _alone(self, name: str, given: Tensor, beside: Tensor) -> None:
+    def _alone(self, name: str, given: Tensor, beside: Tensor, most: float) -> None:
         """Refuse to make another thing of the last sample than was made of it beside another."""
         alone = self._asked(name, given[1:], tuple(beside.shape[1:]))
-        if _far(alone, beside[1:], _lengths(alone)):
+        if _far(alone, beside[1:], _lengths(alone), most):
             raise ValueError(
                 f"{type(self).__name__}.{name} of a sample alone is not that of it beside another: "
                 f"{_EACH}"
