@@ -92,10 +92,7 @@ def _fetched(name: str, how: Mapping[str, Any]) -> Found:
         ) from None
     _log.warning("%s is no file here: the Hugging Face Hub, or its cache, is asked for it", name)
     try:
-        config = read_json(_file(name, CONFIG, LARGEST_TEXT, how))
-        if not is_ours(config):
-            raise CheckpointError(f"its {CONFIG} is none of ncsn_fast")
-        file = _file(name, WEIGHTS, _LARGEST_WEIGHTS, how)
+        file = _weights(name, how)
     except (CheckpointError, FileError) as error:
         raise CheckpointError(f"{name}, on the Hugging Face Hub: {error}") from error
     except Exception as error:  # of a dozen kinds: no network, no such repository, no such file
@@ -103,6 +100,27 @@ def _fetched(name: str, how: Mapping[str, Any]) -> Found:
             f"{nothing}, and none that can be had from the Hugging Face Hub ({shortened(error)})"
         ) from error
     return Found(file, f"{name}@{file.parent.name}")
+
+
+class _NotCachedError(Exception):
+    """A file is not in the cache, and the hub is out of reach, or shall not be asked."""
+
+
+def _weights(name: str, how: Mapping[str, Any]) -> Path:
+    """The file of weights, once config.json has said that they are ours.
+
+    Where that cannot be had, weights in the cache may say so themselves: nothing is fetched.
+    """
+    try:
+        config = read_json(_file(name, CONFIG, LARGEST_TEXT, how))
+    except _NotCachedError as missing:
+        try:
+            return _file(name, WEIGHTS, _LARGEST_WEIGHTS, {**how, "local_files_only": True})
+        except _NotCachedError:
+            raise missing from None
+    if not is_ours(config):
+        raise CheckpointError(f"its {CONFIG} is none of ncsn_fast")
+    return _file(name, WEIGHTS, _LARGEST_WEIGHTS, how)
 
 
 def _file(name: str, file: str, largest: int, how: Mapping[str, Any]) -> Path:
@@ -124,12 +142,17 @@ def _file(name: str, file: str, largest: int, how: Mapping[str, Any]) -> Path:
         except Exception as error:  # the hub cannot be reached, or shall not be
             how, out_of_reach = {**how, "local_files_only": True}, error
         else:
-            if size is None or size > largest:
+            # A mirror may not say. A text is measured again as it is read.
+            if size is None and file != CONFIG:
+                raise CheckpointError(f"its {file} is of unknown size: fetch it yourself")
+            if size is not None and size > largest:
                 raise CheckpointError(f"its {file} has {size} bytes, of at most {largest}")
     try:
         return Path(hf_hub_download(name, file, **how))
     except Exception as error:
-        raise (error if out_of_reach is None else out_of_reach) from error
+        if how.get("local_files_only"):
+            raise _NotCachedError(str(out_of_reach or error)) from error
+        raise
 
 
 __all__ = [

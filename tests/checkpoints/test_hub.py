@@ -131,6 +131,19 @@ def test_another_cache_is_looked_in(cache: Path, net, monkeypatch) -> None:
         nf.load_checkpoint(NAME, **how)
 
 
+def test_weights_alone_in_the_cache_say_themselves_what_they_are(cache: Path, net) -> None:
+    put(net, cache)
+    folder = next(cache.glob("models--*/snapshots/*"))
+    (folder / "config.json").unlink()
+    assert_same_weights(nf.load_checkpoint(NAME), net)
+    (folder / "model.safetensors").write_bytes(b"\2" + bytes(7) + b"{}")
+    with pytest.raises(nf.CheckpointError):
+        nf.load_checkpoint(NAME, local_files_only=True)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="none that can be had from the Hugging Face Hub"):
+        nf.load_checkpoint(NAME)
+
+
 def test_a_revision_of_a_file_is_refused(tmp_path: Path, net) -> None:
     folder = net.save_pretrained(tmp_path / "one")
     nf.load_checkpoint(folder, local_files_only=True, cache_dir=tmp_path)
@@ -148,7 +161,8 @@ def online(cache: Path, monkeypatch) -> Path:
     def metadata(url: str, token: object = None) -> Any:
         file = url.rpartition("/")[2]
         asked.append(("size", file))
-        return type("Metadata", (), {"size": (folder / file).stat().st_size})
+        size = None if (folder / "mute").exists() else (folder / file).stat().st_size
+        return type("Metadata", (), {"size": size})
 
     def fetched(name: str, file: str, **how: object) -> str:
         asked.append(("file", file))
@@ -185,6 +199,32 @@ def test_what_it_is_and_how_large_comes_before_the_weights(online: Path, net, mo
         nf.load_checkpoint(NAME)
     assert not set(weights) & set(asked)
     assert asked[-1] == both[0]
+
+
+def test_weights_of_a_size_that_nobody_tells_are_not_fetched(online: Path, net) -> None:
+    asked = sys.modules["huggingface_hub"].asked
+    net.save_pretrained(online)
+    (online / "mute").touch()
+    with pytest.raises(nf.CheckpointError, match=r"its model\.safetensors is of unknown size"):
+        nf.load_checkpoint(NAME)
+    assert ("file", "config.json") in asked
+    assert ("file", "model.safetensors") not in asked
+    (online / "config.json").write_text(" " * (5 << 20))
+    with pytest.raises(nf.CheckpointError, match=r"longer than|larger than|at most"):
+        nf.load_checkpoint(NAME)
+
+
+def test_a_repository_without_a_description_is_none_of_ours(online: Path, net, monkeypatch) -> None:
+    """The hub has been reached: what the cache has is of another day."""
+    from huggingface_hub.utils import EntryNotFoundError
+
+    def metadata(url: str, token: object = None) -> Any:
+        raise EntryNotFoundError("no such file")
+
+    put(net, online.parent / "hub")
+    monkeypatch.setattr(sys.modules["huggingface_hub"], "get_hf_file_metadata", metadata)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        nf.load_checkpoint(NAME)
 
 
 def others(folder: Path, file: str, text: str) -> None:
