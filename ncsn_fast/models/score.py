@@ -240,7 +240,7 @@ class Score:
     def c_in(self, sigma: Tensor) -> Coefficient:
         """The factor on x on its way into the network, of the shape of sigma; 1.0 for none."""
         if self.input_scale is not None:
-            return checks.same_shape("input_scale()", self.input_scale(sigma), sigma.shape, sigma)
+            return checks.factors("input_scale()", self.input_scale(sigma), sigma)
         if self.sigma_data is None:
             return 1.0
         return (sigma.square() + self.sigma_data**2).rsqrt()

@@ -52,7 +52,9 @@ def size_of_chunks(
     Left to the engine, chunks on a GPU are as even as they can be: all of them have that size.
     """
     if isinstance(batch_size, str):
-        checks.choice("batch_size", batch_size, ("auto", ALL), "or a number of at least 1")
+        checks.choice(
+            "batch_size", batch_size, ("auto", ALL), "give a number of at least 1, or a word"
+        )
         if batch_size == ALL:
             return n
     budget = _AUTO_ELEMENTS["cpu" if device.type == "cpu" else "cuda"]

@@ -176,9 +176,29 @@ def same_shape(name: str, value: Tensor, shape: Iterable[int], like: Tensor) -> 
     return value
 
 
+def factors(name: str, value: Tensor, like: Tensor) -> Tensor:
+    """What a function of the caller's returned for some levels, a factor above 0 for each.
+
+    Raises:
+        ValueError: as :func:`same_shape`; and for others than finite positive numbers, on a CPU.
+    """
+    same_shape(name, value, like.shape, like)
+    # A device would have to be waited for, and a transform hides the values.
+    seen = value.device.type == "cpu" and not torch.compiler.is_compiling()
+    if seen and peek_interpreter_stack() is None:
+        wrong = ~((value > 0) & torch.isfinite(value))
+        if bool(wrong.any()):
+            raise ValueError(
+                f"{name} returned {float(value[wrong][0]):g} for {float(like[wrong][0]):g}: "
+                "needed are finite positive numbers"
+            )
+    return value
+
+
 __all__ = [
     "choice",
     "count",
+    "factors",
     "from_numpy",
     "number",
     "printable",

@@ -380,6 +380,18 @@ def test_an_estimator_of_one_time_for_all_is_refused(size):
             use(Matching(size))
 
 
+def test_asking_an_estimator_takes_few_samples_of_many_values():
+    class Large(Matching):
+        asked = 0
+
+        def score(self, theta, condition, t):
+            Large.asked = max(Large.asked, len(theta))
+            return -theta * t[:, None]
+
+    assert sbi.score(Large(50_000)).input_scale is not None
+    assert Large.asked == 2
+
+
 def test_an_fmpe_is_refused():
     pytest.importorskip("sbi", reason="sbi is not installed")
     from sbi.inference import FMPE

@@ -174,6 +174,20 @@ def test_a_factor_that_is_none_is_refused(settings, message):
         nf.Score(abs, "score", "sigma", **settings)
 
 
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_factor_that_is_not_positive_is_refused(factor):
+    score = nf.Score(
+        abs, "score", "sigma", input_scale=lambda sigma: torch.where(sigma < 1, factor, 1.0)
+    )
+    message = rf"input_scale\(\) returned {factor:g} for 0\.5: needed are finite positive"
+    for use in (
+        lambda: score.to_state(torch.ones(2, 3), torch.tensor([2.0, 0.5])),
+        lambda: score.fold(nf.Table.of([2.0, 0.5], b=[1.0, 0.5])),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
 def test_a_factor_of_another_shape_is_refused():
     score = nf.Score(abs, "score", "sigma", input_scale=lambda sigma: sigma.sum())
     with pytest.raises(ValueError, match="input_scale"):

@@ -211,7 +211,7 @@ def test_langevin_refuses_what_makes_no_sense(x, keywords, message):
         (lambda s: s(2, temperature=-1.0), "temperature = -1"),
         (lambda s: s(2, every=0), "every = 0"),
         (lambda s: s(2, batch_size=0), "batch_size = 0"),
-        (lambda s: s(2, batch_size="big"), r"batch_size = 'big'.*\('auto', 'all'\)"),
+        (lambda s: s(2, batch_size="big"), r"batch_size = 'big': give a number.*\('auto', 'all'\)"),
         (lambda s: s(2, noise=lambda row: torch.zeros(3)), r"noise\(\) returned \(3,\)"),
         (lambda s: s(2, guidance=lambda *a: torch.zeros(3)), r"guidance\(\) returned \(3,\)"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import torch
@@ -69,7 +70,8 @@ def _check(network: _Estimator) -> None:
     """Refuse an estimator that has no score of samples that are told a time each."""
     estimator: Any = network.estimator
     shape, kind = tuple(estimator.input_shape), type(estimator).__name__
-    n = 1 + max((1, *shape))  # so that times are not broadcast along a dimension
+    # So that times are not broadcast along a dimension.
+    n = next(n for n in count(2) if n not in shape)
     like = next(network.parameters(), torch.zeros(()))
     theta, given = like.new_zeros(n, *shape), like.new_zeros(n, *estimator.condition_shape)
     time = like.new_full((n,), float(estimator.t_min + estimator.t_max) / 2)
