@@ -25,6 +25,7 @@ from ncsn_fast.ops import conv3x3
 
 SIGMAS = nf.geometric_sigmas(10, 0.1, 6)
 SHAPE = (2, 8, 8)
+WORTH = foreign._WORTH  # as it is outside of tests
 
 
 class Net(nn.Module):
@@ -656,6 +657,16 @@ def test_what_cannot_be_prepared_is_refused_with_what_can(net) -> None:
         nf.prepare_for_inference(compiled_inside())
     with pytest.raises(ValueError, match="lazy parameters"):
         nf.prepare_for_inference(nn.LazyConv2d(2, 3))(inputs()[0])
+
+
+def test_by_default_large_networks_are_packed_and_small_ones_are_not(packed, monkeypatch) -> None:
+    monkeypatch.setattr(foreign, "_WORTH", WORTH)
+    torch.manual_seed(0)
+    x, labels = torch.randn(4, 2, 32, 32), torch.zeros(4, dtype=torch.long)
+    for width, large in ((4, False), (64, True)):
+        net = Net(width).eval()
+        assert_near(PackedCalls(net)(x, labels), net(x, labels))
+        assert bool(packed) == large
 
 
 def test_batches_of_small_convolutions_run_as_they_are(net, packed, monkeypatch, caplog) -> None:
