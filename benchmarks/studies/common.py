@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ncsn_fast.data.digits import digits
 from ncsn_fast.data.load import load_images
+from ncsn_fast.data.pixels import eight_bits
 from ncsn_fast.evaluation.classifier import Classifier
 from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.quality import Quality, Reference
@@ -63,20 +64,15 @@ class Judge:
             )
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
         self._classifier = classifier
-        self._reference = Reference(pixels(real[order[:number]]), classifier)
+        self._reference = Reference(eight_bits(real[order[:number]].numpy()), classifier)
         self.of_real = self(real[order[number : 2 * number]])
 
     def __call__(self, images: Tensor, classes: Tensor | None = None) -> Judged:
         """Judge images in [0, 1]; ``classes`` (N,) are those that were asked for."""
-        told = pixels(images)
+        told = eight_bits(images.cpu().numpy())
         found = seen(self._classifier, told).probabilities.argmax(1)
         right = None if classes is None else float((found == classes).double().mean())
         return Judged(right, self._reference.quality(told))
-
-
-def pixels(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8."""
-    return (images * 255).round().to(torch.uint8)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -142,6 +138,5 @@ __all__ = [
     "held_out",
     "markdown",
     "parser",
-    "pixels",
     "trained_on",
 ]

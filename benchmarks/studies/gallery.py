@@ -33,8 +33,8 @@ from ncsn_fast.benchmarks.studies.common import (
     held_out,
     markdown,
     parser,
-    pixels,
 )
+from ncsn_fast.data.pixels import eight_bits
 from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.quality import Reference
 from ncsn_fast.guidance.operators import Blur, Downsample, Mask, Operator
@@ -227,8 +227,10 @@ def measure(
     titled = {f"temperature {one:g}": found for one, found in warm.items()}
     plots.save_panels(out / "temperature.png", titled, count=_SHOWN, columns=_SHOWN, per_row=1)
     save_figure(out / "clip.png", clip_picture(clipped(net, _SHOWN)))
-    reference = Reference(pixels(real))
-    quality = {one: reference.quality(pixels(found)) for one, found in warm.items()}
+    reference = Reference(eight_bits(real.numpy()))
+    quality = {
+        one: reference.quality(eight_bits(found.cpu().numpy())) for one, found in warm.items()
+    }
     errors = {}
     shape, real = net.shape, real[:images]
     assert len(shape) == 3

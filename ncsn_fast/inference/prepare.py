@@ -43,9 +43,7 @@ from ncsn_fast.models.refinenet import RefineNet
 _log = logging.getLogger("ncsn_fast")
 T = TypeVar("T")
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
-
-
-_INPUTS = ("x", "labels")
+_INPUTS = ("x", "labels")  # of a network of ours, by the names that they have here
 
 
 class CannotPrepare(ValueError):

@@ -79,13 +79,8 @@ class Runner:
         self._running: list[PreparedNetwork] = []  # a copy once for each chain
 
     def __getstate__(self) -> dict[str, Any]:
-        made = (
-            "_packed",
-            "_copies",
-            "_place",
-            "_lock",
-            "_running",
-        )  # each makes its own
+        # Each copy makes its own.
+        made = {"_packed", "_copies", "_place", "_lock", "_running"}
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
