@@ -167,6 +167,14 @@ class TrainConfig:
     warmup: int = _training(
         0, "Steps to reach that rate.", "It rises linearly from 0; 0 in the papers.", least=0
     )
+    cooldown: int = _training(
+        0,
+        "Steps at the end in which that rate falls.",
+        "It falls linearly to 0, which takes the noise of the last steps out of the weights; 0 in "
+        "the papers.",
+        least=0,
+        free=True,  # as steps, by which it is counted
+    )
     clip_gradient: float | None = _training(
         None, "Its largest norm.", "None, as in the papers, leaves it.", check=_positive
     )

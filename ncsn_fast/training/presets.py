@@ -25,7 +25,8 @@ class Preset:
         sigma_min, steps_per_level, denoise: σ_L, T, and whether sampling ends without noise.
         conditional, class_names, class_dropout: as in TrainRun and TrainConfig.
         learning_rate, eps: of Adam.
-        batch_size, steps, ema, ema_warmup, dequantize, flip, checkpoint_every: as in TrainConfig.
+        batch_size, steps, cooldown, ema, ema_warmup, dequantize, flip, checkpoint_every: as in
+            TrainConfig.
     """
 
     about: str
@@ -46,6 +47,7 @@ class Preset:
     class_dropout: float | None = None
     learning_rate: float = TrainConfig.learning_rate
     eps: float = TrainConfig.eps
+    cooldown: int = TrainConfig.cooldown
     batch_size: int = TrainConfig.batch_size
     ema: float = TrainConfig.ema
     ema_warmup: bool = TrainConfig.ema_warmup
@@ -84,7 +86,8 @@ _MNIST = replace(
     about="MNIST 28×28, the network that comes along, in hours",
     image_size=28,
     steps_per_level=5,
-    steps=20_000,
+    steps=13_200,
+    cooldown=2_600,
     conditional=True,
     class_dropout=0.2,
 )

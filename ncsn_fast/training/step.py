@@ -124,7 +124,8 @@ class TrainingStep:
             self._classes.copy_(classes)
         self._number.fill_(step)
         rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-        self._rate.fill_(config.learning_rate * rising)
+        falling = min(1.0, (config.steps - step) / config.cooldown) if config.cooldown else 1.0
+        self._rate.fill_(config.learning_rate * min(rising, falling))
         kept = min(config.ema, (1 + step) / (10 + step)) if config.ema_warmup else config.ema
         self._share.fill_(1 - kept)
 

@@ -340,6 +340,7 @@ def test_options_of_training_reach_the_trainer(tmp_path):
         "accumulate": 2,
         "clip_gradient": 5.0,
         "warmup": 3,
+        "cooldown": 1,
         "continuous": True,
         "keep_every": 2,
         "checkpoint_every": 1,

@@ -257,7 +257,7 @@ PUBLIC: dict[Callable[..., Any], tuple[str, str, str]] = {
     loaded: ("", "", "path config ema device"),
     config: (
         "learning_rate beta1 beta2 eps clip_gradient ema anneal_power max_seconds",
-        "steps batch_size warmup accumulate seed log_every checkpoint_every keep_every "
+        "steps batch_size warmup cooldown accumulate seed log_every checkpoint_every keep_every "
         "sample_every samples",
         "precision ema_warmup continuous dequantize flip out tensorboard graph",
     ),
@@ -283,7 +283,7 @@ NONE_IS_A_CHOICE = {"clip", "every", "seed", "prior_std", "step_size"} | {
     "sample_every",
 }
 # 0 and more is what these take; a whole number of any size may be a seed, truth a number of edit.
-LARGE = {"every", "max_points", "steps", "warmup", "samples"} | {
+LARGE = {"every", "max_points", "steps", "warmup", "cooldown", "samples"} | {
     "log_every",
     "checkpoint_every",
     "sample_every",

@@ -87,6 +87,23 @@ def test_the_learning_rate_rises_over_the_warmup():
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
 
 
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ({}, [1, 1, 1, 0.75, 0.5, 0.25]),
+        ({"warmup": 5}, [0.2, 0.4, 0.6, 0.75, 0.5, 0.25]),
+        ({"cooldown": 12}, [0.5, 5 / 12, 4 / 12, 0.25, 2 / 12, 1 / 12]),
+    ],
+)
+def test_the_learning_rate_falls_in_the_cooldown(settings, shares):
+    trainer = trainer_of(**{"steps": 6, "cooldown": 4} | settings)
+    rates = []
+    for _ in range(6):
+        trainer._train_step()
+        rates.append(float(trainer.optimizer.param_groups[0]["lr"]))
+    assert rates == pytest.approx([1e-3 * share for share in shares])
+
+
 def test_levels_may_be_continuous():
     assert trained(continuous=True).history != trained().history
     with pytest.raises(ValueError, match="NCSN is told the noise level as a label"):
