@@ -63,7 +63,8 @@ def anneal_Langevin_dynamics(  # the official name
         seed=seed,
         adopt=adopt,
     )
-    return [state.clamp(0, 1) for state in (x_mod.detach().cpu(), *states[:-1])]
+    # In place: the list may fill the memory.
+    return [x_mod.detach().cpu().clamp(0, 1), *(state.clamp_(0, 1) for state in states[:-1])]
 
 
 def anneal_Langevin_dynamics_inpainting(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ncsn_fast import noise as noise_source
 from ncsn_fast.compat import common
+from ncsn_fast.device.memory import check_host_memory
 from ncsn_fast.inference.adopted import adopted
 from ncsn_fast.inference.foreign import PackedCalls
 from ncsn_fast.inference.prepare import prepare_for_inference
@@ -127,6 +128,7 @@ def anneal_Langevin_dynamics_inpainting(
     initial, reference = _inpainting_batch(x_mod, refer_image, image_size)
     table = _table(sigmas, step_lr, n_steps_each, denoise=False)
     common.function("scorenet", scorenet, _SCORENET)
+    _check_list(len(table), x_mod)
     ladder = _counted(scorenet, sigmas)
     half = _KnownHalf(
         scorenet=_prepared(scorenet, ladder, x_mod.dtype, noise == "torch", adopt),
@@ -278,6 +280,13 @@ def _table(sigmas: Sigmas, step_lr: float, n_steps_each: int, denoise: bool) -> 
         raise ValueError(f"step_lr = {step_lr}: {error}") from None
 
 
+def _check_list(length: int, like: Tensor) -> None:
+    """Refuse a list of so many states like these that does not fit in memory."""
+    needed = length * like.numel() * like.element_size()
+    otherwise = "give fewer images at a time, or final_only=True where the function has it"
+    check_host_memory(needed, f"the list of {length} states", otherwise)
+
+
 def _states_after(
     initial: Tensor,
     scorenet: ScoreNet,
@@ -296,6 +305,8 @@ def _states_after(
     """
     common.function("scorenet", scorenet, _SCORENET)
     last_only = common.flag("final_only", final_only)
+    if not last_only:
+        _check_list(len(table), initial)
     shown = common.shown(scorenet, initial.dtype)
     score = Score(shown, "score", "label", _counted(scorenet, sigmas))
     sampler = Sampler(

@@ -117,10 +117,12 @@ def check_host_memory(
     if device is not None and device.type == "cuda":
         free = torch.cuda.get_device_properties(device).total_memory
     if free is not None and needed > free:
-        raise ValueError(
-            f"{what} takes {needed / _GIB:.3g} GiB of memory, of which {free / _GIB:.3g} are free: "
-            f"{otherwise}"
-        )
+        raise ValueError(f"{what} takes {too_much(needed, free)}: {otherwise}")
+
+
+def too_much(needed: int, free: int) -> str:
+    """So many bytes, of which so many are free, in words."""
+    return f"{needed / _GIB:.3g} GiB of memory, of which {free / _GIB:.3g} are free"
 
 
 def free_host_bytes() -> int | None:
@@ -134,4 +136,4 @@ def free_host_bytes() -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-__all__ = ["check_host_memory", "chunk_size", "free_host_bytes", "in_chunks"]
+__all__ = ["check_host_memory", "chunk_size", "free_host_bytes", "in_chunks", "too_much"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ncsn_fast.device import capture
+from ncsn_fast.device import capture, memory
 from ncsn_fast.device.memory import chunk_size, in_chunks
 from ncsn_fast.models.base import evaluating
 from ncsn_fast.sampling import loop
@@ -62,6 +62,40 @@ def size_of_chunks(
     if batch_size == "auto" and capture.obstacle(device) is None:
         return math.ceil(n / math.ceil(n / size))
     return size
+
+
+def check_memory(
+    n: int, shape: Sequence[int], device: torch.device, steps: int, every: int | None
+) -> None:
+    """Refuse now what a call keeps beyond the free memory, where that is known.
+
+    Args:
+        n, shape: how many samples, and of one.
+        device: where they are. Their trajectory is in the memory of the host.
+        steps: rows that are run.
+        every: which states are kept; None: none.
+
+    Raises:
+        ValueError: with what would fit.
+    """
+    one = 4 * math.prod(shape)
+    fewer = "draw some sample_ids at a time"
+    memory.check_host_memory(n * one, f"n = {n} samples", fewer, device)
+    free = memory.free_host_bytes()
+    if every is None or free is None:
+        return
+    beside = int(device.type == "cpu")  # the samples themselves
+    kept = math.ceil(steps / every) + 1
+    needed = (kept + beside) * n * one
+    if needed <= free:
+        return
+    most_kept, most_n = free // (n * one) - beside, free // ((kept + beside) * one)
+    advice = [f"every = {math.ceil(steps / (most_kept - 1))} or more"] if most_kept > 1 else []
+    advice += [f"n = {most_n} or fewer of the sample_ids at a time"] if most_n else []
+    raise ValueError(
+        f"every = {every} keeps {kept} states of each of {n} samples, which takes "
+        f"{memory.too_much(needed, free)}: give {', or '.join(advice) or 'the machine more'}"
+    )
 
 
 def run_chunks(
@@ -150,4 +184,4 @@ def _trajectory(chain: Chain, n: int) -> Tensor | None:
     return torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=locked)
 
 
-__all__ = ["ALL", "SamplingInterrupted", "run_chunks", "size_of_chunks"]
+__all__ = ["ALL", "SamplingInterrupted", "check_memory", "run_chunks", "size_of_chunks"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -20,7 +19,6 @@ from ncsn_fast import noise as noise_source
 from ncsn_fast.device import backends, profiling
 from ncsn_fast.device import precision as precisions
 from ncsn_fast.device.environment import usable
-from ncsn_fast.device.memory import check_host_memory
 from ncsn_fast.guidance.base import Guidance, NetworkGuidance
 from ncsn_fast.guidance.noise_level import holds_noise
 from ncsn_fast.inference.adopted import taken_over
@@ -31,7 +29,7 @@ from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.models.base import ScoreNetwork, own_network
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
-from ncsn_fast.sampling import inputs
+from ncsn_fast.sampling import chunks, inputs
 from ncsn_fast.sampling.chain import Callback, Chain, Drift, Noise
 from ncsn_fast.sampling.chunks import ALL, SamplingInterrupted, run_chunks, size_of_chunks
 from ncsn_fast.sampling.divergence import SamplingError
@@ -189,7 +187,7 @@ class Sampler:
                 computes on the host is frozen; a function that decides by them wants graph=False.
             clip: largest norm of the score, per sample, > 0.
             temperature: factor on the variance of the noise, at least 0; 1 for methods without.
-            every: keep every k-th state, k ≥ 1; the trajectory is then returned too.
+            every: keep every k-th state, k ≥ 1, in host memory; they are then returned too.
             callback: called as (row, x, n) after every row with the state before the update and the
                 normalised score there, per chunk, and on the host even where the chain is captured.
                 On a GPU the last chunk may have samples of the one before.
@@ -215,8 +213,8 @@ class Sampler:
         device = self.device
         first_row = self.table.start_row(start_level)
         n = checks.count("n", n)
-        needed = 4 * n * math.prod(self.shape)
-        check_host_memory(needed, f"n = {n} samples", "draw some sample_ids at a time", device)
+        every = None if every is None else checks.count("every", every)
+        chunks.check_memory(n, self.shape, device, len(self.table) - first_row, every)
         ids = noise_source.sample_ids(n, sample_ids)
         full = (len(ids), *self.shape)
         inputs.functions(noise=noise, callback=callback)
@@ -248,7 +246,7 @@ class Sampler:
                 guidance=guidance,
                 clip=inputs.clip(clip),
                 holds_noise=self.hold_noise,
-                every=None if every is None else checks.count("every", every),
+                every=every,
                 callback=callback,
                 extra=extra,
                 shared=shared,
@@ -442,9 +440,11 @@ def sample(
     except (SamplingError, SamplingInterrupted) as stop:
         stop.samples = to_images(own, stop.samples)
         raise
-    if isinstance(result, tuple):
-        return to_images(own, result[0]), to_images(own, result[1])
-    return to_images(own, result)
+    if isinstance(result, Tensor):
+        return to_images(own, result)
+    for states in result[1]:  # in place: a trajectory is as large as it may be
+        states.copy_(to_images(own, states))
+    return to_images(own, result[0]), result[1]
 
 
 __all__ = ["Sampler", "sample"]

@@ -9,11 +9,13 @@ from helpers import networks
 from helpers.official import Official
 
 import ncsn_fast as nf
+from ncsn_fast.compat import ncsn
 from ncsn_fast.compat.ncsnv2 import (
     anneal_Langevin_dynamics,
     anneal_Langevin_dynamics_inpainting,
     anneal_Langevin_dynamics_interpolation,
 )
+from ncsn_fast.device import memory
 
 SIGMAS = np.exp(np.linspace(np.log(5.0), np.log(0.01), 6)).astype(np.float32)
 
@@ -399,3 +401,29 @@ def test_labels_count_the_networks_own_levels(wrap, dtype):
     ):
         with pytest.raises(ValueError, match="knows only its 6 levels"):
             run()
+
+
+def test_a_list_that_does_not_fit_is_refused_before_the_network_is_called(monkeypatch):
+    """12 or 13 states of 4 images of 8 bytes; the images alone would fit."""
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 12 * 4 * 8 - 1)
+
+    def never(x, labels):
+        raise AssertionError
+
+    x = torch.rand(4, 2, 1, 1)
+    known = {"image_size": 2, "n_steps_each": 2}
+    for call, states in (
+        (lambda: anneal_Langevin_dynamics(x, never, SIGMAS, 2), 13),
+        (lambda: anneal_Langevin_dynamics_interpolation(x[:2], never, SIGMAS, 2, 2), 12),
+        (lambda: ncsn.anneal_Langevin_dynamics(x, never, SIGMAS, 2), 12),
+        (
+            lambda: anneal_Langevin_dynamics_inpainting(
+                torch.rand(1, 2, 1, 2, 2), torch.rand(1, 1, 2, 2), never, SIGMAS, **known
+            ),
+            12,
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"the list of {states} states takes .* fewer images"):
+            call()
+    (last,) = anneal_Langevin_dynamics(x, scorenet, SIGMAS, 2, final_only=True)
+    assert last.shape == x.shape

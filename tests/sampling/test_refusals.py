@@ -10,8 +10,56 @@ import torch
 from engine_cases import SIGMAS, TABLE, gaussian, sampler
 
 import ncsn_fast as nf
+from ncsn_fast.device import memory
 from ncsn_fast.sampling import chunks, inputs
 from ncsn_fast.table import Table
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        # 31 rows and the end of 100 samples of 3 values, and the samples: 12 bytes a state.
+        ({"n": 100, "every": 1}, "keeps 32 states .* give every = 4 or more, or n = 30 or fewer"),
+        ({"n": 400, "every": 40}, "keeps 2 states .* give n = 333 or fewer of the sample_ids"),
+        ({"n": 1000, "every": 1}, "are free: give n = 30 or fewer of the sample_ids"),
+        ({"n": 1001}, "n = 1001 samples takes .* draw some sample_ids at a time"),
+    ],
+)
+def test_what_a_call_keeps_is_known_before_it_begins(monkeypatch, call, told):
+    """Refused before the network is called, with what fits, which is then tried."""
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 12 * 1000)
+    calls = []
+
+    def fn(x, labels):
+        calls.append(len(x))
+        return gaussian(x, labels)
+
+    with pytest.raises(ValueError, match=told):
+        sampler(fn)(seed=1, **call)
+    assert calls == []
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    with pytest.raises(ValueError, match=told):
+        sampler(fn)(**call)
+    assert torch.equal(torch.rand(1), expected)  # nothing was drawn from torch's generator
+
+
+@pytest.mark.parametrize("call", [{"n": 100, "every": 4}, {"n": 30, "every": 1}])
+def test_what_a_refused_call_advises_is_the_most_that_fits(monkeypatch, call):
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 12 * 1000)
+    x, states = sampler()(seed=1, **call)
+    assert 4 * (x.numel() + states.numel()) <= 12 * 1000
+    more = {"every": call["every"] - 1} if call["every"] > 1 else {"n": call["n"] + 1}
+    with pytest.raises(ValueError, match="give every"):
+        sampler()(seed=1, **{**call, **more})
+
+
+def test_an_edited_trajectory_that_does_not_fit_is_refused_before_it_begins(monkeypatch):
+    one = sampler()
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 12 * 1000)
+    with pytest.raises(ValueError, match="every = 1 keeps 26 states of each of 100 samples"):
+        nf.edit(one, torch.rand(100, 3), start_level=2, seed=1, every=1)
 
 
 def test_a_network_that_writes_into_its_input_is_refused():
