@@ -20,7 +20,7 @@ from ncsn_fast.benchmarks.contest.rows import DISAGREES, FAILED, LEFT_OUT, OK, R
 from ncsn_fast.benchmarks.processes import Measurer, Outcome, Piece, measured
 from ncsn_fast.benchmarks.suites import device_tests, hardware
 from ncsn_fast.benchmarks.suites.operations import LOSS, NOISE, NORM, UPDATE, cases
-from ncsn_fast.support.files import folder_lock
+from ncsn_fast.support.locks import folder_lock
 
 SUITE = "minutes"
 # One task that fits in less says little; and what a result has to have in common with another.

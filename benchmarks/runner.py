@@ -45,11 +45,11 @@ from ncsn_fast.device.environment import environment, version
 from ncsn_fast.support.files import (
     append_text,
     check_writable,
-    folder_lock,
     refuse_link,
     remove_leftovers,
     write_text,
 )
+from ncsn_fast.support.locks import folder_lock
 
 # In the order in which they run, and their shares of the time; one may take half as much again.
 SUITES = {

@@ -27,7 +27,8 @@ from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import check_own
 from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
 from ncsn_fast.sampling.sampler import Sampler, sample
-from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers, write_text
+from ncsn_fast.support.files import check_writable, remove_leftovers, write_text
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.progress import Bar
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.schedule import Schedule, auto_schedule

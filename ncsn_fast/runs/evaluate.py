@@ -44,12 +44,8 @@ from ncsn_fast.runs.evaluation.words import PUBLISHED
 from ncsn_fast.runs.report import check_own, machine_facts
 from ncsn_fast.runs.sample import sample
 from ncsn_fast.support.array_parsers import open_npz
-from ncsn_fast.support.files import (
-    check_writable,
-    folder_lock,
-    remove_leftovers,
-    write_text,
-)
+from ncsn_fast.support.files import check_writable, remove_leftovers, write_text
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.parsers import parse_json
 
 _TORCH_FILES = (".pth", ".pt", ".ckpt")

@@ -31,10 +31,10 @@ from ncsn_fast.support.checks import count
 from ncsn_fast.support.files import (
     atomic_write,
     check_writable,
-    folder_lock,
     remove_leftovers,
     write_text,
 )
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.presets import PRESETS
 from ncsn_fast.training.trainer import Trainer

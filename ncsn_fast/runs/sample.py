@@ -35,10 +35,10 @@ from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.files import (
     check_space,
     check_writable,
-    folder_lock,
     remove_leftovers,
     sha256_of,
 )
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.progress import Progress
 
 GRID_IMAGES = 256

@@ -13,7 +13,8 @@ from ncsn_fast.data.load import pixels_of
 from ncsn_fast.data.samples import open_samples, remarks
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.runs.report import check_own, machine_facts
-from ncsn_fast.support.files import check_writable, folder_lock, remove_leftovers, write_text
+from ncsn_fast.support.files import check_writable, remove_leftovers, write_text
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.schedule_figure import save_schedule
 

@@ -23,7 +23,8 @@ from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
 from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import machine_facts
-from ncsn_fast.support.files import check_writable, folder_lock, write_text
+from ncsn_fast.support.files import check_writable, write_text
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.parsers import read_json
 from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there, and folders that one process writes to at a time.
+"""Files that are either complete or not there.
 
 No file is written through a link that lies in its place: what is written beside it and renamed
 replaces the link, what is opened refuses it.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
-import logging
 import os
 import re
 import secrets
@@ -20,18 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_log = logging.getLogger("ncsn_fast")
+from ncsn_fast.support.locks import NOT_SUPPORTED, NOT_THROUGH_LINKS, check_held, told
+
 # Long names are cut, as most file systems take no name of more than 255 bytes.
 _STEM, _SUFFIX = 16, 16
 _TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}\.(safetensors|jsonl?|npz|png|gif|md|html|gz)", re.DOTALL)
-# Windows has none of these; a pipe or a device would let open() wait.
-_NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-# How systems say that they do not have what was asked for: locks, or putting a folder on the disk.
-_NOT_SUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-# The folders that this process has locked, and what it holds their locks by.
-_held: dict[Path, int] = {}
 
 
 class NoFolderError(FileNotFoundError, ValueError):
@@ -58,7 +49,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = _new_temporary(path)
     try:
-        with _told(path):
+        with told(path):
             mode = temporary.stat().st_mode
             yield temporary
             _set_mode(temporary, mode)
@@ -84,9 +75,9 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
         OSError: if it cannot be written, or is a link, a pipe or another thing than a file; of the
             text nothing is left in it, where the disk allows that.
     """
-    _check_held(Path(path).parent)
-    with _told(Path(path)):
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOT_THROUGH_LINKS
+    check_held(Path(path).parent)
+    with told(Path(path)):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOT_THROUGH_LINKS
         with open(os.open(path, flags, 0o666), "ab", buffering=0) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
@@ -128,18 +119,6 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     _new_temporary(Path(path)).unlink()
 
 
-def make_folder(path: str | os.PathLike[str], otherwise: str = "choose another") -> None:
-    """Make a folder, and those it lies in, where it does not exist.
-
-    Raises:
-        ValueError: where it cannot be made, with why and what to do ``otherwise``.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {path}: {error}; {otherwise}") from error
-
-
 def check_space(
     folder: str | os.PathLike[str], needed: int, what: str, *, replaced: int = 0
 ) -> None:
@@ -171,45 +150,6 @@ def refuse_link(path: Path) -> None:
         raise ValueError(f"{path} is a link, and nothing is written through one: remove it")
 
 
-@contextmanager
-def folder_lock(
-    folder: str | os.PathLike[str], otherwise: str = "choose another folder"
-) -> Iterator[None]:
-    """Keep a second process out of a folder that this one writes to, for the length of the block.
-
-    The folder is made where it does not exist. What was made, it and the file ``.lock``, goes again
-    in the end, the folder where the block has left it empty: who is refused leaves no trace.
-    The lock ends with the process, however that ends. Where the system has no file locks the work
-    goes on with a warning. Where the folder is removed meanwhile, and another process has made and
-    locked it anew, nothing more is written there.
-
-    Raises:
-        ValueError: while another process, or another block of this one, holds the lock; where the
-            folder cannot be made; where ``.lock`` is not a file.
-        OSError: if the folder cannot be written to.
-    """
-    folder = Path(folder)
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    make_folder(folder, otherwise)
-    try:
-        descriptor, goes = _take_lock(folder, otherwise)
-        place = folder.absolute()
-        _held[place] = descriptor
-        try:
-            yield
-            goes = True  # also one that a killed process left
-        finally:
-            if goes and not _is_of_another(folder / ".lock", descriptor):
-                with contextlib.suppress(OSError):
-                    (folder / ".lock").unlink()
-            _held.pop(place, None)
-            os.close(descriptor)
-    finally:
-        with contextlib.suppress(OSError):  # one is not empty
-            for each in missing:
-                each.rmdir()
-
-
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder whose lock is held."""
     for path in leftovers(folder):
@@ -222,87 +162,6 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in found if _TEMPORARY.fullmatch(path.name) and path.is_file()]
 
 
-def _take_lock(folder: Path, otherwise: str) -> tuple[int, bool]:
-    """A descriptor that holds the lock, and whether its file was made here."""
-    path = folder / ".lock"
-    while True:
-        descriptor, is_new = _open_lock(path, otherwise)
-        try:
-            _lock(descriptor, folder, otherwise)
-            # Who held it before may have removed the file that was opened here.
-            if os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
-                return descriptor, is_new
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _open_lock(path: Path, otherwise: str) -> tuple[int, bool]:
-    flags = os.O_RDWR | _NOT_THROUGH_LINKS
-    while True:
-        with _told(path), contextlib.suppress(FileExistsError):
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
-        # There is something: a process that is there or was, or what somebody else has laid there.
-        with contextlib.suppress(FileNotFoundError), _told(path):  # it may be gone by now
-            if not stat.S_ISREG(path.lstat().st_mode):
-                raise ValueError(
-                    f"{path} is not a file but a link, folder, pipe or device, and it "
-                    f"is to be the lock of {path.parent}: remove it, or {otherwise}"
-                )
-            return os.open(path, flags), False
-
-
-def _check_held(folder: Path) -> None:
-    """Refuse to write where somebody else writes by now.
-
-    Raises:
-        ValueError: for a folder that was locked here, and has another lock by now.
-    """
-    descriptor = _held.get(folder.absolute())
-    if descriptor is not None and _is_of_another(folder / ".lock", descriptor):
-        raise ValueError(
-            f"{folder} was removed and made anew by another process, which writes there by now: "
-            "choose another folder"
-        )
-
-
-def _is_of_another(path: Path, descriptor: int) -> bool:
-    """Whether there is a lock, and not the one held by this descriptor."""
-    try:
-        return not os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int, folder: Path, otherwise: str) -> None:
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # no such locks on Windows
-        pass
-    except BlockingIOError:
-        raise ValueError(
-            f"another process is writing to {folder}: wait for it, or {otherwise}"
-        ) from None
-    except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
-            raise _named(error, folder / ".lock") from error
-        _warn_of_no_locks(folder, error.strerror)
-
-
-@functools.cache  # once, however often a folder is locked
-def _warn_of_no_locks(folder: Path, why: str) -> None:
-    _log.warning(
-        "the file system of %s has no locks (%s): see to it that no second process writes there",
-        folder,
-        why,
-    )
-
-
 def _new_temporary(path: Path) -> Path:
     if not path.parent.is_dir():
         raise NoFolderError(
@@ -310,38 +169,13 @@ def _new_temporary(path: Path) -> Path:
         )
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder, give the name of a file")
-    _check_held(path.parent)
+    check_held(path.parent)
     name = f".{path.stem[:_STEM]}-{secrets.token_hex(4)}{path.suffix[:_SUFFIX]}"
     temporary = path.with_name(name)
-    with _told(path):
+    with told(path):
         # Made here rather than by the tempfile module, whose files nobody else may read.
         temporary.touch(exist_ok=False)
     return temporary
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """An error of the system names the file that was to be written, and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if str(path) in str(error) and not error.filename:
-            raise  # it says so already
-        raise _named(error, path) from error
-
-
-def _named(error: OSError, path: Path) -> OSError:
-    remedy = "choose another folder"
-    if error.errno in _FULL:
-        remedy = "make room, or choose another folder"
-    elif error.errno in _FORBIDDEN:
-        remedy = "choose another folder, or make this one writable"
-    elif error.errno == errno.ENAMETOOLONG:
-        remedy = "choose a shorter name"
-    elif error.errno == errno.ELOOP:
-        remedy = "it is a link, and nothing is written through one: remove it"
-    text = f"cannot write {path}: {error.strerror or error}; {remedy}"
-    return OSError(text) if error.errno is None else OSError(error.errno, text)
 
 
 def _set_mode(path: Path, mode: int) -> None:
@@ -369,7 +203,7 @@ def _flush_descriptor(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:  # network and other special file systems do not always have it
-        if error.errno not in _NOT_SUPPORTED:
+        if error.errno not in NOT_SUPPORTED:
             raise
 
 
@@ -411,9 +245,7 @@ __all__ = [
     "check_suffix",
     "check_writable",
     "flush",
-    "folder_lock",
     "leftovers",
-    "make_folder",
     "refuse_link",
     "remove_leftovers",
     "sha256_of",

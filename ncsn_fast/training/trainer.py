@@ -27,7 +27,8 @@ from ncsn_fast.device import backends, malloc, profiling
 from ncsn_fast.device.precision import check_precision, float32_mode
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.checks import choice
-from ncsn_fast.support.files import folder_lock, remove_leftovers
+from ncsn_fast.support.files import remove_leftovers
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.progress import Progress, ProgressWish
 from ncsn_fast.support.signals import on_stop
 from ncsn_fast.training import state as training_state
@@ -74,10 +75,9 @@ class Trainer:
         resume: go on from the checkpoint in ``config.out``.
         held_out: (M, *shape) float images in [0, 1] that are not in the data set, to judge by
             them the samples drawn every ``config.sample_every`` steps.
-        locked: whether the caller holds the lock of the folder ``config.out``
-            (``support.files.folder_lock``) and knows that it holds no other run, as ncsn-fast
-            train does. Else the trainer takes it while it looks at the folder, and again for
-            :meth:`fit` and :meth:`save`.
+        locked: whether the caller holds the ``folder_lock`` of ``config.out`` and knows that it
+            holds no other run, as ncsn-fast train does. Else the trainer takes it while it looks
+            at the folder, and again for :meth:`fit` and :meth:`save`.
 
     Attributes:
         step: optimiser steps done.

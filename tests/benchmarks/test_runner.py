@@ -17,7 +17,7 @@ from ncsn_fast.benchmarks import runner as front
 from ncsn_fast.benchmarks.contest.plans import CIFAR, PLANS
 from ncsn_fast.benchmarks.contest.rows import Results, Row, read_rows, write_rows
 from ncsn_fast.cli.bench import bench
-from ncsn_fast.support.files import folder_lock
+from ncsn_fast.support.locks import folder_lock
 
 
 @pytest.mark.slow

@@ -169,7 +169,7 @@ def test_chains_of_other_settings_are_refused(tmp_path, checkpoint, monkeypatch)
 
 
 def test_a_second_process_is_kept_out(tmp_path, checkpoint):
-    from ncsn_fast.support.files import folder_lock
+    from ncsn_fast.support.locks import folder_lock
 
     with folder_lock(tmp_path):
         result = invoke("sample", checkpoint, "-n", 1, "--out", tmp_path)

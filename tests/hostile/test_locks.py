@@ -22,7 +22,8 @@ from PIL import Image
 import ncsn_fast as nf
 from ncsn_fast.runs import demo
 from ncsn_fast.support import files
-from ncsn_fast.support.files import append_text, atomic_write, folder_lock, write_text
+from ncsn_fast.support.files import append_text, atomic_write, write_text
+from ncsn_fast.support.locks import folder_lock
 
 TINY = ("--ngf", 2, "--batch-size", 4, "--num-levels", 3, "--sigma-max", 2, "--steps-per-level", 1)
 

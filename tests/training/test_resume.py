@@ -24,7 +24,7 @@ import ncsn_fast as nf
 from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
 from ncsn_fast.device import native
 from ncsn_fast.inference.automatic import Choice
-from ncsn_fast.support.files import folder_lock
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.training import forms
 from ncsn_fast.training import state as training_state
 
