@@ -1,0 +1,1 @@
+"""What more GPUs would do: python -m ncsn_fast.benchmarks.scaling."""
