@@ -21,7 +21,7 @@ def in_chunks(
     again: Callable[[int], None],
     *,
     halves: bool = True,
-) -> None:
+) -> int:
     """Work on n samples, some at a time; a chunk that does not fit in memory is halved.
 
     That is warned of once; the chunks that follow keep the smaller size.
@@ -34,6 +34,9 @@ def in_chunks(
         again: is called with the number of samples that are done before a smaller chunk is tried,
             to give back memory and to take back what it counted.
         halves: False refuses what does not fit.
+
+    Returns:
+        How many at a time do fit: ``size``, or the half that it came to.
 
     Raises:
         RuntimeError: what ``work`` raises, be it that one sample alone does not fit; and where a
@@ -58,6 +61,7 @@ def in_chunks(
                 size,
             )
         warned = True
+    return size
 
 
 def chunk_size(batch_size: int | str, values: int, budget: int) -> int:

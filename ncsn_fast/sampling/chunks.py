@@ -98,16 +98,17 @@ def check_memory(
     )
 
 
-def run_chunks(
+def run(
     chain: Chain,
     ids: Tensor,
     start: Callable[[slice, Tensor], Tensor],
     size: int,
     wish: ProgressWish,
-    graphs: Graphs | None = None,
+    graphs: Graphs | None,
+    fits: dict[bool, int],
 ) -> tuple[Tensor, Tensor | None]:
     """Run a chain on its samples, some at a time; a chunk that does not fit in memory is halved,
-    unless they are to be computed as a whole.
+    unless they are to be computed as a whole, and later calls begin with what did fit.
 
     On a GPU libraries choose how to add by the shape of what they are given. There all chunks have
     the same, so that a sample does not depend on which of them it is in: the last one, if there are
@@ -121,6 +122,8 @@ def run_chunks(
         size: B, how many at a time, at least 1.
         wish: whom to tell of the progress, in rows times samples.
         graphs: captured loops to use; None runs eagerly.
+        fits: how many at a time did in the end, where a chunk had to be halved, by whether the
+            chain differentiates the network.
 
     Returns:
         (n, *shape) float32 on the chain's device, and (K, n, *shape) float32 on the CPU, the states
@@ -162,7 +165,11 @@ def run_chunks(
             progress.back_to(done * chain.steps)
 
         try:
-            in_chunks(len(ids), size, work, again, halves=not chain.whole)
+            if not chain.whole:
+                size = min(size, fits.get(chain.differentiates, size))
+            found = in_chunks(len(ids), size, work, again, halves=not chain.whole)
+            if found < size:
+                fits[chain.differentiates] = found
         except KeyboardInterrupt:
             raise SamplingInterrupted(out[:done], ids[:done].tolist(), chain.seed) from None
         except SamplingError as error:
@@ -184,4 +191,4 @@ def _trajectory(chain: Chain, n: int) -> Tensor | None:
     return torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=locked)
 
 
-__all__ = ["ALL", "SamplingInterrupted", "check_memory", "run_chunks", "size_of_chunks"]
+__all__ = ["ALL", "SamplingInterrupted", "check_memory", "run", "size_of_chunks"]

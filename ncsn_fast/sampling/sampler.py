@@ -31,7 +31,6 @@ from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.sampling import chunks, inputs
 from ncsn_fast.sampling.chain import Callback, Chain, Drift, Noise
-from ncsn_fast.sampling.chunks import ALL, SamplingInterrupted, run_chunks, size_of_chunks
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.graph_cache import Graphs
 from ncsn_fast.sampling.start import Start
@@ -130,6 +129,7 @@ class Sampler:
         precisions.check_precision(precision, self.device, auto=True)
         self._runner = Runner(self.score, self.network, precision, prepare)
         self._graphs = Graphs.wished(graph, self.device)
+        self._fits: dict[bool, int] = {}
         self._backend = backend
         backends.resolve(backend, self.device)
         # Refuse a network that cannot be told the levels of this table now, not in the loop.
@@ -234,7 +234,7 @@ class Sampler:
                 score=running.score.sharing(shared),
                 precision=running.precision,
                 prepared=running.prepared,
-                whole=batch_size == ALL,
+                whole=batch_size == chunks.ALL,
                 table=self.table.with_temperature(checks.number("temperature", temperature)),
                 shape=self.shape,
                 device=device,
@@ -262,7 +262,7 @@ class Sampler:
                     return initial[part]
                 return self.first_states(chain.seed, part_ids, first_row)
 
-            x, trajectory = run_chunks(chain, ids, begin, size, progress, self._graphs)
+            x, trajectory = chunks.run(chain, ids, begin, size, progress, self._graphs, self._fits)
         return x if trajectory is None else (x, trajectory)
 
     def first_states(self, seed: int, ids: Tensor, row: int = 0) -> Tensor:
@@ -274,10 +274,9 @@ class Sampler:
         return self._start.noise(seed, ids)
 
     def release(self) -> None:
-        """Free what is kept between calls: captured graphs and the prepared copy of the network.
-
-        The next call makes them again. What is kept follows a module's parameters, buffers and
-        attributes; where anything else changes what a module computes, call this.
+        """Free what is kept between calls: captured graphs, the prepared copy of the network, and
+        how many samples fitted in memory. The next call makes them again. What is kept follows a
+        module's parameters, buffers, attributes; where more changes what it computes, call this.
 
         Raises:
             RuntimeError: while it is sampling.
@@ -285,6 +284,7 @@ class Sampler:
         if self._graphs is not None:
             self._graphs.release()
         self._runner.release()
+        self._fits.clear()
 
     @property
     def device(self) -> torch.device:
@@ -308,7 +308,7 @@ class Sampler:
 
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
         """How many of n samples are computed at once; a result depends on it by rounding alone."""
-        return size_of_chunks(n, batch_size, self.shape, self.device)
+        return chunks.size_of_chunks(n, batch_size, self.shape, self.device)
 
     def kept_sigmas(self, every: int) -> list[float]:
         """The noise level of each state in a whole trajectory; 0 after a last noiseless row."""
@@ -437,7 +437,7 @@ def sample(
     }
     try:
         result = sampler(n, every=every, **call)
-    except (SamplingError, SamplingInterrupted) as stop:
+    except (SamplingError, chunks.SamplingInterrupted) as stop:
         stop.samples = to_images(own, stop.samples)
         raise
     if isinstance(result, Tensor):

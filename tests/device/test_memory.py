@@ -15,7 +15,7 @@ def test_a_chunk_that_does_not_fit_is_halved_and_the_rest_keep_its_size(caplog):
         if part.stop - part.start > 2 and part.start >= 5:
             raise torch.OutOfMemoryError("does not fit")
 
-    in_chunks(11, 5, work, taken_back.append)
+    assert in_chunks(11, 5, work, taken_back.append) == 2
     assert tried == [(0, 5), (5, 10), (5, 7), (7, 9), (9, 11)]
     assert taken_back == [5]
     assert caplog.messages == [

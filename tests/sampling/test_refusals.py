@@ -184,6 +184,32 @@ def test_a_chunk_that_does_not_fit_is_halved_and_said_once(caplog):
     ]
 
 
+def test_what_fits_is_found_once_by_each_sampler_and_changes_no_sample(caplog):
+    """Two processes with half of the samples each, in calls of eight: one halves its chunks, once,
+    the other never; the score is computed value by value, so that samples are equal bit for bit."""
+    seen = []
+
+    def small(x, labels):
+        seen.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("does not fit")
+        return gaussian(x, labels)
+
+    whole = sampler()(32, seed=1)
+    narrow, wide = sampler(small), sampler()
+    with caplog.at_level(logging.WARNING, "ncsn_fast"):
+        for first in (0, 16):
+            ids = range(first, first + 8)
+            assert torch.equal(narrow(8, seed=1, sample_ids=ids), whole[first : first + 8])
+            ids = range(first + 8, first + 16)
+            assert torch.equal(wide(8, seed=1, sample_ids=ids), whole[first + 8 : first + 16])
+    assert len(caplog.records) == 1
+    assert [size for size in seen if size > 3] == [8, 4]
+    narrow.release()
+    narrow(8, seed=1)
+    assert [size for size in seen if size > 3] == [8, 4, 8, 4]
+
+
 def test_samples_that_belong_together_are_never_cut(monkeypatch):
     """As nodes of molecules, whose network sees all of them."""
     together, seen = torch.arange(8) % 3, []
