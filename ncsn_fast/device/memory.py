@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -12,6 +15,7 @@ from ncsn_fast.support import checks
 
 _log = logging.getLogger("ncsn_fast")
 _GIB = 1 << 30
+_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def in_chunks(
@@ -130,14 +134,46 @@ def too_much(needed: int, free: int) -> str:
 
 
 def free_host_bytes() -> int | None:
-    """Free memory of this machine, None where the system does not say."""
+    """Free memory of this machine, or, where that is less, of what a container or a job of a
+    cluster may use of it; None where the system does not say."""
     try:
         # As it is, since a sampler asks at every call: decoding takes as long again.
         with open("/proc/meminfo", "rb", buffering=0) as file:
             found = re.search(rb"MemAvailable:\s*(\d+) kB", file.read(4096))
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    free = [int(found[1]) * 1024] if found else []
+    return min(free + [_left(*limited) for limited in _limited()], default=None)
+
+
+@functools.cache
+def _limited() -> tuple[tuple[Path, int], ...]:
+    """The control groups (version 2) of this process with less memory than there is, and the bytes
+    of each."""
+    try:
+        own = re.search(r"^0::/(.*)$", _GROUP.read_text(), re.MULTILINE)
+    except OSError:
+        return ()
+    group = _GROUPS / own[1] if own else _GROUPS
+    found = []
+    for folder in (group, *group.parents):
+        with contextlib.suppress(OSError, ValueError):  # "max", or no file at the root
+            found.append((folder, int((folder / "memory.max").read_text())))
+        if folder == _GROUPS:
+            break
+    return tuple(found)
+
+
+def _left(group: Path, limit: int) -> int:
+    """Bytes that a control group has left: what it caches of files makes room."""
+    try:
+        used = int((group / "memory.current").read_text())
+        cached = re.search(
+            r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE
+        )
+    except (OSError, ValueError):
+        return limit
+    return max(0, limit - used + (int(cached[1]) if cached else 0))
 
 
 __all__ = ["check_host_memory", "chunk_size", "free_host_bytes", "in_chunks", "too_much"]

@@ -62,3 +62,48 @@ def test_what_does_not_fit_is_refused_before_it_is_read(monkeypatch):
 def test_free_memory_is_known_or_said_to_be_unknown():
     free = memory.free_host_bytes()
     assert free is None or 1 << 20 < free < 1 << 50
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """A job of a cluster: it may use 3 GiB, each of its tasks 2, of which this one has used 1.5, a
+    half of that for files."""
+    task = tmp_path / "groups" / "job_7" / "step_0" / "task_3"
+    task.mkdir(parents=True)
+    (tmp_path / "own").write_text("1:name=systemd:/else\n0::/job_7/step_0/task_3\n")
+    (task / "memory.max").write_text(f"{2 << 30}\n")
+    (task / "memory.current").write_text(f"{3 << 29}\n")
+    (task / "memory.stat").write_text(f"anon 1\ninactive_file {3 << 28}\nactive_file 7\n")
+    (task.parent / "memory.max").write_text("max\n")
+    (task.parents[1] / "memory.max").write_text(f"{3 << 30}\n")
+    (task.parents[1] / "memory.current").write_text(f"{1 << 30}\n")
+    (task.parents[1] / "memory.stat").write_text("anon 1\n")
+    monkeypatch.setattr(memory, "_GROUP", tmp_path / "own")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    memory._limited.cache_clear()
+    yield task
+    memory._limited.cache_clear()
+
+
+def test_what_a_container_may_use_is_all_there_is(groups):
+    free = memory.free_host_bytes()
+    if free is None:
+        pytest.skip("this system does not say how much memory is free")
+    assert free == min(free, (2 << 30) - (3 << 29) + (3 << 28))
+    with pytest.raises(ValueError, match=r"takes 2 GiB of memory, of which (1\.25|0\.\d+|1\.\d+) "):
+        memory.check_host_memory(2 << 30, "the data", "shrink them")
+    (groups.parents[1] / "memory.current").write_text(f"{(3 << 30) - 100}\n")
+    assert memory.free_host_bytes() == 100  # those of the job beside it have used the rest
+    (groups.parents[1] / "memory.current").write_text(f"{4 << 30}\n")
+    assert memory.free_host_bytes() == 0
+
+
+def test_groups_that_say_nothing_limit_nothing(groups, monkeypatch):
+    for path in groups.parents[2].rglob("memory.*"):
+        path.write_text("max\n")
+    unlimited = memory.free_host_bytes()
+    monkeypatch.setattr(memory, "_GROUP", groups / "nothing")
+    memory._limited.cache_clear()
+    without = memory.free_host_bytes()
+    assert (unlimited is None) == (without is None)
+    assert unlimited is None or min(unlimited, without) > 1 << 20
