@@ -101,3 +101,20 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The file of a small network and of how it is sampled, for tests of commands."""
+    from helpers.networks import network
+
+    import ncsn_fast as nf
+
+    net = network(channels=1, ngf=4, sigmas=nf.geometric_sigmas(5, 0.01, 6))
+    net.sampling = {
+        "method": "annealed_langevin",
+        "step_size": 2e-5,
+        "steps_per_level": 2,
+        "denoise": True,
+    }
+    return nf.save_checkpoint(net, tmp_path_factory.mktemp("net") / "model.safetensors")

@@ -14,6 +14,7 @@ from ncsn_fast.cli.profile import profile
 from ncsn_fast.cli.sample import sample
 from ncsn_fast.cli.schedule import schedule
 from ncsn_fast.cli.train import train
+from ncsn_fast.cli.verify import verify
 
 
 @click.group(
@@ -33,7 +34,8 @@ def main() -> None:
     """
 
 
-for command in (demo, schedule, train, sample, evaluate, bench, profile, convert, doctor):
+commands = (demo, schedule, train, sample, verify, evaluate, bench, profile, convert, doctor)
+for command in commands:
     main.add_command(command)
 
 __all__ = ["main"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,30 @@ import click
 
 from ncsn_fast.cli.common import COUNT, PIXELS, SEED, WORDS, Command, device_of, device_option
 from ncsn_fast.cli.output import Output
+from ncsn_fast.distributed import ranks
 from ncsn_fast.runs import sample as work
+from ncsn_fast.runs.samples.manifest import DTYPES, FORMATS
 
 _MOST_SAMPLES = 10_000_000
+
+
+class Part(click.ParamType):
+    """I/N: the I-th of N parts, counted from 0."""
+
+    name = "part"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ranks.Ranks:
+        found = re.fullmatch(r"(\d{1,7})/(\d{1,7})", str(value).strip())
+        if found is None or not int(found[1]) < int(found[2]):
+            self.fail(
+                f"{value!r:.80}: give I/N, such as 0/8 for the first of 8 parts and 7/8 for the "
+                "last",
+                param,
+                ctx,
+            )
+        return ranks.Ranks(int(found[1]), int(found[2]))
 
 
 @click.command(cls=Command)
@@ -31,7 +53,7 @@ _MOST_SAMPLES = 10_000_000
     type=click.Path(path_type=Path),
     default=Path("samples"),
     show_default=True,
-    help="Folder for samples.npz and grid.png.",
+    help="Folder for samples.npz and grid.png; of more than a shard, for shards/.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
@@ -113,7 +135,40 @@ _MOST_SAMPLES = 10_000_000
     "step expects. Default: with euler, heun and dpmpp_2m, for networks that do not see the noise "
     "level.",
 )
-@click.option("--batch-size", type=COUNT, default=None, help="Images at once; changes no image.")
+@click.option(
+    "--batch-size",
+    type=COUNT,
+    default=None,
+    help="Images at once; an image depends on it by rounding alone.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default=None,
+    help="How images are stored: npz (the default), png (folders of files), or tar (of files, as "
+    "webdataset reads them).",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default=None,
+    help="float32 (the default of npz), or uint8, as pictures are.",
+)
+@click.option(
+    "--shard-size",
+    type=COUNT,
+    default=None,
+    help="Images in a shard, a file that is written once. Default: 1000, fewer of large ones.",
+)
+@click.option(
+    "--shard",
+    "part",
+    type=Part(),
+    default=None,
+    metavar="I/N",
+    help="Make every N-th shard alone, from the I-th on, counted from 0: as one of N jobs.",
+)
 @click.option("--gif", is_flag=True, help="Also animate the first chains.")
 @device_option
 @click.pass_obj
@@ -129,6 +184,10 @@ def sample(
     config: Path | None,
     image_size: int | None,
     batch_size: int | None,
+    format_: str | None,
+    dtype: str | None,
+    shard_size: int | None,
+    part: ranks.Ranks | None,
     gif: bool,
     device: str | None,
     **settings: Any,
@@ -137,7 +196,9 @@ def sample(
 
     Without CHECKPOINT, or with the word "digits", from the network of handwritten digits that
     comes along. Writes samples.npz (the images as numbers), grid.png (a picture of them) and,
-    with --gif, chain.gif. Stopped half-way, the same command goes on where it was.
+    with --gif, chain.gif; of many images shards/ in place of samples.npz. Stopped half-way, the
+    same command goes on where it was; given several times at once, or by torchrun, it shares the
+    work. ncsn-fast verify checks what it has written.
 
     \b
     Examples:
@@ -146,7 +207,12 @@ def sample(
       ncsn-fast sample runs/fashion/model.safetensors --label boot,bag --guidance 2 --out boots
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
+      torchrun --nproc-per-node 8 -m ncsn_fast sample cifar10.safetensors -n 50000 --format png
     """
+    here = ranks.from_environment()
+    ranks.share_cores(here)
+    if here.size == 1:
+        here = ranks.of_slurm()
     report = work.sample(
         checkpoint,
         out,
@@ -157,9 +223,12 @@ def sample(
         guidance=guidance,
         config=config,
         image_size=image_size,
-        batch_size="auto" if batch_size is None else batch_size,
+        batch_size=batch_size,
+        layout={"format": format_, "dtype": dtype, "shard": shard_size},
+        place=part or here,
+        part_only=part is not None,
         gif=gif,
-        device=device_of(device),
+        device=device_of(ranks.device_here(device, here)),
         say=output.say,
         progress=output.progress,
     )

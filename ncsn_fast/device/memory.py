@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ncsn_fast.support import checks
 
@@ -66,6 +67,23 @@ def in_chunks(
             )
         warned = True
     return size
+
+
+def copied_later(x: Tensor) -> Callable[[], Tensor]:
+    """A function that copies a tensor to the CPU, from another thread say, while its device goes on
+    with what is asked of it after this call. Until then nothing may change the tensor.
+    """
+    if x.device.type != "cuda":
+        return x.detach().cpu
+    ready = torch.cuda.Event()
+    ready.record(torch.cuda.current_stream(x.device))
+
+    def copied() -> Tensor:
+        with torch.cuda.stream(torch.cuda.Stream(x.device)):
+            ready.wait()
+            return x.detach().cpu()
+
+    return copied
 
 
 def chunk_size(batch_size: int | str, values: int, budget: int) -> int:
@@ -176,4 +194,11 @@ def _left(group: Path, limit: int) -> int:
     return max(0, limit - used + (int(cached[1]) if cached else 0))
 
 
-__all__ = ["check_host_memory", "chunk_size", "free_host_bytes", "in_chunks", "too_much"]
+__all__ = [
+    "check_host_memory",
+    "chunk_size",
+    "copied_later",
+    "free_host_bytes",
+    "in_chunks",
+    "too_much",
+]

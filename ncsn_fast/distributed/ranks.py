@@ -89,6 +89,33 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
     return Ranks(**found)
 
 
+def of_slurm(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """The place of a task among those of a SLURM job array, or of one srun; of one without SLURM.
+
+    Such tasks share no process group: it only tells them where to begin.
+
+    Raises:
+        ValueError: where SLURM's variables are no such numbers.
+    """
+    first, ids = "SLURM_ARRAY_TASK_MIN", ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
+    if all(name in environment for name in (first, *ids)):
+        start, task, size = (
+            _number(name, environment[name], least=False) for name in (first, *ids)
+        )
+        step = _number(
+            "SLURM_ARRAY_TASK_STEP", environment.get("SLURM_ARRAY_TASK_STEP", "1"), least=True
+        )
+        rank = (task - start) // step
+    elif all(name in environment for name in ("SLURM_PROCID", "SLURM_NTASKS")):
+        rank, size = (
+            _number(name, environment[name], least=False)
+            for name in ("SLURM_PROCID", "SLURM_NTASKS")
+        )
+    else:
+        return Ranks()
+    return Ranks(rank, size) if 0 <= rank < size else Ranks()
+
+
 def device_here(wish: str | None, ranks: Ranks) -> str | None:
     """The device that a process is to use where several share a machine: each a GPU of its own.
 
@@ -155,4 +182,4 @@ def _number(name: str, text: str, *, least: int) -> int:
     return int(text)
 
 
-__all__ = ["Ranks", "device_here", "from_environment", "share_cores"]
+__all__ = ["Ranks", "device_here", "from_environment", "of_slurm", "share_cores"]

@@ -43,6 +43,8 @@ from ncsn_fast.runs.evaluation.page import write_page
 from ncsn_fast.runs.evaluation.words import PUBLISHED
 from ncsn_fast.runs.report import check_own, machine_facts
 from ncsn_fast.runs.sample import sample
+from ncsn_fast.runs.samples.manifest import read_manifest
+from ncsn_fast.runs.samples.stored import WHOLE, Stored
 from ncsn_fast.support.array_parsers import open_npz
 from ncsn_fast.support.files import check_writable, remove_leftovers, write_text
 from ncsn_fast.support.locks import folder_lock
@@ -182,8 +184,13 @@ def _is_checkpoint(samples: str) -> bool:
 
 def _given(samples: str) -> np.ndarray:
     """The images of a folder of ``ncsn-fast sample``, or what else holds some."""
-    inside = Path(samples) / "samples.npz"
-    ours = inside.is_file()
+    manifest = read_manifest(Path(samples))
+    if manifest is not None:
+        parts = [read() for _, read in Stored(Path(samples), manifest).ranges()]
+        none = np.empty((0, *manifest.layout.shape), manifest.layout.dtype)
+        return _enough(np.concatenate([none, *parts]), samples)
+    inside = Path(samples) / WHOLE
+    ours = inside.is_file()  # of an earlier version
     return _enough(load_pixels(inside, key="images") if ours else load_pixels(samples), samples)
 
 
@@ -220,7 +227,9 @@ def _check_shape(shape: tuple[int, ...], judges: Judges, name: str) -> None:
 
 def _identity(samples: str) -> dict[str, Any] | None:
     """What a folder of ``ncsn-fast sample`` says of its samples."""
-    path = Path(samples, "samples.npz")
+    path = Path(samples, WHOLE)
+    if (manifest := read_manifest(Path(samples))) is not None:
+        return manifest.identity
     if not path.is_file():
         return None
     with open_npz(path) as stored:
@@ -247,7 +256,7 @@ def _drawn(
         seed=given.pop("seed", 0),
         labels=given.pop("labels", ()),
         guidance=given.pop("guidance", None),
-        batch_size=given.pop("batch_size", "auto"),
+        batch_size=given.pop("batch_size", None),
         settings=given,
         config=None,
         image_size=None,
@@ -257,7 +266,7 @@ def _drawn(
         progress=progress,
     )
     kept = ("checkpoint", "settings", "seed", "sample_ids", "precision", "convolutions")
-    images = load_pixels(report["files"]["samples"], key="images")[:number]
+    images = _given(str(out / "samples"))[:number]
     told = {name: report[name] for name in kept}
     told["checkpoint"]["file"] = str(told["checkpoint"]["file"])
     return images, told

@@ -1,16 +1,12 @@
-"""A sampling run in a folder: what ``ncsn-fast sample`` does.
-
-samples.npz holds the finished samples by id, partial.safetensors the chains under way. What is new
-is saved now and then, and the same command goes on from it.
-"""
+"""A sampling run in a folder, of one process or many: what ``ncsn-fast sample`` does."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,24 +15,25 @@ from torch import Tensor
 from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint
 from ncsn_fast.checkpoints.official_yaml import read_official_yaml
 from ncsn_fast.checkpoints.tensor_file import check_is_file
-from ncsn_fast.guidance.classifier_free import guided
+from ncsn_fast.data.pixels import unit_interval
+from ncsn_fast.distributed.ranks import Ranks
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, check_taken, used_settings
 from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.ncsnv2 import NCSNv2
-from ncsn_fast.models.score import Score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.runs.report import in_words, machine_facts, network_facts, told
-from ncsn_fast.runs.sample_store import SampleStore
-from ncsn_fast.sampling.chunks import SamplingInterrupted
+from ncsn_fast.runs.samples.classes import Classes
+from ncsn_fast.runs.samples.facts import about, command_words, identity_of, other_machine
+from ncsn_fast.runs.samples.manifest import NAME as MANIFEST
+from ncsn_fast.runs.samples.ranges import number
+from ncsn_fast.runs.samples.shards import FOLDER
+from ncsn_fast.runs.samples.store import Part, SampleStore, Shard
+from ncsn_fast.runs.samples.stored import WHOLE
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.files import (
-    check_space,
     check_writable,
-    remove_leftovers,
-    sha256_of,
 )
 from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.progress import Progress
@@ -56,24 +53,33 @@ def sample(
     guidance: float | None = None,
     config: Path | None,
     image_size: int | None,
-    batch_size: int | str,
+    batch_size: int | None,
+    layout: Mapping[str, Any] = MappingProxyType({}),
+    place: Ranks = Ranks(),  # noqa: B008  (a frozen value)
+    part_only: bool = False,
     gif: bool,
     device: str,
     say: Callable[[str], None],
     progress: bool,
 ) -> dict[str, Any]:
-    """Sample from a checkpoint into a folder; what the folder has already is not made again.
+    """Sample from a checkpoint into a folder; what the folder has already is not made again, and
+    what other processes are making there neither.
 
     Args:
         checkpoint: what nf.load_checkpoint takes.
-        out: folder for samples.npz (images float32 (N, C, H, W) in [0, 1], sample_ids, settings)
-            and grid.png.
-        ids: which samples of the seed.
+        out: folder for manifest.json, grid.png, and samples.npz (images float32 (N, C, H, W) in
+            [0, 1], sample_ids, settings), or, where there are many, shards/.
+        ids: which samples of the seed: neighbours.
         settings: keywords of the Sampler: the method and its settings, None where not given.
         labels: classes by name or number, "none" for none of them, "all" for each: image i is of
             entry i modulo their number. None at all: of no class.
         guidance: the scale of classifier-free guidance towards them; None and 1: as trained.
         config: the official YAML of the checkpoint.
+        batch_size: how many are computed at once; None: as in the folder, or as is best.
+        layout: how they are stored: format, dtype and shard of :class:`Layout`; None or left out:
+            as in the folder, or as usual.
+        place: which process of how many this is: which shards it begins with.
+        part_only: make no other shards than these.
         gif: also write chain.gif.
 
     Returns:
@@ -86,95 +92,57 @@ def sample(
     """
     _check(checkpoint, config, settings)
     overrides: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
-    with folder_lock(out, "choose another --out"):
-        check_writable(out / "samples.npz")
+    with folder_lock(out, "choose another --out", shared=True):
+        check_writable(out / MANIFEST)
         _check_pictures(out)
         net = load_checkpoint(checkpoint, config=config, device=device, **overrides)
         classes = Classes(net, labels, guidance)
         sampler = Sampler(classes.score, **settings)
         facts, used = network_facts(net), _used(net, sampler, settings) | classes.told()
         say(f"{told(facts)}\n{_told_settings(used)}")
-        identity = _identity(seed, checkpoint, net, sampler) | classes.told()
-        store = SampleStore(out, identity, net.shape, set(sampler.table.beginnings))
-        remove_leftovers(out)
-        wanted = store.missing(ids)
-        # The samples and those before them, each in one file.
-        check_space(out, 2 * 4 * math.prod(net.shape) * (len(store) + len(wanted)), "the samples")
-        if len(wanted) < len(ids):
-            say(f"{len(ids) - len(wanted)} of {len(ids)} samples are in {store.path} already.")
+        identity = identity_of(seed, checkpoint, net, sampler) | classes.told()
+        machine = machine_facts(sampler.device)
+        command = command_words(
+            checkpoint, seed, labels, guidance, config=config, image_size=image_size, **settings
+        )
+        store = SampleStore(
+            out,
+            identity,
+            (ids[0], ids[-1] + 1),
+            net.shape,
+            {**layout, "chunk": batch_size},
+            sampler.chunk_size,
+            about(used, machine, command),
+            set(sampler.table.beginnings),
+            classes.numbers,
+        )
+        _tell_of_before(store, len(ids), out, machine, say)
         started = time.monotonic()
         with store.kept():  # also where a killed process had made all of them
-            if wanted:
-                _fill(store, sampler, net, classes, wanted, seed, batch_size, progress)
+            made = _fill(store, place, part_only, sampler, net, classes, seed, progress)
         seconds = time.monotonic() - started
-        files = _pictures(store.images(ids), out, say)
-        if gif and "grid" in files:
-            files["chain"] = _chain(out, sampler, net, classes, ids, seed, say, progress)
+        files = {"manifest": out / MANIFEST}
+        with store.finished() as whole:
+            files |= _pictures(store, ids, out, whole, say)
+        if gif and "grid" in files and place.is_first:
+            frames, sigmas = _chain(sampler, net, classes, ids, seed, say, progress)
+            files["chain"] = out / "chain.gif"
+            with store.alone():
+                plots.save_chain_gif(files["chain"], frames, sigmas)
     return {
         "checkpoint": {"file": checkpoint_file(checkpoint), "sha256": identity["checkpoint"]}
         | facts,
         "settings": used,
         "seed": seed,
-        "sample_ids": {"first": ids[0], "number": len(ids), "made_now": len(wanted)},
+        "sample_ids": {"first": ids[0], "number": len(ids), "made_now": made},
+        "layout": asdict(store.manifest.layout),
         "files": files,
         "seconds": round(seconds, 3),
-        "samples_per_second": round(len(wanted) / seconds, 3) if wanted else None,
+        "samples_per_second": round(made / seconds, 3) if made else None,
         "precision": identity["precision"],
         "convolutions": identity["convolutions"],
-        **machine_facts(sampler.device),
+        **machine,
     }
-
-
-class Classes:
-    """Of which classes the images of a run are, and what is run for them.
-
-    Attributes:
-        score: the network, guided where that is asked for.
-
-    Raises:
-        ValueError: for classes that the network does not know, and for guidance without classes.
-    """
-
-    score: ScoreNetwork | Score
-
-    def __init__(self, net: ScoreNetwork, labels: Sequence[str], guidance: float | None) -> None:
-        self._names: tuple[str, ...] = getattr(net, "classes", ())
-        self._device, self._guidance = net.sigmas.device, guidance
-        self._numbers: list[int] = []
-        if not self._names and (labels or guidance is not None):
-            asked = f"label {labels[0]!r:.80}" if labels else f"guidance = {guidance:g}"
-            raise ValueError(f"{asked}: this network knows no classes")
-        for label in labels:
-            assert isinstance(net, NCSNv2)
-            self._numbers += self._meant(net, label)
-        if guidance is not None and not any(n < len(self._names) for n in self._numbers):
-            raise ValueError(f"guidance = {guidance:g} goes towards a class: say which (label)")
-        self.score = net if guidance is None else guided(net, guidance)
-
-    def _meant(self, net: NCSNv2, label: str) -> Sequence[int]:
-        """The classes that a label stands for, as their numbers."""
-        words = {"all": range(len(self._names)), "none": [len(self._names)]}
-        if (word := label.lower()) not in words:
-            return [net.class_of(label)]
-        if word in map(str.lower, self._names):
-            raise ValueError(
-                f"label {label!r}: a class of this network is called so, and {word} stands for "
-                f"{'each class' if word == 'all' else 'no class'} too: give the number of the "
-                f"class, {net.class_of(word)}"
-            )
-        return words[word]
-
-    def told(self) -> dict[str, Any]:
-        """As the report and the identity of samples have them."""
-        names = [*self._names, "none"]
-        return {"labels": [names[n] for n in self._numbers] or None, "guidance": self._guidance}
-
-    def extra(self, ids: Sequence[int]) -> dict[str, Tensor]:
-        """The network's further input for images of these ids."""
-        if not self._numbers:
-            return {}
-        numbers = [self._numbers[i % len(self._numbers)] for i in ids]
-        return {"classes": torch.tensor(numbers, device=self._device)}
 
 
 def _check(checkpoint: Path, config: Path | None, settings: dict[str, Any]) -> None:
@@ -189,11 +157,11 @@ def _check(checkpoint: Path, config: Path | None, settings: dict[str, Any]) -> N
 
 
 def _check_pictures(out: Path) -> None:
-    """Refuse to replace pictures of others: ours come after samples.npz."""
+    """Refuse to replace pictures of others: ours come after the samples."""
     for name in ("grid.png", "chain.gif"):
-        if (out / name).exists() and not (out / "samples.npz").exists():
+        if (out / name).exists() and not any((out / own).exists() for own in (MANIFEST, WHOLE)):
             raise ValueError(
-                f"{out / name} is there already, and no samples.npz that it may be of: choose "
+                f"{out / name} is there already, and no {MANIFEST} of what it may be: choose "
                 "another --out"
             )
 
@@ -227,97 +195,106 @@ def _told_settings(used: dict[str, Any]) -> str:
     )
 
 
-def _identity(
-    seed: int, checkpoint: Path, net: ScoreNetwork, sampler: Sampler
-) -> dict[str, int | str]:
-    """What samples have to agree in to be of one set. Neither the device nor how many are made at
-    once is in it: they change an image by rounding."""
-    run = f"{sampler.table!r}{' held' if sampler.hold_noise else ''}"
-    return {
-        "seed": seed,
-        "checkpoint": sha256_of(checkpoint_file(checkpoint)),
-        "network": hashlib.sha256(repr((net.config, net.sigmas.tolist())).encode()).hexdigest(),
-        "table": hashlib.sha256(run.encode()).hexdigest(),
-        "precision": sampler.precision,
-        "convolutions": sampler.convolutions,
-    }
+def _tell_of_before(
+    store: SampleStore, wanted: int, out: Path, machine: dict[str, Any], say: Callable[[str], None]
+) -> None:
+    there, begun = wanted - number(store.missing()), store.is_begun()
+    if there or begun:
+        more = ", others are begun" if begun else ""
+        say(f"{there:,} of {wanted:,} samples are in {out} already{more}.")
+    if differing := other_machine(store.manifest.about, machine):
+        say(f"They were begun elsewhere ({differing}), by which images may differ by rounding.")
 
 
 def _fill(
     store: SampleStore,
+    place: Ranks,
+    part_only: bool,
     sampler: Sampler,
     net: ScoreNetwork,
     classes: Classes,
-    wanted: list[int],
     seed: int,
-    batch_size: int | str,
     progress: bool,
-) -> None:
-    """Make the missing samples, first those whose chains are under way."""
-    rows = len(sampler.table)
-    with Progress(progress, rows * len(wanted)) as bar:
-        finished = 0
-        for part in store.parts(wanted, sampler.chunk_size(len(wanted), batch_size)):
-            begin: dict[str, Any] = {}
-            if part.states is not None:
-                begin = {"initial": part.states.to(sampler.device), "start_level": part.level}
-
-            def show(done: int, total: int, base: int = finished) -> None:
-                bar.back_to(base + done)
-
-            try:
-                states = sampler(
-                    len(part.ids),
-                    seed=seed,
-                    sample_ids=part.ids,
-                    batch_size=len(part.ids),
-                    callback=_Keeper(store, sampler, part.ids),
-                    progress=show,
-                    extra=classes.extra(part.ids),
-                    **begin,
-                )
-            except (SamplingError, SamplingInterrupted) as stop:
-                store.add(stop.sample_ids, to_images(net, stop.samples))
-                if isinstance(stop, SamplingError):
-                    store.forget_chains()  # they would only break again
-                raise
-            store.add(part.ids, to_images(net, states))
-            store.write_now_and_then()
-            finished += rows * len(part.ids)
+) -> int:
+    """Make the shards that are missing and that nobody else makes; how many samples that were."""
+    rows, wanted, made = len(sampler.table), number(store.missing()), 0
+    with Progress(progress, rows * wanted) as bar:
+        for shard in store.shards(place, part_only=part_only):
+            others = wanted - number(store.missing())
+            while not shard.is_done:
+                part = shard.part()
+                done = rows * (others + shard.done)
+                try:
+                    states = _run(store, shard, part, sampler, classes, seed, bar, done)
+                except SamplingError:
+                    shard.chain = None  # it would only break again
+                    raise
+                store.add(shard, to_images(net, states))
+                made += len(part.ids)
+    return made
 
 
-class _Keeper:
-    """Keeps the chains under way at the rows where a chain can begin: at each noise level.
+def _run(
+    store: SampleStore,
+    shard: Shard,
+    part: Part,
+    sampler: Sampler,
+    classes: Classes,
+    seed: int,
+    bar: Progress,
+    done: int,
+) -> Tensor:
+    """The states (N, *shape) in which the chains of a part end."""
+    begin: dict[str, Any] = {}
+    if part.states is not None:
+        begin = {"initial": part.states.to(sampler.device), "start_level": part.level}
+    # Where a chain can begin, it can be taken up again exactly: its noise is a function of the row.
+    # (Where no row has a level, or all need a history, what was interrupted begins again.)
+    level_at = {row: level for level, row in sampler.table.beginnings.items() if row}
 
-    From there it can be taken up again exactly: its noise is a function of the row. (Where no row
-    has a level, or all need a history, chains that were interrupted begin again.)
-    """
-
-    def __init__(self, store: SampleStore, sampler: Sampler, ids: Sequence[int]) -> None:
-        self._store, self._ids = store, ids
-        self._level_at = {row: level for level, row in sampler.table.beginnings.items() if row}
-
-    def __call__(self, row: int, x: Tensor, n: Tensor) -> None:
-        level = self._level_at.get(row)
+    def keep(row: int, x: Tensor, n: Tensor) -> None:
         # A chunk that did not fit in memory was halved: its parts are not kept.
-        if level is not None and len(x) == len(self._ids):
-            self._store.keep(self._ids, x, level)
+        if row in level_at and len(x) == len(part.ids):
+            store.keep(shard, x, level_at[row])
+
+    return sampler(
+        len(part.ids),
+        seed=seed,
+        sample_ids=part.ids,
+        batch_size=len(part.ids),
+        callback=keep,
+        progress=lambda now, _: bar.back_to(done + now),
+        extra=classes.extra(part.ids),
+        **begin,
+    )
 
 
-def _pictures(images: Tensor, out: Path, say: Callable[[str], None]) -> dict[str, Path]:
-    files = {"samples": out / "samples.npz"}
-    if images.ndim != 4:
+def _pictures(
+    store: SampleStore, ids: Sequence[int], out: Path, all_there: bool, say: Callable[[str], None]
+) -> dict[str, Path]:
+    """Where the samples are, and a picture of the first, where all are there."""
+    whole = store.stored.whole
+    files = {"samples": whole} if whole.exists() else {}
+    files |= {"shards": out / FOLDER} if (out / FOLDER).exists() else {}
+    if not all_there:
+        left = number(store.missing())
+        say(f"{left:,} samples are missing: other processes make them, or this command again.")
+        return files
+    shape = store.manifest.layout.shape
+    if len(shape) != 3:
         say("No pictures: the samples are points.")
         return files
-    if images.shape[1] not in (1, 3):
-        say(f"The pictures show the {images.shape[1]} channels side by side.")
+    if shape[0] not in (1, 3):
+        say(f"The pictures show the {shape[0]} channels side by side.")
+    images = store.stored.images(ids[:GRID_IMAGES])
+    if images.dtype == torch.uint8:
+        images = unit_interval(images)
     files["grid"] = out / "grid.png"
-    plots.save_grid(files["grid"], plots.visible(images[:GRID_IMAGES]))
+    plots.save_grid(files["grid"], plots.visible(images))
     return files
 
 
 def _chain(
-    out: Path,
     sampler: Sampler,
     net: ScoreNetwork,
     classes: Classes,
@@ -325,8 +302,8 @@ def _chain(
     seed: int,
     say: Callable[[str], None],
     progress: bool,
-) -> Path:
-    """The animation of the first chains, which are run again for it."""
+) -> tuple[Tensor, list[float]]:
+    """The first chains, which are run again, as frames of images, and the noise level of each."""
     shown = ids[:CHAIN_IMAGES]
     every = max(1, len(sampler.table) // CHAIN_FRAMES)
     say(f"Running {len(shown)} of the chains again for the animation.")
@@ -339,8 +316,7 @@ def _chain(
         extra=classes.extra(shown),
     )
     frames = plots.visible(to_images(net, states).flatten(0, 1)).unflatten(0, states.shape[:2])
-    plots.save_chain_gif(out / "chain.gif", frames, sampler.kept_sigmas(every))
-    return out / "chain.gif"
+    return frames, sampler.kept_sigmas(every)
 
 
 __all__ = ["CHAIN_FRAMES", "CHAIN_IMAGES", "sample"]

@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from ncsn_fast.support.locks import NOT_SUPPORTED, NOT_THROUGH_LINKS, check_held
 
 # Long names are cut, as most file systems take no name of more than 255 bytes.
 _STEM, _SUFFIX = 16, 16
-_TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}\.(safetensors|jsonl?|npz|png|gif|md|html|gz)", re.DOTALL)
+_TEMPORARY = re.compile(
+    r"\..+-[0-9a-f]{8}\.(safetensors|jsonl?|npz|png|gif|md|html|gz|tar|sha256|folder)", re.DOTALL
+)
 
 
 class NoFolderError(FileNotFoundError, ValueError):
@@ -59,6 +61,29 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path`` if the block succeeds, with what was put in it
+    on the disk. A folder that is there already is removed first.
+
+    Raises:
+        ValueError, OSError: as :func:`atomic_write`.
+    """
+    temporary = _new_temporary(path.with_name(f"{path.name}.folder"), Path.mkdir)
+    try:
+        with told(path):
+            yield temporary
+            for file in temporary.iterdir():
+                flush(file)
+            _flush_folder(temporary)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
@@ -116,7 +141,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         ValueError: if its folder does not exist, or ``path`` is a folder.
         OSError: if the folder cannot be written to.
     """
-    _new_temporary(Path(path)).unlink()
+    _new_temporary(Path(path)).unlink(missing_ok=True)
 
 
 def check_space(
@@ -153,16 +178,25 @@ def refuse_link(path: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder whose lock is held."""
     for path in leftovers(folder):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """The temporary files of :func:`atomic_write` in a folder."""
+    """The temporary files of :func:`atomic_write`, and folders of such, in a folder."""
     found = folder.glob(".*-????????.*")
-    return [path for path in found if _TEMPORARY.fullmatch(path.name) and path.is_file()]
+    ours = [path for path in found if _TEMPORARY.fullmatch(path.name)]
+    return [path for path in ours if path.is_file() or path.suffix == ".folder"]
 
 
-def _new_temporary(path: Path) -> Path:
+def _touch(path: Path) -> None:
+    # Made here rather than by the tempfile module, whose files nobody else may read.
+    path.touch(exist_ok=False)
+
+
+def _new_temporary(path: Path, make: Callable[[Path], None] = _touch) -> Path:
     if not path.parent.is_dir():
         raise NoFolderError(
             f"cannot write {path}: the folder {path.parent} does not exist, make it"
@@ -173,8 +207,7 @@ def _new_temporary(path: Path) -> Path:
     name = f".{path.stem[:_STEM]}-{secrets.token_hex(4)}{path.suffix[:_SUFFIX]}"
     temporary = path.with_name(name)
     with told(path):
-        # Made here rather than by the tempfile module, whose files nobody else may read.
-        temporary.touch(exist_ok=False)
+        make(temporary)
     return temporary
 
 
@@ -240,6 +273,7 @@ def check_suffix(path: str | os.PathLike[str], allowed: tuple[str, ...]) -> None
 __all__ = [
     "NoFolderError",
     "append_text",
+    "atomic_folder",
     "atomic_write",
     "check_space",
     "check_suffix",

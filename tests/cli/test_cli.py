@@ -64,8 +64,10 @@ def test_sample_writes_images_and_goes_on_where_it_was(tmp_path, checkpoint):
     expected = nf.sample(nf.load_checkpoint(checkpoint), 6, seed=3).numpy()
     np.testing.assert_allclose(first, expected, atol=1e-5)
 
-    output = succeed("sample", checkpoint, "-n", 8, "--out", out, "--seed", 3, "--batch-size", 1)
-    assert "6 of 8 samples are in" in output
+    more = ("sample", checkpoint, "-n", 8, "--out", out, "--seed", 3)
+    refused = invoke(*more, "--batch-size", 1)
+    assert "stored otherwise (chunk is 1000 there, here 1): leave that out" in refused.output
+    assert "6 of 8 samples are in" in succeed(*more)
     with np.load(out / "samples.npz") as stored:
         assert np.array_equal(stored["images"][:6], first)
         assert stored["sample_ids"].tolist() == list(range(8))
@@ -107,36 +109,37 @@ def test_an_interrupted_sample_goes_on_within_its_chains(tmp_path, checkpoint, m
     result = invoke(*arguments)
     assert result.exit_code == 130
     assert "stopped: interrupted after" in result.output
-    assert (tmp_path / "samples.npz").exists() == (batch == 1)
+    (partial,) = (tmp_path / "shards").glob("*.partial.safetensors")
+    assert len(read_tensors(partial)[0]["images"]) == (2 if batch == 1 else 0)
     monkeypatch.undo()
 
     # What is left: 2 chains from row 6 on, the last of them whole, or one chunk from row 6 on.
     left = (13 - 6) + 13 if batch == 1 else 13 - 6
     stop_after(monkeypatch, left)
     output = succeed(*arguments)
-    assert ("2 of 4 samples are in" in output) == (batch == 1)
+    assert f"0 of 4 samples are in {tmp_path} already, others are begun" in output
     monkeypatch.undo()
     with np.load(tmp_path / "samples.npz") as stored:
         expected = nf.sample(nf.load_checkpoint(checkpoint), 4, seed=0).numpy()
         np.testing.assert_allclose(stored["images"], expected, atol=1e-5)
-    assert not (tmp_path / "partial.safetensors").exists()
+    assert not (tmp_path / "shards").exists()
 
 
 def test_chains_under_way_are_saved_now_and_then(tmp_path, checkpoint, monkeypatch):
-    from ncsn_fast.runs import sample_store
+    from ncsn_fast.runs.samples import store
 
-    write, levels = sample_store.SampleStore.write, []
+    save, levels = store.SampleStore._save, []
 
     def spy(self):
-        write(self)
-        if (tmp_path / "partial.safetensors").exists():
-            _, metadata = read_tensors(tmp_path / "partial.safetensors")
-            levels.append((metadata["ids"], metadata["levels"]))
+        save(self)
+        for path in (tmp_path / "shards").glob("*.partial.safetensors"):
+            tensors, metadata = read_tensors(path)
+            levels.append((metadata["ids"], metadata["level"], len(tensors["states"])))
 
-    monkeypatch.setattr(sample_store, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(sample_store.SampleStore, "write", spy)
+    monkeypatch.setattr(store, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(store.SampleStore, "_save", spy)
     succeed("sample", checkpoint, "-n", 2, "--out", tmp_path)
-    assert levels == [([0, 1], [level, level]) for level in (1, 2, 3, 4, 5)]
+    assert levels == [([0, 2], level, 2) for level in (1, 2, 3, 4, 5)]
 
 
 def test_interrupted_again_at_once_nothing_is_lost(tmp_path, checkpoint, monkeypatch):
@@ -145,13 +148,11 @@ def test_interrupted_again_at_once_nothing_is_lost(tmp_path, checkpoint, monkeyp
         stop_after(monkeypatch, steps)
         assert invoke(*arguments).exit_code == 130
         monkeypatch.undo()
-    # A smaller set, in between, leaves the other chains alone; parts may be smaller than before.
-    stop_after(monkeypatch, 2 * (13 - 8))
-    succeed("sample", checkpoint, "--out", tmp_path, "-n", 2, "--batch-size", 1)
-    monkeypatch.undo()
+    # Whoever wants some of these chains goes on with all of them.
     stop_after(monkeypatch, 13 - 8)
-    succeed(*arguments)
+    succeed("sample", checkpoint, "--out", tmp_path, "-n", 2)
     monkeypatch.undo()
+    assert "4 of 4 samples are in" in succeed(*arguments)
     with np.load(tmp_path / "samples.npz") as stored:
         expected = nf.sample(nf.load_checkpoint(checkpoint), 4, seed=0).numpy()
         np.testing.assert_allclose(stored["images"], expected, atol=1e-5)
@@ -162,8 +163,9 @@ def test_chains_of_other_settings_are_refused(tmp_path, checkpoint, monkeypatch)
     invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)
     monkeypatch.undo()
     result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2, "--seed", 1)
-    assert "partial.safetensors holds samples of other settings (seed differ)" in result.output
-    (tmp_path / "partial.safetensors").write_bytes(b"cut")
+    assert f"{tmp_path} holds samples of other settings (seed differ)" in result.output
+    (partial,) = (tmp_path / "shards").glob("*.partial.safetensors")
+    partial.write_bytes(b"cut")
     result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)
     assert "partial.safetensors is damaged" in result.output
 

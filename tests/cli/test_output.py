@@ -93,7 +93,8 @@ def test_the_report_of_samples_says_what_was_taken_from_where(run):
     assert 2 / report["samples_per_second"] == pytest.approx(report["seconds"], abs=0.0006)
     assert report["device"] == "cpu"
     assert report["precision"] in ("fp32", "bf16")
-    assert set(report["files"]) == {"samples", "grid"}
+    assert set(report["files"]) == {"manifest", "samples", "grid"}
+    assert report["layout"]["format"] == "npz"
 
 
 def test_sample_and_convert_say_what_they_took(run):
@@ -213,7 +214,7 @@ def test_the_exit_code_says_which_signal_it_was(tmp_path, checkpoint, monkeypatc
         code,
         True,
     )
-    assert (tmp_path / "partial.safetensors").exists()
+    assert (tmp_path / "shards" / "000000000-000000001.partial.safetensors").exists()
     monkeypatch.undo()
     made = stop_after(monkeypatch, -1)
     succeed(*arguments)
@@ -236,8 +237,13 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, checkpoint, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-# Flags of other programs: nsys and ncu, git, compilers, the official code.
-_OF_OTHERS = {"runs/profile.py", "device/environment.py", "device/native.py"}
+# Flags of other programs: nsys and ncu, git, compilers, torchrun, the official code.
+_OF_OTHERS = {
+    "runs/profile.py",
+    "device/environment.py",
+    "device/native.py",
+    "distributed/ranks.py",
+}
 
 
 def test_messages_name_options_that_there_are():

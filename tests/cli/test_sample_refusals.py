@@ -7,7 +7,7 @@ import pytest
 from helpers.command import invoke, succeed
 
 from ncsn_fast.runs import sample as work
-from ncsn_fast.runs import sample_store
+from ncsn_fast.runs.samples import shards, store
 
 
 def refused(*arguments):
@@ -68,34 +68,35 @@ def test_a_save_that_fails_on_the_way_is_a_warning(tmp_path, checkpoint, monkeyp
         if not failed:
             failed.append(True)
             full()
-        return savez(*arguments, **keywords)
+        return write(*arguments, **keywords)
 
-    savez = sample_store.np.savez
-    monkeypatch.setattr(sample_store.np, "savez", once)
-    monkeypatch.setattr(sample_store, "SAVE_SECONDS", 0.0)
+    write = store.write_tensors
+    monkeypatch.setattr(store, "write_tensors", once)
+    monkeypatch.setattr(store, "SAVE_SECONDS", 0.0)
     told = succeed("sample", checkpoint, "-n", 2, "--batch-size", 1, "--out", tmp_path)
-    assert f"warning: cannot write {tmp_path / 'part_000000.npz'}: No space left" in told
+    assert "warning: No space left on device. Sampling goes on, and tries again" in told
     assert "1 of 1 samples are in" in succeed("sample", checkpoint, "-n", 1, "--out", tmp_path)
 
 
 def test_a_last_save_that_fails_says_what_is_lost(tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr(sample_store.np, "savez", full)
+    monkeypatch.setattr(shards.np, "savez", full)
     told = refused("sample", checkpoint, "-n", 2, "--out", tmp_path)
-    assert f"cannot write {tmp_path / 'part_000000.npz'}: No space left on device" in told
+    path = tmp_path / "shards" / "000000000-000000001.npz"
+    assert f"cannot write {path}: No space left on device" in told
     assert "2 finished samples were in no file yet and are lost" in told
 
 
 def test_a_folder_that_is_removed_meanwhile_is_told(tmp_path, checkpoint, monkeypatch):
     out = tmp_path / "out"
-    write = sample_store.SampleStore.write
+    write = shards.write
 
-    def gone(self):
+    def gone(*arguments):
         shutil.rmtree(out, ignore_errors=True)
-        write(self)
+        write(*arguments)
 
-    monkeypatch.setattr(sample_store.SampleStore, "write", gone)
+    monkeypatch.setattr(shards, "write", gone)
     told = refused("sample", checkpoint, "-n", 1, "--out", out)
-    assert f"the folder {out} does not exist" in told
+    assert f"the folder {out / 'shards'} does not exist" in told
 
 
 def test_what_contradicts_the_checkpoint_is_refused_by_the_name_of_the_option(tmp_path):

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from helpers import checkpoints
 from helpers.idx import OTHERS, header, idx
+from helpers.samples import store_in
 from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import save_checkpoint
@@ -127,9 +128,17 @@ def samples() -> bytes:
 
 @cache
 def partial() -> bytes:
-    metadata = {"identity": IDENTITY, "ids": [5, 6], "levels": [2, 3]}
+    metadata = {"identity": IDENTITY, "ids": [0, 4], "level": 2, "chunk": 2}
     states = torch.linspace(0, 1, 2 * 64).reshape(2, 1, 8, 8)
-    return written(lambda path: write_tensors(path, {"states": states}, metadata), "p.safetensors")
+    tensors = {"images": states.flip(0).contiguous(), "states": states}
+    return written(lambda path: write_tensors(path, tensors, metadata), "p.safetensors")
+
+
+@cache
+def manifest() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        store_in(Path(folder), (0, 8), IDENTITY, (1, 8, 8))
+        return Path(folder, "manifest.json").read_bytes()
 
 
 @cache

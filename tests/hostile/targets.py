@@ -7,12 +7,14 @@ own, a message that does not name its file or is long, much time, or much memory
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import logging
 import random
 import resource
+import shutil
 import signal
 import tempfile
 import time
@@ -27,6 +29,7 @@ from unittest import mock
 import click
 import numpy as np
 import torch
+from helpers.samples import store_in
 from hostile import inputs
 
 import ncsn_fast as nf
@@ -39,9 +42,9 @@ from ncsn_fast.data.digits import _DIGITS_FILE, _read_digits
 from ncsn_fast.data.labels import as_classes, given_labels
 from ncsn_fast.data.load import labelled_pixels_of, load_pixels
 from ncsn_fast.device import measured
+from ncsn_fast.distributed.ranks import Ranks
 from ncsn_fast.evaluation.classifier import load_classifier
 from ncsn_fast.evaluation.inception import statistics
-from ncsn_fast.runs.sample_store import SampleStore
 from ncsn_fast.runs.train import read_run
 from ncsn_fast.support.parsers import parse_json, parse_yaml
 from ncsn_fast.training import state
@@ -215,15 +218,33 @@ def _tensors(path: Path) -> Any:
     return {k: v.tolist() for k, v in tensors.items()}, metadata
 
 
-def _store(path: Path) -> Any:
-    store = SampleStore(path.parent, inputs.IDENTITY, (1, 8, 8), range(1, 10))
-    there = [i for i in range(20) if not store.missing([i])]
-    parts = store.parts(store.missing(range(8)), 4)
-    return (
-        there,
-        store.images(there).tolist() if there else None,
-        [(p.ids, p.level, None if p.states is None else p.states.tolist()) for p in parts],
-    )
+def _store(path: Path, name: str = "") -> Any:
+    """What a store makes of a file of samples, which lies under this name."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, name or path.name)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)
+        try:
+            store = store_in(Path(folder), (0, 8), inputs.IDENTITY, (1, 8, 8))
+            shard = next(store.shards(Ranks()), None)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(place), str(path))) from error
+        part = None
+        if shard is not None:
+            shard.lock.close()
+            part = shard.part()
+        return (
+            store.manifest.layout,
+            store.stored.ids(),
+            [read().tolist() for _, read in store.stored.ranges()],
+            None if shard is None else shard.images[: shard.done].tolist(),
+            None if part is None else (part.ids, part.level),
+            None if part is None or part.states is None else part.states.tolist(),
+        )
+
+
+def _partial(path: Path) -> Any:
+    return _store(path, "shards/000000000-000000003.partial.safetensors")
 
 
 def _log(path: Path) -> Any:
@@ -417,6 +438,18 @@ def _wrong_json(valid: Callable[[], bytes]) -> Callable[[random.Random], bytes]:
     return lambda rng: inputs.as_json(inputs.mutated_value(json.loads(valid()), rng))
 
 
+def _wrong_manifest(rng: random.Random) -> bytes:
+    """Other values, and their checksum."""
+    value = json.loads(inputs.manifest())
+    del value["sha256"]
+    value = inputs.mutated_value(value, rng)
+    if isinstance(value, dict) and rng.random() < 0.9:
+        with contextlib.suppress(TypeError, ValueError):
+            text = json.dumps(value, sort_keys=True)
+            value = {**value, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return inputs.as_json(value)
+
+
 def _wrong_log(rng: random.Random) -> bytes:
     entries = inputs.mutated_value(inputs.LOG, rng)
     lines = entries if isinstance(entries, list) else [entries]
@@ -533,10 +566,17 @@ TARGETS = [
         "a part of samples", "part_000000.npz", lambda: [inputs.samples()], _store, _wrong_samples
     ),
     Target(
+        "a manifest of samples",
+        "manifest.json",
+        lambda: [inputs.manifest()],
+        _store,
+        _wrong_manifest,
+    ),
+    Target(
         "chains under way",
         "partial.safetensors",
         lambda: [inputs.partial()],
-        _store,
+        _partial,
         _wrong_tensors(inputs.partial),
     ),
     Target(

@@ -52,12 +52,12 @@ def test_a_piece_is_taken_by_one_and_free_again_when_it_is_done_or_killed(tmp_pa
 
 def test_those_who_share_a_folder_keep_out_who_wants_it_alone(tmp_path: Path) -> None:
     with folder_lock(tmp_path, shared=True):
-        with folder_lock(tmp_path, shared=True):
-            with (
-                pytest.raises(ValueError, match="another process is writing to"),
-                folder_lock(tmp_path),
-            ):
-                pass
+        with (
+            folder_lock(tmp_path, shared=True),
+            pytest.raises(ValueError, match="another process is writing to"),
+            folder_lock(tmp_path),
+        ):
+            pass
         assert (tmp_path / ".lock").exists()  # of the one that is still there
         with pytest.raises(ValueError, match="another process"), folder_lock(tmp_path):
             pass

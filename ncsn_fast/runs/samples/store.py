@@ -1,0 +1,450 @@
+"""The samples of one network and seed in a folder, which one process fills, or many.
+
+They lie in shards, ranges of ids that are written once, when they are whole. Which process makes
+which is nowhere agreed: each takes one that is missing and that nobody has, by a lock that ends
+with the process. Of the shard under way its finished images and the states of its chains are saved
+now and then, for whoever takes it next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
+from ncsn_fast.device.memory import copied_later
+from ncsn_fast.distributed.ranks import Ranks
+from ncsn_fast.runs.samples import legacy, shards
+from ncsn_fast.runs.samples.manifest import (
+    Layout,
+    Manifest,
+    check_identity,
+    layout_of,
+    read_manifest,
+)
+from ncsn_fast.runs.samples.ranges import Range, number, pieces, union, without
+from ncsn_fast.runs.samples.stored import Stored, reading
+from ncsn_fast.support.files import atomic_write, check_space, remove_leftovers
+from ncsn_fast.support.locks import make_folder, taken
+from ncsn_fast.support.parsers import shown
+
+_log = logging.getLogger("ncsn_fast")
+SAVE_SECONDS = 30.0  # at most this much work is lost when the process is killed
+_LOOK_SECONDS = 0.5  # between two looks at the shards that others are making
+
+
+class Part(NamedTuple):
+    """Samples to be made together: from the start, or from these states at this noise level."""
+
+    ids: range
+    states: Tensor | None = None
+    level: int = 0
+
+
+class Shard:
+    """A range of ids that this process has taken.
+
+    Attributes:
+        images: (N, *shape), of which the first ``copied`` are there, and ``done`` are finished.
+        saved: how many are in a file.
+        chain: the noise level that the chains after these are about to begin, and their states.
+        lock: what the process has it by.
+    """
+
+    def __init__(self, ids: Range, layout: Layout) -> None:
+        self.ids, self.done, self.copied, self.saved = ids, 0, 0, 0
+        self.images = np.empty((ids[1] - ids[0], *layout.shape), layout.dtype)
+        self.chain: tuple[int, Tensor] | None = None
+        self.lock = contextlib.ExitStack()
+        self._chunk = layout.chunk
+
+    @property
+    def is_done(self) -> bool:
+        return self.done == len(self.images)
+
+    def part(self) -> Part:
+        """What is to be made next."""
+        first = self.ids[0] + self.done
+        ids = range(first, min(first + self._chunk, self.ids[1]))
+        return Part(ids) if self.chain is None else Part(ids, self.chain[1], self.chain[0])
+
+
+class SampleStore:
+    """A folder of samples, to be filled.
+
+    Args:
+        folder: where they are; its lock is held, at least shared.
+        identity: JSON values that say what the samples are of; files of others are refused.
+        ids: which are wanted.
+        shape: of one sample.
+        wished: of the layout: format, dtype, shard and chunk, None for as it is there, or as usual.
+        chunk_of: how many of so many samples are best computed at once.
+        about: what the manifest says of them besides.
+        levels: the noise levels that a chain can begin.
+        classes: of which class each id is, by number.
+
+    Attributes:
+        manifest: what the folder's says now.
+        stored: what is in files.
+
+    Raises:
+        ValueError: for files that are damaged, of other contents, identity or layout.
+        OSError: for a disk without room.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        ids: Range,
+        shape: tuple[int, ...],
+        wished: Mapping[str, Any],
+        chunk_of: Callable[[int], int],
+        about: dict[str, Any] | None = None,
+        levels: Collection[int] = (),
+        classes: shards.ClassesOf = lambda ids: None,
+    ) -> None:
+        self._folder, self._ids, self._levels, self._classes = folder, ids, levels, classes
+        self._pool: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
+        self._unwritten: list[Shard] = []  # taken and not written: the last one is under way
+        self._written = time.monotonic()
+        with self.alone():
+            there = read_manifest(folder)
+            if there is None:
+                legacy.check_wish(folder, wished)
+            else:
+                check_identity(folder, there.identity, identity)
+            layout = layout_of(there, folder, shape, wished, chunk_of)
+            new = there or Manifest(identity, layout, about or {}, [])
+            legacy.take_in(folder, new)
+            self.stored = Stored(folder, new)
+            # What a command before has wanted and not made is wanted no more.
+            self.manifest = replace(new, ids=union([ids, *self.stored.ids()]))
+            check_space(folder, self._bytes_needed(), "the samples")
+            if self.manifest != there:
+                self.manifest.write(folder)
+
+    def missing(self) -> list[Range]:
+        """The ids that are wanted, and in no file."""
+        return without([self._ids], self.stored.ids())
+
+    def is_begun(self) -> bool:
+        """Whether some that are in no file are under way, or were when a process ended."""
+        return any((self._folder / shards.FOLDER).glob(f"*{shards.PARTIAL}"))
+
+    def _bytes_needed(self) -> int:
+        """What the missing samples, and their saves on the way, take on the disk at most."""
+        layout, there = self.manifest.layout, number(self.stored.ids())
+        missing, values = number(self.missing()), math.prod(layout.shape)
+        item = np.dtype(layout.dtype).itemsize
+        if layout.format == "npz" and missing + there <= layout.shard:
+            return 2 * item * values * (missing + there)  # the shards, and the one file of them
+        return values * (item * missing + (item + 4) * min(missing, layout.shard))
+
+    def shards(self, place: Ranks, *, part_only: bool = False) -> Iterator[Shard]:
+        """Take one missing shard after the other, until none is missing.
+
+        Args:
+            place: begin with its own, every N-th, so that processes seldom meet.
+            part_only: make these alone, and do not wait for the others.
+        """
+        size, waits = self.manifest.layout.shard, False
+        while missing := self._pieces():
+            own = [ids for ids in missing if ids[0] // size % place.size == place.rank]
+            others = [] if part_only else [ids for ids in reversed(missing) if ids not in own]
+            shard = self._take([*own, *others])
+            if shard is not None:
+                self._unwritten.append(shard)
+                waits = False
+                if shard.is_done:  # by a process that came to save it, and not to write it
+                    self._write(shard)
+                else:
+                    yield shard
+            elif self._writing is not None:
+                self._wait()
+            elif part_only:
+                break
+            else:
+                if not waits:
+                    _log.info("other processes are making the last shards")
+                waits = True
+                time.sleep(_LOOK_SECONDS)
+        self._wait()
+
+    def add(self, shard: Shard, images: Tensor) -> None:
+        """Take in the next finished images (N, *shape) of a shard, in [0, 1], on any device.
+
+        They are copied, and a shard that is whole is written, while the next are made.
+        """
+        self._wait()
+        shard.done, shard.chain = shard.done + len(images), None
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "ncsn_fast samples")
+        self._writing = self._pool.submit(self._take_in, shard, copied_later(images))
+        self.save_now_and_then()
+
+    def keep(self, shard: Shard, states: Tensor, level: int) -> None:
+        """Note where the chains of a shard's next images are; written with the next save."""
+        shard.chain = level, states
+        self.save_now_and_then()
+
+    def save_now_and_then(self) -> None:
+        """Save, if the last time is long ago; a disk that takes nothing is a warning."""
+        if time.monotonic() - self._written <= SAVE_SECONDS:
+            return
+        try:
+            self._save()
+        except (OSError, ValueError) as error:
+            _log.warning(
+                "%s. Sampling goes on, and tries again in %.0f seconds", _why(error), SAVE_SECONDS
+            )
+        self._written = time.monotonic()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Save all there is when the block ends, however it does.
+
+        Raises:
+            OSError: where that cannot be saved, with what is lost and what ended the block.
+        """
+        end: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            end = error
+            raise
+        finally:
+            try:
+                self._end()
+            except (OSError, ValueError) as error:
+                lost = sum(shard.done - shard.saved for shard in self._unwritten)
+                why = "" if end is None or _why(end) == _why(error) else f" ({_why(end)})"
+                raise OSError(
+                    f"{_why(error)}. {lost} finished samples were in no "
+                    f"file yet and are lost; the same command makes them again{why}"
+                ) from end
+            finally:
+                for shard in self._unwritten:
+                    shard.lock.close()
+                if self._pool is not None:
+                    self._pool.shutdown()
+
+    @contextlib.contextmanager
+    def finished(self) -> Iterator[bool]:
+        """Whether all that is wanted is there, in a block that only one process is in at a time.
+
+        Where it is, new files are checked against their checksums and noted in the manifest, and
+        the rest is tidied up. A small set becomes one file, samples.npz.
+
+        Raises:
+            ValueError: for files that are damaged.
+        """
+        with self.alone():
+            there = read_manifest(self._folder) or self.manifest
+            wanted = union([*there.ids, self._ids])
+            whole = not without(wanted, self.stored.ids())
+            if whole:
+                self._note(there)
+                self._tidy_up()
+            yield whole
+
+    def alone(self) -> contextlib.AbstractContextManager[bool]:
+        """A block of what no two processes do at once, each for a moment."""
+        return taken(self._folder / ".manifest.lock", wait=True)
+
+    def _note(self, there: Manifest) -> None:
+        """Put the checksums of all files into the manifest, which says so far what is there."""
+        layout, name = there.layout, self.stored.whole.name
+        parts = self.stored.shards()
+        if layout.format == "npz" and parts and number(self.stored.ids()) <= layout.shard:
+            if name in there.files:  # what is said of it is not true for long
+                there = replace(there, files={k: v for k, v in there.files.items() if k != name})
+                there.write(self._folder)
+            self._into_one_file(list(parts.values()))
+        files = [*self.stored.shards().values()]
+        files += [self.stored.whole] if self.stored.whole.exists() else []
+        names = {path.relative_to(self._folder).as_posix(): path for path in files}
+        # What has a checksum beside it was made since, also where it takes another's place.
+        old = {
+            k: v
+            for k, v in there.files.items()
+            if k in names and not shards.beside(names[k]).exists()
+        }
+        sums = {name: old.get(name) or self._new_sum(name) for name in names}
+        self.manifest = replace(there, ids=self.stored.ids(), files=sums)
+        if self.manifest != there:
+            self.manifest.write(self._folder)
+
+    def _into_one_file(self, parts: Iterable[Path]) -> None:
+        ranges = self.stored.ranges()
+        ids = np.concatenate([np.arange(*ids) for ids, _ in ranges])
+        images = np.concatenate([read() for _, read in ranges])
+        # Some are in both where a process was killed between the next two steps.
+        ids, rows = np.unique(ids, return_index=True)
+        with atomic_write(self.stored.whole) as temporary:
+            shards.write_npz(temporary, ids, images[rows], self.manifest.identity)
+        for path in parts:
+            path.unlink()
+
+    def _new_sum(self, name: str) -> str:
+        """The SHA-256 of a file that is not in the manifest yet."""
+        path = self._folder / name
+        found = shards.sum_of(path)
+        if path == self.stored.whole:  # which has been read
+            return found
+        if (beside := shards.stored_sum(path)) is None:  # a manifest was lost that had it
+            self.stored.check(path)
+        elif beside != found:
+            raise ValueError(
+                f"{path} is damaged: its SHA-256 is not the one beside it. Remove it, and the same "
+                "command makes it again"
+            )
+        return found
+
+    def _tidy_up(self) -> None:
+        """Remove what killed processes have left, and checksums that are in the manifest. What
+        another process has, which makes samples that are not wanted here, stays."""
+        remove_leftovers(self._folder)
+        folder, busy = self._folder / shards.FOLDER, False
+        if not folder.exists():
+            return
+        for path in self.stored.shards().values():
+            shards.beside(path).unlink(missing_ok=True)
+        for path in [*folder.glob(f"*{shards.PARTIAL}"), *folder.glob(".*.lock")]:
+            stem = path.name.removesuffix(shards.PARTIAL).removesuffix(".lock").removeprefix(".")
+            with taken(self._lock(stem)) as mine:
+                busy = busy or not mine
+                if mine and path.name.endswith(shards.PARTIAL):
+                    path.unlink()
+        if not busy:
+            remove_leftovers(folder)
+            for path in folder.glob(f"*{shards.SUM}"):  # of shards that were not finished
+                path.unlink()
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+    def _lock(self, stem: str) -> Path:
+        return self._folder / shards.FOLDER / f".{stem}.lock"
+
+    def _pieces(self) -> list[Range]:
+        """The ranges that shards are to be made of: as they are cut, or were when they were begun,
+        by a command that may have wanted others."""
+        missing, there = self.missing(), self.stored.ids()
+        begun: list[Range] = []
+        for path in sorted((self._folder / shards.FOLDER).glob(f"*{shards.PARTIAL}")):
+            ids = shards.ids_of_name(path.name.removesuffix(shards.PARTIAL))
+            if ids is None or without(missing, [ids]) == missing:
+                continue
+            if without([ids], [*there, *begun]) == [ids]:
+                begun.append(ids)
+                missing = without(missing, [ids])
+        return sorted([*begun, *pieces(missing, self.manifest.layout.shard)])
+
+    def _take(self, wanted: Iterable[Range]) -> Shard | None:
+        """The first of these that nobody has, with what there is of it."""
+        make_folder(self._folder / shards.FOLDER)
+        for ids in wanted:
+            stem = shards.path_of(self._folder, ids, self.manifest.layout.format).stem
+            with contextlib.ExitStack() as stack:
+                mine = stack.enter_context(taken(self._lock(stem)))
+                # It may have been made between the look and the lock.
+                if mine and without([ids], self.stored.ids()) == [ids]:
+                    shard = Shard(ids, self.manifest.layout)
+                    self._read_partial(shard)
+                    shard.lock = stack.pop_all()
+                    return shard
+        return None
+
+    def _take_in(self, shard: Shard, fetch: Callable[[], Tensor]) -> None:
+        """Copy finished images; write the shard where that is all of it."""
+        images = shards.stored_as(fetch().numpy(), self.manifest.layout.dtype)
+        shard.images[shard.copied : shard.copied + len(images)] = images
+        shard.copied += len(images)
+        if shard.copied == len(shard.images):
+            self._write(shard)
+
+    def _write(self, shard: Shard) -> None:
+        path = shards.path_of(self._folder, shard.ids, self.manifest.layout.format)
+        shards.write(path, shard.ids[0], shard.images, self.manifest, self._classes)
+        self._partial(shard).unlink(missing_ok=True)
+        self._unwritten.remove(shard)
+        shard.lock.close()
+
+    def _wait(self) -> None:
+        """For what is being written; raises what that raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _end(self) -> None:
+        """Write what is in no file yet; what failed is tried once more."""
+        with contextlib.suppress(OSError, ValueError):
+            self._wait()
+        for shard in list(self._unwritten):
+            if shard.copied == len(shard.images):
+                self._write(shard)
+        self._save()
+
+    def _save(self) -> None:
+        """Save what there is of the shard under way, where something is new."""
+        self._wait()
+        shard = self._unwritten[-1] if self._unwritten else None
+        if shard is None or (shard.copied == shard.saved and shard.chain is None):
+            return
+        tensors, level = {"images": torch.from_numpy(shard.images[: shard.copied])}, None
+        if shard.chain is not None and shard.copied == shard.done:
+            level, tensors["states"] = shard.chain
+        metadata = {"identity": self.manifest.identity, "ids": list(shard.ids), "level": level}
+        write_tensors(
+            self._partial(shard), tensors, metadata | {"chunk": self.manifest.layout.chunk}
+        )
+        shard.saved = shard.copied
+
+    def _partial(self, shard: Shard) -> Path:
+        path = shards.path_of(self._folder, shard.ids, self.manifest.layout.format)
+        return path.with_name(f"{path.stem}{shards.PARTIAL}")
+
+    def _read_partial(self, shard: Shard) -> None:
+        """Take up what a process before has saved of a shard."""
+        path, layout = self._partial(shard), self.manifest.layout
+        if not path.exists():
+            return
+        with reading(path):
+            tensors, metadata = read_tensors(path)
+            check_identity(path, metadata["identity"], self.manifest.identity)
+            if metadata["ids"] != list(shard.ids) or metadata["chunk"] != layout.chunk:
+                raise ValueError("it is of other ids or chunks")
+            images, level = tensors["images"].numpy(), metadata["level"]
+            done = len(images)
+            shards.check_images(images, done, layout.shape, layout.dtype)
+            if done > len(shard.images) or (done % layout.chunk and done < len(shard.images)):
+                raise ValueError(f"{done} samples are no whole chunks of it")
+            shard.images[:done] = images
+            shard.done = shard.copied = shard.saved = done
+            if level is not None:
+                states = tensors["states"]
+                n = len(shard.part().ids)
+                shards.check_images(states.numpy(), n, layout.shape, "float32")
+                if type(level) is not int or level not in self._levels:
+                    raise ValueError(f"no chain can begin at level {shown(level)}")
+                shard.chain = level, states
+
+
+def _why(error: BaseException) -> str:
+    """What the system says, without the number of its error."""
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
+__all__ = ["SAVE_SECONDS", "Part", "SampleStore", "Shard"]
