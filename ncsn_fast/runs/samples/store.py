@@ -36,7 +36,7 @@ from ncsn_fast.runs.samples.manifest import (
 from ncsn_fast.runs.samples.ranges import Range, number, pieces, union, without
 from ncsn_fast.runs.samples.stored import Stored, reading
 from ncsn_fast.support.files import atomic_write, check_space, remove_leftovers
-from ncsn_fast.support.locks import make_folder, taken
+from ncsn_fast.support.locks import taken, told
 from ncsn_fast.support.parsers import shown
 
 _log = logging.getLogger("ncsn_fast")
@@ -354,7 +354,8 @@ class SampleStore:
 
     def _take(self, wanted: Iterable[Range]) -> Shard | None:
         """The first of these that nobody has, with what there is of it."""
-        make_folder(self._folder / shards.FOLDER)
+        with told(self._folder / shards.FOLDER):
+            (self._folder / shards.FOLDER).mkdir(exist_ok=True)  # not where all of it was deleted
         for ids in wanted:
             stem = shards.path_of(self._folder, ids, self.manifest.layout.format).stem
             with contextlib.ExitStack() as stack:
