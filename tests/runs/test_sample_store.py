@@ -7,6 +7,7 @@ import errno
 import json
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,18 @@ def test_a_part_is_made_alone(tmp_path: Path) -> None:
     assert filled(one, Ranks(1, 3), part_only=True) == [(4, 8), (16, 20)]
     assert not finish(one)
     assert filled(store_in(tmp_path, (0, 24)), Ranks(1, 3), part_only=True) == []
+
+
+def test_memory_is_that_of_two_shards_whatever_the_number(tmp_path: Path) -> None:
+    """One is filled while the one before it is written."""
+    one, seen = store_in(tmp_path, (0, 80)), weakref.WeakSet()
+    most = 0
+    with one.kept():
+        for shard in one.shards(ALONE):
+            seen.add(shard)
+            most = max(most, len(seen))
+            fill(one, shard)
+    assert most == 2
 
 
 def test_what_another_process_has_is_not_made_and_waited_for(tmp_path: Path) -> None:

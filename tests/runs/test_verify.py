@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -94,3 +95,10 @@ def test_a_small_set_and_folders_of_others(tmp_path: Path, checkpoint) -> None:
         result = invoke("verify", folder)
         assert result.exit_code == 1
         assert "holds no manifest.json" in result.output
+
+
+def test_its_report_has_the_keys_that_are_documented(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "use.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `verify` \| (.*) \|$", page, re.MULTILINE)
+    told = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row)))
+    assert told == set(verify(made(tmp_path / "samples")))
