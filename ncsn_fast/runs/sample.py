@@ -28,8 +28,9 @@ from ncsn_fast.runs.samples.facts import about, command_words, identity_of, othe
 from ncsn_fast.runs.samples.manifest import NAME as MANIFEST
 from ncsn_fast.runs.samples.ranges import number
 from ncsn_fast.runs.samples.shards import FOLDER
-from ncsn_fast.runs.samples.store import Part, SampleStore, Shard
+from ncsn_fast.runs.samples.store import SampleStore
 from ncsn_fast.runs.samples.stored import WHOLE
+from ncsn_fast.runs.samples.under_way import Part, Shard
 from ncsn_fast.sampling.divergence import SamplingError
 from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.files import (

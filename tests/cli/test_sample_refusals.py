@@ -7,7 +7,7 @@ import pytest
 from helpers.command import invoke, succeed
 
 from ncsn_fast.runs import sample as work
-from ncsn_fast.runs.samples import shards, store
+from ncsn_fast.runs.samples import shards, store, under_way
 
 
 def refused(*arguments):
@@ -70,8 +70,8 @@ def test_a_save_that_fails_on_the_way_is_a_warning(tmp_path, checkpoint, monkeyp
             full()
         return write(*arguments, **keywords)
 
-    write = store.write_tensors
-    monkeypatch.setattr(store, "write_tensors", once)
+    write = under_way.write_tensors
+    monkeypatch.setattr(under_way, "write_tensors", once)
     monkeypatch.setattr(store, "SAVE_SECONDS", 0.0)
     told = succeed("sample", checkpoint, "-n", 2, "--batch-size", 1, "--out", tmp_path)
     assert "warning: No space left on device. Sampling goes on, and tries again" in told

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ncsn_fast.distributed.ranks import Ranks
 from ncsn_fast.runs.samples.ranges import Range
-from ncsn_fast.runs.samples.store import SampleStore, Shard
+from ncsn_fast.runs.samples.store import SampleStore
+from ncsn_fast.runs.samples.under_way import Shard
 
 IDENTITY: dict[str, Any] = {"seed": 0}
 SHAPE, LEVELS = (1, 2, 2), (0, 2, 5)

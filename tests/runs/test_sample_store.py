@@ -27,7 +27,7 @@ from helpers.samples import (
 
 from ncsn_fast.device import measured, native
 from ncsn_fast.distributed.ranks import Ranks
-from ncsn_fast.runs.samples import shards, store
+from ncsn_fast.runs.samples import shards, under_way
 from ncsn_fast.runs.samples.manifest import read_manifest
 
 
@@ -121,7 +121,7 @@ def test_begun_shards_keep_their_ids_whoever_wants_more_or_fewer(tmp_path: Path)
             one.add(shard, images_of(shard.part().ids))
             raise KeyboardInterrupt
     assert store_in(tmp_path, (0, 3)).is_begun()
-    assert filled(store_in(tmp_path, (0, 6))) == [(0, 3), (3, 4), (4, 6)]
+    assert sorted(filled(store_in(tmp_path, (0, 6)))) == [(0, 3), (3, 4), (4, 6)]
 
 
 def test_a_finished_shard_that_was_saved_and_not_written_is_written(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def full(*_: object, **__: object) -> None:
 def test_a_full_disk_ends_the_work_with_what_is_lost(tmp_path: Path, monkeypatch) -> None:
     one = store_in(tmp_path, (0, 12))
     monkeypatch.setattr(shards, "write_npz", full)
-    monkeypatch.setattr(store, "write_tensors", full)
+    monkeypatch.setattr(under_way, "write_tensors", full)
     with pytest.raises(OSError, match=r"No space left on device.* 4 finished samples were in no"):
         filled(one)
     monkeypatch.undo()

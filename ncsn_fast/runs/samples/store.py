@@ -16,68 +16,29 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.tensor_file import read_tensors, write_tensors
 from ncsn_fast.device.memory import copied_later
 from ncsn_fast.distributed.ranks import Ranks
 from ncsn_fast.runs.samples import legacy, shards
 from ncsn_fast.runs.samples.manifest import (
-    Layout,
     Manifest,
     check_identity,
     layout_of,
     read_manifest,
 )
 from ncsn_fast.runs.samples.ranges import Range, number, pieces, union, without
-from ncsn_fast.runs.samples.stored import Stored, reading
+from ncsn_fast.runs.samples.stored import Stored
+from ncsn_fast.runs.samples.under_way import Shard
 from ncsn_fast.support.files import atomic_write, check_space, remove_leftovers
 from ncsn_fast.support.locks import taken, told
-from ncsn_fast.support.parsers import shown
 
 _log = logging.getLogger("ncsn_fast")
 SAVE_SECONDS = 30.0  # at most this much work is lost when the process is killed
 _LOOK_SECONDS = 0.5  # between two looks at the shards that others are making
-
-
-class Part(NamedTuple):
-    """Samples to be made together: from the start, or from these states at this noise level."""
-
-    ids: range
-    states: Tensor | None = None
-    level: int = 0
-
-
-class Shard:
-    """A range of ids that this process has taken.
-
-    Attributes:
-        images: (N, *shape), of which the first ``copied`` are there, and ``done`` are finished.
-        saved: how many are in a file.
-        chain: the noise level that the chains after these are about to begin, and their states.
-        lock: what the process has it by.
-    """
-
-    def __init__(self, ids: Range, layout: Layout) -> None:
-        self.ids, self.done, self.copied, self.saved = ids, 0, 0, 0
-        self.images = np.empty((ids[1] - ids[0], *layout.shape), layout.dtype)
-        self.chain: tuple[int, Tensor] | None = None
-        self.lock = contextlib.ExitStack()
-        self._chunk = layout.chunk
-
-    @property
-    def is_done(self) -> bool:
-        return self.done == len(self.images)
-
-    def part(self) -> Part:
-        """What is to be made next."""
-        first = self.ids[0] + self.done
-        ids = range(first, min(first + self._chunk, self.ids[1]))
-        return Part(ids) if self.chain is None else Part(ids, self.chain[1], self.chain[0])
 
 
 class SampleStore:
@@ -363,7 +324,7 @@ class SampleStore:
                 # It may have been made between the look and the lock.
                 if mine and without([ids], self.stored.ids()) == [ids]:
                     shard = Shard(ids, self.manifest.layout)
-                    self._read_partial(shard)
+                    shard.take_up(self._partial(shard), self.manifest, self._levels)
                     shard.lock = stack.pop_all()
                     return shard
         return None
@@ -402,45 +363,12 @@ class SampleStore:
         """Save what there is of the shard under way, where something is new."""
         self._wait()
         shard = self._unwritten[-1] if self._unwritten else None
-        if shard is None or (shard.copied == shard.saved and shard.chain is None):
-            return
-        tensors, level = {"images": torch.from_numpy(shard.images[: shard.copied])}, None
-        if shard.chain is not None and shard.copied == shard.done:
-            level, tensors["states"] = shard.chain
-        metadata = {"identity": self.manifest.identity, "ids": list(shard.ids), "level": level}
-        write_tensors(
-            self._partial(shard), tensors, metadata | {"chunk": self.manifest.layout.chunk}
-        )
-        shard.saved = shard.copied
+        if shard is not None:
+            shard.save(self._partial(shard), self.manifest)
 
     def _partial(self, shard: Shard) -> Path:
         path = shards.path_of(self._folder, shard.ids, self.manifest.layout.format)
         return path.with_name(f"{path.stem}{shards.PARTIAL}")
-
-    def _read_partial(self, shard: Shard) -> None:
-        """Take up what a process before has saved of a shard."""
-        path, layout = self._partial(shard), self.manifest.layout
-        if not path.exists():
-            return
-        with reading(path):
-            tensors, metadata = read_tensors(path)
-            check_identity(path, metadata["identity"], self.manifest.identity)
-            if metadata["ids"] != list(shard.ids) or metadata["chunk"] != layout.chunk:
-                raise ValueError("it is of other ids or chunks")
-            images, level = tensors["images"].numpy(), metadata["level"]
-            done = len(images)
-            shards.check_images(images, done, layout.shape, layout.dtype)
-            if done > len(shard.images) or (done % layout.chunk and done < len(shard.images)):
-                raise ValueError(f"{done} samples are no whole chunks of it")
-            shard.images[:done] = images
-            shard.done = shard.copied = shard.saved = done
-            if level is not None:
-                states = tensors["states"]
-                n = len(shard.part().ids)
-                shards.check_images(states.numpy(), n, layout.shape, "float32")
-                if type(level) is not int or level not in self._levels:
-                    raise ValueError(f"no chain can begin at level {shown(level)}")
-                shard.chain = level, states
 
 
 def _why(error: BaseException) -> str:
@@ -448,4 +376,4 @@ def _why(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
-__all__ = ["SAVE_SECONDS", "Part", "SampleStore", "Shard"]
+__all__ = ["SAVE_SECONDS", "SampleStore"]
