@@ -24,7 +24,8 @@ from ncsn_fast.sampling.sampler import Sampler, sample
 from ncsn_fast.table import Table
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.schedule import Schedule, auto_schedule
-from ncsn_fast.training.trainer import Trainer, TrainingError, TrainingInterrupted
+from ncsn_fast.training.step import TrainingError
+from ncsn_fast.training.trainer import Trainer, TrainingInterrupted
 
 __version__ = "0.1.0"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -12,13 +14,16 @@ import click
 import torch
 
 import ncsn_fast as nf
-from ncsn_fast.cli.output import Output, open_streams, write
+from ncsn_fast.cli.output import Output, open_streams
 from ncsn_fast.device import backends
+from ncsn_fast.distributed.group import OtherProcessError
+from ncsn_fast.distributed.ranks import Ranks, device_here, from_environment
 from ncsn_fast.support.settings import Setting
 from ncsn_fast.support.signals import on_stop
 
 _MOST = 2**31 - 1
-_REFUSED = (ValueError, OSError, nf.SamplingError, nf.TrainingError)
+_TO_SPEAK = 15  # seconds
+_REFUSED = (ValueError, OSError, nf.SamplingError, nf.TrainingError, OtherProcessError)
 _NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
@@ -74,7 +79,8 @@ class Command(click.Command):
     function gets by ``click.pass_obj``.
 
     After a signal the exit code is 128 and its number, as is the custom: 130 for Ctrl-C, 143 for
-    SIGTERM, 129 for SIGHUP.
+    SIGTERM, 129 for SIGHUP. Of several processes (torchrun) the first one speaks; another one only
+    of what went wrong in itself.
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -90,8 +96,13 @@ class Command(click.Command):
         ]
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        self._check_words(context, list(args))
-        return super().parse_args(context, args)
+        try:
+            self._check_words(context, list(args))
+            return super().parse_args(context, args)
+        except click.UsageError:
+            if not _ranks().is_first:  # all of them have been given these words
+                _leave_to_first(context, 2)
+            raise
 
     def invoke(self, context: click.Context) -> Any:
         quiet, report = context.params.pop("quiet"), context.params.pop("report")
@@ -101,19 +112,24 @@ class Command(click.Command):
             came.append(number)
             raise KeyboardInterrupt
 
+        ranks = _ranks()
+        silent = not ranks.is_first
         try:
-            context.obj = Output(str(self.name), quiet=quiet, report=report)
+            context.obj = Output(str(self.name), quiet=quiet, report=report, silent=silent)
             with context.obj.warnings(), on_stop(stop):
                 return super().invoke(context)
         except _REFUSED as error:
+            if silent and isinstance(error, OtherProcessError):
+                _leave_to_first(context, 1)
             # What the system says, without the number of its error.
             told = getattr(error, "strerror", None) if not getattr(error, "filename", 0) else None
-            raise click.ClickException(self._in_flags(told or str(error))) from error
+            who = f"{ranks}: " if silent else ""
+            raise click.ClickException(who + self._in_flags(told or str(error))) from error
         except _NO_MEMORY as error:
             reason = str(error).splitlines()[0] if str(error) else "nothing more can be had"
             raise click.ClickException(f"out of memory ({reason}): ask for less at once") from error
         except KeyboardInterrupt as end:
-            write(f"\nstopped{f': {end}' if str(end) else ''}", err=True)
+            context.obj.warn(f"\nstopped{f': {end}' if str(end) else ''}")
             context.exit(128 + getattr(end, "signal", came[-1]))
 
     def _check_words(self, context: click.Context, args: list[str]) -> None:
@@ -156,9 +172,33 @@ class Command(click.Command):
         return re.sub(r"(?<!, )\b(\w+)=(?:'([^']*)'|([\w.-]*\w))", flag, message)
 
 
+def _ranks() -> Ranks:
+    """Which process of how many this one is.
+
+    Raises:
+        click.UsageError: where the environment says nonsense.
+    """
+    try:
+        return from_environment()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _leave_to_first(context: click.Context, code: int) -> NoReturn:
+    """End without a word, as the first process says what it was.
+
+    torchrun ends all processes when one has ended so, and may not end the first before it has
+    spoken: it is given time to end by itself, upon which torchrun ends this one.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(_TO_SPEAK)
+    context.exit(code)
+
+
 def device_of(wish: str | None) -> str:
-    """The device asked for, or a GPU if there is one; refused where it cannot compute, or the
-    environment asks for a backend that it does not have."""
+    """The device asked for, or a GPU if there is one, of several processes each its own; refused
+    where it cannot compute, or the environment asks for a backend that it does not have."""
+    wish = device_here(wish, _ranks())
     device = wish or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         float(torch.zeros(1, device=device))

@@ -73,6 +73,8 @@ class Output:
         command: its name.
         quiet: whether to say nothing but warnings.
         report: the file of the report, "-" for stdout, None for none.
+        silent: whether to say nothing at all, nor write the report: as one of several processes
+            that do the same work, of which another one speaks.
 
     Attributes:
         progress: whether to show bars, which are for somebody who watches.
@@ -81,9 +83,18 @@ class Output:
         ValueError, OSError: for a report that cannot be written, or would replace another file.
     """
 
-    def __init__(self, command: str, *, quiet: bool = False, report: str | None = None) -> None:
-        self._command, self._quiet, self._report = command, quiet, report
-        self.progress = not quiet and sys.stderr.isatty()
+    def __init__(
+        self,
+        command: str,
+        *,
+        quiet: bool = False,
+        report: str | None = None,
+        silent: bool = False,
+    ) -> None:
+        report = None if silent else report
+        self._command, self._quiet, self._report = command, quiet or silent, report
+        self._silent = silent
+        self.progress = not self._quiet and sys.stderr.isatty()
         if report == STDOUT:
             if 1 in _absent:
                 raise ValueError("--json -: stdout is closed, give the name of a file")
@@ -100,7 +111,8 @@ class Output:
 
     def warn(self, text: str) -> None:
         """A line that the user has to see, also one who wants quiet."""
-        write(text, err=True)
+        if not self._silent:
+            write(text, err=True)
 
     def told(self, report: Mapping[str, Any]) -> None:
         """Name the files of a report, and write it where it is wanted."""

@@ -228,7 +228,7 @@ def sample(
         place=part or here,
         part_only=part is not None,
         gif=gif,
-        device=device_of(ranks.device_here(device, here)),
+        device=device_of(device),
         say=output.say,
         progress=output.progress,
     )

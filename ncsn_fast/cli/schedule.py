@@ -18,7 +18,7 @@ from ncsn_fast.cli.common import (
 )
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import schedule as work
-from ncsn_fast.runs.train import LOADING, SETTINGS
+from ncsn_fast.runs.training.settings import LOADING, SETTINGS
 
 
 @click.command(cls=Command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import click
 from ncsn_fast.checkpoints.official_yaml import is_official, read_official_yaml, run_settings
 from ncsn_fast.cli.common import Command, device_of, device_option, setting_option
 from ncsn_fast.cli.output import Output
+from ncsn_fast.distributed.group import join
+from ncsn_fast.distributed.ranks import from_environment
 from ncsn_fast.runs import train as work
-from ncsn_fast.runs.train import SETTINGS
+from ncsn_fast.runs.training.settings import FROM_DATA, SETTINGS, from_settings
 from ncsn_fast.training.presets import PRESETS
 
 _NOT_IN_FILES = {"config", "device", "help", "out", "quiet", "report", "resume"}
-_FROM_DATA = ("sigma_max", "num_levels", "step_size")
 _OF_THE_RUN = ("out", "resume", "preset", "config", "device", "quiet", "report")
 
 
@@ -103,17 +105,23 @@ def train(output: Output, out: Path, resume: bool, device: str | None, **options
       ncsn-fast train --data photos/ --preset cifar10 --schedule auto --batch-size 32 --out runs/a
       ncsn-fast train --data img_align_celeba/ --config celeba.yml --precision bf16 --out runs/b
       ncsn-fast train --out runs/digits --resume --steps 20000
+      torchrun --nproc-per-node=4 -m ncsn_fast train --data photos/ --out runs/c
     """
     context = click.get_current_context()
     source = click.core.ParameterSource.COMMANDLINE
     flags = {k: v for k, v in options.items() if context.get_parameter_source(k) == source}
     told: dict[str, Any] = {"say": output.say, "progress": output.progress}
+    told |= {"device": (device := device_of(device))}
+    group = join(from_environment(), device)
     if resume:
-        _check_free(flags)
-        report = work.resume(out, flags, device=device_of(device), **told)
+        group.first_alone(lambda: _check_free(flags))
+        report = work.resume(out, flags, **told)
     else:
-        run, config = work.from_settings(_merged(context, options, flags), out)
-        report = work.train(run, config, device=device_of(device), **told)
+        merged = partial(_merged, context, options, flags)
+        run, config = group.first_alone(lambda: from_settings(merged(), out))
+        report = work.train(run, config, **told)
+    if not group.ranks.is_first:
+        return
     output.say(f"Done. Now: ncsn-fast sample {report['files']['model']}")
     output.report(report)
 
@@ -138,7 +146,7 @@ def _merged(
     preset = {} if name is None else PRESETS[name].settings()
     if flags.get("conditional") is False:  # what it says of classes is then for nobody
         preset = {k: v for k, v in preset.items() if not k.startswith("class_")}
-    if {**file, **flags}.get("schedule") == "preset" and not {*preset, *file} & {*_FROM_DATA}:
+    if {**file, **flags}.get("schedule") == "preset" and not {*preset, *file} & {*FROM_DATA}:
         raise click.UsageError(
             "--schedule preset takes the noise levels of a --preset or of an official --config: "
             "give one that has them, or leave --schedule out"
@@ -146,7 +154,7 @@ def _merged(
     settings = {k: v for k, v in options.items() if k not in flags}
     for layer in (preset, file, flags):
         if layer.get("schedule") == "auto":
-            settings |= dict.fromkeys(_FROM_DATA)
+            settings |= dict.fromkeys(FROM_DATA)
         settings |= layer
     if "class_dropout" in {**file, **flags} and not settings["conditional"]:
         raise click.UsageError("--class-dropout is for --conditional: add it, or leave it out")

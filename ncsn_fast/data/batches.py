@@ -37,6 +37,7 @@ class Batches:
         classes: (N,) whole numbers, the class of each sample, where the network knows classes; as
             many as it knows for a sample of none.
         class_dropout: share of the samples of a batch, in [0, 1), whose class is left out.
+        share: the places in each batch that are asked for; None: all of them.
 
     Attributes:
         data: the data where they are kept: a float32 or uint8 tensor (N, *shape), or the array or
@@ -60,6 +61,7 @@ class Batches:
         dequantize: str | None = None,
         classes: Tensor | np.ndarray | None = None,
         class_dropout: float = 0.0,
+        share: range | None = None,
     ) -> None:
         self._space = Space.of(net)
         _check_settings(net, self._space, flip, dequantize)
@@ -77,6 +79,9 @@ class Batches:
             )
         self.data = self._samples.data
         self.batch_size, self.seed = batch_size, seed
+        share = range(batch_size) if share is None else share
+        self._share = torch.arange(share.start, share.stop, device="cpu")
+        self._ids = self._share.to(self.device)
         self.flip, self.dequantize = flip, dequantize
         self.classes = _checked_classes(classes, net, len(given))
         self.class_dropout, self._no_class = class_dropout, len(getattr(net, "classes", ()))
@@ -91,10 +96,8 @@ class Batches:
         return {"data": self.sha256, "classes": classes, "class_dropout": self.class_dropout}
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """The samples of a step in model space, (B, *shape), and their positions (B,)."""
-        ids = torch.arange(self.batch_size, device=self.device)
-        positions = step * self.batch_size + torch.arange(self.batch_size, device="cpu")
-        x = self._on_device(self._samples.take(self.shuffled(positions)))
+        """The samples of a step in model space, (n, *shape), and their places in its batch (n,)."""
+        x, ids = self._on_device(self._samples.take(self._indices(step))), self._ids
         if self.flip:
             # Step numbers from 2³¹ on, so that flips and epochs never share a draw.
             coins = noise.integers(
@@ -110,20 +113,23 @@ class Batches:
         return self._space.enter(x, dequantize=self.dequantize, noise=drawn), ids
 
     def classes_at(self, step: int) -> Tensor | None:
-        """The classes of the samples of a step, (B,) int64, some of them left out; None where the
+        """The classes of the samples of a step, (n,) int64, some of them left out; None where the
         network knows none."""
         if self.classes is None:
             return None
-        positions = step * self.batch_size + torch.arange(self.batch_size, device="cpu")
-        classes = self.classes[self.shuffled(positions)].to(self.device, non_blocking=True)
+        classes = self.classes[self._indices(step)].to(self.device, non_blocking=True)
         u = noise.uniform(
             (),
             seed=self.seed,
             stream=noise.CLASSES,
-            sample_ids=torch.arange(self.batch_size, device=self.device),
+            sample_ids=self._ids,
             step=step,
         )
         return torch.where(u < self.class_dropout, self._no_class, classes)
+
+    def _indices(self, step: int) -> Tensor:
+        """The indices into the data of the samples of a step."""
+        return self.shuffled(step * self.batch_size + self._share)
 
     def _on_device(self, samples: Tensor) -> Tensor:
         """As floats on the network's device; pixels travel as they are, four times smaller."""

@@ -17,7 +17,6 @@ _FIELDS = {
     "WORLD_SIZE": "size",
     "LOCAL_RANK": "local",
     "LOCAL_WORLD_SIZE": "local_size",
-    "TORCHELASTIC_RESTART_COUNT": "restarts",
 }
 
 
@@ -30,14 +29,14 @@ class Ranks:
         size: how many there are.
         local: its number among those of this machine.
         local_size: how many this machine has.
-        restarts: how often torchrun has started them anew after one was lost.
+        started: whether torchrun or its like has started it, which starts a lost one anew.
     """
 
     rank: int = 0
     size: int = 1
     local: int = 0
     local_size: int = 1
-    restarts: int = 0
+    started: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -55,8 +54,8 @@ class Ranks:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """What torchrun says of this process: RANK, WORLD_SIZE, LOCAL_RANK and, where they are there,
-    LOCAL_WORLD_SIZE and TORCHELASTIC_RESTART_COUNT. Without the first three it is the only one.
+    """What torchrun says of this process: RANK, WORLD_SIZE, LOCAL_RANK and, where it is there,
+    LOCAL_WORLD_SIZE. Without the first three it is the only one.
 
     Raises:
         ValueError: where some of the three are missing, or they are no such numbers.
@@ -86,7 +85,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
                 f"{name} = {environment[name]} in the environment, where it is at most {most}: "
                 "start several processes by torchrun"
             )
-    return Ranks(**found)
+    return Ranks(**found, started=True)
 
 
 def of_slurm(environment: Mapping[str, str] = os.environ) -> Ranks:

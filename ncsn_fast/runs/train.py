@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import math
-import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,28 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.data.digits import digits
-from ncsn_fast.data.labels import Classes, names_array
+from ncsn_fast.data.labels import Classes
 from ncsn_fast.data.load import labelled_pixels_of, load_images, pixels_of
+from ncsn_fast.distributed.group import Group, join
+from ncsn_fast.distributed.ranks import from_environment
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
 from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import machine_facts
-from ncsn_fast.support.files import check_writable, write_text
+from ncsn_fast.runs.training.settings import (
+    FROM_DATA,
+    LOADING,
+    SETTINGS_FILE,
+    is_same,
+    placed,
+    read_run,
+    stored,
+    told,
+    write_run,
+)
+from ncsn_fast.support.files import check_writable
 from ncsn_fast.support.locks import folder_lock
-from ncsn_fast.support.parsers import read_json
 from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun
 from ncsn_fast.training.log import warned
@@ -34,17 +44,7 @@ from ncsn_fast.training.state import CHECKPOINT, check_new
 from ncsn_fast.training.trainer import Trainer
 
 Say = Callable[[str], None]
-_SETTINGS, _PLOT = "run.json", "loss.png"
-_ALWAYS_TOLD = {
-    "data",
-    "network",
-    "ngf",
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "ema",
-    "precision",
-}
+_PLOT = "loss.png"
 _FILES = {
     "model": "model.safetensors",
     "best": "best.safetensors",
@@ -55,33 +55,6 @@ _FILES = {
     "loss": "loss.png",
     "samples": "samples",
 }
-_PLACES = ("data", "labels", "held_out")
-# Settings of a run that say how its images are read.
-LOADING = ("image_size", "crop", "damaged", "key", "layout", "values")
-# Every setting of a run that users are asked for, by name.
-SETTINGS = {
-    name: setting
-    for kind in (TrainRun, TrainConfig)
-    for name, setting in settings_of(kind).items()
-    if setting.group
-}
-
-
-def from_settings(settings: Mapping[str, Any], out: Path) -> tuple[TrainRun, TrainConfig]:
-    """A run and its training from one dict of settings; what belongs to neither is passed over.
-
-    What is None is left to the defaults.
-
-    Raises:
-        ValueError: for settings out of range.
-    """
-    data = str(settings.get("data") or "digits")
-    values = {**settings, **_placed({k: settings[k] for k in _PLACES if settings.get(k)}, data)}
-
-    def of(kind: type[TrainRun] | type[TrainConfig]) -> dict[str, Any]:
-        return {k: values[k] for k in settings_of(kind) if values.get(k) is not None}
-
-    return TrainRun(**of(TrainRun)), TrainConfig(**{**of(TrainConfig), "out": out})
 
 
 def train(
@@ -90,17 +63,27 @@ def train(
     """Train a network in the folder ``config.out``; return the report, as docs/use.md describes it.
 
     The folder gets run.json (settings), log.jsonl, loss.png, checkpoint.safetensors (to resume)
-    and model.safetensors (to sample). Whatever is refused leaves it as it was.
+    and model.safetensors (to sample). Whatever is refused leaves it as it was. Below torchrun,
+    which starts a command anew when a process was lost, a run of these very settings goes on.
 
     Raises:
         ValueError: for a folder that holds a run or that another process is writing to, and for
             data that do not fit the settings.
         OSError: for a folder that cannot be written, or a disk without room for the run.
+        OtherProcessError: of several processes in those that did not refuse or fail themselves.
     """
     assert config.out is not None, "a run needs a folder"
-    with folder_lock(config.out, "choose another --out"):
-        check_new(Path(config.out))
-        return _train(run, config, False, device, say, progress)
+    out = Path(config.out)
+
+    def begin() -> tuple[TrainRun, TrainConfig, bool]:
+        if from_environment().started and (out / SETTINGS_FILE).exists():
+            of_run, of_config = read_run(out)
+            if is_same(run, of_run) and is_same(config, of_config):
+                return of_run, of_config, _goes_on(out, say)
+        check_new(out)
+        return run, config, False
+
+    return _in_folder(out, begin, "choose another --out", device, say, progress)
 
 
 def resume(
@@ -113,15 +96,16 @@ def resume(
             where the same images and labels lie elsewhere by now.
 
     Raises:
-        ValueError, OSError: as :func:`train`, and where there is no run, it is damaged, or the data
-            are not those of the run.
+        ValueError, OSError, OtherProcessError: as :func:`train`, and where there is no run, it is
+            damaged, or the data are not those of the run.
     """
     if not out.is_dir():
         raise ValueError(f"{out} holds no training run (there is no folder): nothing to resume")
-    with folder_lock(out, "resume another run"):
+
+    def begin() -> tuple[TrainRun, TrainConfig, bool]:
         run, config = read_run(out)
         of_run: dict[str, Any] = {k: v for k, v in changes.items() if k in settings_of(TrainRun)}
-        of_run = _placed(of_run, of_run.get("data", run.data))
+        of_run = placed(of_run, of_run.get("data", run.data))
         run = replace(run, **of_run)
         if "data" not in changes and run.data != "digits" and not Path(run.data).exists():
             raise ValueError(
@@ -129,29 +113,55 @@ def resume(
                 "say their new place with --data"
             )
         config = replace(config, **{k: v for k, v in changes.items() if k not in of_run})
-        goes_on = (out / CHECKPOINT).exists()
-        if not goes_on:
-            check_new(out, begun=True)
-            say(f"The run in {out} was stopped before its first checkpoint: it begins anew.")
-        return _train(run, config, goes_on, device, say, progress)
+        return run, config, _goes_on(out, say)
+
+    return _in_folder(out, begin, "resume another run", device, say, progress)
+
+
+def _goes_on(out: Path, say: Say) -> bool:
+    """Whether the run in a folder has a checkpoint to go on from."""
+    if (out / CHECKPOINT).exists():
+        return True
+    check_new(out, begun=True)
+    say(f"The run in {out} was stopped before its first checkpoint: it begins anew.")
+    return False
+
+
+def _in_folder(
+    out: Path,
+    begin: Callable[[], tuple[TrainRun, TrainConfig, bool]],
+    otherwise: str,
+    device: str,
+    say: Say,
+    progress: bool,
+) -> dict[str, Any]:
+    """Train in a folder whose lock the first process holds, and where it says with what."""
+    group = join(from_environment(), device)
+    with contextlib.ExitStack() as stack:
+
+        def begin_locked() -> tuple[TrainRun, TrainConfig, bool]:
+            stack.enter_context(folder_lock(out, otherwise))
+            return begin()
+
+        run, config, goes_on = group.from_first(begin_locked)
+        return _train(group, run, config, goes_on, device, say, progress)
 
 
 def _train(
-    run: TrainRun, config: TrainConfig, goes_on: bool, device: str, say: Say, progress: bool
+    group: Group,
+    run: TrainRun,
+    config: TrainConfig,
+    goes_on: bool,
+    device: str,
+    say: Say,
+    progress: bool,
 ) -> dict[str, Any]:
     """Begin the run or go on with it, in a folder whose lock is held."""
     out = Path(str(config.out))
-    for name in (_SETTINGS, _PLOT):
-        check_writable(out / name)
-    if run.held_out is not None and config.sample_every is None:
-        raise ValueError(
-            f"held_out = {run.held_out} judges the samples that are drawn while the network is "
-            "trained, and none are: say how often, such as sample_every=1000, or leave it out"
-        )
-    images, classes, held_out = _images(run)
-    say(_told(run, config))
-    found = None in (run.sigma_max, run.num_levels, run.step_size)
-    run, schedule = _with_schedule(run, images, device)
+    images, classes, held_out = group.first_alone(lambda: _checked_images(run, config, out))
+    say(told(run, config))
+    found = None in [getattr(run, name) for name in FROM_DATA]
+    run, schedule = group.from_first(lambda: _with_schedule(run, images, device))
     origin = "Chosen from them" if found else "As before" if goes_on else "As given"
     kinds = "" if classes is None else f" in {len(classes.names)} classes"
     say(f"{len(images)} images of {tuple(images.shape[1:])}{kinds}. {origin}: {schedule}.")
@@ -169,22 +179,25 @@ def _train(
         locked=True,
     )
     config = trainer.config  # of a precision by name: it is the run's on every machine
-    _write_run(out, run, config)  # on resuming too: the number of steps may be new
+    # On resuming too: the number of steps may be new.
+    group.from_first(lambda: write_run(out, run, config))
     if trainer.step >= config.steps:
         say(f"The run is at step {trainer.step} already: to go on give more --steps.")
     else:
         parameters = sum(parameter.numel() for parameter in net.parameters())
+        together = "" if group.is_alone else f" with {group.ranks.size} processes"
         say(
-            f"Training {run.network} ({parameters:,} parameters) in {config.precision} from step "
-            f"{trainer.step} to {config.steps} in {out}."
+            f"Training {run.network} ({parameters:,} parameters) in {config.precision}{together} "
+            f"from step {trainer.step} to {config.steps} in {out}."
         )
     try:
         trainer.fit(progress=progress)
     finally:
-        _plot(trainer, out, say)
+        if group.ranks.is_first:
+            _plot(trainer, out, say)
     data = {"source": run.data, "images": len(images), "shape": list(images.shape[1:])}
     return {
-        "settings": _stored(run, config),
+        "settings": stored(run, config),
         "data": data | {"held_out": 0 if held_out is None else len(held_out)},
         "schedule": {
             "sigmas": schedule.sigmas.tolist(),
@@ -195,6 +208,20 @@ def _train(
         **_result(trainer, out),
         **machine_facts(device),
     }
+
+
+def _checked_images(
+    run: TrainRun, config: TrainConfig, out: Path
+) -> tuple[np.ndarray, Classes | None, Tensor | None]:
+    """:func:`_images`, once what would fail at the end is refused."""
+    for name in (SETTINGS_FILE, _PLOT):
+        check_writable(out / name)
+    if run.held_out is not None and config.sample_every is None:
+        raise ValueError(
+            f"held_out = {run.held_out} judges the samples that are drawn while the network is "
+            "trained, and none are: say how often, such as sample_every=1000, or leave it out"
+        )
+    return _images(run)
 
 
 def _result(trainer: Trainer, out: Path) -> dict[str, Any]:
@@ -218,66 +245,6 @@ def _plot(trainer: Trainer, out: Path, say: Say) -> None:
     with warned("the picture of the loss"):
         save_loss_plot(out / _PLOT, steps, losses)
         say(f"The loss so far: {out / _PLOT}")
-
-
-def _stored(run: TrainRun, config: TrainConfig) -> dict[str, Any]:
-    """The settings as run.json has them."""
-    training = {name: value for name, value in vars(config).items() if name != "out"}
-    return {"run": vars(run), "training": training}
-
-
-def _write_run(out: Path, run: TrainRun, config: TrainConfig) -> None:
-    stored = _stored(run, config)
-    stored["sha256"] = _checksum(stored)
-    write_text(out / _SETTINGS, json.dumps(stored, indent=2) + "\n")
-
-
-def read_run(out: Path) -> tuple[TrainRun, TrainConfig]:
-    """The settings of the run in a folder.
-
-    Raises:
-        ValueError: where there is no run, or its settings cannot be read or were altered.
-    """
-    path = out / _SETTINGS
-    if not path.exists():
-        raise ValueError(f"{out} holds no training run (there is no {path}): nothing to resume")
-    try:
-        stored = read_json(path)
-        checksum = stored.pop("sha256", None)  # older versions wrote none
-        if set(stored) != {"run", "training"}:
-            raise KeyError(f"it holds {', '.join(sorted(stored))}")
-        run, config = TrainRun(**stored["run"]), TrainConfig(**stored["training"], out=out)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): write the run's settings into it again, or start anew "
-            "in another folder"
-        ) from error
-    if checksum not in (None, _checksum(stored)):
-        raise ValueError(
-            f"{path} is damaged or was altered: its settings do not match its checksum. If you "
-            'changed them and they are right, remove the line "sha256" and the comma before it'
-        )
-    return run, config
-
-
-def _checksum(stored: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings of a run."""
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
-
-
-def _placed(places: dict[str, Any], data: str) -> dict[str, Any]:
-    """Where data lie, whatever folder the next process starts in; words and keys of ``data`` stay.
-
-    Raises:
-        ValueError: for labels that could be a key of an .npz and a file.
-    """
-    labels = places.get("labels")
-    stay = ["digits", *([labels] if labels and names_array(labels, Path(data)) else [])]
-    # A link keeps its name: labels are found beside images by it.
-    return {
-        k: str(Path(v).absolute()) if Path(v).exists() and v not in stay else v
-        for k, v in places.items()
-    }
 
 
 def _images(run: TrainRun) -> tuple[np.ndarray, Classes | None, Tensor | None]:
@@ -387,20 +354,4 @@ def _network(
     return net
 
 
-def _told(*settings: TrainRun | TrainConfig) -> str:
-    """The most important settings, and those that are not as usual, in a few lines."""
-    told = []
-    for part in settings:
-        for field in fields(part):
-            value = getattr(part, field.name)
-            if field.name == "out" or (value == field.default and field.name not in _ALWAYS_TOLD):
-                continue
-            if isinstance(value, bool):
-                told.append(f"{'' if value else 'no '}{field.name}")
-            else:
-                shown = f"{value:g}" if isinstance(value, float) else value
-                told.append(f"{field.name} {shown}")
-    return textwrap.fill(f"Settings: {', '.join(told)}.", 100, subsequent_indent="  ")
-
-
-__all__ = ["SETTINGS", "from_settings", "read_run", "resume", "train"]
+__all__ = ["resume", "train"]

@@ -21,13 +21,19 @@ from ncsn_fast.training.config import TrainConfig
 _log = logging.getLogger("ncsn_fast")
 
 
-def with_precision(config: TrainConfig, net: ScoreNetwork, resume: bool) -> TrainConfig:
+def settled(config: TrainConfig, net: ScoreNetwork, resume: bool, processes: int) -> TrainConfig:
     """The settings with a precision in place of "auto": for a run that goes on the one of its
     checkpoint, since another machine, or the same one measured anew, may find another one faster.
 
     Raises:
-        ValueError: where there is no checkpoint, or it is damaged.
+        ValueError: where there is no checkpoint, or it is damaged; for a batch of fewer samples
+            than there are processes.
     """
+    if config.batch_size < processes:
+        raise ValueError(
+            f"batch_size = {config.batch_size} for {processes} processes, which share a batch: "
+            "start fewer, or give more samples"
+        )
     if config.precision != "auto":
         return config
     if resume and config.out is not None:
@@ -85,4 +91,4 @@ def tell_other_forms(there: str, here: str) -> None:
     )
 
 
-__all__ = ["forms_of_run", "tell_other_forms", "with_precision"]
+__all__ = ["forms_of_run", "settled", "tell_other_forms"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.device import capture
+from ncsn_fast.training.step import Piece
 
 WARM_UPS = 3
 _log = logging.getLogger("ncsn_fast")
@@ -22,7 +23,8 @@ class TrainingGraph:
     without a graph.
 
     Args:
-        step: the step; what changes from one to the next it reads from tensors.
+        pieces: the step, in the order in which it is done; what changes from one to the next it
+            reads from tensors. What cannot be captured is done between the graphs of the others.
         device: where it runs.
         wish: True, False, or "auto": a graph on CUDA devices, and where the step cannot be captured
             none, with one warning.
@@ -35,7 +37,7 @@ class TrainingGraph:
 
     def __init__(
         self,
-        step: Callable[[], None],
+        pieces: Sequence[Piece],
         device: torch.device,
         wish: bool | str,
         changed: Sequence[Tensor],
@@ -43,11 +45,12 @@ class TrainingGraph:
         obstacle = capture.obstacle(device)
         if wish is True and obstacle is not None:
             raise ValueError(f'graph = True, but {obstacle}: leave graph to "auto"')
-        self._step, self._device, self._changed = step, device, changed
+        self._pieces, self._device, self._changed = pieces, device, changed
         self._must = wish is True
         self._eager = wish is False or obstacle is not None
         self._warm_ups = 0
-        self._captured: capture.Captured | None = None
+        self._captured: list[capture.Captured] = []
+        self._replay: list[Callable[[], None]] = []
 
     def __call__(self) -> None:
         """Do the step once.
@@ -55,28 +58,41 @@ class TrainingGraph:
         Raises:
             CaptureError: for ``wish = True`` where the step cannot be captured. It was not done.
         """
-        if self._captured is None and not self._eager and self._warm_ups == WARM_UPS:
+        if not self._captured and not self._eager and self._warm_ups == WARM_UPS:
             self._capture()
-        if self._captured is not None:
-            self._captured.replay()
+        if self._captured:
+            for replay in self._replay:
+                replay()
             torch.autograd.graph.increment_version(self._changed)
         elif self._eager:
-            self._step()
+            self._do()
         else:
             with capture.side_stream(self._device):
-                self._step()
+                self._do()
             self._warm_ups += 1
 
     def release(self) -> None:
-        """Give the graph's memory back; later steps are warmed up and captured anew."""
-        if self._captured is not None:
-            self._captured.release()
-        self._captured, self._warm_ups = None, 0
+        """Give the graphs' memory back; later steps are warmed up and captured anew."""
+        for graph in self._captured:
+            graph.release()
+        self._captured, self._warm_ups = [], 0
+
+    def _do(self) -> None:
+        for piece in self._pieces:
+            piece.run()
 
     def _capture(self) -> None:
+        captured, replay = [], []
         try:
-            self._captured = capture.capture(self._step, self._device, warm_ups=0)
+            for piece in self._pieces:
+                replay.append(piece.run)
+                if piece.captured:
+                    captured.append(capture.capture(piece.run, self._device, warm_ups=0))
+                    replay[-1] = captured[-1].replay
+            self._captured, self._replay = captured, replay
         except (capture.CaptureError, torch.OutOfMemoryError) as error:
+            for graph in captured:
+                graph.release()
             if self._must:
                 raise
             self._eager = True

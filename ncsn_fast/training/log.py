@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncsn_fast.distributed.group import Group
 from ncsn_fast.support.files import append_text, flush, refuse_link, write_text
 from ncsn_fast.support.parsers import parse_json
 
@@ -38,9 +39,9 @@ class LossSums:
         self.since = 0
         self.levels = torch.zeros(2, num_levels, dtype=torch.float32, device=device)
 
-    def add(self, losses: Tensor, labels: Tensor) -> None:
-        """Take in the (B,) losses of a step and the levels they belong to."""
-        self.sum += losses.mean()
+    def add(self, losses: Tensor, labels: Tensor, batch_size: int) -> None:
+        """Take in (n,) losses of a step and the levels they belong to, of a batch of so many."""
+        self.sum += losses.sum() / batch_size
         self.levels[0].index_add_(0, labels, losses.float())
         self.levels[1].index_add_(0, labels, torch.ones_like(losses, dtype=torch.float32))
 
@@ -51,11 +52,12 @@ class LossSums:
         self.since = step
         return mean
 
-    def take_levels(self) -> Tensor:
-        """The sums by level; new ones begin."""
-        taken = self.levels.clone()
-        self.levels.zero_()
-        return taken
+    def gather(self, group: Group) -> None:
+        """Bring what all processes have summed to the first; the others begin anew."""
+        for tensor in (self.sum, self.levels):
+            group.add_up(tensor)
+            if not group.ranks.is_first:
+                tensor.zero_()
 
 
 def by_level(sums: Tensor) -> list[float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import to_images
@@ -17,19 +19,22 @@ from ncsn_fast.sampling.sampler import Sampler
 from ncsn_fast.support.files import refuse_link
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.log import warned
+from ncsn_fast.training.state import BEST
 
+_log = logging.getLogger("ncsn_fast")
 _SHOWN = 100
 FOLDER = "samples"
 
 
 @dataclass(frozen=True)
 class TrainingSamples:
-    """What is drawn, how often, and what it is compared with."""
+    """What is drawn, how often, of which network, and what it is compared with."""
 
     every: int
     number: int
     seed: int
     held_out: Tensor | None
+    averaged: bool = True
 
     @staticmethod
     def of(
@@ -57,7 +62,8 @@ class TrainingSamples:
             )
         if config.out is not None:
             refuse_link(Path(config.out) / FOLDER)
-        return TrainingSamples(config.sample_every, config.samples, config.seed, held_out)
+        averaged = config.ema > 0
+        return TrainingSamples(config.sample_every, config.samples, config.seed, held_out, averaged)
 
     def are_due(self, step: int) -> bool:
         """Whether samples belong to this step."""
@@ -93,6 +99,32 @@ class TrainingSamples:
         if self.held_out is None:
             return None
         return pixel_frechet_distance(images, self.held_out)
+
+    def draw_or_warn(
+        self,
+        net: ScoreNetwork,
+        step: int,
+        out: Path | None,
+        wanted: Callable[[], bool],
+        best: float | None,
+    ) -> tuple[bool, float | None]:
+        """:meth:`draw`, and keep the network in ``out`` where its distance is less than the
+        ``best`` so far. What goes wrong is told, and does not end the run.
+
+        Returns:
+            Whether that is done, and the distance, if there is one.
+        """
+        try:
+            distance = self.draw(net, step, out, wanted)
+        except Unwanted:
+            return False, None  # when the run goes on, they are drawn first
+        except (RuntimeError, ValueError, OSError) as error:
+            _log.warning("no samples at step %d (%s): training goes on", step, error)
+            return True, None
+        if out is not None and distance is not None and (best is None or distance < best):
+            with warned("the best model"):
+                save_checkpoint(net, out / BEST, averaged=self.averaged)
+        return True, distance
 
 
 def in_turn(net: ScoreNetwork, number: int) -> dict[str, Tensor]:

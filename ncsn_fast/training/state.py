@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.support.checks import count
 from ncsn_fast.support.files import check_space, check_writable, leftovers
+from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.parsers import shortened
 
 CHECKPOINT, MODEL, BEST = "checkpoint.safetensors", "model.safetensors", "best.safetensors"
@@ -61,6 +63,18 @@ class RunState:
     convolutions: str
     log: str | None
 
+    def on_cpu(self) -> RunState:
+        """The same run with its tensors on the CPU."""
+        return replace(
+            self,
+            sigmas=self.sigmas.cpu(),
+            weights=_on_cpu(self.weights),
+            average=_on_cpu(self.average),
+            moments={name: _on_cpu(moments) for name, moments in self.moments.items()},
+            loss_sum=self.loss_sum.cpu(),
+            level_sums=self.level_sums.cpu(),
+        )
+
     def metadata(self) -> dict[str, Any]:
         """What of it is no tensor, as the header of a checkpoint."""
         return {
@@ -90,6 +104,77 @@ class RunState:
             "loss_sum": self.loss_sum,
             "level_sums": self.level_sums,
         }
+
+
+def _on_cpu(tensors: Tensors) -> Tensors:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+class RunFolder:
+    """The folder of a run, which nobody else writes to.
+
+    Args:
+        path: the folder.
+        locked: whether the caller holds its lock for as long as this is used, and has looked
+            whether it holds another run.
+    """
+
+    def __init__(self, path: Path, locked: bool) -> None:
+        self.path, self._locked, self._known = path, locked, locked
+        self._seen: tuple[object, ...] | None = None  # the stamp of what lies in the folder
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Nobody else writes to the folder, nor has done so since it was looked at here.
+
+        Raises:
+            ValueError: where somebody does, or has.
+        """
+        if self._locked:
+            yield
+            return
+        with folder_lock(self.path):
+            if self._seen is not None:
+                check_untouched(self.path, self._seen)
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    def look(self, here: RunState, resume: bool, kept: int) -> RunState:
+        """The run in the folder where it goes on, else ``here`` itself; the lock is held.
+
+        Args:
+            here: the run as it would begin.
+            kept: how many of its models will be kept.
+
+        Raises:
+            ValueError: where the folder is not for this run.
+            OSError: where the run could not be saved there.
+        """
+        self._seen = stamp(self.path)
+        found = here
+        if resume:
+            found = read(self.path)
+            check_same_run(found, here, str(self.path / CHECKPOINT))
+        elif not self._known:
+            check_new(self.path)
+        check_can_be_saved(here, self.path, kept)
+        return found
+
+    def save(self, state: RunState, model: ScoreNetwork, *, keep: bool) -> None:
+        """Write a step of the run (:func:`save`).
+
+        Raises:
+            ValueError, OSError: as :meth:`lock` and :func:`save`.
+        """
+        with self.lock():
+            check_untouched(self.path, self._seen or stamp(self.path))
+            try:
+                save(state, self.path, model, keep=keep)
+            finally:
+                self._seen = stamp(self.path)
 
 
 def save(state: RunState, folder: Path, model: ScoreNetwork, *, keep: bool) -> None:
@@ -166,8 +251,9 @@ def _state(tensors: Tensors, metadata: Mapping[str, Any]) -> RunState:
     )
 
 
-def check_same_run(there: RunState, here: RunState, path: Path) -> None:
-    """Refuse to go on with another run than the one that the checkpoint at ``path`` is of.
+def check_same_run(there: RunState, here: RunState, path: str) -> None:
+    """Refuse to go on with another run than the one that the checkpoint at ``path`` is of, or that
+    the process of this name has.
 
     Raises:
         ValueError: where its settings, data, network or noise levels differ.
@@ -286,6 +372,7 @@ __all__ = [
     "BEST",
     "CHECKPOINT",
     "MODEL",
+    "RunFolder",
     "RunState",
     "check_can_be_saved",
     "check_new",

@@ -7,8 +7,10 @@ the learning rate and the rate of the average are tensors. So it can be captured
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +18,19 @@ from torch import Tensor
 from ncsn_fast import noise, ops
 from ncsn_fast.device import profiling
 from ncsn_fast.device.precision import autocast
+from ncsn_fast.distributed.gradients import GradientSum
+from ncsn_fast.distributed.group import Group
 from ncsn_fast.losses.common import NoiseKey, draw_levels
 from ncsn_fast.losses.denoising import loss_weight
 from ncsn_fast.models.base import ScoreNetwork, changing_weights
 from ncsn_fast.models.score import as_score
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.log import LossSums
+from ncsn_fast.training.state import CHECKPOINT
+
+
+class TrainingError(RuntimeError):
+    """The loss is no longer finite, or processes that train together have drifted apart."""
 
 
 def check_trainable(net: ScoreNetwork, config: TrainConfig) -> None:
@@ -68,24 +77,45 @@ def usual_modes() -> Iterator[None]:
         yield
 
 
+class Piece(NamedTuple):
+    """A piece of a step, and whether it can be captured as a graph."""
+
+    run: Callable[[], None]
+    captured: bool
+
+
 class TrainingStep:
     """Loss, gradient, Adam, moving average and sums of the losses of a batch.
+
+    Of several processes each takes its share of the batch, neighbours by their place in it, which
+    noise and levels are functions of. The gradients are added up before anything looks at them, so
+    that all of them do the same step on the same weights.
 
     Args:
         net: the network, trained in place.
         average: the network with the averaged weights, or ``net`` itself for none.
         sums: where the losses are added up.
         config: the settings.
+        group: the processes that train together.
 
     Attributes:
+        share: the places in the batch that are this process's.
+        pieces: what a call does, in order: all of it, or where a sum over processes lies between
+            them, the gradients and the update.
         optimizer: Adam, fused, so that the GradScaler of fp16 skips a step without the host.
         scaler: that GradScaler, not enabled in other precisions.
         weights: all tensors that a step changes and a sampler reads.
     """
 
     def __init__(
-        self, net: ScoreNetwork, average: ScoreNetwork, sums: LossSums, config: TrainConfig
+        self,
+        net: ScoreNetwork,
+        average: ScoreNetwork,
+        sums: LossSums,
+        config: TrainConfig,
+        group: Group | None = None,
     ) -> None:
+        self._group = group = Group() if group is None else group
         device = net.sigmas.device
         self._net, self._average, self._config, self._sums = net, average, config, sums
         self._score = as_score(net)
@@ -103,18 +133,30 @@ class TrainingStep:
         self._rate: Tensor = self.optimizer.param_groups[0]["lr"]
         floats: Any = {"dtype": torch.float32, "device": device}
         self._share = torch.zeros((), **floats)  # of the new weights in the average
-        self._x = torch.zeros(config.batch_size, *net.shape, **floats)
-        self._ids = torch.arange(config.batch_size, device=device)
+        self.share = group.ranks.share(config.batch_size)
+        self._x = torch.zeros(len(self.share), *net.shape, **floats)
+        self._ids = torch.arange(self.share.start, self.share.stop, device=device)
         knows = bool(getattr(net, "classes", ()))
         self._classes = torch.zeros_like(self._ids) if knows else None
         self._seed = noise.seed_tensor(config.seed, device)
         self._number = noise.step_tensor(0, device)
-        size = config.batch_size // config.accumulate
+        size = min(config.batch_size // config.accumulate, len(self.share))
+        self._parts = [slice(i, i + size) for i in range(0, len(self.share), size)]
         self._upstream = torch.full((size,), 1 / config.batch_size, **floats)
+        self._losses: tuple[Tensor, Tensor] | None = None  # of the gradients, and their levels
+        self.pieces = [Piece(self, True)]
+        self._gradients = None
+        if not group.is_alone:
+            self._gradients = GradientSum(self.optimizer.param_groups[0]["params"], group)
+            self.pieces = [
+                Piece(self.backward, True),
+                Piece(self._gradients.add_up, False),
+                Piece(self.update, True),
+            ]
 
     def load(self, x: Tensor, step: int, classes: Tensor | None = None) -> None:
-        """Say which step comes: its batch (B, *shape) in model space and its number, from 0; where
-        the network knows classes also those of the batch, (B,) int64.
+        """Say which step comes: this process's share of its batch, (n, *shape) in model space, and
+        its number, from 0; where the network knows classes also those of the share, (n,) int64.
 
         Everything is filled by kernels, for which the host does not wait.
         """
@@ -131,25 +173,87 @@ class TrainingStep:
 
     def __call__(self) -> None:
         """Do the step that was loaded. Where it raises, it can be done again."""
-        config = self._config
+        self.backward()
+        if self._gradients is not None:
+            self._gradients.add_up()
+        self.update()
+
+    def backward(self) -> None:
+        """The gradients of the mean loss of the batch, as far as they come from this process."""
+        self._clear()  # what a step that failed has left
         key: NoiseKey = {"seed": self._seed, "step": self._number, "sample_ids": self._ids}
-        sigma, labels = draw_levels(self._net.sigmas, key, continuous=config.continuous)
+        sigma, labels = draw_levels(self._net.sigmas, key, continuous=self._config.continuous)
+        losses = [self._backward(part, sigma[part], labels[part]) for part in self._parts]
+        self._losses = torch.cat(losses), labels
+        if self._gradients is not None:
+            self._gradients.gather()
+
+    def update(self) -> None:
+        """Change weights and average by these gradients, and count the losses."""
+        assert self._losses is not None, "backward() comes first"
         try:
-            losses = [
-                self._backward(part, sigma[part], labels[part])
-                for part in _slices(len(self._x), config.accumulate)
-            ]
             with changing_weights(self._net):
                 self._update_weights()
-        except BaseException:
-            if self.scaler.is_enabled():  # else it takes these gradients for unscaled ones
-                self.scaler._per_optimizer_states.clear()
-            raise
         finally:
-            self.optimizer.zero_grad(set_to_none=True)
+            self._clear()
         with changing_weights(self._average):
             self._update_average()
-        self._sums.add(torch.cat(losses), labels)
+        self._sums.add(*self._losses, self._config.batch_size)
+
+    def _clear(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled():  # else it takes the next gradients for unscaled ones
+            self.scaler._per_optimizer_states.clear()
+
+    def check_loss(self, step: int) -> None:
+        """Look whether the network still learns, by the losses up to a step.
+
+        Raises:
+            TrainingError: where it does not.
+        """
+        loss = float(self._sums.sum)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss} between steps {self._sums.since} and {step}")
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            # Every step overflowed, was skipped and halved it: nothing is being learned.
+            raise self._diverged(
+                f"fp16 overflows: its scale is down to {self.scaler.get_scale():g}"
+            )
+
+    def check_weights(self, step: int) -> None:
+        """Look whether all weights are finite.
+
+        Raises:
+            TrainingError: where they are not.
+        """
+        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(self.weights))).all()):
+            raise self._diverged(f"the weights are no longer finite at step {step}")
+
+    def check_same_weights(self, step: int) -> None:
+        """Look whether all processes have the same weights, by the sums of their bits.
+
+        Raises:
+            TrainingError: where they have not.
+        """
+        if self._group.is_alone:
+            return
+        whole = {4: torch.int32, 8: torch.int64}
+        bits = [w.detach().view(whole[w.element_size()]).sum() for w in self.weights]
+        if not all(self._group.are_same(torch.stack(bits).tolist())):
+            raise TrainingError(
+                f"the processes have other weights at step {step}, though they did the same: a "
+                "network that changes itself, or a device that computes wrongly; what was saved "
+                "before stays"
+            )
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept, out = "", self._config.out
+        if out is not None and (Path(out) / CHECKPOINT).exists():
+            kept = f". The checkpoint in {out} is from before: resume it with a lower rate"
+        return TrainingError(
+            f"{what}: lower learning_rate (now {self._config.learning_rate:g}), or look for NaN in "
+            f"the network{kept}"
+        )
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """Adam's state of each parameter that it has changed, by name: its own tensors."""
@@ -168,7 +272,7 @@ class TrainingStep:
                         state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
     def _backward(self, part: slice, sigma: Tensor, labels: Tensor) -> Tensor:
-        """Add the gradients of a part of the batch; return its losses, (B / accumulate,)."""
+        """Add the gradients of a part of the share; return its losses, one each."""
         config, x = self._config, self._x[part]
         told = {} if self._classes is None else {"classes": self._classes[part]}
         key: NoiseKey = {"seed": self._seed, "step": self._number, "sample_ids": self._ids[part]}
@@ -179,7 +283,7 @@ class TrainingStep:
             losses, gradient = ops.dsm_loss_and_gradient(
                 n,
                 loss_weight(config.anneal_power, sigma),
-                upstream=self.scaler.scale(self._upstream),
+                upstream=self.scaler.scale(self._upstream[: len(x)]),
                 **key,
             )
         with profiling.mark("backward"):
@@ -211,9 +315,4 @@ class TrainingStep:
             torch._foreach_add_(self._averages, gaps)
 
 
-def _slices(length: int, parts: int) -> list[slice]:
-    size = length // parts
-    return [slice(i, i + size) for i in range(0, length, size)]
-
-
-__all__ = ["TrainingStep", "check_trainable", "usual_modes"]
+__all__ = ["Piece", "TrainingError", "TrainingStep", "check_trainable", "usual_modes"]

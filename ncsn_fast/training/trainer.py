@@ -12,7 +12,8 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,27 +21,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.checkpoints.load_save import save_checkpoint
 from ncsn_fast.data.batches import Batches
 from ncsn_fast.data.samples import Data
 from ncsn_fast.device import backends, malloc, profiling
 from ncsn_fast.device.precision import check_precision, float32_mode
+from ncsn_fast.distributed.group import join
+from ncsn_fast.distributed.ranks import from_environment
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.checks import choice
 from ncsn_fast.support.files import remove_leftovers
-from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.progress import Progress, ProgressWish
 from ncsn_fast.support.signals import on_stop
 from ncsn_fast.training import state as training_state
 from ncsn_fast.training.config import TrainConfig
-from ncsn_fast.training.forms import forms_of_run, tell_other_forms, with_precision
+from ncsn_fast.training.forms import forms_of_run, settled, tell_other_forms
 from ncsn_fast.training.graph import TrainingGraph
 from ncsn_fast.training.log import LossSums, TrainingLog, by_level, warned
-from ncsn_fast.training.samples import FOLDER, TrainingSamples, Unwanted
-from ncsn_fast.training.state import RunState
-from ncsn_fast.training.step import TrainingStep, check_trainable, usual_modes
+from ncsn_fast.training.samples import FOLDER, TrainingSamples
+from ncsn_fast.training.state import RunFolder, RunState
+from ncsn_fast.training.step import TrainingError, TrainingStep, check_trainable, usual_modes
 
 _log = logging.getLogger("ncsn_fast")
+Logged = tuple[int, float]
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -58,12 +60,12 @@ class TrainingInterrupted(KeyboardInterrupt):
         return str(self.args[0])
 
 
-class TrainingError(RuntimeError):
-    """The loss is no longer finite."""
-
-
 class Trainer:
     """Trains a network by denoising score matching.
+
+    Several processes that torchrun has started (``distributed/``) train it together, each on its
+    share of every batch. The first alone writes, logs and draws samples; the network, its average
+    and the ``history`` are the same in all of them, and all call the same methods.
 
     Args:
         net: the network; it is trained in place, on its device. Networks of images are put into
@@ -89,7 +91,7 @@ class Trainer:
     Raises:
         ValueError: for data that do not fit the network, a precision the device does not have, an
             ``out`` folder that holds another run or that another process is writing to, or a
-            checkpoint of other settings.
+            checkpoint of other settings, or fewer samples in a batch than processes.
         OSError: for an ``out`` that cannot be written, or a disk without room for the run.
     """
 
@@ -105,10 +107,13 @@ class Trainer:
         held_out: Tensor | None = None,
         locked: bool = False,
     ) -> None:
-        config = TrainConfig() if config is None else config
-        check_trainable(net, config)
+        asked = TrainConfig() if config is None else config
         choice("resume", resume, (True, False), "whether to go on with a run")
-        self.config = config = with_precision(config, net, resume)
+        check_trainable(net, asked)
+        self.group = group = join(from_environment(), net.sigmas.device)
+        self.config = config = group.from_first(
+            lambda: settled(asked, net, resume, group.ranks.size)
+        )
         self.device = net.sigmas.device
         check_precision(config.precision, self.device)
         if self.device.type == "cpu":
@@ -116,6 +121,11 @@ class Trainer:
         if len(net.shape) == 3:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net
+        self.step = 0
+        self.average = copy.deepcopy(net).requires_grad_(False) if config.ema else net
+        self.sums = LossSums(len(net.sigmas), self.device)
+        self._compute = TrainingStep(net, self.average, self.sums, config, group)
+        self.optimizer, self.scaler = self._compute.optimizer, self._compute.scaler
         self.batches = Batches(
             dataset,
             net,
@@ -125,22 +135,28 @@ class Trainer:
             dequantize=config.dequantize,
             classes=classes,
             class_dropout=config.class_dropout,
+            share=self._compute.share,
         )
         _log.info("training data: %s", self.batches.placement)
-        self.step = 0
-        self.average = copy.deepcopy(net).requires_grad_(False) if config.ema else net
-        self.out = None if config.out is None else Path(config.out)
-        self.sums = LossSums(len(net.sigmas), self.device)
-        self._compute = TrainingStep(net, self.average, self.sums, config)
-        self.optimizer, self.scaler = self._compute.optimizer, self._compute.scaler
-        self._graph = TrainingGraph(self._compute, self.device, config.graph, self._compute.weights)
+        self._graph = TrainingGraph(
+            self._compute.pieces, self.device, config.graph, self._compute.weights
+        )
         self._samples = TrainingSamples.of(net, config, held_out)
-        self._stop: signal.Signals | None = None
+        self._asked: signal.Signals | None = None  # this process, to stop
+        self._stop: signal.Signals | None = None  # one of the processes, as all of them know
         self._saved: int | None = None  # the step that was saved last
         self._drawn: int | None = None  # the step that samples were drawn of last
-        self._locked = locked
-        self._seen: tuple[object, ...] = ()  # the stamp of what lies in the folder
-        self._open_folder(resume)
+        self._convolutions = ""
+        self._folder: RunFolder | None = None
+        if config.out is not None and group.ranks.is_first:
+            self._folder = RunFolder(Path(config.out), locked)
+        self.log = TrainingLog(self.out, tensorboard=config.tensorboard)
+        self._begin(resume)
+
+    @property
+    def out(self) -> Path | None:
+        """The folder that this process writes to."""
+        return None if self._folder is None else self._folder.path
 
     @property
     def history(self) -> list[tuple[int, float]]:
@@ -163,7 +179,8 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stack.enter_context(usual_modes())
             stack.enter_context(float32_mode(self.config.precision, self.device))
-            stack.enter_context(self._lock())
+            lock = contextlib.nullcontext() if self._folder is None else self._folder.lock()
+            self.group.from_first(lambda: stack.enter_context(lock))
             stack.callback(self._graph.release)
             self._run(progress)
         self.net.eval()
@@ -182,43 +199,34 @@ class Trainer:
             ValueError: as for :meth:`fit`.
             OSError: where the disk does not take them; the files of before stay.
         """
-        if self.out is None:
-            self._saved = self.step  # there is nothing to lose
-            return
-        self._check_loss()
-        self._check_weights()  # the update after a finite loss may have broken them
-        self.average.sampling = self.net.sampling
-        keep = self.step > 0 and self.step % (self.config.keep_every or math.inf) == 0
-        with self._lock():
-            training_state.check_untouched(self.out, self._seen)
-            try:
-                training_state.save(self._state(), self.out, self.average, keep=keep)
-            finally:
-                self._seen = training_state.stamp(self.out)
+        self._save(self._write)
+
+    def _save(self, write: Callable[[], bool]) -> None:
+        """Let the first process write this step, which says whether it could."""
+        if self.config.out is not None:
+            self.sums.gather(self.group)
+            self._compute.check_same_weights(self.step)
+            if not self.group.from_first(write):
+                return
         self._saved = self.step
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Nobody else writes to the folder, nor has done so since this trainer looked at it."""
-        if self.out is None or self._locked:
-            yield
-            return
-        with folder_lock(self.out):
-            training_state.check_untouched(self.out, self._seen)
-            self._locked = True
-            try:
-                yield
-            finally:
-                self._locked = False
+    def _write(self) -> bool:
+        assert self._folder is not None
+        self._compute.check_loss(self.step)
+        self._compute.check_weights(self.step)
+        self.average.sampling = self.net.sampling
+        keep = self.step > 0 and self.step % (self.config.keep_every or math.inf) == 0
+        self._folder.save(self._state(), self.average, keep=keep)
+        return True
 
     @profiling.mark("train")
     def _run(self, progress: ProgressWish) -> None:
         config = self.config
         # Kernels that have to be built are built before the clock runs.
-        backends.resolve("auto", self.device)
+        self.group.first_alone(lambda: backends.resolve("auto", self.device))
         started, first = time.monotonic(), self.step
         ending = self.step >= config.steps
-        self._stop = None
+        self._asked = self._stop = None
         if self.out is not None:
             remove_leftovers(self.out)
             if self._samples is not None:
@@ -226,20 +234,21 @@ class Trainer:
         with on_stop(self._asked_to_stop), Progress(progress, config.steps, done=self.step) as bar:
             self._take_up(ending)
             self.net.train()
-            ending = ending or self._stop is not None
+            ending = self._is_to_end() or ending
             while not ending:
                 self._step_or_save()
                 seconds = time.monotonic() - started
                 out_of_time = config.max_seconds is not None and seconds > config.max_seconds
-                ending = out_of_time or self.step == config.steps or self._stop is not None
+                ending = self._is_to_end(out_of_time) or self.step == config.steps
                 if self.step % config.log_every == 0:
                     bar.note(self._log_loss(started, first))
                 if ending or self._is_save_due():
-                    self._save_or_warn(ending)
+                    self._save(partial(self._write_or_warn, ending))
                 if self._are_samples_due():  # of a step that is saved
                     self._draw_samples()
                 # A signal that came in the meantime ends the run here only if the step is saved.
-                ending = ending or (self._stop is not None and self._saved == self.step)
+                if self._saved == self.step:
+                    ending = self._is_to_end() or ending
                 bar.advance()
         self.log.close()
 
@@ -251,7 +260,7 @@ class Trainer:
             self.log.forget_distance(self.step)
         else:
             self._drawn = self.step
-        self.log.open(self.step)
+        self.group.from_first(lambda: self.log.open(self.step))
         if ending:
             self.save()  # the process that finished may have been killed before it wrote the model
         if self._are_samples_due():
@@ -268,9 +277,16 @@ class Trainer:
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
         """The step under way is finished first, unless this is the second time."""
-        if self._stop is not None:
+        if self._asked is not None:
             raise self._interrupted(number)
-        self._stop = number
+        self._asked = number
+
+    def _is_to_end(self, out_of_time: bool = False) -> bool:
+        """Whether a process was asked to stop, or is out of time: all of them end at one step."""
+        asked, late = self.group.largest(self._asked or 0, out_of_time)
+        if asked:
+            self._stop = signal.Signals(asked)
+        return bool(asked or late)
 
     def _interrupted(self, number: signal.Signals) -> TrainingInterrupted:
         saved = ""
@@ -280,11 +296,12 @@ class Trainer:
         return TrainingInterrupted(f"{number.name} at step {self.step}{saved}", number)
 
     def _step_or_save(self) -> None:
-        """A step; if it fails, on bad data say, the steps before it are not lost."""
+        """A step; if it fails, on bad data say, the steps before it are not lost. Of several
+        processes the others are then beyond reach, and the last checkpoint stays."""
         try:
             self._train_step()
         except Exception:
-            if self.step:
+            if self.step and self.group.is_alone:
                 with contextlib.suppress(TrainingError), warned(f"step {self.step}"):
                     self.save()
             raise
@@ -300,39 +317,37 @@ class Trainer:
 
     def _log_loss(self, started: float, first: int) -> str:
         """An entry of the log; returns what the bar shows."""
-        self._check_loss()
+        self.sums.gather(self.group)
+        loss = self.group.from_first(self._mean_loss)
         # The clock is read after the device has been waited for.
         rate = (self.step - first) * self.config.batch_size / (time.monotonic() - started)
-        self.log.loss(self.step, self.sums.mean(self.step), rate)
-        return f"loss {self.history[-1][1]:.3g}, {rate:.0f} images/s"
+        self.log.loss(self.step, loss, rate)
+        return f"loss {loss:.3g}, {rate:.0f} images/s"
+
+    def _mean_loss(self) -> float:
+        self._compute.check_loss(self.step)
+        return self.sums.mean(self.step)
 
     def _draw_samples(self) -> None:
-        """Pictures of what the averaged network makes, their distance, and the best model yet.
-
-        The step has been saved. What goes wrong here is told, and does not end the run.
-        """
-        samples, best = self._samples, self.log.best
-        if samples is None or self._stop is not None:
+        """Samples of the averaged network, unless the run is to end first."""
+        if self._stop is not None:
             return
-        try:
-            distance = samples.draw(self.average, self.step, self.out, lambda: self._stop is None)
-        except Unwanted:
-            return  # when the run goes on, they are drawn first
-        except (RuntimeError, ValueError, OSError) as error:
-            _log.warning("no samples at step %d (%s): training goes on", self.step, error)
-            distance = None
-        self._drawn = self.step
-        if distance is None:
-            return
-        if self.out is not None and (best is None or distance < best):
-            self.average.sampling = self.net.sampling
-            with warned("the best model"):
-                averaged, path = self.average is not self.net, self.out / training_state.BEST
-                save_checkpoint(self.average, path, averaged=averaged)
-        self.log.distance(self.step, distance)  # last: it says that all of this is done
+        drawn, distance = self.group.from_first(self._draw)
+        if drawn:
+            self._drawn = self.step
+        if distance is not None:
+            self.log.distance(self.step, distance)  # last: it says that all of this is done
 
-    def _save_or_warn(self, last: bool) -> None:
-        """Save the step and the losses by level; but for the ``last`` step failure is a warning.
+    def _draw(self) -> tuple[bool, float | None]:
+        if self._samples is None or self._asked is not None:
+            return False, None
+        self.average.sampling = self.net.sampling
+        return self._samples.draw_or_warn(
+            self.average, self.step, self.out, lambda: self._asked is None, self.log.best
+        )
+
+    def _write_or_warn(self, last: bool) -> bool:
+        """Write the step and the losses by level; but for the ``last`` step failure is a warning.
 
         The losses are reported first, and on the disk before a checkpoint counts from there on. At
         an end between two saves they go on being summed: the run may go on.
@@ -343,7 +358,7 @@ class Trainer:
         if self._is_save_due():
             self.sums.levels.zero_()
         try:
-            self.save()
+            return self._write()
         except OSError as error:
             if last:
                 raise
@@ -354,63 +369,43 @@ class Trainer:
                 error,
                 self.config.checkpoint_every,
             )
+            return False
 
-    def _check_loss(self) -> None:
-        if not bool(torch.isfinite(self.sums.sum)):
-            between = f"between steps {self.sums.since} and {self.step}"
-            raise self._diverged(f"the loss is {float(self.sums.sum)} {between}")
-        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
-            # Every step overflowed, was skipped and halved it: nothing is being learned.
-            raise self._diverged(
-                f"fp16 overflows: its scale is down to {self.scaler.get_scale():g}"
-            )
-
-    def _check_weights(self) -> None:
-        weights: list[Tensor] = [*self.net.parameters(), *self.average.parameters()]
-        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(weights))).all()):
-            raise self._diverged(f"the weights are no longer finite at step {self.step}")
-
-    def _diverged(self, what: str) -> TrainingError:
-        kept = ""
-        if self.out is not None and (self.out / training_state.CHECKPOINT).exists():
-            kept = f". The checkpoint in {self.out} is from before: resume it with a lower rate"
-        return TrainingError(
-            f"{what}: lower learning_rate (now {self.config.learning_rate:g}), or look for NaN in "
-            f"the network{kept}"
-        )
-
-    def _open_folder(self, resume: bool) -> None:
-        if self.out is None and resume:
+    def _begin(self, resume: bool) -> None:
+        """Go on with the run in the folder or begin one, all processes with what the first has."""
+        if self.config.out is None and resume:
             raise ValueError("resume needs the folder of the run: TrainConfig(out=...)")
-        if self.out is not None and self.net.sampling is None:
-            _log.warning(
-                "net.sampling is not set, so the saved network will not know how to sample: "
-                "net.sampling = nf.auto_schedule(images).sampling"
-            )
-        self.log = TrainingLog(self.out, tensorboard=self.config.tensorboard)
-        if self.out is None:
-            return
-        if resume and not self.out.is_dir():
-            raise ValueError(f"there is no folder {self.out} to resume from: start without resume")
-        self._convolutions = forms_of_run(self.net, self.config)
-        with contextlib.nullcontext() if self._locked else folder_lock(self.out):
-            self._seen = training_state.stamp(self.out)
-            self._look_into(self.out, resume)
-
-    def _look_into(self, folder: Path, resume: bool) -> None:
-        """Refuse a folder that is not for this run; take over what it holds."""
-        if resume:
-            state = training_state.read(folder)
-            path = folder / training_state.CHECKPOINT
-            training_state.check_same_run(state, self._state(), path)
-            tell_other_forms(state.convolutions, self._convolutions)
-        elif not self._locked:  # else the caller has looked
-            training_state.check_new(folder)
-        kept = math.ceil(self.config.steps / (self.config.keep_every or math.inf))
-        training_state.check_can_be_saved(self._state(), folder, kept)
-        if resume:
+        log, first = self.log, self.group.ranks.is_first
+        state, log.losses, log.distances = self.group.from_first(lambda: self._found(resume))
+        if not first:
+            training_state.check_same_run(state, self._state(), "process 0")
+        if resume or not first:
             self._take_over(state)
-            self.log.read(self.step, state.log)
+        if resume:
+            self._saved = self.step
+
+    def _found(self, resume: bool) -> tuple[RunState, list[Logged], list[Logged]]:
+        """The run to begin with, the losses and the distances of its log; refuse a folder that is
+        not for it."""
+        here, log, folder = self._state(), self.log, self._folder
+        if folder is not None:
+            if self.net.sampling is None:
+                _log.warning(
+                    "net.sampling is not set, so the saved network will not know how to sample: "
+                    "net.sampling = nf.auto_schedule(images).sampling"
+                )
+            if resume and not folder.path.is_dir():
+                raise ValueError(
+                    f"there is no folder {folder.path} to resume from: start without resume"
+                )
+            self._convolutions = forms_of_run(self.net, self.config)
+            with folder.lock():
+                kept = math.ceil(self.config.steps / (self.config.keep_every or math.inf))
+                here = folder.look(here, resume, kept)
+                if resume:
+                    tell_other_forms(here.convolutions, self._convolutions)
+                    log.read(here.step, here.log)
+        return here if self.group.is_alone else here.on_cpu(), log.losses, log.distances
 
     def _state(self) -> RunState:
         """The run as it is now."""
@@ -433,7 +428,7 @@ class Trainer:
 
     def _take_over(self, state: RunState) -> None:
         """Go on from a state of this run."""
-        self.step = self._saved = state.step
+        self.step = state.step
         self.net.load_state_dict(state.weights)
         if self.average is not self.net:
             self.average.load_state_dict(state.average)
@@ -441,10 +436,11 @@ class Trainer:
             net.sigmas.copy_(state.sigmas)
         self._compute.take_moments(state.moments)
         self.sums.since = state.loss_since
-        self.sums.sum.copy_(state.loss_sum)
-        self.sums.levels.copy_(state.level_sums)
+        if self.group.ranks.is_first:
+            self.sums.sum.copy_(state.loss_sum)
+            self.sums.levels.copy_(state.level_sums)
         if state.scaler:
             self.scaler.load_state_dict(dict(state.scaler))
 
 
-__all__ = ["TrainConfig", "Trainer", "TrainingError", "TrainingInterrupted"]
+__all__ = ["Trainer", "TrainingInterrupted"]

@@ -12,7 +12,7 @@ from helpers.command import invoke, stop_after, succeed
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
-from ncsn_fast.runs.train import from_settings
+from ncsn_fast.runs.training.settings import from_settings
 
 SMALL = ("--ngf", 4, "--batch-size", 8, "--steps", 3, "--steps-per-level", 1, "--sigma-max", 3)
 NAMES = "zero,one,two,three,four,five,six,seven,eight,nine"

@@ -45,7 +45,7 @@ from ncsn_fast.device import measured
 from ncsn_fast.distributed.ranks import Ranks
 from ncsn_fast.evaluation.classifier import load_classifier
 from ncsn_fast.evaluation.inception import statistics
-from ncsn_fast.runs.train import read_run
+from ncsn_fast.runs.training.settings import read_run
 from ncsn_fast.support.parsers import parse_json, parse_yaml
 from ncsn_fast.training import state
 from ncsn_fast.training.log import TrainingLog
@@ -378,7 +378,7 @@ def _options(path: Path) -> Any:
 
 
 def _settings_of_training() -> dict[str, Any]:
-    from ncsn_fast.runs.train import SETTINGS
+    from ncsn_fast.runs.training.settings import SETTINGS
 
     return SETTINGS
 

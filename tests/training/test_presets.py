@@ -9,8 +9,7 @@ from ncsn_fast.checkpoints.official_yaml import run_settings
 from ncsn_fast.methods.levels import best_step_size, geometric_sigmas
 from ncsn_fast.models.by_name import build
 from ncsn_fast.runs.convert import official_config
-from ncsn_fast.runs.train import TrainRun
-from ncsn_fast.training.config import TrainConfig
+from ncsn_fast.training.config import TrainConfig, TrainRun
 from ncsn_fast.training.presets import PRESETS
 
 # name: network, ngf, channels, size, σ₁, L, T, ε, learning rate, batch, steps

@@ -15,7 +15,7 @@ from helpers.kills import contents
 from helpers.training import images, trained, trainer_of, weights
 
 import ncsn_fast as nf
-from ncsn_fast.runs.train import read_run
+from ncsn_fast.runs.training.settings import read_run
 from ncsn_fast.sampling.step import EagerStep
 from ncsn_fast.training import samples as training_samples
 from ncsn_fast.training.log import TrainingLog

@@ -145,11 +145,11 @@ def test_a_network_that_does_not_know_how_to_sample_is_told_of(tmp_path, caplog)
 
 def test_losses_are_counted_by_level():
     sums = LossSums(4, torch.device("cpu"))
-    sums.add(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0, 2, 2]))
-    sums.add(torch.tensor([3.0]), torch.tensor([0]))
+    assert by_level(sums.levels) == [None] * 4
+    sums.add(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0, 2, 2]), 3)
+    sums.add(torch.tensor([3.0]), torch.tensor([0]), 1)
     assert sums.mean(2) == pytest.approx((3 + 3) / 2)
-    assert by_level(sums.take_levels()) == [2.0, None, 4.0, None]
-    assert by_level(sums.take_levels()) == [None] * 4
+    assert by_level(sums.levels) == [2.0, None, 4.0, None]
 
 
 def test_the_loss_of_each_level_is_in_the_folder(tmp_path):

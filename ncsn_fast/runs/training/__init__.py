@@ -1,0 +1,1 @@
+"""What ``ncsn-fast train`` keeps of a run."""
