@@ -1,5 +1,7 @@
 """What does not fit in memory is halved, or refused."""
 
+import concurrent.futures
+
 import pytest
 import torch
 
@@ -107,3 +109,16 @@ def test_groups_that_say_nothing_limit_nothing(groups, monkeypatch):
     without = memory.free_host_bytes()
     assert (unlimited is None) == (without is None)
     assert unlimited is None or min(unlimited, without) > 1 << 20
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_copy_is_made_later_of_what_was_there_by_then(device):
+    x = torch.arange(1 << 20, dtype=torch.float32, device=device)
+    if device == "cuda":
+        torch.cuda._sleep(1 << 26)  # what computes it is still under way
+    y = x * 2
+    fetch = memory.copied_later(y)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        copied = pool.submit(fetch).result()
+    assert copied.device.type == "cpu"
+    assert torch.equal(copied, torch.arange(1 << 20, dtype=torch.float32) * 2)
