@@ -9,6 +9,7 @@ import click
 
 from ncsn_fast.cli.common import COUNT, SEED, WORDS, Command, Count, device_of, device_option
 from ncsn_fast.cli.output import Output
+from ncsn_fast.distributed import ranks
 from ncsn_fast.runs import evaluate as work
 
 
@@ -125,7 +126,10 @@ def evaluate(
       ncsn-fast evaluate samples --reference photos/ -n 5000
       ncsn-fast evaluate samples -n 50000 --reference cifar10-32x32.npz \\
         --inception weights-inception-2015-12-05-6726825d.pth
+      torchrun --nproc-per-node=4 -m ncsn_fast evaluate samples -n 50000 \\
+        --reference cifar10-32x32.npz --inception weights-inception-2015-12-05-6726825d.pth
     """
+    here = ranks.from_environment()
     report = work.evaluate(
         samples,
         out,
@@ -137,11 +141,13 @@ def evaluate(
         save_stats=save_stats,
         number=number,
         sampling=sampling,
-        device=device_of(device),
+        device=device_of(ranks.device_here(device, here)),
+        place=here,
         say=output.say,
         progress=output.progress,
     )
-    output.told(report)
+    if here.is_first:
+        output.told(report)
 
 
 __all__ = ["evaluate"]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncsn_fast.distributed.group import Group
 from ncsn_fast.evaluation.neighbours import float64_device
 
 
@@ -42,6 +43,17 @@ class Moments:
         between = torch.outer(apart, apart) * (self.count * other.count / count)
         mean = self.mean + apart * (other.count / count)
         return Moments(count, mean, self.scatter + other.scatter + between)
+
+    def over(self, group: Group) -> Moments:
+        """Those of the points of all processes, in each of them; one of them may have none."""
+        count = torch.full_like(self.mean[:1], self.count)
+        group.add_up(count)
+        mean = self.mean * (self.count / count)
+        group.add_up(mean)
+        apart = self.mean - mean
+        scatter = self.scatter + self.count * torch.outer(apart, apart)
+        group.add_up(scatter)
+        return Moments(int(count), mean, scatter)
 
     @property
     def covariance(self) -> Tensor:

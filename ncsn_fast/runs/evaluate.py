@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +18,14 @@ from torch import Tensor
 
 from ncsn_fast.checkpoints.first_bytes import is_safetensors
 from ncsn_fast.checkpoints.load_save import BUNDLED, load_checkpoint
-from ncsn_fast.data.load import load_pixels, pixels_of
+from ncsn_fast.data.load import pixels_of
 from ncsn_fast.data.pixels import eight_bits, unit_interval
+from ncsn_fast.distributed.group import Group, join
+from ncsn_fast.distributed.ranks import Ranks
 from ncsn_fast.evaluation.classifier import Classifier
 from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.inception.figures import (
+    Images,
     InceptionReference,
     Looks,
     check_channels,
@@ -33,6 +38,7 @@ from ncsn_fast.evaluation.proportions import standard_errors
 from ncsn_fast.evaluation.quality import Quality, Reference
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.runs.evaluation import words
+from ncsn_fast.runs.evaluation.given import enough, given, identity
 from ncsn_fast.runs.evaluation.judges import (
     NO_CLASSIFIER,
     Judges,
@@ -43,15 +49,11 @@ from ncsn_fast.runs.evaluation.page import write_page
 from ncsn_fast.runs.evaluation.words import PUBLISHED
 from ncsn_fast.runs.report import check_own, machine_facts
 from ncsn_fast.runs.sample import sample
-from ncsn_fast.runs.samples.manifest import read_manifest
-from ncsn_fast.runs.samples.stored import WHOLE, Stored
-from ncsn_fast.support.array_parsers import open_npz
 from ncsn_fast.support.files import check_writable, remove_leftovers, write_text
 from ncsn_fast.support.locks import folder_lock
-from ncsn_fast.support.parsers import parse_json
 
 _TORCH_FILES = (".pth", ".pt", ".ckpt")
-_LEAST, _SHOWN = 8, 64
+_SHOWN = 64
 _MOST_BYTES = 4 << 30  # of training images, as 8-bit pixels
 _log = logging.getLogger("ncsn_fast")
 Say = Callable[[str], None]
@@ -62,7 +64,7 @@ class _Sets:
     """The images that are compared, uint8 (N, C, H, W).
 
     Attributes:
-        samples: of the model.
+        given: samples of the model, as they are stored; ``samples`` once all are read.
         reference: real images that it did not see, at most as many; None: their statistics alone
             were given.
         whole: all of the reference, as it is stored; None likewise.
@@ -70,11 +72,15 @@ class _Sets:
         real: as many of these at random as there are samples, at most.
     """
 
-    samples: Tensor
+    given: Images
     reference: Tensor | None
     whole: np.ndarray | None
     train: Tensor | None
     real: Tensor | None
+
+    @cached_property
+    def samples(self) -> Tensor:
+        return eight_bits(self.given[:])
 
 
 def evaluate(
@@ -90,10 +96,14 @@ def evaluate(
     number: int,
     sampling: dict[str, Any],
     device: str,
+    place: Ranks = Ranks(),  # noqa: B008  (a frozen value)
     say: Say,
     progress: bool,
 ) -> dict[str, Any]:
     """Compare samples with real images; write figures and pictures into a folder.
+
+    Several processes share what a network has to be run for, sampling and looking through
+    Inception; the first does the rest, and alone says, writes and returns what was found.
 
     All images are rounded to 8 bits first, as picture files are.
 
@@ -114,6 +124,7 @@ def evaluate(
         sampling: ``seed``, ``labels``, ``guidance``, ``batch_size`` and settings of the Sampler,
             None where not given.
         device: where samples are drawn, and Inception runs.
+        place: which process of how many this is, as torchrun has started them.
 
     Returns:
         The report: what evaluation.json holds, and more, as docs/use.md describes it.
@@ -125,18 +136,17 @@ def evaluate(
     files = {"figures": out / "evaluation.json", "page": out / "evaluation.html"}
     files |= {"samples": out / "samples.png"}
     files |= {} if train is None else {"nearest": out / "nearest.png"}
-    given = {name: value for name, value in sampling.items() if value is not None}
+    given_ = {name: value for name, value in sampling.items() if value is not None}
     network = _is_checkpoint(samples)
-    _check_drawn(samples, given, network)
-    started = time.monotonic()
-    with folder_lock(out, "choose another --out"):  # who is refused leaves no folder behind
-        check_own(list(files.values()), ("quality", "reference"), "ncsn-fast evaluate")
-        for path in files.values():
-            check_writable(path)
+    _check_drawn(samples, given_, network)
+    started, group = time.monotonic(), join(place, device)
+    if not place.is_first:
+        say, progress = _say_nothing, False
+    lock = folder_lock(out, "choose another --out")  # who is refused leaves no folder behind
+    with lock if place.is_first else contextlib.nullcontext():
         judges = read_judges(reference, train, classifier, inception, inception_sha256, device)
-        check_stats_file(save_stats, judges)
-        remove_leftovers(out)
-        there = None if network else _given(samples)[:number]
+        group.from_first(lambda: _check_files(files, save_stats, judges, out))
+        there = None if network else given(samples, number)
         shape = tuple(load_checkpoint(samples).shape if there is None else there.shape[1:])
         _check_shape(shape, judges, classifier)
         say(f"Reading {reference}" + (f" and {train}" if train else ""))
@@ -144,20 +154,23 @@ def evaluate(
         trained = None if train is None else _pixels(train, shape, "train")
         drawn = None
         if there is None:
-            there, drawn = _drawn(samples, out, number, given, device, say, progress)
+            there, drawn = _drawn(samples, out, number, given_, device, place, say, progress)
         sets = _sets(there, real, trained)
+        looks = _look(sets, judges, group, say, progress)
+        if not place.is_first:
+            return {}
         report: dict[str, Any] = {
             "samples": samples,
             "reference": {"data": reference, "statistics": real is None},
             "train": None if sets.train is None else {"data": train, "images": len(sets.train)},
             "sampling": drawn,
-            "identity": None if network else _identity(samples),
+            "identity": None if network else identity(samples),
         }
         named = {"name": classifier, "classes": list(getattr(judges.classifier, "classes", ()))}
         report["classifier"] = None if judges.classifier is None else named
         found = _compare(sets, judges, report, say, progress)
-        report["inception"] = _look(sets, judges, report, save_stats, say, progress)
-        report["as_asked"] = _as_asked(drawn, judges.classifier, sets.samples)
+        report["inception"] = _figures(looks, judges, report, save_stats, say)
+        report["as_asked"] = _as_asked(drawn, judges.classifier, sets)
         report["remarks"] = words.remarks(report)
         write_text(files["figures"], json.dumps(report, indent=2, allow_nan=False) + "\n")
         write_page(files["page"], report, _draw(files, sets, found))
@@ -165,6 +178,21 @@ def evaluate(
     files |= {} if save_stats is None else {"statistics": save_stats}
     seconds = round(time.monotonic() - started, 3)
     return {**report, "files": files, "seconds": seconds, **machine_facts(device)}
+
+
+def _say_nothing(told: str) -> None:
+    """What the first process says is said by it alone."""
+
+
+def _check_files(
+    files: dict[str, Path], save_stats: Path | None, judges: Judges, out: Path
+) -> None:
+    """Refuse to replace what is not ours, and what cannot be written."""
+    check_own(list(files.values()), ("quality", "reference"), "ncsn-fast evaluate")
+    for path in files.values():
+        check_writable(path)
+    check_stats_file(save_stats, judges)
+    remove_leftovers(out)
 
 
 def _check_drawn(samples: str, given: dict[str, Any], network: bool) -> None:
@@ -182,18 +210,6 @@ def _is_checkpoint(samples: str) -> bool:
     return path.is_file() and is_safetensors(path)
 
 
-def _given(samples: str) -> np.ndarray:
-    """The images of a folder of ``ncsn-fast sample``, or what else holds some."""
-    manifest = read_manifest(Path(samples))
-    if manifest is not None:
-        parts = [read() for _, read in Stored(Path(samples), manifest).ranges()]
-        none = np.empty((0, *manifest.layout.shape), manifest.layout.dtype)
-        return _enough(np.concatenate([none, *parts]), samples)
-    inside = Path(samples) / WHOLE
-    ours = inside.is_file()  # of an earlier version
-    return _enough(load_pixels(inside, key="images") if ours else load_pixels(samples), samples)
-
-
 def _pixels(data: str, shape: tuple[int, ...], split: str) -> np.ndarray:
     """Images as they are stored, of this shape; those of a folder are brought to its size."""
     parts = {"split": split} if data == "digits" else {}
@@ -203,12 +219,7 @@ def _pixels(data: str, shape: tuple[int, ...], split: str) -> np.ndarray:
             f"{data} holds images of shape {pixels.shape[1:]}, the samples have {shape}: they "
             "have to be of one"
         )
-    return _enough(pixels, data)
-
-
-def _enough(pixels: np.ndarray, data: str) -> np.ndarray:
-    if len(pixels) < _LEAST:
-        raise ValueError(f"{data} holds {len(pixels)} images: needed are at least {_LEAST}")
+    enough(pixels, data)
     return pixels
 
 
@@ -225,65 +236,52 @@ def _check_shape(shape: tuple[int, ...], judges: Judges, name: str) -> None:
         check_channels(shape[0])
 
 
-def _identity(samples: str) -> dict[str, Any] | None:
-    """What a folder of ``ncsn-fast sample`` says of its samples."""
-    path = Path(samples, WHOLE)
-    if (manifest := read_manifest(Path(samples))) is not None:
-        return manifest.identity
-    if not path.is_file():
-        return None
-    with open_npz(path) as stored:
-        if "settings" not in stored.names:
-            return None
-        told = parse_json(str(stored["settings"]), f"{path}: its entry settings")
-    return told if isinstance(told, dict) else None
-
-
 def _drawn(
     checkpoint: str,
     out: Path,
     number: int,
-    given: dict[str, Any],
+    settings: dict[str, Any],
     device: str,
+    place: Ranks,
     say: Say,
     progress: bool,
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[Images, dict[str, Any]]:
     """Samples of a network, and how they were made; those in the folder are not made again."""
     report = sample(
         Path(checkpoint),
         out / "samples",
         ids=range(number),
-        seed=given.pop("seed", 0),
-        labels=given.pop("labels", ()),
-        guidance=given.pop("guidance", None),
-        batch_size=given.pop("batch_size", None),
-        settings=given,
+        seed=settings.pop("seed", 0),
+        labels=settings.pop("labels", ()),
+        guidance=settings.pop("guidance", None),
+        batch_size=settings.pop("batch_size", None),
+        settings=settings,
         config=None,
         image_size=None,
         gif=False,
         device=device,
+        place=place,
         say=say,
         progress=progress,
     )
     kept = ("checkpoint", "settings", "seed", "sample_ids", "precision", "convolutions")
-    images = _given(str(out / "samples"))[:number]
     told = {name: report[name] for name in kept}
     told["checkpoint"]["file"] = str(told["checkpoint"]["file"])
-    return images, told
+    return given(str(out / "samples"), number), told
 
 
-def _sets(samples: np.ndarray, whole: np.ndarray | None, train: np.ndarray | None) -> _Sets:
+def _sets(samples: Images, whole: np.ndarray | None, train: np.ndarray | None) -> _Sets:
     number = len(samples)
     reference = None if whole is None else _some(whole, number)
     if train is None:
-        return _Sets(eight_bits(samples), reference, whole, None, None)
+        return _Sets(samples, reference, whole, None, None)
     most = max(number, _MOST_BYTES // train[0].size)
     if len(train) > most:
         _log.warning(
             "of %s training images %s at random are searched", f"{len(train):,}", f"{most:,}"
         )
     some = _some(train, most)
-    return _Sets(eight_bits(samples), reference, whole, some, _some(some.numpy(), number))
+    return _Sets(samples, reference, whole, some, _some(some.numpy(), number))
 
 
 def _some(pixels: np.ndarray, most: int) -> Tensor:
@@ -322,37 +320,53 @@ def _compare(
     return found.indices[:, 0]
 
 
-def _look(
-    sets: _Sets,
+class _Seen(NamedTuple):
+    """Through Inception: the ``reference``, the ``samples``, and ``real`` (training) images."""
+
+    reference: Looks | Statistics
+    samples: Looks
+    real: Looks | None
+
+
+def _look(sets: _Sets, judges: Judges, group: Group, say: Say, progress: bool) -> _Seen | None:
+    """All sets through Inception, by all processes; all of the reference counts."""
+    net = judges.inception
+    if net is None:
+        return None
+
+    def through(images: Images, of: str) -> Looks:
+        say(f"Looking at {len(images):,} {of} through Inception")
+        return look(net, images, group, progress)
+
+    reference: Looks | Statistics | None = judges.statistics
+    if reference is None:
+        assert sets.whole is not None
+        reference = through(sets.whole, "images of the reference")
+    samples = through(sets.given, "samples")
+    real = None if sets.real is None else through(sets.real.numpy(), "training images")
+    return _Seen(reference, samples, real)
+
+
+def _figures(
+    looks: _Seen | None,
     judges: Judges,
     report: dict[str, Any],
     save_stats: Path | None,
     say: Say,
-    progress: bool,
 ) -> dict[str, Any] | None:
-    """What is measured in Inception's features; all of the reference counts."""
+    """What is measured in Inception's features."""
     net = judges.inception
-    if net is None:
+    if looks is None or net is None:
         return None
-    seen: Looks | Statistics
-    if judges.statistics is not None:
-        seen = judges.statistics
-    else:
-        assert sets.whole is not None
-        say(f"Looking at the {len(sets.whole):,} images of the reference through Inception")
-        seen = look(net, sets.whole, progress)
-        if save_stats is not None:
-            write_statistics(save_stats, seen.moments, net.weights.sha256)
-    reference = InceptionReference(seen, net.device)
+    if save_stats is not None and isinstance(looks.reference, Looks):
+        write_statistics(save_stats, looks.reference.moments, net.weights.sha256)
+    reference = InceptionReference(looks.reference, net.device)
     report["reference"]["images"] = reference.images
-    say(f"Looking at {len(sets.samples):,} samples through Inception")
-    found = {"samples": asdict(reference.measure(look(net, sets.samples.numpy(), progress)))}
-    real = None
-    if sets.real is not None:
-        say(f"Looking at {len(sets.real):,} training images through Inception")
-        real = asdict(reference.measure(look(net, sets.real.numpy(), progress)))
+    say("Measuring distances in Inception's features")
+    samples = asdict(reference.measure(looks.samples))
+    real = None if looks.real is None else asdict(reference.measure(looks.real))
     return {
-        **found,
+        "samples": samples,
         "real": real,
         "weights": net.weights._asdict(),
         "package": net.package,
@@ -361,9 +375,7 @@ def _look(
     }
 
 
-def _as_asked(
-    drawn: dict[str, Any] | None, judge: Classifier | None, samples: Tensor
-) -> float | None:
+def _as_asked(drawn: dict[str, Any] | None, judge: Classifier | None, sets: _Sets) -> float | None:
     """The share of samples that the classifier takes for the class they were drawn of; None: of no
     class, or of such as it does not know."""
     labels = None if drawn is None else drawn["settings"]["labels"]
@@ -372,8 +384,8 @@ def _as_asked(
     names = [name.lower() for name in judge.classes]
     if not {label.lower() for label in labels} <= set(names):
         return None
-    asked = [names.index(labels[i % len(labels)].lower()) for i in range(len(samples))]
-    found = seen(judge, samples).probabilities.argmax(1)
+    asked = [names.index(labels[i % len(labels)].lower()) for i in range(len(sets.given))]
+    found = seen(judge, sets.samples).probabilities.argmax(1)
     return float((found == torch.tensor(asked)).double().mean())
 
 
@@ -391,14 +403,15 @@ def _draw(files: dict[str, Path], sets: _Sets, neighbours: Tensor | None) -> dic
     def shown(images: Tensor) -> Tensor:
         return plots.visible(unit_interval(images[:_SHOWN]))
 
-    panels = {"samples": shown(sets.samples)}
+    samples = shown(eight_bits(sets.given[:_SHOWN]))
+    panels = {"samples": samples}
     if sets.reference is not None:
         panels["real (reference)"] = shown(sets.reference)
     plots.save_panels(files["samples"], panels)
     drawn = {"Samples": files["samples"]}
     if sets.train is not None and neighbours is not None:
         nearest_ones = shown(sets.train[neighbours[:_SHOWN]])
-        near = {"samples": shown(sets.samples), "their nearest training images": nearest_ones}
+        near = {"samples": samples, "their nearest training images": nearest_ones}
         plots.save_panels(files["nearest"], near)
         drawn["Samples and the training images nearest to them"] = files["nearest"]
     return drawn

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.command import invoke, stop_after, succeed
+from helpers.inception import some_torchvision
+from helpers.together import together
 
 from ncsn_fast.data.pixels import eight_bits
+from ncsn_fast.evaluation.inception import figures as figures_of_inception
 from ncsn_fast.evaluation.inception.network import load_inception
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 
@@ -175,3 +179,52 @@ def test_what_inception_cannot_see_and_files_of_others_are_refused(
     assert "that of the published weights of FID is 6726825d" in result.output
     assert "say so by --inception-sha256" in result.output
     assert not (tmp_path / "evaluation").exists()
+
+
+def evaluated(folder, out, weights):
+    """What a process of several says; torch-fidelity is imported anew in each."""
+    os.chdir(folder)
+    with some_torchvision():
+        import torch_fidelity  # noqa: F401
+    given = ("--inception", weights.path, "--inception-sha256", weights.sha256)
+    return succeed(
+        "evaluate", "samples", "-n", 20, "--reference", "reference.npy", "--train", "train.npy",
+        *given, "--save-stats", f"{out}.npz", "--out", out,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(data, torch_fidelity, random_weights, monkeypatch):
+    """In a folder of three shards, of which no process reads one that it does not look at."""
+    monkeypatch.setattr(figures_of_inception, "BATCH_SIZE", 4)
+    succeed(
+        "sample",
+        "-n",
+        24,
+        "--out",
+        "samples",
+        "--shard-size",
+        9,
+        "--steps",
+        2,
+        "--method",
+        "dpmpp_2m",
+    )
+    folder = Path.cwd()
+    succeed_alone = evaluated(folder, "alone", random_weights)
+    first, second = together(2, evaluated, folder, "both", random_weights)
+    assert second == ""
+    assert "FID" in first
+    assert first.replace("both", "alone") == succeed_alone
+    alone, both = figures("alone"), figures("both")
+    for name, value in alone["inception"]["samples"].items():
+        assert both["inception"]["samples"][name] == pytest.approx(value, rel=1e-6), name
+    with np.load("alone.npz") as one, np.load("both.npz") as two:
+        np.testing.assert_allclose(two["mu"], one["mu"], rtol=1e-6)
+        np.testing.assert_allclose(
+            two["sigma"], one["sigma"], atol=1e-6 * np.abs(one["sigma"]).max()
+        )
+        assert two["images"] == one["images"] == 9
+    for found in (alone, both):
+        del found["inception"]
+    assert both == alone

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.threads import in_threads
 from scipy.linalg import sqrtm
 
 from ncsn_fast.evaluation.moments import Moments, frechet_distance, gaussian
@@ -54,3 +55,22 @@ def test_a_singular_covariance_costs_nothing():
     b = gaussian(zero + 0.5, torch.tensor([1.0, 0, 9], dtype=torch.float64).diag())
     assert frechet_distance(a, b) == pytest.approx(3 * 0.25 + 1 + 9, rel=1e-12)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("parts", [[50], [20, 30], [1, 48, 1], [25, 0, 25]])
+def test_those_of_several_processes_are_those_of_all_points(parts):
+    """Also far from 0, and where one of them has no points."""
+    x = points(50, offset=1e3)
+    pieces = x.split(parts)
+
+    def work(group):
+        own = pieces[group.ranks.rank]
+        if len(own):
+            return Moments.of(own).over(group)
+        some = Moments.of(x[:1])
+        return Moments(0, 0 * some.mean, 0 * some.scatter).over(group)
+
+    for found in in_threads(len(parts), work):
+        assert found.count == 50
+        np.testing.assert_allclose(found.mean, x.numpy().mean(0), rtol=1e-13)
+        np.testing.assert_allclose(found.covariance, np.cov(x.numpy().T), rtol=1e-9)

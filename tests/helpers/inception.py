@@ -25,7 +25,7 @@ class RandomWeights(NamedTuple):
 def torch_fidelity() -> Any:
     """The package; where it is not installed the test is skipped."""
     pytest.importorskip("tqdm")
-    with _some_torchvision():
+    with some_torchvision():
         return pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
 
 
@@ -52,7 +52,7 @@ def random_weights(torch_fidelity: Any, tmp_path_factory: Any) -> RandomWeights:
 
 
 @contextmanager
-def _some_torchvision() -> Iterator[None]:
+def some_torchvision() -> Iterator[None]:
     """torchvision, or names in its place while torch-fidelity is imported.
 
     That imports it for its lists of data sets and its CLIP, which are not used here. Beside a torch

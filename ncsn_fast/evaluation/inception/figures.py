@@ -6,13 +6,16 @@ in float64; features and logits of at most 50,000 are kept for the other figures
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ncsn_fast.data.pixels import eight_bits
+from ncsn_fast.distributed.group import Group
 from ncsn_fast.evaluation.inception.network import Inception
 from ncsn_fast.evaluation.inception.statistics import Statistics
 from ncsn_fast.evaluation.moments import Gaussian, Moments, fit, frechet_distance, gaussian
@@ -23,6 +26,7 @@ BATCH_SIZE = 64
 MOST_KEPT = 50_000
 SPLITS, SHUFFLED_BY = 10, 2020  # of the Inception score, as torch-fidelity has them
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID, likewise
+_TOGETHER = 8  # batches, after which processes wait for each other
 
 
 @dataclass(frozen=True)
@@ -76,36 +80,69 @@ class InceptionFigures:
     compared: int | None = None
 
 
-def look(inception: Inception, images: np.ndarray, progress: ProgressWish = None) -> Looks:
-    """Run the network over images.
+class Images(Protocol):
+    """Images (N, C, H, W), uint8 or floating point in [0, 1]: an array, memory-mapped or not, or
+    what reads those of a slice when it is asked for them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
+def look(
+    inception: Inception, images: Images, group: Group, progress: ProgressWish = None
+) -> Looks:
+    """Run the network over images. Of several processes each takes neighbouring ones, and all are
+    given what all have seen.
 
     Args:
-        images: (N, C, H, W), N > 3, C = 1 or 3, uint8 or floating point in [0, 1], memory-mapped
-            or not; those that are no bytes are rounded to 8 bits first.
+        images: more than 3, of 1 or 3 channels; what are no bytes are rounded to 8 bits first.
+        group: the processes.
+        progress: whom to tell of this one's images.
 
     Raises:
-        ValueError: for other channels.
+        ValueError: for other channels, and for more processes than images.
+        OtherProcessError: where another process is lost.
     """
     check_channels(images.shape[1])
-    number = len(images)
-    kept = np.ones(number, dtype=bool)
+    number, share = len(images), group.ranks.share(len(images))
+    if not share:
+        raise ValueError(f"{number} images for {group.ranks.size} processes: start fewer")
+    kept = torch.ones(number, dtype=torch.bool)
     if number > MOST_KEPT:
         kept[:] = False
         kept[np.random.default_rng(0).choice(number, MOST_KEPT, replace=False)] = True
     moments: Moments | None = None
     features, logits = [], []
-    with Progress(progress, number, "image") as shown:
-        for first in range(0, number, BATCH_SIZE):
-            batch = images[first : first + BATCH_SIZE]
-            seen = inception(eight_bits(batch))
+    with Progress(progress, len(share), "image") as shown:
+        for turn in range(math.ceil(number / group.ranks.size / BATCH_SIZE)):
+            if turn % _TOGETHER == 0:
+                group.largest(turn)  # so that nobody has to wait for long in the end
+            mine = share[turn * BATCH_SIZE : (turn + 1) * BATCH_SIZE]
+            if not mine:
+                break  # others have one image more
+            part = slice(mine.start, mine.stop)
+            seen = inception(eight_bits(images[part]))
             some = Moments.of(seen.features)
             moments = some if moments is None else moments + some
-            chosen = torch.from_numpy(kept[first : first + BATCH_SIZE])
-            features.append(seen.features.cpu()[chosen])
-            logits.append(seen.logits.cpu()[chosen])
-            shown.advance(len(batch))
+            features.append(seen.features.cpu()[kept[part]])
+            logits.append(seen.logits.cpu()[kept[part]])
+            shown.advance(len(mine))
     assert moments is not None
-    return Looks(moments, torch.cat(features), torch.cat(logits))
+    before = int(kept[: share.start].sum())
+    rows = (_of_all(torch.cat(own), before, int(kept.sum()), group) for own in (features, logits))
+    return Looks(moments if group.is_alone else moments.over(group), *rows)
+
+
+def _of_all(own: Tensor, before: int, number: int, group: Group) -> Tensor:
+    """The rows of all processes (number, D), of which these are some, behind so many others."""
+    if group.is_alone:
+        return own
+    found = own.new_zeros(number, own.shape[1])
+    found[before : before + len(own)] = own
+    group.add_up(found)
+    return found
 
 
 def check_channels(number: int) -> None:
@@ -136,11 +173,14 @@ class InceptionReference:
             self._gaussian = real.gaussian()
             self._features = real.features
 
+    def fid(self, found: Looks) -> float:
+        """The Fréchet distance of a set of images alone."""
+        mine = Gaussian(*(x.to(self._gaussian.mean.device) for x in found.gaussian()))
+        return frechet_distance(mine, self._gaussian)
+
     def measure(self, found: Looks) -> InceptionFigures:
         """Compare a set of images with it."""
-        mine = Gaussian(*(x.to(self._gaussian.mean.device) for x in found.gaussian()))
-        fid = frechet_distance(mine, self._gaussian)
-        score = (found.moments.count, fid, *inception_score(found.logits))
+        score = (found.moments.count, self.fid(found), *inception_score(found.logits))
         if self._features is None:
             return InceptionFigures(*score)
         number = min(len(found.features), len(self._features))
@@ -149,6 +189,23 @@ class InceptionReference:
             self._manifold = Manifold(real.to(self._device))
         near = compare(self._manifold, Manifold(samples.to(self._device)))
         return InceptionFigures(*score, *kernel_distance(samples, real), *near, number)
+
+
+class Fid:
+    """The FID of samples, for who trains a network.
+
+    Args:
+        inception: the network that they are seen through.
+        real: what it saw in real images, or statistics of these.
+    """
+
+    def __init__(self, inception: Inception, real: Looks | Statistics) -> None:
+        self._inception = inception
+        self._reference = InceptionReference(real, inception.device)
+
+    def __call__(self, images: Tensor) -> float:
+        """Of samples (N, C, H, W), N > 3, C = 1 or 3, in [0, 1], on the CPU."""
+        return self._reference.fid(look(self._inception, images.numpy(), Group()))
 
 
 def inception_score(logits: Tensor) -> tuple[float, float, int]:
@@ -189,6 +246,8 @@ def _some(features: Tensor, number: int) -> Tensor:
 
 __all__ = [
     "MOST_KEPT",
+    "Fid",
+    "Images",
     "InceptionFigures",
     "InceptionReference",
     "Looks",

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from helpers.threads import in_threads
 from scipy.linalg import sqrtm
 
+from ncsn_fast.distributed.group import Group
 from ncsn_fast.evaluation.inception import figures
-from ncsn_fast.evaluation.inception.figures import InceptionReference, Looks, look
+from ncsn_fast.evaluation.inception.figures import Fid, InceptionReference, Looks, look
 from ncsn_fast.evaluation.inception.network import Seen
 from ncsn_fast.evaluation.inception.statistics import Statistics
 from ncsn_fast.evaluation.moments import Moments, frechet_distance, gaussian
@@ -102,6 +104,8 @@ def test_of_statistics_there_is_fid_and_the_score_of_the_samples(torch_fidelity)
 class Pixels:
     """A network whose features are the pixels."""
 
+    device = CPU
+
     def __call__(self, x):
         flat = x.flatten(1).float()
         return Seen(flat, flat[:, :5])
@@ -111,20 +115,20 @@ def test_images_are_rounded_and_gone_through_in_batches(monkeypatch):
     monkeypatch.setattr(figures, "BATCH_SIZE", 7)
     images = np.random.default_rng(0).random((20, 1, 4, 4)) * 1.2 - 0.1
     told = []
-    found = look(Pixels(), images, lambda done, total: told.append((done, total)))
+    found = look(Pixels(), images, Group(), lambda done, total: told.append((done, total)))
     expected = np.rint(images.clip(0, 1) * 255).reshape(20, 16)
     np.testing.assert_array_equal(found.features, expected)
     np.testing.assert_allclose(found.moments.covariance, np.cov(expected.T), rtol=1e-10)
     assert told[-1] == (20, 20)
     with pytest.raises(ValueError, match="images of 2 channels"):
-        look(Pixels(), images.reshape(10, 2, 4, 4))
+        look(Pixels(), images.reshape(10, 2, 4, 4), Group())
 
 
 def test_of_many_images_some_are_kept_and_all_are_counted(monkeypatch):
     monkeypatch.setattr(figures, "BATCH_SIZE", 7)
     monkeypatch.setattr(figures, "MOST_KEPT", 12)
     images = np.random.default_rng(0).integers(0, 256, (30, 1, 4, 4), dtype=np.uint8)
-    found, again = look(Pixels(), images), look(Pixels(), images)
+    found, again = (look(Pixels(), images, Group()) for _ in range(2))
     assert (found.moments.count, found.features.shape, found.logits.shape) == (
         30,
         (12, 16),
@@ -134,3 +138,51 @@ def test_of_many_images_some_are_kept_and_all_are_counted(monkeypatch):
     rows = {tuple(row) for row in images.reshape(30, 16).tolist()}
     assert {tuple(row) for row in found.features.int().tolist()} <= rows
     np.testing.assert_allclose(found.moments.mean, images.reshape(30, 16).mean(0))
+
+
+@pytest.mark.parametrize("size", [2, 3, 30])
+@pytest.mark.parametrize("most", [12, 100])
+def test_what_several_processes_see_is_what_one_sees(monkeypatch, size, most):
+    """Each looks at its own part, some of them at one image more; all are given all of it."""
+    monkeypatch.setattr(figures, "BATCH_SIZE", 2)
+    monkeypatch.setattr(figures, "_TOGETHER", 2)
+    monkeypatch.setattr(figures, "MOST_KEPT", most)
+    images = np.random.default_rng(0).integers(0, 256, (31, 1, 4, 4), dtype=np.uint8)
+    seen = []
+
+    class Counted(Pixels):
+        def __call__(self, x):
+            seen.append(len(x))
+            return super().__call__(x)
+
+    alone = look(Pixels(), images, Group())
+    for found in in_threads(size, lambda group: look(Counted(), images, group)):
+        assert found.moments.count == 31
+        assert torch.equal(found.features, alone.features)
+        assert torch.equal(found.logits, alone.logits)
+        for name in ("mean", "covariance"):
+            expected = getattr(alone.moments, name)
+            torch.testing.assert_close(getattr(found.moments, name), expected, rtol=1e-12, atol=0)
+    assert sum(seen) == 31
+    assert max(seen) == min(2, -(-31 // size))
+
+
+def test_more_processes_than_images_are_refused():
+    images = np.zeros((4, 1, 2, 2), dtype=np.uint8)
+    with pytest.raises(ValueError, match="4 images for 5 processes: start fewer"):
+        in_threads(5, lambda group: look(Pixels(), images, group))
+
+
+def test_the_fid_of_a_trainer_is_the_distance_of_what_is_seen():
+    """Of images in 8 bits, of real images or of statistics of these."""
+    random = np.random.default_rng(0)
+    real = random.integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)
+    samples = torch.from_numpy(random.random((30, 1, 4, 4), dtype=np.float32))
+    seen = look(Pixels(), real, Group())
+    rounded = (255 * samples).round().flatten(1)
+    a, b = (Moments.of(x) for x in (rounded, torch.from_numpy(real).flatten(1)))
+    known = (gaussian(one.mean, one.covariance) for one in (a, b))
+    expected = frechet_distance(*known)
+    assert Fid(Pixels(), seen)(samples) == pytest.approx(expected, rel=1e-9)
+    told = Statistics(gaussian(b.mean, b.covariance), 40, None)
+    assert Fid(Pixels(), told)(samples) == pytest.approx(expected, rel=1e-9)
