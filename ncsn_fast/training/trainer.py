@@ -90,8 +90,8 @@ class Trainer:
 
     Raises:
         ValueError: for data that do not fit the network, a precision the device does not have, an
-            ``out`` folder that holds another run or that another process is writing to, or a
-            checkpoint of other settings, or fewer samples in a batch than processes.
+            ``out`` folder that holds another run or that another process is writing to, a
+            checkpoint of other settings, or a batch of fewer samples than there are processes.
         OSError: for an ``out`` that cannot be written, or a disk without room for the run.
     """
 
@@ -339,6 +339,7 @@ class Trainer:
             self.log.distance(self.step, distance)  # last: it says that all of this is done
 
     def _draw(self) -> tuple[bool, float | None]:
+        """Whether they were drawn, and their distance, if there is one."""
         if self._samples is None or self._asked is not None:
             return False, None
         self.average.sampling = self.net.sampling
