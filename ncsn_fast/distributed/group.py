@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import re
 import secrets
 import threading
 import time
@@ -219,10 +220,12 @@ def _answered(patience: timedelta = ANSWER) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        # Without the line of gloo's that says so, and what it takes for the cause.
+        reason = re.sub(r"^\[[^]]*\] *", "", said[0]).split(". ")[0]
         raise OtherProcessError(
             "another process of the run has ended, or has not answered for "
-            f"{patience.total_seconds():.0f} seconds ({reason[0]:.200}): what it said tells why, "
+            f"{patience.total_seconds():.0f} seconds ({reason:.200}): what it said tells why, "
             "and what was saved stays"
         ) from error
 

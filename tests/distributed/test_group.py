@@ -93,6 +93,7 @@ def test_a_failure_of_another_one_ends_the_first() -> None:
     assert second.error == "OSError: the disk is full"
     assert "OtherProcessError: another process of the run has ended, or has not" in str(first.error)
     assert "what was saved stays" in str(first.error)
+    assert ".cc:" not in str(first.error)
 
 
 def test_a_process_that_is_killed_ends_the_others() -> None:
