@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.data.digits import digits
 from ncsn_fast.data.labels import Classes
-from ncsn_fast.data.load import labelled_pixels_of, load_images, pixels_of
+from ncsn_fast.data.load import labelled_pixels_of, pixels_of
 from ncsn_fast.distributed.group import Group, join
 from ncsn_fast.distributed.ranks import from_environment
+from ncsn_fast.evaluation.inception.figures import Fid
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
 from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import machine_facts
+from ncsn_fast.runs.training.judge import HeldOut, fid_of, held_out_of, number_of
 from ncsn_fast.runs.training.settings import (
     FROM_DATA,
     LOADING,
@@ -159,6 +160,9 @@ def _train(
     """Begin the run or go on with it, in a folder whose lock is held."""
     out = Path(str(config.out))
     images, classes, held_out = group.first_alone(lambda: _checked_images(run, config, out))
+    judges: list[Tensor | Fid | None] = [held_out if isinstance(held_out, Tensor) else None]
+    if run.inception is not None:  # samples are the first process's alone
+        group.from_first(lambda: judges.append(fid_of(run, held_out, config, device, say)))
     say(told(run, config))
     found = None in [getattr(run, name) for name in FROM_DATA]
     run, schedule = group.from_first(lambda: _with_schedule(run, images, device))
@@ -175,7 +179,7 @@ def _train(
         config,
         classes=None if classes is None else classes.indices,
         resume=goes_on,
-        held_out=held_out,
+        held_out=judges[-1],
         locked=True,
     )
     config = trainer.config  # of a precision by name: it is the run's on every machine
@@ -198,7 +202,7 @@ def _train(
     data = {"source": run.data, "images": len(images), "shape": list(images.shape[1:])}
     return {
         "settings": stored(run, config),
-        "data": data | {"held_out": 0 if held_out is None else len(held_out)},
+        "data": data | {"held_out": number_of(held_out)},
         "schedule": {
             "sigmas": schedule.sigmas.tolist(),
             "step_size": schedule.step_size,
@@ -212,15 +216,17 @@ def _train(
 
 def _checked_images(
     run: TrainRun, config: TrainConfig, out: Path
-) -> tuple[np.ndarray, Classes | None, Tensor | None]:
+) -> tuple[np.ndarray, Classes | None, HeldOut]:
     """:func:`_images`, once what would fail at the end is refused."""
     for name in (SETTINGS_FILE, _PLOT):
         check_writable(out / name)
-    if run.held_out is not None and config.sample_every is None:
-        raise ValueError(
-            f"held_out = {run.held_out} judges the samples that are drawn while the network is "
-            "trained, and none are: say how often, such as sample_every=1000, or leave it out"
-        )
+    for name in ("held_out", "inception"):
+        if getattr(run, name) is not None and config.sample_every is None:
+            raise ValueError(
+                f"{name} = {getattr(run, name)} judges the samples that are drawn while the "
+                "network is trained, and none are: say how often, such as sample_every=1000, or "
+                "leave it out"
+            )
     return _images(run)
 
 
@@ -231,6 +237,7 @@ def _result(trainer: Trainer, out: Path) -> dict[str, Any]:
     return {
         "steps": trainer.step,
         "final_loss": log.losses[-1][1] if log.losses else None,
+        "measure": log.measure,
         "distances": [{"step": step, "distance": distance} for step, distance in log.distances],
         "best": None if best is None else {"step": best[0], "distance": best[1]},
         "files": {name: out / file for name, file in _FILES.items() if (out / file).exists()},
@@ -247,9 +254,9 @@ def _plot(trainer: Trainer, out: Path, say: Say) -> None:
         say(f"The loss so far: {out / _PLOT}")
 
 
-def _images(run: TrainRun) -> tuple[np.ndarray, Classes | None, Tensor | None]:
-    """The training images as they are stored, their classes where the run is about them, and the
-    images to judge samples by, if there are any.
+def _images(run: TrainRun) -> tuple[np.ndarray, Classes | None, HeldOut]:
+    """The training images as they are stored, their classes where the run is about them, and what
+    samples are judged by, if there is anything.
 
     Raises:
         ValueError: where they are not what the run's settings are for.
@@ -264,9 +271,7 @@ def _images(run: TrainRun) -> tuple[np.ndarray, Classes | None, Tensor | None]:
         images, classes = _labelled(run, loading)
     else:
         images, classes = pixels_of(run.data, **loading), None
-    held_out = digits("test").images if run.data == "digits" else None
-    if run.held_out is not None:
-        held_out = load_images(run.held_out, **loading)
+    held_out = held_out_of(run, loading)
     channels, height, width = images.shape[1:]
     wanted = f"but {f'preset {run.preset} is' if run.preset else 'the settings are'} for"
     other = "convert them" if run.data != "digits" else "choose yours with --data FOLDER"

@@ -107,6 +107,16 @@ class TrainRun:
         "What ``data`` may be; the digits have theirs.",
         free=True,
     )
+    inception: str | None = _data(
+        None,
+        "Judge samples by FID: its weights, a local file, as of ncsn-fast evaluate.",
+        "``held_out`` may then be statistics of images, an .npz of mu and sigma. It takes "
+        "torch-fidelity.",
+        free=True,
+    )
+    inception_sha256: str | None = _data(
+        None, "What that file has to be, where other weights are meant.", free=True
+    )
     channels: int | None = _data(
         None, "Refuse images of another number.", "None takes any.", least=1
     )
@@ -246,8 +256,8 @@ class TrainConfig:
     sample_every: int | None = _written(
         None,
         "Draw samples so often.",
-        "With held-out images they are judged by their pixel Fréchet distance, and the best model "
-        "is kept as best.safetensors.",
+        "With held-out images they are judged by their pixel Fréchet distance, or by FID, and the "
+        "best model is kept as best.safetensors.",
         least=1,
         free=True,
     )

@@ -18,6 +18,8 @@ from ncsn_fast.distributed.group import Group
 from ncsn_fast.support.files import append_text, flush, refuse_link, write_text
 from ncsn_fast.support.parsers import parse_json
 
+# By what the distance of samples is told.
+PIXELS, FID = MEASURES = ("pixel_frechet_distance", "fid")
 _log = logging.getLogger("ncsn_fast")
 _BOARD = "tensorboard"
 _LONGEST_LINE = 10_000  # characters; ours have about seventy
@@ -73,10 +75,14 @@ class TrainingLog:
 
     Attributes:
         losses: (step, loss) pairs; each loss is the mean since the one before.
-        distances: (step, pixel Fréchet distance) pairs of the samples drawn on the way.
+        distances: (step, distance) pairs of the samples drawn on the way.
+        measure: by which of ``MEASURES`` they are.
     """
 
-    def __init__(self, out: Path | None, *, tensorboard: bool = False) -> None:
+    def __init__(
+        self, out: Path | None, *, tensorboard: bool = False, measure: str = PIXELS
+    ) -> None:
+        self.measure = measure
         self.losses: list[tuple[int, float]] = []
         self.distances: list[tuple[int, float]] = []
         self._entries: list[dict[str, Any]] = []
@@ -100,7 +106,7 @@ class TrainingLog:
     def distance(self, step: int, distance: float) -> None:
         """Append an entry."""
         self.distances.append((step, distance))
-        self._write(step, {"pixel_frechet_distance": distance})
+        self._write(step, {self.measure: distance})
 
     def levels(self, step: int, sigmas: Tensor, losses: list[float | None]) -> None:
         """Write levels.json: the mean loss of each level since the last report."""
@@ -125,12 +131,20 @@ class TrainingLog:
 
         Args:
             digest: what :meth:`digest` was when the step was saved; None where that is not known.
+
+        Raises:
+            ValueError: where samples were judged by another measure.
         """
         if self._out is None:
             return
         path, seen = self._out / "log.jsonl", set()
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         for entry, kind, at, value in sorted(_entries(text), key=lambda found: found[2]):
+            if at <= step and kind not in ("loss", self.measure):
+                raise ValueError(
+                    f"the samples of this run are judged by {kind} ({path}), which "
+                    f"{self.measure} cannot be compared with: go on with what it was begun with"
+                )
             if at <= step and (kind, at) not in seen:
                 seen.add((kind, at))
                 self._entries.append(entry)
@@ -212,7 +226,7 @@ def _entries(text: str) -> Iterator[tuple[dict[str, Any], str, int, float]]:
     for line in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
             entry = parse_json(line, "a line of the log", _LONGEST_LINE)
-            kind = "loss" if "loss" in entry else "pixel_frechet_distance"
+            kind = next((name for name in ("loss", *MEASURES) if name in entry), PIXELS)
             at, value = int(entry["step"]), float(entry[kind])
             if at >= 0 and math.isfinite(value):
                 yield entry, kind, at, value
@@ -230,4 +244,4 @@ def _tensorboard_writer() -> Any:
     return SummaryWriter
 
 
-__all__ = ["LossSums", "TrainingLog", "by_level", "warned"]
+__all__ = ["FID", "PIXELS", "LossSums", "TrainingLog", "by_level", "warned"]

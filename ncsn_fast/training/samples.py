@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.load_save import save_checkpoint
+from ncsn_fast.evaluation.inception.figures import Fid, check_channels
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.support.checks import count
 from ncsn_fast.support.files import refuse_link
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.log import warned
@@ -33,12 +35,12 @@ class TrainingSamples:
     every: int
     number: int
     seed: int
-    held_out: Tensor | None
+    held_out: Tensor | Fid | None
     averaged: bool = True
 
     @staticmethod
     def of(
-        net: ScoreNetwork, config: TrainConfig, held_out: Tensor | None
+        net: ScoreNetwork, config: TrainConfig, held_out: Tensor | Fid | None
     ) -> TrainingSamples | None:
         """The samples a run asks for, or None.
 
@@ -54,7 +56,10 @@ class TrainingSamples:
                 "nf.auto_schedule(images).sampling"
             )
         Sampler(net)  # refuses settings that do not work now, not after a thousand steps
-        if held_out is not None:
+        if isinstance(held_out, Fid):
+            check_channels(net.shape[0])
+            count("samples", config.samples, 4)
+        elif held_out is not None:
             _check(held_out, net)
         elif config.out is None:
             raise ValueError(
@@ -96,8 +101,8 @@ class TrainingSamples:
                 (out / FOLDER).mkdir(exist_ok=True)
                 shown = plots.visible(images[:_SHOWN])
                 plots.save_grid(out / FOLDER / f"step_{step:07d}.png", shown)
-        if self.held_out is None:
-            return None
+        if self.held_out is None or isinstance(self.held_out, Fid):
+            return None if self.held_out is None else self.held_out(images)
         return pixel_frechet_distance(images, self.held_out)
 
     def draw_or_warn(

@@ -27,6 +27,7 @@ from ncsn_fast.device import backends, malloc, profiling
 from ncsn_fast.device.precision import check_precision, float32_mode
 from ncsn_fast.distributed.group import join
 from ncsn_fast.distributed.ranks import from_environment
+from ncsn_fast.evaluation.inception.figures import Fid
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.checks import choice
 from ncsn_fast.support.files import remove_leftovers
@@ -36,7 +37,7 @@ from ncsn_fast.training import state as training_state
 from ncsn_fast.training.config import TrainConfig
 from ncsn_fast.training.forms import forms_of_run, settled, tell_other_forms
 from ncsn_fast.training.graph import TrainingGraph
-from ncsn_fast.training.log import LossSums, TrainingLog, by_level, warned
+from ncsn_fast.training.log import FID, PIXELS, LossSums, TrainingLog, by_level, warned
 from ncsn_fast.training.samples import FOLDER, TrainingSamples
 from ncsn_fast.training.state import RunFolder, RunState
 from ncsn_fast.training.step import TrainingError, TrainingStep, check_trainable, usual_modes
@@ -76,7 +77,7 @@ class Trainer:
         classes: (N,) whole numbers, the class of each sample, for a network that knows classes.
         resume: go on from the checkpoint in ``config.out``.
         held_out: (M, *shape) float images in [0, 1] that are not in the data set, to judge by
-            them the samples drawn every ``config.sample_every`` steps.
+            them the samples drawn every ``config.sample_every`` steps; or a ``Fid``.
         locked: whether the caller holds the ``folder_lock`` of ``config.out`` and knows that it
             holds no other run, as ncsn-fast train does. Else the trainer takes it while it looks
             at the folder, and again for :meth:`fit` and :meth:`save`.
@@ -84,7 +85,7 @@ class Trainer:
     Attributes:
         step: optimiser steps done.
         history: (step, loss) pairs as logged; each loss is the mean since the one before.
-        log: the whole log; ``log.distances`` are the (step, pixel Fréchet distance) pairs.
+        log: the whole log; ``log.distances`` are the (step, distance) pairs.
         average: the network with the averaged weights, or the network itself without ema.
         config: the settings, with the precision that "auto" was resolved to.
 
@@ -104,7 +105,7 @@ class Trainer:
         *,
         classes: Tensor | np.ndarray | None = None,
         resume: bool = False,
-        held_out: Tensor | None = None,
+        held_out: Tensor | Fid | None = None,
         locked: bool = False,
     ) -> None:
         asked = TrainConfig() if config is None else config
@@ -150,7 +151,8 @@ class Trainer:
         self._folder: RunFolder | None = None
         if config.out is not None and group.ranks.is_first:
             self._folder = RunFolder(Path(config.out), locked)
-        self.log = TrainingLog(self.out, tensorboard=config.tensorboard)
+        measure = FID if isinstance(held_out, Fid) else PIXELS
+        self.log = TrainingLog(self.out, tensorboard=config.tensorboard, measure=measure)
         self._begin(resume)
 
     @property

@@ -52,7 +52,7 @@ def test_every_command_has_the_options_it_is_given():
     container = yaml.safe_load(JOB)["spec"]["template"]["spec"]["containers"][0]
     found = [*commands(PAGE.replace(JOB, "")), *commands(container["args"][0])]
     names = {words[0] for words in found}
-    assert {"sample", "verify"} <= names
+    assert {"sample", "train", "verify"} <= names
     for name, *words in found:
         command = main.get_command(None, name)
         assert command is not None, name

@@ -28,7 +28,7 @@ _ALWAYS_TOLD = {
     "precision",
 }
 FROM_DATA = ("sigma_max", "num_levels", "step_size")  # from the data, where they are not given
-_PLACES = ("data", "labels", "held_out")
+_PLACES = ("data", "labels", "held_out", "inception")
 # Settings of a run that say how its images are read.
 LOADING = ("image_size", "crop", "damaged", "key", "layout", "values")
 # Every setting of a run that users are asked for, by name.
