@@ -15,8 +15,7 @@ from helpers.command import succeed
 from helpers.samples import contents
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-# 24 shards of chains of 61 rows, two at a time.
-_WORDS = ("--steps-per-level", 10, "-n", 48, "--shard-size", 2)
+_WORDS = ("--steps-per-level", 10, "--shard-size", 2)  # chains of 61 rows, two at a time
 
 
 def children(pid: int) -> list[int]:
@@ -26,13 +25,13 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def torchrun(out: Path, checkpoint: Path, *words: object, kills: int = 0, seed: int = 0) -> int:
-    """Start two processes, kill one after the other; the exit code."""
+def torchrun(out: Path, checkpoint: Path, *words: object, kills: int) -> tuple[int, int]:
+    """Start two processes, kill one after the other; the exit code, and how many were killed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "--max-restarts", str(kills), "-m", "ncsn_fast"]
     command += ["sample", str(checkpoint), "--out", str(out), *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    rng = random.Random(seed)
+    rng, killed = random.Random(0), 0
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
@@ -43,10 +42,11 @@ def torchrun(out: Path, checkpoint: Path, *words: object, kills: int = 0, seed: 
                 if len(list(out.glob("shards/[0-9]*.npz"))) >= before + more:
                     if found := children(process.pid):
                         os.kill(rng.choice(found), signal.SIGKILL)
+                        killed += 1
                     break
                 time.sleep(0.02)
         process.communicate()
-        return process.returncode
+        return process.returncode, killed
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,9 @@ def torchrun(out: Path, checkpoint: Path, *words: object, kills: int = 0, seed: 
 def test_processes_of_torchrun_make_the_files_of_one_also_where_some_are_killed(
     tmp_path: Path, checkpoint: Path, kills: int
 ) -> None:
-    succeed("sample", checkpoint, "--out", tmp_path / "one", *_WORDS)
-    assert torchrun(tmp_path / "two", checkpoint, *_WORDS, kills=kills) == 0
+    words = (*_WORDS, "-n", 2 * (8 + 4 * kills))
+    succeed("sample", checkpoint, "--out", tmp_path / "one", *words)
+    assert torchrun(tmp_path / "two", checkpoint, *words, kills=kills) == (0, kills)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     succeed("verify", tmp_path / "two")
 
@@ -66,10 +67,8 @@ def test_a_folder_that_is_deleted_under_two_processes_ends_them(
 ) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ncsn_fast", "sample", str(checkpoint), "--out", str(out)]
-    both = [
-        subprocess.Popen([*command, *map(str, _WORDS)], stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    command += [*map(str, _WORDS), "-n", "200"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     while not list(out.glob("shards/[0-9]*.npz")):
         assert None in [process.poll() for process in both]
         time.sleep(0.02)
