@@ -123,9 +123,10 @@ def sample(
             made = _fill(store, place, part_only, sampler, net, classes, seed, progress)
         seconds = time.monotonic() - started
         files = {"manifest": out / MANIFEST}
-        with store.finished() as whole:
+        # Of the processes of torchrun one is enough; of the parts of a job any may be the last.
+        with store.finished(wait=place.is_first or part_only) as whole:
             files |= _pictures(store, ids, out, whole, say)
-        if gif and "grid" in files and place.is_first:
+        if gif and "grid" in files and (place.is_first or part_only):
             frames, sigmas = _chain(sampler, net, classes, ids, seed, say, progress)
             files["chain"] = out / "chain.gif"
             with store.alone():

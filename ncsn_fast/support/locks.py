@@ -21,7 +21,7 @@ NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 NOT_SUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_MOMENT, _LONG = 0.05, 600.0  # seconds between two looks at a lock of a moment, and for which
+_MOMENT, _TRIES = 0.05, 20  # seconds between two looks at a lock, and how often for a moment
 # The folders that this process has locked, and what it holds their locks by.
 _held: dict[Path, int] = {}
 
@@ -55,6 +55,10 @@ def folder_lock(
     make_folder(folder, otherwise)
     try:
         found = _take(path, otherwise, shared)
+        for _ in range(_TRIES if shared else 0):  # one that leaves has it alone for a moment
+            if found is None:
+                time.sleep(_MOMENT)
+                found = _take(path, otherwise, shared)
         if found is None:
             raise ValueError(f"another process is writing to {folder}: wait for it, or {otherwise}")
         descriptor, goes = found
@@ -83,17 +87,13 @@ def taken(path: Path, *, wait: bool = False) -> Iterator[bool]:
     block: not where another one has it. Without locks of files everybody has it.
 
     Args:
-        wait: until the others are done with it, which takes them moments.
+        wait: until the others are done with it, or have ended.
 
     Raises:
-        ValueError: where the path is not that of a file, or another process has what takes moments
-            for ten minutes.
+        ValueError: where the path is not that of a file.
         OSError: where the file cannot be made.
     """
-    otherwise, until = "take another folder", time.monotonic() + _LONG
-    while (found := _take(path, otherwise, shared=False)) is None and wait:
-        if time.monotonic() > until:
-            raise ValueError(f"another process has held {path} for {_LONG:.0f} seconds: stop it")
+    while (found := _take(path, "take another folder", shared=False)) is None and wait:
         time.sleep(_MOMENT)
     try:
         yield found is not None
@@ -120,14 +120,17 @@ def check_held(folder: Path) -> None:
     """Refuse to write where somebody else writes by now.
 
     Raises:
-        ValueError: for a folder that was locked here, and has another lock by now.
+        ValueError: for a folder that was locked here, it or one it is in, and has another lock by
+            now.
     """
-    descriptor = _held.get(folder.absolute())
-    if descriptor is not None and _is_of_another(folder / ".lock", descriptor):
-        raise ValueError(
-            f"{folder} was removed and made anew by another process, which writes there by now: "
-            "choose another folder"
-        )
+    place = folder.absolute()
+    for each in (place, *place.parents):
+        descriptor = _held.get(each)
+        if descriptor is not None and _is_of_another(each / ".lock", descriptor):
+            raise ValueError(
+                f"{each} was removed and made anew by another process, which writes there by now: "
+                "choose another folder"
+            )
 
 
 def _take(path: Path, otherwise: str, shared: bool) -> tuple[int, bool] | None:

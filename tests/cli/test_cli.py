@@ -148,11 +148,9 @@ def test_interrupted_again_at_once_nothing_is_lost(tmp_path, checkpoint, monkeyp
         stop_after(monkeypatch, steps)
         assert invoke(*arguments).exit_code == 130
         monkeypatch.undo()
-    # Whoever wants some of these chains goes on with all of them.
     stop_after(monkeypatch, 13 - 8)
-    succeed("sample", checkpoint, "--out", tmp_path, "-n", 2)
+    succeed(*arguments)
     monkeypatch.undo()
-    assert "4 of 4 samples are in" in succeed(*arguments)
     with np.load(tmp_path / "samples.npz") as stored:
         expected = nf.sample(nf.load_checkpoint(checkpoint), 4, seed=0).numpy()
         np.testing.assert_allclose(stored["images"], expected, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import shutil
 import threading
 import time
 import weakref
@@ -27,8 +28,9 @@ from helpers.samples import (
 
 from ncsn_fast.device import measured, native
 from ncsn_fast.distributed.ranks import Ranks
-from ncsn_fast.runs.samples import shards, under_way
+from ncsn_fast.runs.samples import shards, store, under_way
 from ncsn_fast.runs.samples.manifest import read_manifest
+from ncsn_fast.support.locks import folder_lock
 
 
 def test_shards_are_of_fixed_ids_and_are_not_made_again(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_a_full_disk_ends_the_work_with_what_is_lost(tmp_path: Path, monkeypatch
     one = store_in(tmp_path, (0, 12))
     monkeypatch.setattr(shards, "write_npz", full)
     monkeypatch.setattr(under_way, "write_tensors", full)
-    with pytest.raises(OSError, match=r"No space left on device.* 4 finished samples were in no"):
+    with pytest.raises(OSError, match=r"No space left on device.* 6 finished samples were in no"):
         filled(one)
     monkeypatch.undo()
     assert filled(store_in(tmp_path, (0, 12))) == [(0, 4), (4, 8), (8, 12)]
@@ -168,6 +170,132 @@ def test_what_failed_is_written_in_the_end_where_there_is_room_again(
     with pytest.raises(OSError, match="No space left on device"):
         filled(one)
     assert failed[0].exists()
+
+
+def test_a_failed_write_ends_the_work_also_where_saves_are_due(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(store, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(shards, "write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        filled(store_in(tmp_path, (0, 12)))
+
+
+def test_images_that_could_not_be_copied_leave_no_gap(tmp_path: Path, monkeypatch) -> None:
+    one, stored_as = store_in(tmp_path, (0, 4)), shards.stored_as
+    monkeypatch.setattr(shards, "stored_as", full)
+    shard = next(one.shards(ALONE))
+    with contextlib.suppress(OSError), one.kept():
+        one.add(shard, images_of([0, 1]))
+        with contextlib.suppress(OSError):
+            one._wait()
+        monkeypatch.setattr(shards, "stored_as", stored_as)
+        one.add(shard, images_of([2, 3]))
+    again = store_in(tmp_path, (0, 4))
+    filled(again)
+    assert torch.equal(again.stored.images(range(4)), images_of(range(4)))
+
+
+def test_ctrl_c_while_a_shard_is_written_lets_it_be_written(tmp_path: Path, monkeypatch) -> None:
+    one, write, going_on = store_in(tmp_path, (0, 8)), shards.write, threading.Event()
+
+    def slow(*arguments):
+        going_on.wait(600)
+        write(*arguments)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards, "write", slow)
+    with contextlib.suppress(KeyboardInterrupt), one.kept():
+        fill(one, next(one.shards(ALONE)))
+        with monkeypatch.context() as patch:
+            patch.setattr(one._writing, "result", interrupted)
+            threading.Timer(0.1, going_on.set).start()
+            one._wait()
+    assert store_in(tmp_path, (0, 8)).stored.ids() == [(0, 4)]
+
+
+def test_commands_that_want_other_numbers_make_no_sample_twice(tmp_path: Path) -> None:
+    fewer, more = store_in(tmp_path, (0, 6)), store_in(tmp_path, (0, 8))
+    taken = fewer.shards(Ranks(1, 2))
+    shard = next(taken)
+    assert shard.ids == (4, 6)
+    assert filled(more, Ranks(0, 2), part_only=True) == [(0, 4)]
+    assert more._take([(4, 8)]) is None
+    fill(fewer, shard)
+    assert next(taken, None) is None
+    assert filled(store_in(tmp_path, (0, 8))) == [(6, 8)]
+    assert [ids for ids, _ in more.stored.ranges()] == [(0, 4), (4, 6), (6, 8)]
+
+
+def test_nothing_is_written_where_a_folder_was_made_anew_by_another_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with folder_lock(out, shared=True):
+        one = store_in(out, (0, 8))
+        shard = next(one.shards(ALONE))
+        shutil.move(out, tmp_path / "old")
+        out.mkdir()
+        (out / "shards").mkdir()
+        (out / ".lock").touch()  # as another process's
+        fill(one, shard)
+        with pytest.raises(ValueError, match="was removed and made anew by another process"):
+            one._wait()
+    assert not list((out / "shards").iterdir())
+
+
+def test_a_shard_of_other_settings_is_refused_also_with_its_checksum(tmp_path: Path) -> None:
+    filled(store_in(tmp_path / "theirs", (0, 8), {"seed": 1}))
+    one = store_in(tmp_path / "ours", (0, 8))
+    filled(one)
+    for path in (tmp_path / "theirs" / "shards").glob("000000004*"):
+        shutil.copyfile(path, tmp_path / "ours" / "shards" / path.name)
+    with pytest.raises(ValueError, match="holds samples of other settings"):
+        finish(one)
+
+
+def test_files_of_others_in_the_folder_of_shards_stay(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    names = ("mine.sha256", "mine.partial.safetensors", "zz")
+    for name in names:
+        (tmp_path / "shards" / name).write_text("mine")
+    (tmp_path / "shards" / "000000000-000000003.npz.sha256").mkdir()
+    one = store_in(tmp_path, (0, 4))
+    with pytest.raises(OSError, match=r"is a folder, give .*\. What is finished is saved"):
+        filled(one)
+    (tmp_path / "shards" / "000000000-000000003.npz.sha256").rmdir()
+    one = store_in(tmp_path, (0, 4))
+    filled(one)
+    assert finish(one)
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == sorted(names)
+
+
+def test_shards_are_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "shards").symlink_to(tmp_path / "other")
+    with pytest.raises(ValueError, match="shards is a link"):
+        store_in(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("npz", "uint8"), ("png", None), ("tar", None)])
+@pytest.mark.parametrize("number", [3, 10])
+def test_a_set_whose_manifest_was_lost_goes_on_in_its_form(
+    tmp_path: Path, kind: str, dtype: str | None, number: int
+) -> None:
+    one = store_in(tmp_path, (0, number), format=kind, dtype=dtype)
+    filled(one)
+    assert finish(one)
+    before = contents(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    again = store_in(tmp_path, (0, number))
+    assert filled(again) == []
+    assert finish(again)
+    assert contents(tmp_path) == before
+
+
+def test_more_shards_than_a_manifest_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"at most 100,000 shards, take some of 10 or more"):
+        store_in(tmp_path, (0, 1_000_000), shard=1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("when", ["replace", "unlink"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import random
 import re
 import shlex
@@ -12,6 +14,7 @@ import pytest
 from helpers.command import invoke, succeed
 from helpers.samples import contents, filled, finish, store_in
 
+from ncsn_fast.runs.samples.manifest import read_manifest
 from ncsn_fast.runs.samples.verify import verify
 
 FORMATS = ("npz", "png", "tar")
@@ -102,3 +105,37 @@ def test_its_report_has_the_keys_that_are_documented(tmp_path: Path) -> None:
     (row,) = re.findall(r"^\| `verify` \| (.*) \|$", page, re.MULTILINE)
     told = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row)))
     assert told == set(verify(made(tmp_path / "samples")))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_pipes_and_links_in_the_place_of_shards_are_foreign(tmp_path: Path, kind: str) -> None:
+    folder = made(tmp_path / "samples", kind)
+    first, second, _ = sorted((folder / "shards").iterdir())
+    for path in (first, second):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.mkfifo(first)
+    second.symlink_to(tmp_path)
+    found = verify(folder)
+    assert [*found["foreign"]] == [f"shards/{first.name}", f"shards/{second.name}"]
+    assert found["missing"] == [[0, 7]]
+
+
+def test_a_pipe_or_a_folder_among_pictures_is_a_damage(tmp_path: Path) -> None:
+    folder = made(tmp_path / "samples", "png")
+    first, second, _ = sorted((folder / "shards").iterdir())
+    picture = first / "000000001.png"
+    picture.unlink()
+    os.mkfifo(picture)
+    (second / "more").mkdir()
+    assert [*verify(folder)["damaged"]] == [f"shards/{first.name}", f"shards/{second.name}"]
+
+
+@pytest.mark.parametrize("command", [["rm", "-rf", "/home/me"], 5, "rm", [], None])
+def test_no_other_command_is_advised(tmp_path: Path, command: object) -> None:
+    folder = made(tmp_path / "samples")
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    dataclasses.replace(manifest, about={"command": command}).write(folder)
+    first = sorted((folder / "shards").iterdir())[0]
+    first.unlink()
+    assert verify(folder)["run"] == [f"ncsn-fast sample -n 10 --out {folder}"]

@@ -11,28 +11,52 @@ import numpy as np
 
 from ncsn_fast.checkpoints.tensor_file import read_tensors
 from ncsn_fast.runs.samples import shards
-from ncsn_fast.runs.samples.manifest import Manifest, OtherSamplesError, check_identity
+from ncsn_fast.runs.samples.manifest import (
+    DTYPES,
+    FORMATS,
+    Manifest,
+    OtherSamplesError,
+    check_identity,
+)
 from ncsn_fast.runs.samples.stored import WHOLE, reading
+from ncsn_fast.support.array_parsers import open_npz
 from ncsn_fast.support.files import atomic_write
 
 _log = logging.getLogger("ncsn_fast")
 _PARTS, _CHAINS = "part_" + 6 * "[0-9]" + ".npz", "partial.safetensors"
 
 
-def check_wish(folder: Path, wished: Mapping[str, Any]) -> None:
-    """Refuse to go on in another form than that of samples that are there without a manifest.
+def wish(folder: Path, wished: Mapping[str, Any]) -> dict[str, Any]:
+    """How to go on with samples that are there without a manifest, which may have been lost.
 
     Raises:
-        OtherSamplesError: naming it.
+        OtherSamplesError: where another form is wished.
+        ValueError: for a samples.npz that is damaged.
     """
-    of_old = {"format": "npz", "dtype": "float32"}
-    differ = [k for k, value in of_old.items() if wished.get(k) not in (None, value)]
-    if differ and any(path.exists() for path in (folder / WHOLE, *folder.glob(_PARTS))):
+    there = _form(folder)
+    differ = [k for k, value in there.items() if wished.get(k) not in (None, value)]
+    if differ:
         raise OtherSamplesError(
             f"{folder} holds samples that are stored otherwise ("
-            f"{'; '.join(f'{k} is {of_old[k]} there, here {wished[k]}' for k in differ)}): leave "
+            f"{'; '.join(f'{k} is {there[k]} there, here {wished[k]}' for k in differ)}): leave "
             "that out, or choose another --out"
         )
+    return {**wished, **there}
+
+
+def _form(folder: Path) -> dict[str, str]:
+    """The format and dtype of what is there; nothing where there is nothing."""
+    for format_ in FORMATS:
+        files = [*shards.present(folder, format_).values()]
+        if format_ == "npz":
+            files += [path for path in (folder / WHOLE, *folder.glob(_PARTS)) if path.exists()]
+        if files and format_ != "npz":
+            return {"format": format_, "dtype": "uint8"}
+        if files:
+            with reading(files[0]), open_npz(files[0]) as stored:
+                dtype = str(stored["images"].dtype)
+            return {"format": format_} | ({"dtype": dtype} if dtype in DTYPES else {})
+    return {}
 
 
 def take_in(folder: Path, manifest: Manifest) -> None:
@@ -60,4 +84,4 @@ def take_in(folder: Path, manifest: Manifest) -> None:
         chains.unlink()
 
 
-__all__ = ["check_wish", "take_in"]
+__all__ = ["take_in", "wish"]

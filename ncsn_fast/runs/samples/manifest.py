@@ -14,10 +14,11 @@ from ncsn_fast.device import measured
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.runs.samples.ranges import Range, union
 from ncsn_fast.support.files import write_text
-from ncsn_fast.support.parsers import parse_json, read_json, shortened
+from ncsn_fast.support.parsers import parse_json, read_text, shortened
 
 NAME = "manifest.json"
 MOST_SAMPLES = 1 << 48  # ids of samples are below
+MOST_SHARDS, _LARGEST = 100_000, 32 << 20  # and bytes of a manifest that names them
 FORMATS, DTYPES = ("npz", "png", "tar"), ("float32", "uint8")
 # A shard holds so many images, or as many as take so many bytes as float32.
 _SHARD, _SHARD_BYTES = 1000, 64 << 20
@@ -89,7 +90,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        stored = read_json(path)
+        stored = parse_json(read_text(path, _LARGEST), str(path), _LARGEST)
         if stored.pop("sha256") != _checksum(stored):
             raise ValueError("its checksum does not match")
         layout = Layout(**{**stored["layout"], "shape": tuple(stored["layout"]["shape"])})
@@ -156,6 +157,19 @@ def layout_of(
     return Layout(format_, dtype, shape, shard, given.get("chunk") or chunk_of(shard))
 
 
+def check_number(ids: Range, shard: int) -> None:
+    """Refuse more shards than a manifest can name.
+
+    Raises:
+        ValueError: saying how large they have to be.
+    """
+    if (n := ids[1] - ids[0]) > MOST_SHARDS * shard:
+        raise ValueError(
+            f"{n:,} samples in shards of {shard:,}: a folder has at most {MOST_SHARDS:,} shards, "
+            f"take some of {math.ceil(n / MOST_SHARDS):,} or more"
+        )
+
+
 def check_identity(path: Path, there: Any, here: Mapping[str, Any]) -> None:
     """Refuse to mix samples of others with ours.
 
@@ -206,6 +220,7 @@ __all__ = [
     "Manifest",
     "OtherSamplesError",
     "check_identity",
+    "check_number",
     "layout_of",
     "parsed_identity",
     "read_manifest",

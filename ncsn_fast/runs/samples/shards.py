@@ -27,7 +27,7 @@ from ncsn_fast.runs.samples.manifest import (
 from ncsn_fast.runs.samples.ranges import Range, number
 from ncsn_fast.support.array_parsers import open_npz
 from ncsn_fast.support.files import atomic_folder, atomic_write, sha256_of, write_text
-from ncsn_fast.support.parsers import read_text
+from ncsn_fast.support.parsers import opened, read_text
 
 FOLDER = "shards"
 SUM, PARTIAL = ".sha256", ".partial.safetensors"  # what lies beside a shard, or in its place
@@ -127,15 +127,15 @@ def read(path: Path, ids: Range, manifest: Manifest) -> np.ndarray:
     images = np.empty((number([ids]), *shape), np.uint8)
     if path.is_dir():
         for image, i in zip(images, range(*ids), strict=True):
-            with (path / _picture(i)).open("rb") as file:
+            with opened(path / _picture(i)) as file:
                 image[:] = _pixels(file, shape, manifest.tag)
         return images
-    with tarfile.open(path, "r:") as archive:
+    with opened(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for image, i in zip(images, range(*ids), strict=True):
-            opened = archive.extractfile(_picture(i))
-            if opened is None:
+            member = archive.extractfile(_picture(i))
+            if member is None:
                 raise ValueError(f"{_picture(i)} is no file")
-            image[:] = _pixels(opened, shape, manifest.tag)
+            image[:] = _pixels(member, shape, manifest.tag)
     return images
 
 

@@ -27,17 +27,21 @@ from ncsn_fast.runs.samples import legacy, shards
 from ncsn_fast.runs.samples.manifest import (
     Manifest,
     check_identity,
+    check_number,
     layout_of,
     read_manifest,
 )
 from ncsn_fast.runs.samples.ranges import Range, number, pieces, union, without
 from ncsn_fast.runs.samples.stored import Stored
 from ncsn_fast.runs.samples.under_way import Shard
-from ncsn_fast.support.files import atomic_write, check_space, remove_leftovers
+from ncsn_fast.support.files import atomic_write, check_space, refuse_link, remove_leftovers
 from ncsn_fast.support.locks import taken, told
 
 _log = logging.getLogger("ncsn_fast")
 SAVE_SECONDS = 30.0  # at most this much work is lost when the process is killed
+_BLOCK = ".manifest.lock"  # what no two processes have at once
+# Bytes of an image beside its values: of a PNG, an archive's headers and padding, a disk's block.
+_BESIDE = {"npz": 0, "tar": 2048, "png": 4096}
 _LOOK_SECONDS = 0.5  # between two looks at the shards that others are making
 
 
@@ -81,13 +85,15 @@ class SampleStore:
         self._writing: Future[None] | None = None
         self._unwritten: list[Shard] = []  # taken and not written: the last one is under way
         self._written = time.monotonic()
+        refuse_link(folder / shards.FOLDER)
         with self.alone():
             there = read_manifest(folder)
             if there is None:
-                legacy.check_wish(folder, wished)
+                wished = legacy.wish(folder, wished)
             else:
                 check_identity(folder, there.identity, identity)
             layout = layout_of(there, folder, shape, wished, chunk_of)
+            check_number(ids, layout.shard)
             new = there or Manifest(identity, layout, about or {}, [])
             legacy.take_in(folder, new)
             self.stored = Stored(folder, new)
@@ -103,7 +109,7 @@ class SampleStore:
 
     def is_begun(self) -> bool:
         """Whether some that are in no file are under way, or were when a process ended."""
-        return any((self._folder / shards.FOLDER).glob(f"*{shards.PARTIAL}"))
+        return bool(self._partials())
 
     def _bytes_needed(self) -> int:
         """What the missing samples, and their saves on the way, take on the disk at most."""
@@ -112,7 +118,8 @@ class SampleStore:
         item = np.dtype(layout.dtype).itemsize
         if layout.format == "npz" and missing + there <= layout.shard:
             return 2 * item * values * (missing + there)  # the shards, and the one file of them
-        return values * (item * missing + (item + 4) * min(missing, layout.shard))
+        each = item * values + _BESIDE[layout.format]
+        return each * missing + (item + 4) * values * min(missing, layout.shard)
 
     def shards(self, place: Ranks, *, part_only: bool = False) -> Iterator[Shard]:
         """Take one missing shard after the other, until none is missing.
@@ -124,8 +131,8 @@ class SampleStore:
         size, waits = self.manifest.layout.shard, False
         while missing := self._pieces():
             own = [ids for ids in missing if ids[0] // size % place.size == place.rank]
-            others = [] if part_only else [ids for ids in reversed(missing) if ids not in own]
-            shard = self._take([*own, *others])
+            others = [ids for ids in reversed(missing) if ids[0] // size % place.size != place.rank]
+            shard = self._take(own if part_only else [*own, *others])
             if shard is not None:
                 self._unwritten.append(shard)
                 waits = False
@@ -149,11 +156,12 @@ class SampleStore:
 
         They are copied, and a shard that is whole is written, while the next are made.
         """
+        start, fetch = shard.done, copied_later(images)
+        shard.done, shard.chain = start + len(images), None
         self._wait()
-        shard.done, shard.chain = shard.done + len(images), None
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "ncsn_fast samples")
-        self._writing = self._pool.submit(self._take_in, shard, copied_later(images))
+        self._writing = self._pool.submit(self._take_in, shard, start, fetch)
         self.save_now_and_then()
 
     def keep(self, shard: Shard, states: Tensor, level: int) -> None:
@@ -162,9 +170,15 @@ class SampleStore:
         self.save_now_and_then()
 
     def save_now_and_then(self) -> None:
-        """Save, if the last time is long ago; a disk that takes nothing is a warning."""
+        """Save, if the last time is long ago; a disk that takes nothing is a warning.
+
+        Raises:
+            OSError, ValueError: where a shard that is whole could not be written: memory is that
+                of two of them, so no others are made.
+        """
         if time.monotonic() - self._written <= SAVE_SECONDS:
             return
+        self._wait()
         try:
             self._save()
         except (OSError, ValueError) as error:
@@ -190,12 +204,8 @@ class SampleStore:
             try:
                 self._end()
             except (OSError, ValueError) as error:
-                lost = sum(shard.done - shard.saved for shard in self._unwritten)
                 why = "" if end is None or _why(end) == _why(error) else f" ({_why(end)})"
-                raise OSError(
-                    f"{_why(error)}. {lost} finished samples were in no "
-                    f"file yet and are lost; the same command makes them again{why}"
-                ) from end
+                raise OSError(f"{_why(error)}. {self._lost()}{why}") from end
             finally:
                 for shard in self._unwritten:
                     shard.lock.close()
@@ -203,27 +213,30 @@ class SampleStore:
                     self._pool.shutdown()
 
     @contextlib.contextmanager
-    def finished(self) -> Iterator[bool]:
-        """Whether all that is wanted is there, in a block that only one process is in at a time.
+    def finished(self, *, wait: bool = True) -> Iterator[bool]:
+        """Whether all that this command wants is there, in a block that only one process is in at
+        a time.
 
-        Where it is, new files are checked against their checksums and noted in the manifest, and
-        the rest is tidied up. A small set becomes one file, samples.npz.
+        Where all that any command wants is there, new files are checked against their checksums
+        and noted in the manifest, and the rest is tidied up. A small set becomes one file,
+        samples.npz.
+
+        Args:
+            wait: False leaves it to the process that is in the block now, if there is one.
 
         Raises:
             ValueError: for files that are damaged.
         """
-        with self.alone():
+        with taken(self._folder / _BLOCK, wait=wait) as mine:
             there = read_manifest(self._folder) or self.manifest
-            wanted = union([*there.ids, self._ids])
-            whole = not without(wanted, self.stored.ids())
-            if whole:
+            if mine and not without(union([*there.ids, self._ids]), self.stored.ids()):
                 self._note(there)
                 self._tidy_up()
-            yield whole
+            yield mine and not self.missing()
 
     def alone(self) -> contextlib.AbstractContextManager[bool]:
         """A block of what no two processes do at once, each for a moment."""
-        return taken(self._folder / ".manifest.lock", wait=True)
+        return taken(self._folder / _BLOCK, wait=True)
 
     def _note(self, there: Manifest) -> None:
         """Put the checksums of all files into the manifest, which says so far what is there."""
@@ -260,67 +273,73 @@ class SampleStore:
             path.unlink()
 
     def _new_sum(self, name: str) -> str:
-        """The SHA-256 of a file that is not in the manifest yet."""
+        """The SHA-256 of a file that is not in the manifest yet, and is what it should be."""
         path = self._folder / name
         found = shards.sum_of(path)
-        if path == self.stored.whole:  # which has been read
-            return found
-        if (beside := shards.stored_sum(path)) is None:  # a manifest was lost that had it
+        if path != self.stored.whole:  # which has been read
             self.stored.check(path)
-        elif beside != found:
-            raise ValueError(
-                f"{path} is damaged: its SHA-256 is not the one beside it. Remove it, and the same "
-                "command makes it again"
-            )
+            if shards.stored_sum(path) not in (
+                None,
+                found,
+            ):  # None: a manifest was lost that had it
+                raise ValueError(
+                    f"{path} is damaged: its SHA-256 is not the one beside it. Remove it, and the "
+                    "same command makes it again"
+                )
         return found
 
     def _tidy_up(self) -> None:
         """Remove what killed processes have left, and checksums that are in the manifest. What
-        another process has, which makes samples that are not wanted here, stays."""
+        another process has, which makes samples that are not wanted here, stays, and so does what
+        is not of ours."""
         remove_leftovers(self._folder)
-        folder, busy = self._folder / shards.FOLDER, False
+        folder, there, busy = self._folder / shards.FOLDER, self.stored.ids(), False
         if not folder.exists():
             return
         for path in self.stored.shards().values():
             shards.beside(path).unlink(missing_ok=True)
-        for path in [*folder.glob(f"*{shards.PARTIAL}"), *folder.glob(".*.lock")]:
-            stem = path.name.removesuffix(shards.PARTIAL).removesuffix(".lock").removeprefix(".")
-            with taken(self._lock(stem)) as mine:
+        for path in self._partials():
+            ids = shards.ids_of_name(path.name.removesuffix(shards.PARTIAL))
+            if ids is not None and not without([ids], there):
+                path.unlink()
+        for path in folder.glob(".*.lock"):
+            with taken(path) as mine:
                 busy = busy or not mine
-                if mine and path.name.endswith(shards.PARTIAL):
-                    path.unlink()
         if not busy:
             remove_leftovers(folder)
-            for path in folder.glob(f"*{shards.SUM}"):  # of shards that were not finished
-                path.unlink()
+            for path in folder.glob(f"[0-9]*{shards.SUM}"):  # of shards that were not finished
+                if shards.ids_of_name(path.name.partition(".")[0]) and path.is_file():
+                    path.unlink()
         with contextlib.suppress(OSError):  # it is not empty
             folder.rmdir()
 
-    def _lock(self, stem: str) -> Path:
-        return self._folder / shards.FOLDER / f".{stem}.lock"
+    def _lock(self, ids: Range) -> Path:
+        """That of all ranges between the same two multiples of a shard: of commands that want
+        other numbers too."""
+        first = ids[0] - ids[0] % self.manifest.layout.shard
+        return self._folder / shards.FOLDER / f".{first:09d}.lock"
 
     def _pieces(self) -> list[Range]:
         """The ranges that shards are to be made of: as they are cut, or were when they were begun,
-        by a command that may have wanted others."""
-        missing, there = self.missing(), self.stored.ids()
-        begun: list[Range] = []
-        for path in sorted((self._folder / shards.FOLDER).glob(f"*{shards.PARTIAL}")):
+        by a command that may have wanted fewer."""
+        missing, begun, size = self.missing(), [], self.manifest.layout.shard
+        for path in self._partials():
             ids = shards.ids_of_name(path.name.removesuffix(shards.PARTIAL))
-            if ids is None or without(missing, [ids]) == missing:
-                continue
-            if without([ids], [*there, *begun]) == [ids]:
+            if ids and ids[0] // size == (ids[1] - 1) // size and not without([ids], missing):
                 begun.append(ids)
                 missing = without(missing, [ids])
-        return sorted([*begun, *pieces(missing, self.manifest.layout.shard)])
+        return sorted([*begun, *pieces(missing, size)])
+
+    def _partials(self) -> list[Path]:
+        return sorted((self._folder / shards.FOLDER).glob(f"[0-9]*{shards.PARTIAL}"))
 
     def _take(self, wanted: Iterable[Range]) -> Shard | None:
         """The first of these that nobody has, with what there is of it."""
         with told(self._folder / shards.FOLDER):
             (self._folder / shards.FOLDER).mkdir(exist_ok=True)  # not where all of it was deleted
         for ids in wanted:
-            stem = shards.path_of(self._folder, ids, self.manifest.layout.format).stem
             with contextlib.ExitStack() as stack:
-                mine = stack.enter_context(taken(self._lock(stem)))
+                mine = stack.enter_context(taken(self._lock(ids)))
                 # It may have been made between the look and the lock.
                 if mine and without([ids], self.stored.ids()) == [ids]:
                     shard = Shard(ids, self.manifest.layout)
@@ -329,11 +348,13 @@ class SampleStore:
                     return shard
         return None
 
-    def _take_in(self, shard: Shard, fetch: Callable[[], Tensor]) -> None:
-        """Copy finished images; write the shard where that is all of it."""
+    def _take_in(self, shard: Shard, start: int, fetch: Callable[[], Tensor]) -> None:
+        """Copy finished images to their place; write the shard where that is all of it."""
+        if start != shard.copied:
+            raise OSError(f"the images before sample {shard.ids[0] + start} could not be copied")
         images = shards.stored_as(fetch().numpy(), self.manifest.layout.dtype)
-        shard.images[shard.copied : shard.copied + len(images)] = images
-        shard.copied += len(images)
+        shard.images[start : start + len(images)] = images
+        shard.copied = start + len(images)
         if shard.copied == len(shard.images):
             self._write(shard)
 
@@ -346,18 +367,34 @@ class SampleStore:
 
     def _wait(self) -> None:
         """For what is being written; raises what that raised."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
+        if (writing := self._writing) is None:
+            return
+        try:
             writing.result()
+        finally:  # not where Ctrl-C has ended the waiting
+            if writing.done():
+                self._writing = None
 
     def _end(self) -> None:
         """Write what is in no file yet; what failed is tried once more."""
         with contextlib.suppress(OSError, ValueError):
             self._wait()
-        for shard in list(self._unwritten):
-            if shard.copied == len(shard.images):
-                self._write(shard)
-        self._save()
+        try:
+            for shard in list(self._unwritten):
+                if shard.copied == len(shard.images):
+                    self._write(shard)
+        finally:
+            self._save()
+
+    def _lost(self) -> str:
+        """What is lost where the process ends now, in words."""
+        lost = sum(shard.done - shard.saved for shard in self._unwritten)
+        if not lost:
+            return "What is finished is saved; the same command goes on"
+        return (
+            f"{lost} finished samples were in no file yet and are lost; the same command makes "
+            "them again"
+        )
 
     def _save(self) -> None:
         """Save what there is of the shard under way, where something is new."""

@@ -69,8 +69,10 @@ class Stored:
         Raises:
             ValueError: saying why.
         """
-        found = {there: ids for ids, there in self.shards().items()}
-        self._read(found[path], path)
+        ids = shards.ids_of(path, self._manifest.layout.format)
+        if ids is None:
+            raise ValueError(f"{path} is no shard")
+        self._read(ids, path)
 
     def images(self, ids: Iterable[int]) -> Tensor:
         """The images of these ids, (N, *shape) as they are stored.

@@ -15,6 +15,7 @@ from ncsn_fast.support.parsers import shortened
 from ncsn_fast.support.progress import Progress
 
 GOOD, DAMAGED, FOREIGN = "good", "damaged", "foreign"
+_COMMAND = ["ncsn-fast", "sample"]
 
 
 def verify(folder: Path, *, progress: bool = False) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def _judged(folder: Path, path: Path, manifest: Manifest) -> tuple[str, str, lis
     ids = None if whole else shards.ids_of(path, manifest.layout.format)
     if not whole and ids is None:
         return FOREIGN, "its name is none of a shard of this folder", []
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return FOREIGN, "it is neither a file nor a folder", []
     try:
         with reading(path):
             if ids is None:
@@ -80,13 +83,14 @@ def _judged(folder: Path, path: Path, manifest: Manifest) -> tuple[str, str, lis
                 held = [ids]
             known = manifest.files.get(path.relative_to(folder).as_posix())
             wanted = known or (None if whole else shards.stored_sum(path))
+            found = None if wanted is None else shards.sum_of(path)
     except OtherSamplesError:
         return FOREIGN, "it holds samples of other settings", []
     except ValueError as error:
         return DAMAGED, shortened(error.__cause__ or error), []
     if without(held, manifest.ids):
         return FOREIGN, "it holds samples that are not wanted here", []
-    if wanted is not None and shards.sum_of(path) != wanted:
+    if found != wanted:
         return DAMAGED, "its SHA-256 is not that with which it was written", []
     return GOOD, "", held
 
@@ -97,8 +101,12 @@ def _commands(
     """What removes the files that are wrong and makes the samples that are missing."""
     commands = [shlex.join(["rm", "-r", *map(str, wrong)])] if wrong else []
     if missing:
-        words = [str(word) for word in manifest.about.get("command", ["ncsn-fast", "sample"])]
+        told = manifest.about.get("command")
+        ours = isinstance(told, list) and told[:2] == _COMMAND
+        words = list(map(str, told)) if ours and told else _COMMAND
         for first, stop in manifest.ids:
+            if without([(first, stop)], missing) == [(first, stop)]:
+                continue
             begin = ["--first-id", str(first)] if first else []
             ids = ["-n", str(stop - first), *begin]
             commands.append(shlex.join([*words, *ids, "--out", str(folder)]))
