@@ -47,7 +47,7 @@ class Preset:
     class_dropout: float | None = None
     learning_rate: float = TrainConfig.learning_rate
     eps: float = TrainConfig.eps
-    cooldown: int = TrainConfig.cooldown
+    cooldown: int | None = None
     batch_size: int = TrainConfig.batch_size
     ema: float = TrainConfig.ema
     ema_warmup: bool = TrainConfig.ema_warmup
