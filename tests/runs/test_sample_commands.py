@@ -83,3 +83,7 @@ def test_a_folder_of_shards_is_evaluated(
     found = json.loads(Path("evaluation/evaluation.json").read_text())
     assert found["quality"]["samples"]["images"] == 10
     assert found["identity"]["seed"] == 0
+    if kind == "npz":
+        Path("drawn/shards/000000008-000000009.npz").unlink()
+        told = succeed("evaluate", "drawn", "--reference", "digits")
+        assert "warning: drawn lacks 2 of its 10 samples: the figures are of the others" in told

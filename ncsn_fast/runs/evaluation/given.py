@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import numpy as np
 from ncsn_fast.data.load import load_pixels
 from ncsn_fast.evaluation.inception.figures import Images
 from ncsn_fast.runs.samples.manifest import read_manifest
+from ncsn_fast.runs.samples.ranges import number as count
+from ncsn_fast.runs.samples.ranges import without
 from ncsn_fast.runs.samples.stored import WHOLE, Stored
 from ncsn_fast.support.array_parsers import open_npz
 from ncsn_fast.support.parsers import parse_json
+
+_log = logging.getLogger("ncsn_fast")
 
 _LEAST = 8
 
@@ -70,7 +75,16 @@ def given(samples: str, number: int) -> Images:
         ours = inside.is_file()
         found = load_pixels(inside, key="images") if ours else load_pixels(samples)
         return enough(found, samples)[:number]
-    ranges = Stored(Path(samples), manifest).ranges()
+    stored = Stored(Path(samples), manifest)
+    ranges = stored.ranges()
+    if missing := count(without(manifest.ids, stored.ids())):
+        _log.warning(
+            "%s lacks %s of its %s samples: the figures are of the others. What to run says "
+            "ncsn-fast verify",
+            samples,
+            f"{missing:,}",
+            f"{count(manifest.ids):,}",
+        )
     pieces = [(stop - first, read) for (first, stop), read in ranges]
     in_pieces = InPieces(pieces, manifest.layout.shape, number)
     enough(in_pieces, samples)
