@@ -141,7 +141,7 @@ def evaluate(
         save_stats=save_stats,
         number=number,
         sampling=sampling,
-        device=device_of(ranks.device_here(device, here)),
+        device=device_of(device),
         place=here,
         say=output.say,
         progress=output.progress,

@@ -27,6 +27,7 @@ ANSWER = timedelta(minutes=1)  # without one, a process is taken for lost
 _BEAT = ANSWER.total_seconds() / 6
 _MEETING = timedelta(minutes=10)  # Python may be slow to start on a busy machine
 _MET_BY = ("MASTER_ADDR", "MASTER_PORT")
+_DONE, _AT_WORK, _FAILED = range(3)  # of what each process says of itself, the largest counts
 T = TypeVar("T")
 
 
@@ -46,9 +47,9 @@ class Group:
             minute, or could not do what it was waited for.
     """
 
-    def __init__(self, ranks: Ranks | None = None, group: Any = None) -> None:
+    def __init__(self, ranks: Ranks | None = None, group: Any = None, on_gpus: Any = None) -> None:
         self.ranks = Ranks() if ranks is None else ranks
-        self._group = group
+        self._group, self._on_gpus = group, on_gpus
 
     @property
     def is_alone(self) -> bool:
@@ -58,7 +59,7 @@ class Group:
         """Replace a tensor, on any device, by its sum over all processes, the same bits on each."""
         if not self.is_alone:
             with _answered():
-                dist.all_reduce(tensor, group=self._group)
+                dist.all_reduce(tensor, group=self._on_gpus if tensor.is_cuda else self._group)
 
     def largest(self, *values: int) -> list[int]:
         """The largest of each value over all processes."""
@@ -106,7 +107,47 @@ class Group:
         cannot be done, and others find what it has built or measured."""
         found: list[T] = []
         self.from_first(lambda: found.append(work()))
-        return found[0] if self.ranks.is_first else work()
+        return self.patiently(found.pop if self.ranks.is_first else work)
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """What this process makes by ``work``, which does not use the group and takes as long as it
+        takes; all go on when each of them has it.
+
+        Raises:
+            Exception: what ``work`` raises here; OtherProcessError where it fails in another one.
+        """
+        if self.is_alone:
+            return work()
+        state, ended = [_AT_WORK], threading.Event()
+        failures: list[BaseException] = []
+
+        def meet() -> None:
+            try:
+                # Who has ended waits here for those who look every few seconds whether they have.
+                while (worst := self.largest(state[0] if ended.wait(_BEAT) else _AT_WORK)[0]) == 1:
+                    pass
+                if worst == _FAILED != state[0]:
+                    raise OtherProcessError(
+                        "another process of the run failed: what it said tells why, and what was "
+                        "saved stays"
+                    )
+            except OtherProcessError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=meet, daemon=True)
+        thread.start()
+        try:
+            value = work()
+            state[0] = _DONE
+        except BaseException:
+            state[0] = _FAILED
+            raise
+        finally:
+            ended.set()
+            thread.join()
+        if failures:
+            raise failures[0]
+        return value
 
     def _of_first(self, value: Any) -> Any:
         told = [value]
@@ -181,7 +222,10 @@ def _joined(ranks: Ranks, device: torch.device) -> Group:
             raise ValueError(
                 f"the environment says {ranks}, the process group {there[0]} of {there[1]}"
             )
-        return Group(ranks, dist.new_group(timeout=ANSWER, backend=backend))
+        # NCCL's time runs from when a sum is asked for, and the host may be far ahead of its GPU;
+        # who is lost is found by what CPUs tell each other at every step.
+        on_gpus = dist.new_group(timeout=_MEETING, backend="nccl") if on_gpu else None
+        return Group(ranks, dist.new_group(timeout=ANSWER, backend="gloo"), on_gpus)
 
 
 def _meet(ranks: Ranks, store: dist.Store) -> str:
@@ -220,6 +264,8 @@ def _answered(patience: timedelta = ANSWER) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
+            raise  # of this process
         said = str(error).strip().splitlines() or [type(error).__name__]
         # Without the line of gloo's that says so, and what it takes for the cause.
         reason = re.sub(r"^\[[^]]*\] *", "", said[0]).split(". ")[0]

@@ -61,8 +61,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
         ValueError: where some of the three are missing, or they are no such numbers.
     """
     given = [name for name in _NEEDED if name in environment]
-    if not given:
-        return Ranks()
+    if not given or [environment.get(name) for name in _NEEDED] == ["0", "1", None]:
+        return Ranks()  # of one process other launchers say no more
     if len(given) < len(_NEEDED):
         missing = ", ".join(name for name in _NEEDED if name not in given)
         raise ValueError(

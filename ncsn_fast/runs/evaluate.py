@@ -154,7 +154,10 @@ def evaluate(
         trained = None if train is None else _pixels(train, shape, "train")
         drawn = None
         if there is None:
-            there, drawn = _drawn(samples, out, number, given_, device, place, say, progress)
+            drawn = group.patiently(
+                lambda: _drawn(samples, out, number, given_, device, place, say, progress)
+            )
+            there = given(str(out / "samples"), number)
         sets = _sets(there, real, trained)
         looks = _look(sets, judges, group, say, progress)
         if not place.is_first:
@@ -245,8 +248,8 @@ def _drawn(
     place: Ranks,
     say: Say,
     progress: bool,
-) -> tuple[Images, dict[str, Any]]:
-    """Samples of a network, and how they were made; those in the folder are not made again."""
+) -> dict[str, Any]:
+    """Draw samples of a network, but for those in the folder; how they were made."""
     report = sample(
         Path(checkpoint),
         out / "samples",
@@ -267,7 +270,7 @@ def _drawn(
     kept = ("checkpoint", "settings", "seed", "sample_ids", "precision", "convolutions")
     told = {name: report[name] for name in kept}
     told["checkpoint"]["file"] = str(told["checkpoint"]["file"])
-    return given(str(out / "samples"), number), told
+    return told
 
 
 def _sets(samples: Images, whole: np.ndarray | None, train: np.ndarray | None) -> _Sets:

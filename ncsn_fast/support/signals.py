@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,7 +15,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP: the terminal or the connecti
 
 
 @contextmanager
-def on_stop(handle: Callable[[signal.Signals], None]) -> Iterator[None]:
+def on_stop(handle: Callable[[signal.Signals], None], once_in: float = 0) -> Iterator[None]:
     """Call a function when a signal asks this process to end, for the length of the block.
 
     A signal that is ignored stays so: a background job of a script, or one below nohup, is ended by
@@ -21,9 +23,16 @@ def on_stop(handle: Callable[[signal.Signals], None]) -> Iterator[None]:
 
     Args:
         handle: takes the signal; what it raises comes out where the process is just then.
+        once_in: seconds in which a signal but Ctrl-C that comes again is the same one: SLURM tells
+            all processes to end, and torchrun tells them again.
     """
+    came = -math.inf
 
     def called(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if number != signal.SIGINT and time.monotonic() - came < once_in:
+            return
+        came = time.monotonic()
         handle(signal.Signals(number))
 
     previous: dict[signal.Signals, Any] = {}

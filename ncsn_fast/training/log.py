@@ -43,7 +43,8 @@ class LossSums:
 
     def add(self, losses: Tensor, labels: Tensor, batch_size: int) -> None:
         """Take in (n,) losses of a step and the levels they belong to, of a batch of so many."""
-        self.sum += losses.sum() / batch_size
+        whole = len(losses) == batch_size
+        self.sum += losses.mean() if whole else losses.sum() / batch_size
         self.levels[0].index_add_(0, labels, losses.float())
         self.levels[1].index_add_(0, labels, torch.ones_like(losses, dtype=torch.float32))
 

@@ -199,6 +199,7 @@ class TrainingStep:
         with changing_weights(self._average):
             self._update_average()
         self._sums.add(*self._losses, self._config.batch_size)
+        self._losses = None
 
     def _clear(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)

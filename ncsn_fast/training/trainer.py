@@ -233,7 +233,8 @@ class Trainer:
             remove_leftovers(self.out)
             if self._samples is not None:
                 remove_leftovers(self.out / FOLDER)
-        with on_stop(self._asked_to_stop), Progress(progress, config.steps, done=self.step) as bar:
+        stops = on_stop(self._asked_to_stop, 5.0 if self.group.ranks.started else 0)
+        with stops, Progress(progress, config.steps, done=self.step) as bar:
             self._take_up(ending)
             self.net.train()
             ending = self._is_to_end() or ending

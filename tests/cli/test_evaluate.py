@@ -12,12 +12,14 @@ from helpers.networks import network
 from PIL import Image
 
 import ncsn_fast as nf
+from ncsn_fast.cli import common
 from ncsn_fast.data.digits import digits
 from ncsn_fast.evaluation.classifier import Classifier, load_classifier, save_classifier
 from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.neighbours import nearest
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.evaluation.precision_recall import precision_recall
+from ncsn_fast.runs import evaluate as work
 
 
 @pytest.fixture
@@ -240,3 +242,16 @@ def test_files_of_others_are_not_replaced(data, tmp_path):
     assert result.exit_code == 1
     assert "samples.png is there already and not of ncsn-fast evaluate" in result.output
     assert (tmp_path / "evaluation" / "samples.png").read_text() == "mine"
+
+
+def test_each_process_of_torchrun_looks_on_its_own_gpu(checkpoint, tmp_path, monkeypatch):
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(common.torch, "zeros", lambda *_, **__: 0)
+    monkeypatch.setattr(common.backends, "wished", lambda: ("auto", ""))
+    asked = []
+    monkeypatch.setattr(work, "evaluate", lambda *_, device, **__: asked.append(device) or {})
+    invoke("evaluate", checkpoint, "--reference", "digits", "--out", tmp_path / "out")
+    assert asked == ["cuda:1"]

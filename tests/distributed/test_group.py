@@ -6,6 +6,8 @@ import os
 import pickle
 import signal
 import threading
+import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -91,7 +93,7 @@ def test_a_failure_of_the_first_ends_all_of_them() -> None:
 def test_a_failure_of_another_one_ends_the_first() -> None:
     first, second = outcomes(2, failing, "other")
     assert second.error == "OSError: the disk is full"
-    assert "OtherProcessError: another process of the run has ended, or has not" in str(first.error)
+    assert "OtherProcessError: another process of the run failed: what it said" in str(first.error)
     assert "what was saved stays" in str(first.error)
     assert ".cc:" not in str(first.error)
 
@@ -129,6 +131,45 @@ def beating() -> int:
 def test_work_that_takes_long_is_waited_for() -> None:
     counts = together(2, beating)
     assert counts[0] == counts[1] >= 5
+
+
+def late() -> int:
+    """The others take longer for their work than anybody waits for an answer."""
+    module._BEAT, module.ANSWER = 0.5, timedelta(seconds=20)
+    group = here()
+
+    def work() -> int:
+        if not group.ranks.is_first:
+            time.sleep(25)
+        return group.ranks.rank
+
+    found = group.first_alone(work)
+    assert group.largest(found) == [1]
+    return found
+
+
+def failing_late() -> None:
+    """One fails while another one is at work."""
+    module._BEAT = 0.05
+    group, failed = here(), threading.Event()
+
+    def work() -> None:
+        if group.ranks.rank == 1:
+            raise ValueError("no room")
+        failed.wait(1)
+
+    group.patiently(work)
+
+
+@pytest.mark.slow
+def test_work_of_others_that_takes_long_is_waited_for() -> None:
+    assert together(2, late) == [0, 1]
+
+
+def test_where_one_fails_the_others_are_told_when_they_have_done_their_work() -> None:
+    first, second = outcomes(2, failing_late)
+    assert "OtherProcessError: another process of the run failed: what it said" in str(first.error)
+    assert "ValueError: no room" in str(second.error)
 
 
 def test_processes_that_cannot_meet_are_told_what_is_missing(

@@ -19,6 +19,7 @@ SECOND = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE":
 def test_without_torchrun_there_is_one_process() -> None:
     assert from_environment({"PATH": "/bin"}) == Ranks()
     assert Ranks().is_first
+    assert from_environment({"RANK": "0", "WORLD_SIZE": "1"}) == Ranks()
 
 
 def test_torchrun_s_variables_are_read() -> None:

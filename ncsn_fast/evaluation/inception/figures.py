@@ -26,7 +26,7 @@ BATCH_SIZE = 64
 MOST_KEPT = 50_000
 SPLITS, SHUFFLED_BY = 10, 2020  # of the Inception score, as torch-fidelity has them
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID, likewise
-_TOGETHER = 8  # batches, after which processes wait for each other
+_TOGETHER = 1  # batches, after which processes wait for each other
 
 
 @dataclass(frozen=True)
