@@ -148,6 +148,11 @@ class TrainRun:
             raise ValueError("conditional = True, but NCSN knows no classes: NCSNv2 does")
         if not self.conditional and (self.labels, self.class_names) != (None, None):
             raise ValueError("labels and class_names are for conditional=True: add it")
+        if self.inception is None and self.inception_sha256 is not None:
+            raise ValueError(
+                f"inception_sha256={self.inception_sha256} is of a file of weights: give it too, "
+                "by inception"
+            )
         if self.sigma_max is not None:
             geometric_sigmas(self.sigma_max, self.sigma_min, 2)
         if self.step_size is not None:

@@ -83,7 +83,10 @@ def test_a_last_save_that_fails_says_what_is_lost(tmp_path, checkpoint, monkeypa
     told = refused("sample", checkpoint, "-n", 2, "--out", tmp_path)
     path = tmp_path / "shards" / "000000000-000000001.npz"
     assert f"cannot write {path}: No space left on device" in told
-    assert "2 finished samples were in no file yet and are lost" in told
+    assert "What is finished is saved; the same command goes on" in told
+    monkeypatch.setattr(under_way, "write_tensors", full)
+    told = refused("sample", checkpoint, "-n", 4, "--out", tmp_path / "other")
+    assert "4 finished samples were in no file yet and are lost" in told
 
 
 def test_a_folder_that_is_removed_meanwhile_is_told(tmp_path, checkpoint, monkeypatch):

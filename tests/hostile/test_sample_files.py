@@ -48,7 +48,7 @@ DONE = {
     "too few ids": {"sample_ids": np.arange(2)},
     "too many ids": {"sample_ids": np.arange(4)},
     "images of another size": {"images": np.zeros((3, 1, 4, 4), np.float32)},
-    "images of 8 bits": {"images": np.zeros((3, *SHAPE), np.uint8)},
+    "images of 16 bits": {"images": np.zeros((3, *SHAPE), np.float16)},
     "images of 64 bits": {"images": np.zeros((3, *SHAPE))},
     "one number": {"images": np.float32(1)},
     "complex images": {"images": np.zeros((3, *SHAPE), np.complex64)},

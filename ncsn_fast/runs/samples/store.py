@@ -278,10 +278,8 @@ class SampleStore:
         found = shards.sum_of(path)
         if path != self.stored.whole:  # which has been read
             self.stored.check(path)
-            if shards.stored_sum(path) not in (
-                None,
-                found,
-            ):  # None: a manifest was lost that had it
+            beside = shards.stored_sum(path)  # none where a manifest was lost that had it
+            if beside not in (None, found):
                 raise ValueError(
                     f"{path} is damaged: its SHA-256 is not the one beside it. Remove it, and the "
                     "same command makes it again"
