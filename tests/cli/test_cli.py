@@ -161,7 +161,8 @@ def test_chains_of_other_settings_are_refused(tmp_path, checkpoint, monkeypatch)
     invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)
     monkeypatch.undo()
     result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2, "--seed", 1)
-    assert f"{tmp_path} holds samples of other settings (seed differ)" in result.output
+    manifest = tmp_path / "manifest.json"
+    assert f"{manifest} holds samples of other settings (seed differ)" in result.output
     (partial,) = (tmp_path / "shards").glob("*.partial.safetensors")
     partial.write_bytes(b"cut")
     result = invoke("sample", checkpoint, "--out", tmp_path, "-n", 2)

@@ -25,6 +25,7 @@ from ncsn_fast.device.memory import copied_later
 from ncsn_fast.distributed.ranks import Ranks
 from ncsn_fast.runs.samples import legacy, shards
 from ncsn_fast.runs.samples.manifest import (
+    NAME,
     Manifest,
     check_identity,
     check_number,
@@ -91,8 +92,8 @@ class SampleStore:
             if there is None:
                 wished = legacy.wish(folder, wished)
             else:
-                check_identity(folder, there.identity, identity)
-            layout = layout_of(there, folder, shape, wished, chunk_of)
+                check_identity(folder / NAME, there.identity, identity)
+            layout = layout_of(there, folder / NAME, shape, wished, chunk_of)
             check_number(ids, layout.shard)
             new = there or Manifest(identity, layout, about or {}, [])
             legacy.take_in(folder, new)
