@@ -132,6 +132,11 @@ def layout_of(
     """
     given = {name: value for name, value in wished.items() if value is not None}
     if there is not None:
+        if there.layout.shape != shape:
+            raise OtherSamplesError(
+                f"{path} is of samples of shape {there.layout.shape}, these have {shape}: choose "
+                "another --out"
+            )
         stored = asdict(there.layout)
         differ = [
             f"{name} is {stored[name]} there, here {value}"
