@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ncsn_fast.benchmarks.studies.common import parser
 from ncsn_fast.data.labels import Classes
 from ncsn_fast.data.load import labelled_pixels_of
+from ncsn_fast.data.pixels import eight_bits
 from ncsn_fast.evaluation.classifier import Classifier, load_classifier, save_classifier
 from ncsn_fast.evaluation.features import CONFIDENT, seen
 from ncsn_fast.support.files import check_writable
@@ -91,8 +92,8 @@ def judged(net: Classifier, images: Tensor, labels: Tensor) -> dict[str, float |
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train, store, and judge what is stored; returns the facts."""
     check_writable(options.out)
-    pixels, classes = _labelled(options.data)
-    test_pixels, test_classes = _labelled(options.test)
+    pixels, classes = _labelled(options.data, "train")
+    test_pixels, test_classes = _labelled(options.test, "test")
     names = options.classes.split(",") if options.classes else list(classes.names)
     if len(names) != len(classes.names) or len(test_classes.names) > len(names):
         raise ValueError(
@@ -115,13 +116,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {**facts, "processor_seconds": seconds, "test_images": len(test_pixels), **found}
 
 
-def _labelled(data: str) -> tuple[Tensor, Classes]:
-    pixels, classes = labelled_pixels_of(data)
+def _labelled(data: str, split: str) -> tuple[Tensor, Classes]:
+    """Images of 8 bits and their classes; of the bundled digits a part, rounded to 8 bits."""
+    bundled = data == "digits"
+    pixels, classes = labelled_pixels_of(data, **({"split": split} if bundled else {}))
     if classes is None:
         raise ValueError(f"{data} comes without labels: put the file of labels beside it")
-    if pixels.dtype != np.uint8:
+    if pixels.dtype != np.uint8 and not bundled:
         raise ValueError(f"{data} holds {pixels.dtype}: give 8-bit images")
-    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])), classes
+    return eight_bits(pixels), classes
 
 
 def main() -> None:

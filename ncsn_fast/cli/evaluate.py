@@ -33,8 +33,8 @@ from ncsn_fast.runs import evaluate as work
     metavar="NAME",
     default=work.NO_CLASSIFIER,
     show_default=True,
-    help="By which classes and features are judged: mnist, fashion, a file of one, or none: "
-    "precision and recall are of pixels then.",
+    help="By which classes and features are judged: digits, mnist, fashion, a file of one, or "
+    "none: precision and recall are of pixels then.",
 )
 @click.option(
     "--inception",
@@ -120,7 +120,7 @@ def evaluate(
 
     \b
     Examples:
-      ncsn-fast evaluate digits -n 1000 --reference digits --train digits
+      ncsn-fast evaluate digits -n 1000 --reference digits --train digits --classifier digits
       ncsn-fast evaluate runs/mnist/model.safetensors --classifier mnist \\
         --reference t10k-images-idx3-ubyte.gz --train train-images-idx3-ubyte.gz
       ncsn-fast evaluate samples --reference photos/ -n 5000

@@ -15,7 +15,8 @@ from ncsn_fast.support.checks import printable
 from ncsn_fast.support.parsers import shown
 
 _ASSETS = Path(__file__).parents[1] / "assets"
-CLASSIFIERS = {name: _ASSETS / f"classifier_{name}.safetensors" for name in ("mnist", "fashion")}
+_NAMES = ("digits", "mnist", "fashion")
+CLASSIFIERS = {name: _ASSETS / f"classifier_{name}.safetensors" for name in _NAMES}
 _KIND = "classifier"
 # Channels and stride of each convolution: 122,000 weights, 7 million products for 28×28.
 _LAYERS = ((24, 1), (32, 2), (48, 1), (64, 2), (64, 1), (64, 2))
@@ -74,7 +75,7 @@ def save_classifier(
 
 
 def load_classifier(name: str | os.PathLike[str]) -> Classifier:
-    """Read a classifier: "mnist" or "fashion", which come along, or a file.
+    """Read a classifier: "digits", "mnist" or "fashion", which come along, or a file.
 
     Returns:
         The network in float32, on the CPU, in eval mode.

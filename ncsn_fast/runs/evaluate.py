@@ -21,7 +21,7 @@ from ncsn_fast.checkpoints.load_save import BUNDLED, load_checkpoint
 from ncsn_fast.data.load import pixels_of
 from ncsn_fast.data.pixels import eight_bits, unit_interval
 from ncsn_fast.distributed.group import Group, join
-from ncsn_fast.distributed.ranks import Ranks
+from ncsn_fast.distributed.ranks import ALONE, Ranks
 from ncsn_fast.evaluation.classifier import Classifier
 from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.inception.figures import (
@@ -96,7 +96,7 @@ def evaluate(
     number: int,
     sampling: dict[str, Any],
     device: str,
-    place: Ranks = Ranks(),  # noqa: B008  (a frozen value)
+    place: Ranks = ALONE,
     say: Say,
     progress: bool,
 ) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def evaluate(
         reference, train: what ``load_pixels`` reads, or the word "digits": of the bundled digits
             those held out, those trained on. With ``inception`` the reference may be an .npz of
             statistics, ``mu`` and ``sigma``.
-        classifier: "mnist", "fashion", a file, or "none": precision and recall are of pixels then.
+        classifier: "digits", "mnist", "fashion", a file, or "none": precision and recall are of
+            pixels then.
         inception: file of the weights of FID's network: figures are of its features then, not of
             pixels, beside those of a classifier.
         inception_sha256: what that file has to be, if not the published one.

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ncsn_fast.checkpoints.tensor_file import CheckpointError, read_tensors, write_tensors
 from ncsn_fast.data.digits import digits
+from ncsn_fast.data.pixels import eight_bits
 from ncsn_fast.evaluation.classifier import (
     CLASSIFIERS,
     Classifier,
@@ -55,18 +56,26 @@ def test_what_is_saved_is_loaded_rounded_to_16_bits(tmp_path: Path) -> None:
 def test_those_that_come_along_are_small_and_whole(name: str) -> None:
     net = load_classifier(name)
     assert CLASSIFIERS[name].stat().st_size < 300_000
-    assert (net.shape, len(net.classes)) == ((1, 28, 28), 10)
+    side, number = (8, 1_400) if name == "digits" else (28, 60_000)
+    assert (net.shape, len(net.classes)) == ((1, side, side), 10)
     facts = read_tensors(CLASSIFIERS[name])[1]["facts"]
-    assert facts["images"] == 60_000
+    assert facts["images"] == number
     assert all(not value.requires_grad for value in net.parameters())
 
 
 def test_their_classes_are_those_of_the_data() -> None:
-    assert load_classifier("mnist").classes == tuple("0123456789")
+    for name in ("digits", "mnist"):
+        assert load_classifier(name).classes == tuple("0123456789")
     assert load_classifier("fashion").classes == (
         *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Boot"),
     )
+
+
+def test_that_of_the_digits_reads_those_it_did_not_see() -> None:
+    images, labels = digits("test")
+    told = seen(load_classifier("digits"), eight_bits(images.numpy())).probabilities.argmax(1)
+    assert int((told != labels).sum()) == 3  # of 397
 
 
 def test_that_of_mnist_reads_digits_written_by_others() -> None:
@@ -150,5 +159,7 @@ def test_a_file_with_something_wrong_in_it_is_refused(
 
 
 def test_a_name_that_is_none_is_refused() -> None:
-    with pytest.raises(FileNotFoundError, match="no classifier letters: give mnist, fashion or a"):
+    with pytest.raises(
+        FileNotFoundError, match="no classifier letters: give digits, mnist, fashion or a"
+    ):
         load_classifier("letters")
