@@ -53,6 +53,9 @@ class Ranks:
         return f"process {self.rank} of {self.size}"
 
 
+ALONE = Ranks()
+
+
 def from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
     """What torchrun says of this process: RANK, WORLD_SIZE, LOCAL_RANK and, where it is there,
     LOCAL_WORLD_SIZE. Without the first three it is the only one.
@@ -181,4 +184,4 @@ def _number(name: str, text: str, *, least: int) -> int:
     return int(text)
 
 
-__all__ = ["Ranks", "device_here", "from_environment", "of_slurm", "share_cores"]
+__all__ = ["ALONE", "Ranks", "device_here", "from_environment", "of_slurm", "share_cores"]

@@ -16,7 +16,7 @@ from ncsn_fast.checkpoints.load_save import checkpoint_file, load_checkpoint
 from ncsn_fast.checkpoints.official_yaml import read_official_yaml
 from ncsn_fast.checkpoints.tensor_file import check_is_file
 from ncsn_fast.data.pixels import unit_interval
-from ncsn_fast.distributed.ranks import Ranks
+from ncsn_fast.distributed.ranks import ALONE, Ranks
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, check_taken, used_settings
 from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.models.base import ScoreNetwork
@@ -56,7 +56,7 @@ def sample(
     image_size: int | None,
     batch_size: int | None,
     layout: Mapping[str, Any] = MappingProxyType({}),
-    place: Ranks = Ranks(),  # noqa: B008  (a frozen value)
+    place: Ranks = ALONE,
     part_only: bool = False,
     gif: bool,
     device: str,

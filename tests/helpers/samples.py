@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn_fast.distributed.ranks import Ranks
+from ncsn_fast.distributed.ranks import ALONE, Ranks
 from ncsn_fast.runs.samples.ranges import Range
 from ncsn_fast.runs.samples.store import SampleStore
 from ncsn_fast.runs.samples.under_way import Shard
 
 IDENTITY: dict[str, Any] = {"seed": 0}
 SHAPE, LEVELS = (1, 2, 2), (0, 2, 5)
-ALONE = Ranks()
 
 
 def store_in(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -62,12 +64,12 @@ def command_of(out: Path, **other: Any) -> list[str]:
     return ["train", *flags, "--no-ema-warmup"]
 
 
-def work(out: Path, resume_to: int | None = None) -> int:
+def work(out: Path, resume_to: int | None = None, **other: Any) -> int:
     os.environ["NCSN_FAST_CONV"] = "direct"
     quiet: dict[str, Any] = {"device": "cpu", "say": lambda text: None, "progress": False}
     if resume_to is not None:
         return runs.resume(out, {"steps": resume_to}, **quiet)["steps"]
-    return runs.train(TrainRun(**RUN), TrainConfig(**OFTEN, out=out), **quiet)["steps"]
+    return runs.train(TrainRun(**RUN), TrainConfig(**{**OFTEN, **other}, out=out), **quiet)["steps"]
 
 
 def test_a_run_whose_processes_are_killed_is_the_run_that_was_not(tmp_path: Path) -> None:
@@ -85,6 +87,23 @@ def test_a_run_whose_processes_are_killed_is_the_run_that_was_not(tmp_path: Path
     assert "with 2 processes from step 12 to 14" in done.stdout
     assert f"The run in {out} was stopped before its first checkpoint" in done.stdout
     assert done.stdout.count("Done. Now: ncsn-fast sample") == 1
+
+
+@pytest.mark.exhaustive
+def test_twenty_kills_at_random_cost_nothing_but_time(tmp_path: Path) -> None:
+    """Each start goes on from its last save, a multiple of 3, and is killed some steps later."""
+    rng, kills, saved, steps = random.Random(0), [], 0, 60
+    for _ in range(20):
+        step = min(saved + rng.randrange(6), steps - 1)
+        kills.append([rng.randrange(2), step, signal.SIGKILL, "itself"])
+        saved = step - step % OFTEN["checkpoint_every"]
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    done = torchrun(tmp_path, 2, 20, kills, *command_of(out, steps=steps))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nTraining NCSNv2 ") == 21
+    assert together(2, partial(work, whole, steps=steps)) == [steps, steps]
+    found, wanted = contents(out), contents(whole)
+    assert [name for name in {*found, *wanted} if found.get(name) != wanted.get(name)] == []
 
 
 def test_a_stop_of_torchrun_is_saved_and_goes_on_with_other_processes(tmp_path: Path) -> None:
