@@ -14,7 +14,7 @@ import click
 import torch
 
 import ncsn_fast as nf
-from ncsn_fast.cli.output import Output, open_streams
+from ncsn_fast.cli.output import Output, open_streams, write
 from ncsn_fast.device import backends
 from ncsn_fast.distributed.group import OtherProcessError
 from ncsn_fast.distributed.ranks import Ranks, device_here, from_environment
@@ -129,7 +129,8 @@ class Command(click.Command):
             reason = str(error).splitlines()[0] if str(error) else "nothing more can be had"
             raise click.ClickException(f"out of memory ({reason}): ask for less at once") from error
         except KeyboardInterrupt as end:
-            context.obj.warn(f"\nstopped{f': {end}' if str(end) else ''}")
+            if not silent:
+                write(f"\nstopped{f': {end}' if str(end) else ''}", err=True)
             context.exit(128 + getattr(end, "signal", came[-1]))
 
     def _check_words(self, context: click.Context, args: list[str]) -> None:

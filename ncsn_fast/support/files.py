@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ncsn_fast.support.locks import NOT_SUPPORTED, NOT_THROUGH_LINKS, check_held, told
 
@@ -126,6 +128,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def sha256_of_values(values: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, the same in whatever order they are; 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def flush(path: Path) -> None:
@@ -286,6 +293,7 @@ __all__ = [
     "refuse_link",
     "remove_leftovers",
     "sha256_of",
+    "sha256_of_values",
     "utf8_name",
     "write_text",
 ]

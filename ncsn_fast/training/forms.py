@@ -9,26 +9,39 @@ from pathlib import Path
 import torch
 
 from ncsn_fast.device import backends
+from ncsn_fast.distributed.group import Group
 from ncsn_fast.inference.automatic import for_training
 from ncsn_fast.inference.forms import as_text
 from ncsn_fast.models import trained_conv
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.sampling.sampler import Sampler
+from ncsn_fast.support.files import sha256_of_values
 from ncsn_fast.training import state
 from ncsn_fast.training.config import TrainConfig
 
 _log = logging.getLogger("ncsn_fast")
 
 
-def settled(config: TrainConfig, net: ScoreNetwork, resume: bool, processes: int) -> TrainConfig:
-    """The settings with a precision in place of "auto": for a run that goes on the one of its
-    checkpoint, since another machine, or the same one measured anew, may find another one faster.
+def settled(config: TrainConfig, net: ScoreNetwork, resume: bool, group: Group) -> TrainConfig:
+    """The settings of all processes, with a precision in place of "auto": for a run that goes on
+    the one of its checkpoint, since another machine, or the same one measured anew, may find
+    another one faster.
 
     Raises:
         ValueError: where there is no checkpoint, or it is damaged; for a batch of fewer samples
-            than there are processes.
+            than there are processes; and where these were given other settings.
     """
+    asked = sha256_of_values({**vars(config), "out": None, "resume": resume})
+    if not all(group.are_same([int(asked[:15], 16)])):
+        raise ValueError(
+            f"{group.ranks} was given other settings than others: give all the same TrainConfig "
+            "and resume, but for out"
+        )
+    return group.from_first(lambda: _settled(config, net, resume, group.ranks.size))
+
+
+def _settled(config: TrainConfig, net: ScoreNetwork, resume: bool, processes: int) -> TrainConfig:
     if config.batch_size < processes:
         raise ValueError(
             f"batch_size = {config.batch_size} for {processes} processes, which share a batch: "
@@ -46,18 +59,21 @@ def settled(config: TrainConfig, net: ScoreNetwork, resume: bool, processes: int
     return config
 
 
-def forms_of_run(net: ScoreNetwork, config: TrainConfig) -> str:
+def forms_of_run(net: ScoreNetwork, config: TrainConfig, share: int) -> str:
     """In which forms convolutions run here, as a text that differs where any of them does.
 
     "direct", where none is filtered; else those of its samples (``Sampler.convolutions``), and
     those of its steps. They are found by two calls of the network.
+
+    Args:
+        share: how many samples of a batch are this process's.
     """
     sampled = NAMES[DIRECT] if config.sample_every is None else Sampler(net).convolutions
-    trained = _trained(net, config)
+    trained = _trained(net, config, share)
     return sampled if trained == NAMES[DIRECT] else f"{sampled}, in training {trained}"
 
 
-def _trained(net: ScoreNetwork, config: TrainConfig) -> str:
+def _trained(net: ScoreNetwork, config: TrainConfig, share: int) -> str:
     filters = (
         net.sigmas.device.type == "cpu"
         and config.precision == "fp32"
@@ -67,7 +83,8 @@ def _trained(net: ScoreNetwork, config: TrainConfig) -> str:
     )
     if not filters:
         return NAMES[DIRECT]
-    found = trained_conv.forms(net, (config.batch_size // config.accumulate, *net.shape))
+    at_once = min(config.batch_size // config.accumulate, share)
+    found = trained_conv.forms(net, (at_once, *net.shape))
     return as_text(
         (tile, f"{name} {what}")
         for name, tiles in found.items()

@@ -112,9 +112,7 @@ class Trainer:
         choice("resume", resume, (True, False), "whether to go on with a run")
         check_trainable(net, asked)
         self.group = group = join(from_environment(), net.sigmas.device)
-        self.config = config = group.from_first(
-            lambda: settled(asked, net, resume, group.ranks.size)
-        )
+        self.config = config = settled(asked, net, resume, group)
         self.device = net.sigmas.device
         check_precision(config.precision, self.device)
         if self.device.type == "cpu":
@@ -402,7 +400,7 @@ class Trainer:
                 raise ValueError(
                     f"there is no folder {folder.path} to resume from: start without resume"
                 )
-            self._convolutions = forms_of_run(self.net, self.config)
+            self._convolutions = forms_of_run(self.net, self.config, len(self._compute.share))
             with folder.lock():
                 kept = math.ceil(self.config.steps / (self.config.keep_every or math.inf))
                 here = folder.look(here, resume, kept)

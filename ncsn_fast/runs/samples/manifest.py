@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from ncsn_fast.device import measured
 from ncsn_fast.models.conv_forms import DIRECT, NAMES
 from ncsn_fast.runs.samples.ranges import Range, union
-from ncsn_fast.support.files import write_text
+from ncsn_fast.support.files import sha256_of_values, write_text
 from ncsn_fast.support.parsers import parse_json, read_text, shortened
 
 NAME = "manifest.json"
@@ -71,12 +70,12 @@ class Manifest:
     @property
     def tag(self) -> str:
         """SHA-256 of the identity: what pictures have of it."""
-        return _checksum(self.identity)
+        return sha256_of_values(self.identity)
 
     def write(self, folder: Path) -> None:
         """Put it in a folder, atomically."""
         stored = asdict(self)
-        stored["sha256"] = _checksum(stored)
+        stored["sha256"] = sha256_of_values(stored)
         write_text(folder / NAME, json.dumps(stored, indent=2) + "\n")
 
 
@@ -91,7 +90,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         stored = parse_json(read_text(path, _LARGEST), str(path), _LARGEST)
-        if stored.pop("sha256") != _checksum(stored):
+        if stored.pop("sha256") != sha256_of_values(stored):
             raise ValueError("its checksum does not match")
         layout = Layout(**{**stored["layout"], "shape": tuple(stored["layout"]["shape"])})
         ids = union((int(first), int(stop)) for first, stop in stored["ids"])
@@ -210,10 +209,6 @@ def _other_forms(path: Path, there: Any, here: Any) -> str:
         f"{measured.cache_file()}: go on where it was begun, with both as they were, or choose "
         "another --out"
     )
-
-
-def _checksum(stored: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import textwrap
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ncsn_fast.data.labels import names_array
-from ncsn_fast.support.files import write_text
+from ncsn_fast.support.files import sha256_of_values, write_text
 from ncsn_fast.support.parsers import read_json
 from ncsn_fast.support.settings import settings_of
 from ncsn_fast.training.config import TrainConfig, TrainRun
@@ -78,7 +77,7 @@ def stored(run: TrainRun, config: TrainConfig) -> dict[str, Any]:
 def write_run(out: Path, run: TrainRun, config: TrainConfig) -> None:
     """Write run.json, with its checksum."""
     kept = stored(run, config)
-    kept["sha256"] = _checksum(kept)
+    kept["sha256"] = sha256_of_values(kept)
     write_text(out / SETTINGS_FILE, json.dumps(kept, indent=2) + "\n")
 
 
@@ -102,17 +101,12 @@ def read_run(out: Path) -> tuple[TrainRun, TrainConfig]:
             f"{path} is damaged ({error}): write the run's settings into it again, or start anew "
             "in another folder"
         ) from error
-    if checksum not in (None, _checksum(stored)):
+    if checksum not in (None, sha256_of_values(stored)):
         raise ValueError(
             f"{path} is damaged or was altered: its settings do not match its checksum. If you "
             'changed them and they are right, remove the line "sha256" and the comma before it'
         )
     return run, config
-
-
-def _checksum(stored: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings of a run."""
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
 def placed(places: dict[str, Any], data: str) -> dict[str, Any]:
