@@ -161,7 +161,10 @@ def test_a_folder_of_pictures_is_brought_to_the_size_of_the_samples(data):
         (("--method", "heun"), "holds images that are drawn already: --method heun, for a network"),
         (("--seed", "0", "--steps", "4"), "drawn already: --seed 0, for a network"),
         (("--classifier", "mnist"), "--classifier mnist is of images (1, 28, 28), the samples"),
-        (("--classifier", "letters"), "there is no classifier letters: give mnist, fashion or a"),
+        (
+            ("--classifier", "letters"),
+            "there is no classifier letters: give digits, mnist, fashion or a",
+        ),
         (("--classifier", "train.npy"), "train.npy is damaged, incomplete or not a safetensors"),
         (("--train", "colour.npy"), "holds images of shape (3, 8, 8), the samples have (1, 8, 8)"),
         (("--train", "large.npy"), "the images of large.npy are (16, 16) (H, W)"),
