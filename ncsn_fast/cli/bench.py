@@ -12,12 +12,13 @@ from ncsn_fast.cli.common import Command, device_of, device_option
 from ncsn_fast.cli.output import Output
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, opens=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="Folder to keep the results in: rows.jsonl, results.md and report.html with plots.",
+    help="Folder to keep the results in: rows.jsonl, results.md and report.html with plots. "
+    "Default: none, with --open benchmark.",
 )
 @device_option
 @click.pass_obj
@@ -41,6 +42,8 @@ def bench(output: Output, out: Path | None, device: str | None) -> None:
     from ncsn_fast.benchmarks.contest.plans import PLANS
     from ncsn_fast.benchmarks.report import tables
 
+    if output.opens and out is None:
+        out = Path("benchmark")
     kind = device_of(device).split(":")[0]
     if (kind, "short") not in PLANS:
         raise click.UsageError(f"--device {device}: there are benchmarks for cpu and cuda")
@@ -51,6 +54,8 @@ def bench(output: Output, out: Path | None, device: str | None) -> None:
     if problems.lines:
         output.say("\n" + problems.markdown())
     output.report({"rows": [asdict(row) for row in results.rows]})
+    if out is not None:
+        output.show(out / runner.PAGE)
     if not runner.passed(results):
         sys.exit(1)
 

@@ -81,10 +81,16 @@ class Command(click.Command):
     After a signal the exit code is 128 and its number, as is the custom: 130 for Ctrl-C, 143 for
     SIGTERM, 129 for SIGHUP. Of several processes (torchrun) the first one speaks; another one only
     of what went wrong in itself.
+
+    With ``opens`` it has --open, by which :meth:`Output.show` opens what its function shows.
     """
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, opens: bool = False, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        if opens:
+            self.params.append(
+                click.Option(["--open"], is_flag=True, help="Open the result when it is there.")
+            )
         self.params += [
             click.Option(["--quiet"], is_flag=True, help="Say nothing but warnings and errors."),
             click.Option(
@@ -106,6 +112,7 @@ class Command(click.Command):
 
     def invoke(self, context: click.Context) -> Any:
         quiet, report = context.params.pop("quiet"), context.params.pop("report")
+        opens = context.params.pop("open", False)
         came = [signal.SIGINT]
 
         def stop(number: signal.Signals) -> NoReturn:
@@ -115,7 +122,9 @@ class Command(click.Command):
         ranks = _ranks()
         silent = not ranks.is_first
         try:
-            context.obj = Output(str(self.name), quiet=quiet, report=report, silent=silent)
+            context.obj = Output(
+                str(self.name), quiet=quiet, report=report, opens=opens, silent=silent
+            )
             with context.obj.warnings(), on_stop(stop):
                 return super().invoke(context)
         except _REFUSED as error:

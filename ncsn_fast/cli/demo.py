@@ -12,7 +12,7 @@ from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import demo as work
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, opens=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -48,6 +48,7 @@ def demo(output: Output, out: Path, device: str | None, **options: Any) -> None:
     result = work.run(
         out, device=device_of(device), say=output.say, progress=output.progress, **options
     )
+    output.show(result.files["samples"])
     distance = result.metrics["pixel_frechet_distance_to_held_out"]
     output.say(
         f"\nPixel Fréchet distance to {result.metrics['held_out_images']} held-out digits "

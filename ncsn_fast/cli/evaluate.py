@@ -13,7 +13,7 @@ from ncsn_fast.distributed import ranks
 from ncsn_fast.runs import evaluate as work
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, opens=True)
 @click.argument("samples", metavar="SAMPLES")
 @click.option(
     "--reference",
@@ -147,6 +147,7 @@ def evaluate(
         progress=output.progress,
     )
     if here.is_first:
+        output.show(report["files"]["page"])
         output.told(report)
 
 

@@ -73,11 +73,13 @@ class Output:
         command: its name.
         quiet: whether to say nothing but warnings.
         report: the file of the report, "-" for stdout, None for none.
+        opens: whether to open what is shown.
         silent: whether to say nothing at all, nor write the report: as one of several processes
             that do the same work, of which another one speaks.
 
     Attributes:
         progress: whether to show bars, which are for somebody who watches.
+        opens: whether the user asked for the result to be opened.
 
     Raises:
         ValueError, OSError: for a report that cannot be written, or would replace another file.
@@ -89,11 +91,13 @@ class Output:
         *,
         quiet: bool = False,
         report: str | None = None,
+        opens: bool = False,
         silent: bool = False,
     ) -> None:
         report = None if silent else report
         self._command, self._quiet, self._report = command, quiet or silent, report
         self._silent = silent
+        self.opens = opens and not silent
         self.progress = not self._quiet and sys.stderr.isatty()
         if report == STDOUT:
             if 1 in _absent:
@@ -113,6 +117,11 @@ class Output:
         """A line that the user has to see, also one who wants quiet."""
         if not self._silent:
             write(text, err=True)
+
+    def show(self, path: Path) -> None:
+        """Show a result, a picture or a page: with --open in the program that is for it."""
+        if self.opens and not _open(path):
+            self.warn(f"--open: no program here shows {path}: copy it to where there is one")
 
     def told(self, report: Mapping[str, Any]) -> None:
         """Name the files of a report, and write it where it is wanted."""
@@ -158,6 +167,17 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._output.warn(f"warning: {record.getMessage()}")
+
+
+def _open(path: Path) -> bool:
+    """Open a file in the program that the desktop has for it; False where there is no desktop.
+
+    Without one xdg-open would take a browser for terminals, if any.
+    """
+    desktop = os.name == "nt" or sys.platform == "darwin"
+    if not (desktop or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    return click.launch(str(path.absolute())) == 0
 
 
 def _check_report(path: Path) -> None:

@@ -15,7 +15,7 @@ from ncsn_fast.runs import profile as work
 from ncsn_fast.training.presets import PRESETS
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, opens=True)
 @click.argument("what", type=click.Choice(work.WORK), metavar="sample|train")
 @click.argument("model", default="digits", metavar="[MODEL]")
 @click.option(
@@ -81,6 +81,8 @@ def profile(output: Output, out: Path, tool: str, device: str | None, **settings
             output.say(shlex.join(command) + "\n")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler tells when it starts
     files = work.profile(load, out, tool, output.say)
+    if "table" in files:
+        output.show(files["table"])
     output.told({"work": vars(load), "tool": tool, "files": files})
 
 

@@ -36,7 +36,7 @@ class Part(click.ParamType):
         return ranks.Ranks(int(found[1]), int(found[2]))
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, opens=True)
 @click.argument(
     "checkpoint", type=click.Path(path_type=Path), default=Path("digits"), metavar="[CHECKPOINT]"
 )
@@ -232,6 +232,8 @@ def sample(
         say=output.say,
         progress=output.progress,
     )
+    if "grid" in report["files"]:
+        output.show(report["files"]["grid"])
     output.told(report)
 
 

@@ -21,7 +21,7 @@ from ncsn_fast.runs import schedule as work
 from ncsn_fast.runs.training.settings import LOADING, SETTINGS
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, opens=True)
 @click.argument("data", default="digits", metavar="[DATA]")
 @click.option(
     "--out",
@@ -98,6 +98,7 @@ def schedule(
         say=output.say,
         progress=output.progress,
     )
+    output.show(report["files"]["picture"])
     output.told(report)
 
 

@@ -78,6 +78,48 @@ def test_quiet_is_quiet(run, name):
     assert result.output == ""
 
 
+@pytest.fixture
+def opened(monkeypatch):
+    """The files that were opened on a desktop."""
+    files = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("click.launch", lambda path: files.append(Path(path)) or 0)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    {
+        "sample": "grid.png",
+        "schedule": "schedule.png",
+        "evaluate": "evaluation.html",
+    }.items(),
+)
+def test_what_a_command_made_is_opened(run, opened, name, file):
+    assert run(name, "--open", "--quiet").output == ""
+    assert opened == [Path("out", file).absolute()]
+    assert opened[0].exists()
+
+
+def test_nothing_is_opened_unasked_or_by_a_process_that_is_not_the_first(run, opened, monkeypatch):
+    run("sample")
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    assert run("sample", "--open").exit_code == 0
+    assert opened == []
+
+
+def test_where_nothing_can_be_opened_the_file_is_named(run, opened, monkeypatch):
+    monkeypatch.setattr("click.launch", lambda path: 1)
+    assert "no program here shows out/grid.png" in run("sample", "--open", "--quiet").stderr
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("click.launch", lambda path: opened.append(path))
+    result = run("sample", "--open", "--quiet")
+    assert (result.exit_code, opened) == (0, [])
+    assert "no program here shows out/grid.png" in result.stderr
+
+
 def test_the_report_of_samples_says_what_was_taken_from_where(run):
     run("sample", "--json", "report.json", "--method", "ancestral", "--steps", 4, "--seed", 7)
     report = json.loads(Path("report.json").read_text())
