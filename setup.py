@@ -29,6 +29,7 @@ TEST = [
     "diffusers>=0.30",
     TRITON,
 ]
+DOCS = ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8"]
 
 
 def mapped_packages() -> list[str]:
@@ -72,7 +73,8 @@ setup(
         # it comes from elsewhere, and then breaks whoever looks for it. .ci/run has it alone.
         "evaluate": ["torch-fidelity>=0.4,<0.5"],
         "hub": ["huggingface-hub>=0.23"],  # diffusers brings it to the tests
-        "dev": [*TEST, "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "types-tqdm"],
+        "docs": DOCS,
+        "dev": [*TEST, *DOCS, "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["ncsn-fast = ncsn_fast.cli:main"]},
 )
