@@ -1,6 +1,7 @@
 """The documentation site: python -m sphinx -W -b html docs build/docs
 
-Guides are plain Markdown beside this file; a new one is named in a toctree of index.md.
+Guides are plain Markdown beside this file, the reference in api/ is made from the docstrings. A new
+page is a line in index.md, a new public name one in its page of api/.
 """
 
 import sys
@@ -13,12 +14,26 @@ project = "ncsn_fast"
 release = metadata.version("ncsn_fast")
 copyright = "the authors of ncsn_fast"
 
-extensions = ["myst_parser", "links", "formulas"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "commands",
+    "docstrings",
+    "formulas",
+    "links",
+]
 exclude_patterns = ["_site"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 html_math_renderer = "mathml"
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "none"  # Args say it in words, with shapes and ranges
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = "ncsn_fast"

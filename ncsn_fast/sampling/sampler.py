@@ -369,8 +369,8 @@ def sample(
     Args:
         net: a network as nf.load_checkpoint returns it, or :func:`nf.guided` of one.
         n: how many images, at least 1.
-        shape, sigmas, method, step_size, steps_per_level, denoise, steps, spacing, hold_noise,
-            precision, prepare, adopt, backend, graph, device: as for :class:`Sampler`.
+        shape, sigmas, method, step_size, steps_per_level, denoise: as for :class:`Sampler`.
+        steps, spacing, hold_noise, precision, prepare, adopt, backend, graph, device: likewise.
         seed, sample_ids: in [0, 2⁶⁴), by default drawn; n distinct ids, by default 0 … n-1.
         initial, start_level: states (n, C, H, W) to begin in, and the noise level to begin at.
         noise: row → (n, C, H, W), in the place of the engine's.
