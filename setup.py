@@ -52,6 +52,7 @@ setup(
     package_dir={"ncsn_fast": "ncsn_fast", **MAPPED},
     package_data={
         "ncsn_fast": ["assets/*", "py.typed"],
+        "ncsn_fast.tour": ["assets/*"],
         "ncsn_fast.kernels": ["cpp/*.cpp", "cpp/*.h"],
     },
     install_requires=[

@@ -22,7 +22,7 @@ FOLDERS = {
 }
 # The face imports all rooms, the gate of the benchmarks none.
 FREE = {"ncsn_fast", "ncsn_fast.benchmarks"}
-MOST_AT_THE_TOP, MOST_IN_A_ROOM, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 6, 12, 450, 60
+MOST_AT_THE_TOP, MOST_IN_A_ROOM, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 6, 14, 450, 60
 
 
 class Import(NamedTuple):

@@ -13,6 +13,7 @@ from ncsn_fast.cli.evaluate import evaluate
 from ncsn_fast.cli.profile import profile
 from ncsn_fast.cli.sample import sample
 from ncsn_fast.cli.schedule import schedule
+from ncsn_fast.cli.tour import tour
 from ncsn_fast.cli.train import train
 from ncsn_fast.cli.verify import verify
 
@@ -34,7 +35,7 @@ def main() -> None:
     """
 
 
-commands = (demo, schedule, train, sample, verify, evaluate, bench, profile, convert, doctor)
+commands = (demo, tour, schedule, train, sample, verify, evaluate, bench, profile, convert, doctor)
 for command in commands:
     main.add_command(command)
 
