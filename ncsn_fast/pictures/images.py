@@ -123,7 +123,7 @@ def save_panels(
         count: the first ``count`` images of each set are shown, fewer if a set has fewer: all
             grids show the same number.
         columns: images per row of each grid. Default: as square as possible.
-        per_row: grids per row of the picture. Default: all of them.
+        per_row: grids per row of the picture, fewer in the middle of the last one. Default: all.
 
     Raises:
         ValueError: for no panels, shapes that are not as above, values that are not finite,
@@ -148,7 +148,9 @@ def save_panels(
     size = across * (width + 2 * _MARGIN), -(-len(grids) // across) * height + _MARGIN
     page = Image.new(mode, size, _shade(mode, _PAPER))
     for i, (title, grid) in enumerate(zip(panels, grids, strict=True)):
-        left, top = _MARGIN + i % across * (width + 2 * _MARGIN), _MARGIN + i // across * height
+        beside = min(across, len(grids) - i // across * across)
+        left = i % across * (width + 2 * _MARGIN) + (across - beside) * (width + 2 * _MARGIN) // 2
+        left, top = _MARGIN + left, _MARGIN + i // across * height
         ImageDraw.Draw(page).text((left, top), title, _shade(mode, _INK), font)
         page.paste(grid, (left, top + above))
     _save_image(path, page)
