@@ -65,7 +65,10 @@ _POINTS: dict[str, Kind] = {
 _SAMPLING: dict[str, Kind] = {
     "method": _WORD,
     "step_size": (_positive, "a positive number"),
-    "steps_per_level": (lambda value: _whole(value, most=MOST_STEPS), "a whole number ≥ 1"),
+    **dict.fromkeys(
+        ("steps", "steps_per_level"),
+        (lambda value: _whole(value, most=MOST_STEPS), "a whole number ≥ 1"),
+    ),
     "denoise": (lambda value: type(value) is bool or value == "last", "true, false or 'last'"),
     "noise_first": _FLAG,
     "spacing": _WORD,
