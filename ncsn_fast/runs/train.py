@@ -24,6 +24,7 @@ from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import machine_facts
 from ncsn_fast.runs.training.judge import HeldOut, fid_of, held_out_of, number_of
+from ncsn_fast.runs.training.pretrained import begin_from, pretrained_of
 from ncsn_fast.runs.training.settings import (
     FROM_DATA,
     LOADING,
@@ -160,6 +161,7 @@ def _train(
     """Begin the run or go on with it, in a folder whose lock is held."""
     out = Path(str(config.out))
     images, classes, held_out = group.first_alone(lambda: _checked_images(run, config, out))
+    pretrained = None if goes_on else pretrained_of(run, images.shape[1])
     judges: list[Tensor | Fid | None] = [held_out if isinstance(held_out, Tensor) else None]
     if run.inception is not None:  # samples are the first process's alone
         group.from_first(lambda: judges.append(fid_of(run, held_out, config, device, say)))
@@ -172,7 +174,10 @@ def _train(
     if run.values == "signed":
         say("They are (x + 1) / 2 of the values x: of samples of this network take 2 * images - 1.")
     torch.manual_seed(config.seed)  # for the initial weights; noise has its own seed
-    net = _network(run, images, classes, schedule).to(device)
+    net = _network(run, images, classes, schedule)
+    if pretrained is not None:
+        begin_from(net, pretrained)
+    net.to(device)
     trainer = Trainer(
         net,
         images,

@@ -124,6 +124,11 @@ class TrainRun:
     conditional: bool = _network(False, "Tell it the class of an image; NCSNv2 only.")
     ngf: int = _network(32, "Width of the network.", least=1)
     activation: str = _network("elu", choices=tuple(ACTIVATIONS))
+    pretrained: str | None = _network(
+        None,
+        "Begin with the weights of this network: a checkpoint, or digits, mnist or fashion.",
+        "Of the same network, ngf, activation and range of values; noise levels are the run's own.",
+    )
     rescaled: bool = _data(False, "Train on 2x - 1.")
     logit_transform: bool = _data(False, "Train on the logit.")
     sigma_max: float | None = _levels(

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ncsn_fast.checkpoints.load_save import BUNDLED
 from ncsn_fast.data.labels import names_array
 from ncsn_fast.support.files import sha256_of_values, write_text
 from ncsn_fast.support.parsers import read_json
@@ -27,7 +28,7 @@ _ALWAYS_TOLD = {
     "precision",
 }
 FROM_DATA = ("sigma_max", "num_levels", "step_size")  # from the data, where they are not given
-_PLACES = ("data", "labels", "held_out", "inception")
+_PLACES = ("data", "labels", "held_out", "inception", "pretrained")
 # Settings of a run that say how its images are read.
 LOADING = ("image_size", "crop", "damaged", "key", "layout", "values")
 # Every setting of a run that users are asked for, by name.
@@ -116,10 +117,13 @@ def placed(places: dict[str, Any], data: str) -> dict[str, Any]:
         ValueError: for labels that could be a key of an .npz and a file.
     """
     labels = places.get("labels")
-    stay = ["digits", *([labels] if labels and names_array(labels, Path(data)) else [])]
+    words: dict[str, set[str]] = {
+        "labels": {labels} if labels and names_array(labels, Path(data)) else set(),
+        "pretrained": set(BUNDLED),
+    }
     # A link keeps its name: labels are found beside images by it.
     return {
-        k: str(Path(v).absolute()) if Path(v).exists() and v not in stay else v
+        k: str(Path(v).absolute()) if Path(v).exists() and v not in words.get(k, {"digits"}) else v
         for k, v in places.items()
     }
 
@@ -137,7 +141,11 @@ def told(*settings: TrainRun | TrainConfig) -> str:
             else:
                 shown = f"{value:g}" if isinstance(value, float) else value
                 told.append(f"{field.name} {shown}")
-    return textwrap.fill(f"Settings: {', '.join(told)}.", 100, subsequent_indent="  ")
+    text = f"Settings: {', '.join(told)}."
+    # A path is one word, hyphens and all: people copy it.
+    return textwrap.fill(
+        text, 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
 
 
 __all__ = [
