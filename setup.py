@@ -27,6 +27,7 @@ TEST = [
     "setuptools>=68",
     "scipy>=1.11",
     "diffusers>=0.30",
+    "markdown-it-py>=3",  # finds the code and the links of the documentation
     TRITON,
 ]
 DOCS = ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8"]

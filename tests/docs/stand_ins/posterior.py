@@ -1,0 +1,3 @@
+"""Fewer images."""
+
+SMALLER = {"sampler(16": "sampler(4"}
