@@ -32,8 +32,15 @@ html_math_renderer = "mathml"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # Args say it in words, with shapes and ranges
 autodoc_preserve_defaults = True
-python_maximum_signature_line_length = 80
+napoleon_use_param = False  # or "mask, known:" is taken apart
 python_use_unqualified_type_names = True
+
+nitpicky = True
+nitpick_ignore = [("py:exc", "CaptureError")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|pathlib|collections|abc|types|typing|diffusers)\..*"),
+    ("py:class", r"ncsn_fast\.(training\.distances|evaluation\.proportions)\..*"),
+]
 
 html_theme = "furo"
 html_title = "ncsn_fast"

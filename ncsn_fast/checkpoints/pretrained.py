@@ -63,12 +63,12 @@ def save_pretrained(
         push_to_hub: whether to upload it too, as :func:`push_to_hub` does, which takes ``how``.
 
     Returns:
-        The folder, which :func:`load_checkpoint` takes; of what was uploaded the address.
+        The folder, which :func:`nf.load_checkpoint` takes; of what was uploaded the address.
 
     Raises:
         ValueError: for no folder, another ``repo_id``, and where one of these files stands there
             that was not saved so.
-        ValueError, OSError: as :func:`save_checkpoint`.
+        ValueError, OSError: as :func:`nf.save_checkpoint`.
     """
     if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
         raise ValueError(f"folder = {folder!r:.80}: give the path of a folder, a str or a Path")
@@ -145,15 +145,15 @@ _push = push_to_hub  # whose name is that of an argument
 def from_pretrained(
     cls: type[ScoreNetwork], name: str | os.PathLike[str], **overrides: Any
 ) -> ScoreNetwork:
-    """A network from the hub or a folder in its layout, as :func:`load_checkpoint` gives it.
+    """A network from the hub or a folder in its layout, as :func:`nf.load_checkpoint` gives it.
 
     Args:
         name: "user/name" on the hub, or a folder.
-        overrides: what :func:`load_checkpoint` takes: revision, token, cache_dir, …
+        overrides: what :func:`nf.load_checkpoint` takes: revision, token, cache_dir, …
 
     Raises:
-        FileNotFoundError, CheckpointError, ValueError: as :func:`load_checkpoint`, and where it is
-            a network of another class.
+        FileNotFoundError, CheckpointError, ValueError: as :func:`nf.load_checkpoint`, and where it
+            is a network of another class.
     """
     net = load_checkpoint(name, **overrides)
     if not isinstance(net, cls):

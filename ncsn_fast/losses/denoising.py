@@ -39,7 +39,7 @@ def dsm_loss(
         net: one of our networks, a callable score(x, labels), or a Score.
         x: (N, *shape) floating-point data in model space; float64 is computed in float64.
         sigmas: (L,) noise levels, descending.
-        labels: (N,) int64 levels; default: those of :func:`common.draw_labels`.
+        labels: (N,) int64 levels; drawn uniformly from [0, L) where not given.
         anneal_power: p; 2 is the papers' λ = σ².
         noise: (N, *shape), the z to use instead of the engine's.
         seed: in [0, 2⁶⁴); None draws one from torch's default generator.

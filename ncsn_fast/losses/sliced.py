@@ -55,7 +55,7 @@ def sliced_score_matching(
             "score" and condition "none".
         x: (N, *shape) floating-point data in model space; float64 is computed in float64.
         sigmas: (L,) noise levels, descending; None for the data as they are.
-        labels: (N,) int64 levels; default: those of :func:`common.draw_labels`.
+        labels: (N,) int64 levels; drawn uniformly from [0, L) where not given.
         projections: directions v per sample, ≥ 1.
         directions: their law, "rademacher" (±1, less variance) or "gaussian".
         seed, step, sample_ids, reduction: as for dsm_loss.

@@ -110,7 +110,7 @@ def noise_levels(
         sigmas: (L,) the model's own levels, descending.
         number: how many; None: L. A single one is the largest.
         spacing: a name of ``SPACINGS``, or "auto": ``sigmas`` themselves where no number is given,
-            else see :func:`resolve`.
+            else an even subset of them where they are geometric, and "geometric" where not.
         rho: ρ of "karras", finite and positive.
 
     Raises:

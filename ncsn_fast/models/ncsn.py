@@ -19,7 +19,9 @@ SMALL = (
 
 
 class NCSN(RefineNet):
-    """NCSN v1 for images of 28, 32 or 64 pixels. Arguments as :class:`RefineNet`.
+    """NCSN v1 for images of 28, 32 or 64 pixels.
+
+    Arguments as :class:`ncsn_fast.models.refinenet.RefineNet`.
 
     The noise levels are a buffer that the state_dict does not hold, as in the official network.
     """

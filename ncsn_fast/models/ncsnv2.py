@@ -24,7 +24,9 @@ _LONGEST_NAME = 100  # characters
 
 
 class NCSNv2(RefineNet):
-    """NCSNv2 for images of 28, 32 or 64 pixels. Arguments as :class:`RefineNet`, and:
+    """NCSNv2 for images of 28, 32 or 64 pixels.
+
+    Arguments as :class:`ncsn_fast.models.refinenet.RefineNet`, and:
 
     Args:
         classes: the names of the classes that it can be told, or how many there are, named by their

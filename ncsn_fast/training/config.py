@@ -233,7 +233,7 @@ class TrainConfig:
     dequantize: str | None = _data(
         None,
         "Noise below the step of 8-bit values.",
-        "None, uniform or gaussian; see :func:`ncsn_fast.models.space.Space.enter`.",
+        "None, uniform (x·255/256 + u/256, u from U[0, 1)) or gaussian (x + 0.01·z).",
         choices=("uniform", "gaussian"),
         none="none",
     )

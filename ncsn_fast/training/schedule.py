@@ -105,7 +105,8 @@ def auto_schedule(
         sigma_min: the smallest level; 0.01 for data in [0, 1]. (Not of a ``score`` with levels.)
         steps_per_level: T.
         overlap: C, the overlap of neighbouring levels, in (0, 0.997). In few dimensions it is
-            more, as levels are no more than about a factor of 2 apart; see :func:`level_ratio`.
+            more, as levels are no more than about a factor of 2 apart; see
+            :func:`ncsn_fast.methods.levels.level_ratio`.
         max_points: distances are taken between all points, or this many random ones (fewer where
             they would fill more than 4 GiB); the result says which.
         seed: which random ones.

@@ -54,7 +54,8 @@ class Physics(Operator):
 
     Raises:
         ValueError: for other physics, where it measures something else than a real tensor, for a
-            parameter that makes no difference to what it measures, and what :meth:`verify` refuses.
+            parameter that makes no difference to what it measures, and what
+            :meth:`nf.operators.Operator.verify` refuses.
     """
 
     def __init__(self, physics: Any, shape: Iterable[int], **parameters: Array) -> None:
