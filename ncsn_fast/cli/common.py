@@ -7,7 +7,7 @@ import math
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -22,13 +22,31 @@ from ncsn_fast.support.settings import Setting
 from ncsn_fast.support.signals import on_stop
 
 _MOST = 2**31 - 1
+_ALL_HELP = "ncsn_fast.all_help"  # in a context's meta: --help-all was given
 _TO_SPEAK = 15  # seconds
 _REFUSED = (ValueError, OSError, nf.SamplingError, nf.TrainingError, OtherProcessError)
 _NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
+def _in_words(least: float | None, most: float | None) -> str:
+    """The numbers of a range."""
+    if most is None:
+        return f"{least} or more"
+    if isinstance(most, int) and most > _MOST and not most & (most + 1):
+        return f"{least} to 2^{most.bit_length()} - 1"
+    return f"{least} to {most:,}"
+
+
 class Count(click.IntRange):
     """A number of things; one that nobody has is refused without a bound in the help."""
+
+    name = "whole number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "N"
+
+    def _describe_range(self) -> str:
+        return _in_words(self.min, self.max)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number: int = super().convert(value, param, ctx)
@@ -39,6 +57,11 @@ class Count(click.IntRange):
 
 class Finite(click.FloatRange):
     """A number that is neither infinite nor none."""
+
+    name = "number"
+
+    def _describe_range(self) -> str:
+        return _in_words(self.min, self.max)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -60,14 +83,31 @@ class Words(click.ParamType):
         return tuple(word.strip() for word in value.split(","))
 
 
-SEED = click.IntRange(0, 2**64 - 1)
+SEED = Count(0, 2**64 - 1)
 COUNT = Count(min=1)
 PIXELS = Count(1, 1 << 14)
 WORDS = Words()
 
 
 class Group(click.Group):
-    """The command line: its commands can do without stdin, stdout and stderr."""
+    """The command line: its commands can do without stdin, stdout and stderr, and are listed under
+    headings."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._sections: dict[str, Sequence[click.Command]] = {}
+
+    def add_section(self, title: str, commands: Sequence[click.Command]) -> None:
+        self._sections[title] = commands
+        for command in commands:
+            self.add_command(command)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in self._sections.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(str(one.name), one.get_short_help_str(limit=200)) for one in commands]
+                )
 
     def main(self, *arguments: Any, **keywords: Any) -> Any:
         open_streams()
@@ -82,14 +122,45 @@ class Command(click.Command):
     SIGTERM, 129 for SIGHUP. Of several processes (torchrun) the first one speaks; another one only
     of what went wrong in itself.
 
-    With ``opens`` it has --open, by which :meth:`Output.show` opens what its function shows.
+    Args:
+        opens: whether it has --open, by which :meth:`Output.show` opens what its function shows.
+        previews: whether it has --preview, for what its function gives :meth:`Output.preview`.
+        groups: names of options by the heading that they are shown under; others come last. Of
+            several groups --help shows the first alone, and --help-all every one.
     """
 
-    def __init__(self, *arguments: Any, opens: bool = False, **keywords: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        opens: bool = False,
+        previews: bool = False,
+        groups: Mapping[str, Iterable[str]] | None = None,
+        **keywords: Any,
+    ) -> None:
         super().__init__(*arguments, **keywords)
+        self._groups = {title: list(names) for title, names in (groups or {}).items()}
+        if previews:
+            self.params.append(
+                click.Option(
+                    ["--preview/--no-preview"],
+                    default=None,
+                    help="Draw the picture in the terminal. Default: where it can show one.",
+                )
+            )
         if opens:
             self.params.append(
                 click.Option(["--open"], is_flag=True, help="Open the result when it is there.")
+            )
+        if len(self._groups) > 1:
+            self.params.append(
+                click.Option(
+                    ["--help-all"],
+                    is_flag=True,
+                    is_eager=True,
+                    expose_value=False,
+                    callback=_show_all,
+                    help="Show all options and exit.",
+                )
             )
         self.params += [
             click.Option(["--quiet"], is_flag=True, help="Say nothing but warnings and errors."),
@@ -105,14 +176,17 @@ class Command(click.Command):
         try:
             self._check_words(context, list(args))
             return super().parse_args(context, args)
-        except click.UsageError:
+        except click.UsageError as error:
             if not _ranks().is_first:  # all of them have been given these words
                 _leave_to_first(context, 2)
+            if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Option):
+                raise click.MissingParameter(error.param.help, context, error.param) from error
             raise
 
     def invoke(self, context: click.Context) -> Any:
         quiet, report = context.params.pop("quiet"), context.params.pop("report")
         opens = context.params.pop("open", False)
+        previews = context.params.pop("preview", None)
         came = [signal.SIGINT]
 
         def stop(number: signal.Signals) -> NoReturn:
@@ -123,7 +197,12 @@ class Command(click.Command):
         silent = not ranks.is_first
         try:
             context.obj = Output(
-                str(self.name), quiet=quiet, report=report, opens=opens, silent=silent
+                str(self.name),
+                quiet=quiet,
+                report=report,
+                opens=opens,
+                previews=previews,
+                silent=silent,
             )
             with context.obj.warnings(), on_stop(stop):
                 return super().invoke(context)
@@ -141,6 +220,35 @@ class Command(click.Command):
             if not silent:
                 write(f"\nstopped{f': {end}' if str(end) else ''}", err=True)
             context.exit(128 + getattr(end, "signal", came[-1]))
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        if len(self._groups) < 2 or _ALL_HELP in context.meta:
+            self.format_all_options(context, formatter)
+            return
+        groups = self._grouped(context)
+        title, number = next(iter(groups)), sum(map(len, groups.values()))
+        with formatter.section(title):
+            formatter.write_dl(groups[title])
+        formatter.write_paragraph()
+        formatter.write_text(f"All {number} options: {context.command_path} --help-all")
+
+    def format_all_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all options under their headings."""
+        for title, records in self._grouped(context).items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def _grouped(self, context: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """What the help says of each option, by heading."""
+        records = {
+            option.name: record
+            for option in self.get_params(context)
+            if isinstance(option, click.Option) and (record := option.get_help_record(context))
+        }
+        groups = {
+            title: [records.pop(name) for name in names] for title, names in self._groups.items()
+        }
+        return groups | {"Other options" if groups else "Options": list(records.values())}
 
     def _check_words(self, context: click.Context, args: list[str]) -> None:
         """Refuse what could only be taken by a guess: an option given twice, without a value, or
@@ -180,6 +288,13 @@ class Command(click.Command):
             return {"True": f"--{name}", "False": f"--no-{name}"}.get(value, found[0])
 
         return re.sub(r"(?<!, )\b(\w+)=(?:'([^']*)'|([\w.-]*\w))", flag, message)
+
+
+def _show_all(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        context.meta[_ALL_HELP] = True
+        click.echo(context.get_help(), color=context.color)
+        context.exit()
 
 
 def _ranks() -> Ranks:

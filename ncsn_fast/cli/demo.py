@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import SEED, Command, Finite, device_of, device_option
+from ncsn_fast.cli.common import SEED, Command, Count, Finite, device_of, device_option
 from ncsn_fast.cli.output import Output
+from ncsn_fast.pictures.images import image_grid
 from ncsn_fast.runs import demo as work
 
+_SHOWN = 64  # in the terminal
 
-@click.command(cls=Command, opens=True)
+
+@click.command(cls=Command, opens=True, previews=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -29,7 +32,7 @@ from ncsn_fast.runs import demo as work
 )
 @click.option(
     "--samples",
-    type=click.IntRange(4, 400),
+    type=Count(4, 400),
     default=400,
     show_default=True,
     help="Images to generate.",
@@ -48,6 +51,7 @@ def demo(output: Output, out: Path, device: str | None, **options: Any) -> None:
     result = work.run(
         out, device=device_of(device), say=output.say, progress=output.progress, **options
     )
+    output.preview(image_grid(result.images[:_SHOWN]))
     output.show(result.files["samples"])
     distance = result.metrics["pixel_frechet_distance_to_held_out"]
     output.say(

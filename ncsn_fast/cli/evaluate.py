@@ -12,8 +12,14 @@ from ncsn_fast.cli.output import Output
 from ncsn_fast.distributed import ranks
 from ncsn_fast.runs import evaluate as work
 
+_GROUPS = {
+    "Begin with": ("reference", "train", "classifier", "number", "out", "open", "device"),
+    "Figures of Inception features": ("inception", "inception_sha256", "save_stats"),
+    "How a network is sampled": ("method", "steps", "labels", "guidance", "seed", "batch_size"),
+}
 
-@click.command(cls=Command, opens=True)
+
+@click.command(cls=Command, opens=True, groups=_GROUPS)
 @click.argument("samples", metavar="SAMPLES")
 @click.option(
     "--reference",
@@ -78,7 +84,7 @@ from ncsn_fast.runs import evaluate as work
 )
 @click.option(
     "--steps",
-    type=click.IntRange(1, 100_000),
+    type=Count(1, 100_000),
     default=None,
     help="How often a network is run, at most, as in sample.",
 )

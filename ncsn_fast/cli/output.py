@@ -11,14 +11,19 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from ncsn_fast.pictures.terminal import as_text, protocol_of
 from ncsn_fast.support.files import check_suffix, check_writable, write_text
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 STDOUT = "-"
 _OURS = re.compile(r"(run|levels|schedule|metrics|evaluation|(model|best)(_\d+)?)\.json")
@@ -74,6 +79,7 @@ class Output:
         quiet: whether to say nothing but warnings.
         report: the file of the report, "-" for stdout, None for none.
         opens: whether to open what is shown.
+        previews: whether to draw pictures in the terminal. Default: where it says that it can.
         silent: whether to say nothing at all, nor write the report: as one of several processes
             that do the same work, of which another one speaks.
 
@@ -92,11 +98,12 @@ class Output:
         quiet: bool = False,
         report: str | None = None,
         opens: bool = False,
+        previews: bool | None = None,
         silent: bool = False,
     ) -> None:
         report = None if silent else report
         self._command, self._quiet, self._report = command, quiet or silent, report
-        self._silent = silent
+        self._silent, self._previews = silent, previews
         self.opens = opens and not silent
         self.progress = not self._quiet and sys.stderr.isatty()
         if report == STDOUT:
@@ -117,6 +124,20 @@ class Output:
         """A line that the user has to see, also one who wants quiet."""
         if not self._silent:
             write(text, err=True)
+
+    def preview(self, picture: Path | Image.Image) -> None:
+        """Draw a picture in the terminal, where that can show one."""
+        protocol = protocol_of(os.environ)
+        wanted = self._previews
+        if wanted is None:
+            wanted = protocol is not None and sys.stdout.isatty() and _takes_blocks(sys.stdout)
+        if self._quiet or self._report == STDOUT or not wanted:
+            return
+        from PIL import Image
+
+        if isinstance(picture, Path):
+            picture = Image.open(picture)
+        self.say(as_text(picture, protocol or "blocks", *shutil.get_terminal_size()))
 
     def show(self, path: Path) -> None:
         """Show a result, a picture or a page: with --open in the program that is for it."""
@@ -167,6 +188,10 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._output.warn(f"warning: {record.getMessage()}")
+
+
+def _takes_blocks(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _open(path: Path) -> bool:

@@ -8,13 +8,34 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import COUNT, PIXELS, SEED, WORDS, Command, device_of, device_option
+from ncsn_fast.cli.common import (
+    COUNT,
+    PIXELS,
+    SEED,
+    WORDS,
+    Command,
+    Count,
+    device_of,
+    device_option,
+)
 from ncsn_fast.cli.output import Output
 from ncsn_fast.distributed import ranks
 from ncsn_fast.runs import sample as work
 from ncsn_fast.runs.samples.manifest import DTYPES, FORMATS
 
 _MOST_SAMPLES = 10_000_000
+_GROUPS = {
+    "Begin with": [
+        *("number", "out", "seed", "labels", "guidance", "method", "steps"),
+        *("gif", "preview", "open", "device"),
+    ],
+    "Which network, which images": ("config", "image_size", "first_id"),
+    "How they are sampled": [
+        *("spacing", "rho", "snr", "step_size", "steps_per_level"),
+        *("denoise", "hold_noise", "batch_size"),
+    ],
+    "How they are stored": ("format_", "dtype", "shard_size", "part"),
+}
 
 
 class Part(click.ParamType):
@@ -36,14 +57,14 @@ class Part(click.ParamType):
         return ranks.Ranks(int(found[1]), int(found[2]))
 
 
-@click.command(cls=Command, opens=True)
+@click.command(cls=Command, opens=True, previews=True, groups=_GROUPS)
 @click.argument(
     "checkpoint", type=click.Path(path_type=Path), default=Path("digits"), metavar="[CHECKPOINT]"
 )
 @click.option(
     "-n",
     "--number",
-    type=click.IntRange(1, _MOST_SAMPLES),
+    type=Count(1, _MOST_SAMPLES),
     default=64,
     show_default=True,
     help="How many images.",
@@ -55,10 +76,12 @@ class Part(click.ParamType):
     show_default=True,
     help="Folder for samples.npz and grid.png; of more than a shard, for shards/.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Another one gives other images."
+)
 @click.option(
     "--first-id",
-    type=click.IntRange(0, 2**48 - _MOST_SAMPLES),
+    type=Count(0, 2**48 - _MOST_SAMPLES),
     default=0,
     show_default=True,
     help="Id of the first image: 64 here continues a set of 64.",
@@ -96,7 +119,7 @@ class Part(click.ParamType):
 )
 @click.option(
     "--steps",
-    type=click.IntRange(1, 100_000),
+    type=Count(1, 100_000),
     default=None,
     help="How often the network is run, at most: fewer is faster. Default: once per noise level.",
 )
@@ -123,7 +146,7 @@ class Part(click.ParamType):
 )
 @click.option(
     "--steps-per-level",
-    type=click.IntRange(1, 10_000),
+    type=Count(1, 10_000),
     default=None,
     help="T of annealed_langevin, k of consistent_annealed. Default: the checkpoint's.",
 )
@@ -233,6 +256,7 @@ def sample(
         progress=output.progress,
     )
     if "grid" in report["files"]:
+        output.preview(report["files"]["grid"])
         output.show(report["files"]["grid"])
     output.told(report)
 

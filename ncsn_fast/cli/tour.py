@@ -11,7 +11,7 @@ from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import tour as work
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, opens=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -47,6 +47,7 @@ def tour(context: click.Context, out: Path, step: str | None, quick: bool) -> No
             if not number["holds"]:
                 output.warn(f"  {name}: {number['what']} is not within its bounds")
     output.say("")
+    output.show(report["files"]["page"])
     output.told(report)
     if not report["holds"]:
         context.exit(1)

@@ -18,36 +18,32 @@ from ncsn_fast.runs import train as work
 from ncsn_fast.runs.training.settings import FROM_DATA, SETTINGS, from_settings
 from ncsn_fast.training.presets import PRESETS
 
-_NOT_IN_FILES = {"config", "device", "help", "out", "quiet", "report", "resume"}
-_OF_THE_RUN = ("out", "resume", "preset", "config", "device", "quiet", "report")
+_NOT_IN_FILES = {"config", "device", "help", "help_all", "out", "quiet", "report", "resume"}
+_FIRST = ("data", "image_size", "out", "preset", "steps", "conditional", "resume", "device")
 
 
 class _TrainCommand(Command):
-    """Shows its many options in groups, and the presets below them."""
+    """Shows the presets below all its options."""
 
-    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {"Run": []}
-        groups |= {str(setting.group): [] for setting in SETTINGS.values()}
-        groups |= {"Other": []}
-        # Those that are no settings of a run are the first of their group.
-        for parameter in sorted(self.get_params(context), key=lambda p: p.name in SETTINGS):
-            if record := parameter.get_help_record(context):
-                groups[_group(str(parameter.name))].append(record)
-        groups["Presets"] = [
-            (name, f"{preset.about}: {preset.network}, {preset.steps:,} steps")
-            for name, preset in PRESETS.items()
-        ]
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
+    def format_all_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_all_options(context, formatter)
+        with formatter.section("Presets"):
+            formatter.write_dl(
+                [
+                    (name, f"{preset.about}: {preset.network}, {preset.steps:,} steps")
+                    for name, preset in PRESETS.items()
+                ]
+            )
 
 
-def _group(name: str) -> str:
-    """The heading under which an option is shown."""
-    if name in _OF_THE_RUN:
-        return "Run"
-    setting = SETTINGS.get("num_levels" if name == "schedule" else name)
-    return str(setting.group) if setting else "Other"
+def _groups() -> dict[str, list[str]]:
+    """The options by the headings under which they are shown."""
+    groups: dict[str, list[str]] = {"Begin with": [*_FIRST], "Run": ["config"]}
+    for name, setting in SETTINGS.items():
+        if name not in _FIRST and setting.group:
+            groups.setdefault(setting.group, []).append(name)
+    groups["Noise levels and sampling"].insert(0, "schedule")
+    return groups
 
 
 def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,9 +53,14 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(cls=_TrainCommand)
+@click.command(cls=_TrainCommand, groups=_groups())
 @_setting_options
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the run, such as runs/mine.",
+)
 @click.option(
     "--resume",
     is_flag=True,
@@ -71,7 +72,7 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Choice(list(PRESETS)),
     metavar="NAME",
     default=None,
-    help="Settings by name, listed below.",
+    help=f"Settings by name: {', '.join(PRESETS)}.",
 )
 @click.option(
     "--config",

@@ -43,10 +43,11 @@ _STEPS_PER_LEVEL = 10
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Where the demo's files are, and what it measured."""
+    """Where the demo's files are, what it measured, and what it drew."""
 
     files: dict[str, Path]
     metrics: dict[str, Any]
+    images: Tensor  # the generated ones, (N, 1, 8, 8) in [0, 1]
 
 
 def run(
@@ -117,7 +118,7 @@ def _run(
     plots.save_chain_gif(files["chain"], drawn.frames, sigmas=drawn.sigmas)
     steps, losses = zip(*trainer.history, strict=True)
     save_loss_plot(files["loss"], steps, losses)
-    return DemoResult(files, metrics)
+    return DemoResult(files, metrics, drawn.images)
 
 
 def _trained(

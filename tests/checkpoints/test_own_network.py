@@ -45,7 +45,9 @@ def test_a_named_network_comes_back(file: Path) -> None:
 
 def test_one_that_is_not_named_is_refused_with_what_to_do(file: Path, monkeypatch) -> None:
     monkeypatch.delitem(NETWORKS, "Linear")
-    with pytest.raises(CheckpointError, match=r"'Linear': known are .*Put it into .*NETWORKS first"):
+    with pytest.raises(
+        CheckpointError, match=r"'Linear': known are .*Put it into .*NETWORKS first"
+    ):
         load_checkpoint(file)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import ncsn_fast as nf
 from ncsn_fast.checkpoints.tensor_file import read_tensors
+from ncsn_fast.cli import main
 from ncsn_fast.cli.common import Command
 from ncsn_fast.runs import demo
 
@@ -26,12 +27,63 @@ def test_help_names_every_command():
         assert f"Examples:\n    ncsn-fast {command}" in succeed(command, "--help")
 
 
+def test_without_a_command_three_commands_are_told_that_work():
+    result = invoke()
+    assert result.exit_code == 0
+    told = re.findall(r"^  ncsn-fast (\w+)(.*?)(?:   |$)", result.output, re.MULTILINE)
+    assert [name for name, _ in told] == ["sample", "demo", "train"]
+    for name, options in told:
+        main.commands[name].make_context(name, options.split())
+    assert "ncsn-fast --help" in result.output
+
+
+def test_commands_are_listed_under_headings_each_once_and_whole():
+    output = succeed("--help")
+    headings = [re.search(rf"^{title}:$", output, re.MULTILINE) for title in ("Start here", "Work")]
+    assert all(headings)
+    for name in main.commands:
+        assert len(re.findall(rf"^  {name}  ", output, re.MULTILINE)) == 1
+    assert "..." not in output.split("Start here:")[1]
+
+
+MANY = ("train", "sample", "evaluate")
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_a_command_of_many_options_shows_those_that_matter_first(name):
+    first, every = succeed(name, "--help"), succeed(name, "--help-all")
+    flags = [o.opts[-1] for o in main.commands[name].params if isinstance(o, click.Option)]
+    shown = [flag for flag in flags if re.search(rf"^  (-n, )?{flag}\b", first, re.MULTILINE)]
+    assert 7 <= len(shown) <= 11
+    assert f"All {len(flags) + 1} options" in first  # and --help
+    assert all(flag in every for flag in flags)
+    assert first.split("Begin with")[0] == every.split("Begin with")[0]
+
+
+def test_the_eight_options_of_train_that_matter_are_its_help():
+    output = succeed("train", "--help").split("Begin with:")[1]
+    assert re.findall(r"^  (--[\w-]+)", output, re.MULTILINE) == [
+        *("--data", "--image-size", "--out", "--preset", "--steps"),
+        *("--conditional", "--resume", "--device"),
+    ]
+
+
+def test_an_option_that_is_missing_says_what_it_is():
+    assert "Missing option '--out'. Folder of the run, such as runs/" in invoke("train").output
+
+
+def test_a_command_of_few_options_shows_all():
+    output = succeed("demo", "--help")
+    assert "--quiet" in output
+    assert "--help-all" not in output
+
+
 def test_demo_makes_pictures_and_figures(tmp_path, monkeypatch):
     # A narrower network and a shorter chain than a user's.
     monkeypatch.setattr(demo, "_NGF", 4)
     monkeypatch.setattr(demo, "_STEPS_PER_LEVEL", 2)
     out = tmp_path / "demo"
-    output = succeed("demo", "--seconds", 1, "--samples", 20, "--out", out)
+    output = succeed("demo", "--seconds", 1, "--samples", 20, "--out", out, "--preview")
     metrics = json.loads((out / "metrics.json").read_text())
     distance = metrics["pixel_frechet_distance_to_held_out"]
     assert set(distance) == {"generated", "training_images", "noise"}
@@ -41,6 +93,7 @@ def test_demo_makes_pictures_and_figures(tmp_path, monkeypatch):
     for name in ("samples.png", "chain.gif", "loss.png"):
         Image.open(out / name).verify()
         assert str(out / name) in output
+    assert "▀" in output
     with Image.open(out / "chain.gif") as gif:
         assert gif.n_frames > 30
     assert f"{distance['generated']:.3f}" in output
@@ -206,8 +259,8 @@ def test_sample_takes_the_bundled_network(tmp_path, checkpoint, monkeypatch):
         (("train", "--out", "OUT", "--data", "nowhere"), "no such file or folder: "),
         (("train", "--out", "OUT", "--resume"), "holds no training run"),
         (("train", "--out", "OUT", "--ngf", "1"), "ngf"),
-        (("train", "--out", "OUT", "--steps", "-1"), "-1 is not in the range x>=1"),
-        (("demo", "--samples", "401"), "401 is not in the range 4<=x<=400"),
+        (("train", "--out", "OUT", "--steps", "-1"), "-1 is not in the range 1 or more"),
+        (("demo", "--samples", "401"), "401 is not in the range 4 to 400"),
         (("demo", "--out", "FILE"), "choose another"),
         (("train", "--out", "FILE"), "choose another"),
         (("train", "--out", "OUT", "--sigma-min", "0"), "sigma_min = 0.0: the smallest level"),

@@ -22,12 +22,12 @@ from ncsn_fast.training.presets import PRESETS
 
 
 def test_help_of_train_shows_every_option_and_preset():
-    output = succeed("train", "--help")
+    output = succeed("train", "--help-all")
     for parameter in main.commands["train"].params:
         assert parameter.opts[0] in output
     for name in PRESETS:
         assert f"\n  {name} " in output
-    assert "Other:\n  -h, --help" in output
+    assert "Noise levels and sampling:\n  --schedule" in output
 
 
 def test_train_then_resume_then_sample(tmp_path):
@@ -150,8 +150,8 @@ def test_a_file_that_asks_for_the_data_s_schedule_keeps_its_own_numbers(tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ngf: 0", "mine.yml: ngf: 0 is not in the range x>=1"),
-        ("ngf: 2.5", "mine.yml: ngf: '2.5' is not a valid integer range"),
+        ("ngf: 0", "mine.yml: ngf: 0 is not in the range 1 or more"),
+        ("ngf: 2.5", "mine.yml: ngf: '2.5' is not a valid whole number"),
         ("ngf: [4]", "mine.yml: ngf is [4], where one value is expected"),
         ("flip: maybe", "mine.yml: flip: 'maybe' is not a valid boolean"),
         ("preset: cifar", "mine.yml: preset: 'cifar' is not one of 'digits'"),

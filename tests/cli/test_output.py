@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers.command import invoke, stop_after, succeed
+from PIL import Image
 
 from ncsn_fast.cli import main
+from ncsn_fast.cli.output import Output
 from ncsn_fast.sampling.step import EagerStep
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,57 @@ def test_quiet_is_quiet(run, name):
     result = run(name, "--quiet")
     assert result.exit_code == 0, result.output
     assert result.output == ""
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Makes stdout a terminal that shows 24-bit colours, or something else."""
+
+    def terminal(*, watched=True, **variables):
+        for name in ("TERM_PROGRAM", "NO_COLOR", "COLORTERM"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {"TERM": "xterm", "COLORTERM": "truecolor", **variables}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: watched)
+
+    return terminal
+
+
+def drawn(capsys, **settings):
+    Output("sample", **settings).preview(Image.new("RGB", (4, 4), "red"))
+    return capsys.readouterr().out
+
+
+def test_a_picture_is_drawn_in_a_terminal_that_can_show_it(terminal, capsys):
+    terminal()
+    assert drawn(capsys).count("▀▀▀▀") == 2
+    terminal(TERM="xterm-kitty")
+    assert drawn(capsys).startswith("\x1b_Ga=T,f=100")
+
+
+def test_no_picture_is_drawn_for_a_pipe_a_plain_terminal_or_who_wants_none(terminal, capsys):
+    terminal()
+    assert drawn(capsys, previews=False) == ""
+    assert drawn(capsys, quiet=True) == ""
+    assert drawn(capsys, silent=True) == ""
+    assert drawn(capsys, report="-") == ""
+    terminal(COLORTERM="")
+    assert drawn(capsys) == ""
+    terminal(watched=False)
+    assert drawn(capsys) == ""
+
+
+def test_who_asks_for_a_picture_gets_one_anywhere(terminal, capsys):
+    terminal(watched=False, COLORTERM="")
+    assert drawn(capsys, previews=True).count("▀") == 8
+    assert drawn(capsys, previews=True, quiet=True) == ""
+
+
+def test_sample_draws_its_grid(run, monkeypatch):
+    pictures = []
+    monkeypatch.setattr(Output, "preview", lambda self, picture: pictures.append(picture))
+    run("sample")
+    assert pictures == [Path("out/grid.png")]
 
 
 @pytest.fixture
