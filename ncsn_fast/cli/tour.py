@@ -49,6 +49,7 @@ def tour(context: click.Context, out: Path, step: str | None, quick: bool) -> No
     output.say("")
     output.show(report["files"]["page"])
     output.told(report)
+    output.show(report["files"]["page"])
     if not report["holds"]:
         context.exit(1)
 

@@ -32,9 +32,11 @@ from ncsn_fast.tour.figure import (
 
 WIDTH = 480.0
 # Around the axes there is room for their labels, which are larger on a phone.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 12.0, 10.0, 56.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 14.0, 38.0, 60.0
 _ACCENT, _GREY = (217, 84, 43), (128, 128, 128)  # of fields: their opacity is the value
 _MOST = 32_767
+
+Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 def panel_svg(panel: Panel, frames: int) -> str:
@@ -45,23 +47,13 @@ def panel_svg(panel: Panel, frames: int) -> str:
     parts = [f'<svg viewBox="0 0 {WIDTH:g} {whole:g}" aria-hidden="true" focusable="false">']
     if panel.axes:
         parts.append(_axes(*panel.axes, box))
-    inner = [_layer(layer, panel.axes, box, frames) for layer in panel.layers]
-    x, y, width, height = box
-    parts += [
-        f'<svg x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
-        f'viewBox="{x:g} {y:g} {width:g} {height:g}">',
-        *inner,
-        "</svg></svg>",
-    ]
-    return "".join(parts)
+    parts += [_layer(layer, panel.axes, box, frames) for layer in panel.layers]
+    return "".join([*parts, "</svg>"])
 
 
 def frames_of(figure: Figure) -> int:
     """How many frames a figure has."""
     return len(figure.captions)
-
-
-Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 def _layer(layer: Layer, axes: tuple[Axis, Axis] | None, box: Box, frames: int) -> str:
@@ -90,7 +82,17 @@ def _layer(layer: Layer, axes: tuple[Axis, Axis] | None, box: Box, frames: int) 
     data = ""
     if moves:
         data = f' data-kind="{kind}" data-frames="{_base64(np.nan_to_num(tenths, nan=_MOST))}"'
-    return f'<path class="{kind} {layer.style}" d="{_path(kind, last)}"{radius}{data}/>'
+    path = f'<path class="{kind} {layer.style}" d="{_path(kind, last)}"{radius}{data}/>'
+    return path if kind == "points" else _clipped(path, box)  # half a dot would look like another
+
+
+def _clipped(path: str, box: Box) -> str:
+    """What of a path lies within the axes; nothing of an inner <svg> is drawn outside of it."""
+    x, y, width, height = box
+    return (
+        f'<svg x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
+        f'viewBox="{x:g} {y:g} {width:g} {height:g}">{path}</svg>'
+    )
 
 
 def _vertices(layer: Line | Points | Trails | Bars | Arrows) -> tuple[str, np.ndarray]:
@@ -154,21 +156,20 @@ def _along(axis: Axis, values: np.ndarray) -> np.ndarray:
 
 def _axes(x: Axis, y: Axis, box: Box) -> str:
     left, top, width, height = box
-    bottom, middle = top + height, top + height / 2
+    bottom = top + height
     lines, words = [f"M{left:g} {bottom:g}h{width:g}"], []
     for value, name in _ticks(x):
         at = left + float(_along(x, np.float64(value))) * width
         lines.append(f"M{at:.1f} {bottom:g}v5")
-        words.append(f'<text class="x" x="{at:.1f}" y="{bottom + 21:g}">{escape(name)}</text>')
+        words.append(f'<text class="x" x="{at:.1f}" y="{bottom + 24:g}">{escape(name)}</text>')
     for value, name in _ticks(y):
         at = bottom - float(_along(y, np.float64(value))) * height
         lines.append(f"M{left:g} {at:.1f}h-5")
-        words.append(f'<text class="y" x="{left - 9:g}" y="{at + 5:.1f}">{escape(name)}</text>')
-    for axis, place in (
-        (x, f"translate({left + width / 2:g} {bottom + 46:g})"),
-        (y, f"translate(16 {middle:g}) rotate(-90)"),
-    ):
-        words.append(f'<text class="x" transform="{place}">{escape(axis.label)}</text>')
+        words.append(f'<text class="y" x="{left - 9:g}" y="{at + 6:.1f}">{escape(name)}</text>')
+    words += [
+        f'<text class="x" x="{left + width / 2:g}" y="{bottom + 51:g}">{escape(x.label)}</text>',
+        f'<text x="0" y="18">{escape(y.label)}</text>',
+    ]
     return f'<path class="axes" d="{"".join(lines)}"/>{"".join(words)}'
 
 

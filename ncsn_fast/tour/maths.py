@@ -11,11 +11,9 @@ from html import escape
 
 _TOKEN = re.compile(r"\s*([A-Za-zα-ωΑ-Ω∇]+[̃̂]?|[0-9][0-9.,]*|.)")
 
-GAP = '<mspace width="2em"/>'  # between two formulas on one line
-
 
 def formula(*parts: str) -> str:
-    """A formula on a line of its own."""
+    """A formula; of several, formula(…) + formula(…), those that fit are on one line."""
     return f'<math display="block">{row(*parts)}</math>'
 
 
@@ -65,4 +63,4 @@ def _token(token: str) -> str:
     return f"<mo>{escape(token)}</mo>"
 
 
-__all__ = ["GAP", "formula", "frac", "norm", "root", "row", "sub", "sup"]
+__all__ = ["formula", "frac", "norm", "root", "row", "sub", "sup"]

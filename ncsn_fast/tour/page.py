@@ -79,10 +79,10 @@ def _figure(step: Step, figure: Figure) -> str:
     panels = "".join(_panel(panel, frames) for panel in figure.panels)
     title = escape(figure.name.replace("_", " "))
     captions = escape(json.dumps(list(figure.captions), ensure_ascii=False))
-    one = " one" if len(figure.panels) == 1 else ""
+    several = {1: " one", 2: ""}.get(len(figure.panels), " many")
     return f"""<figure class="moving" id="{step.name}-{figure.name}" data-title="{title}" \
 data-seconds="{figure.seconds:g}" data-captions="{captions}">
-<div class="panels{one}" role="img" aria-label="{escape(figure.alt)}">{panels}</div>
+<div class="panels{several}" role="img" aria-label="{escape(figure.alt)}">{panels}</div>
 <div class="controls" hidden><button type="button" aria-label="Play: {title}">\
 <svg viewBox="0 0 16 16" aria-hidden="true">{_PLAY}</svg></button>\
 <input type="range" min="0" max="{frames - 1}" value="{frames - 1}" \

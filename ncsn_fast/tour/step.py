@@ -15,6 +15,7 @@ from ncsn_fast.tour.figure import Figure
 Told = Callable[[float], None]
 # quick: fewer chains and steps of training, wider bounds.
 StepFunction = Callable[[bool, Told], "Step"]
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,17 @@ class Number:
         return self.low <= self.found <= self.high
 
     def shown(self, value: float) -> str:
-        """A value as it is written; one that so many digits would hide, by powers of ten."""
+        """A value as it is written; one that so many digits would hide, by a power of ten."""
         if value and abs(value) < 0.5 * 10.0**-self.digits:
-            return f"{value:.1e}"
-        return f"{value:,.{self.digits}f}"
+            factor, power = f"{value:.1e}".split("e")
+            return f"{factor} × 10{str(int(power)).translate(_RAISED)}"
+        return f"{value:,.{self.digits}f}" if value else "0"
 
     @property
     def bounds(self) -> str:
         """The bounds in words."""
+        if self.low == self.high:
+            return f"exactly {self.shown(self.low)}"
         if self.low == float("-inf"):
             return f"at most {self.shown(self.high)}"
         if self.high == float("inf"):

@@ -5,9 +5,11 @@ A step is a function (quick, told) -> Step; the same numbers come out of it ever
 
 from ncsn_fast.tour.step import StepFunction
 from ncsn_fast.tour.steps.ascent import ascent
+from ncsn_fast.tour.steps.langevin import langevin
 
 STEPS: dict[str, StepFunction] = {
     "ascent": ascent,
+    "langevin": langevin,
 }
 
 __all__ = ["STEPS"]

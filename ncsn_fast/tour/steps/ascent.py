@@ -11,7 +11,7 @@ from torch import Tensor
 
 import ncsn_fast as nf
 from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Points
-from ncsn_fast.tour.maths import GAP, formula, frac, sup
+from ncsn_fast.tour.maths import formula, frac, sup
 from ncsn_fast.tour.step import Number, Step, Told, source
 
 # (0.5x - 3)² is, up to a constant, -log of this law's density.
@@ -66,10 +66,9 @@ def ascent(quick: bool, told: Told) -> Step:
         title="Uphill on the logarithm",
         claim="Gradient descent walks to a minimum and ascent to a maximum; climbing the logarithm "
         "of a density leads to the same place as climbing the density, and gets there.",
-        formula=formula(
-            *("x ← x − η", sup("f", "′"), "(x)", GAP, "f(x) =", sup("(0.5 x − 3)", "2"), GAP),
-            *("x ← x + η", frac("d", "d x"), "log p(x)"),
-        ),
+        formula=formula("x ← x − η", sup("f", "′"), "(x)")
+        + formula("f(x) =", sup("(0.5 x − 3)", "2"))
+        + formula("x ← x + η", frac("d", "d x"), "log p(x)"),
         code=source(climb),
         figures=[_figure(down, on_density, on_log)],
         numbers=numbers,
