@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent / "_site")]
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "ncsn_fast"
 release = metadata.version("ncsn_fast")
@@ -23,7 +23,6 @@ extensions = [
     "formulas",
     "links",
 ]
-exclude_patterns = ["_site"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4

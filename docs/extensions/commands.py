@@ -26,7 +26,7 @@ class Commands(SphinxDirective):
 
     def section(self, group: click.Group, command: str) -> str:
         shown = CliRunner().invoke(
-            group, [command, "--help"], prog_name="ncsn-fast", terminal_width=100
+            group, [command, "--help"], prog_name="ncsn-fast", terminal_width=90
         )
         return f"## {command}\n\n```text\n{shown.output}\n```"
 
