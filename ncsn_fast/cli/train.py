@@ -94,9 +94,9 @@ def train(output: Output, out: Path, resume: bool, device: str | None, **options
 
     Settings come from the flags, else from --config, else from --preset, else they have the
     defaults below. Noise levels and step size are chosen from the data unless they are given.
-    The folder of the run gets run.json (all settings), log.jsonl, loss.png, checkpoint.safetensors
-    (to go on) and model.safetensors (to sample from). Ctrl-C saves, a second one ends at once;
-    --resume goes on.
+    The folder of the run gets training.html (to watch it), run.json (all settings), log.jsonl,
+    loss.png, checkpoint.safetensors (to go on) and model.safetensors (to sample from). Ctrl-C
+    saves, a second one ends at once; --resume goes on.
 
     \b
     Examples:

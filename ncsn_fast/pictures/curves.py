@@ -48,7 +48,7 @@ def save_loss_plot(
     """
     check_figure_path(path)
     x, y = _curve(steps, losses)
-    smooth = _running_mean(y, len(y) // 25)
+    smooth = running_mean(y)
     figure = new_figure(8, 4.5, dpi=120)
     axes = figure.add_subplot()
     marker = "o" if len(x) == 1 else ""  # a line through one point is invisible
@@ -106,9 +106,17 @@ def _curve(
     return x, y
 
 
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over up to window // 2 neighbours on either side."""
-    half = window // 2
+def running_mean(values: np.ndarray, window: int | None = None) -> np.ndarray:
+    """Mean over up to window // 2 neighbours on either side.
+
+    Args:
+        values: (K,).
+        window: None: a twenty-fifth of them.
+
+    Returns:
+        (K,).
+    """
+    half = (len(values) // 25 if window is None else window) // 2
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     # At the start, where losses fall steeply, the window shrinks on both sides alike, or the curve
@@ -127,4 +135,4 @@ def _log_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-__all__ = ["check_figure_path", "new_figure", "save_figure", "save_loss_plot"]
+__all__ = ["check_figure_path", "new_figure", "running_mean", "save_figure", "save_loss_plot"]

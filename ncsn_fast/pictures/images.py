@@ -7,6 +7,7 @@ are refused. Files are complete or absent. matplotlib's global state is never to
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -216,6 +217,32 @@ def save_chain_gif(
         )
 
 
+def thumbnail(path: str | os.PathLike[str], side: int, part: float = 1.0) -> bytes | None:
+    """A grid that was written as a PNG, made smaller for a page.
+
+    Args:
+        side: pixels of its longer side, at most; whole numbers of pixels are averaged.
+        part: the share of each side that is kept, from the top left.
+
+    Returns:
+        A WebP file; None for what is no picture, or a larger one than grids are.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as found:
+            if max(found.size) > 4 * _GRID_SIDE:
+                return None
+            kept = found.convert("L" if found.mode == "L" else "RGB")
+    except (OSError, ValueError, SyntaxError):  # the last one is what Pillow says of a broken PNG
+        return None
+    kept = kept.crop((0, 0, math.ceil(part * kept.width), math.ceil(part * kept.height)))
+    kept = kept.reduce(-(-max(kept.size) // side))
+    buffer = io.BytesIO()
+    kept.save(buffer, "WEBP", quality=85)
+    return buffer.getvalue()
+
+
 def _to_pixels(images: Tensor) -> np.ndarray:
     """Return uint8 (N, H, W, C)."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
@@ -239,9 +266,14 @@ def _to_pixels(images: Tensor) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).numpy()
 
 
+def columns_of(count: int) -> int:
+    """Images in a row of a grid of so many, as square as possible."""
+    return math.ceil(math.sqrt(count))
+
+
 def _count_columns(count: int, columns: int | None) -> int:
     if columns is None:
-        return math.ceil(math.sqrt(count))
+        return columns_of(count)
     if columns < 1:
         raise ValueError(f"columns is {columns}: give 1 or more")
     return min(columns, count)
@@ -320,4 +352,12 @@ def _save_image(path: str | os.PathLike[str], image: Image.Image) -> None:
         image.save(temporary)
 
 
-__all__ = ["image_grid", "save_chain_gif", "save_grid", "save_panels", "visible"]
+__all__ = [
+    "columns_of",
+    "image_grid",
+    "save_chain_gif",
+    "save_grid",
+    "save_panels",
+    "thumbnail",
+    "visible",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,14 @@ from ncsn_fast.models.ncsnv2 import class_names
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import machine_facts
 from ncsn_fast.runs.training.judge import HeldOut, fid_of, held_out_of, number_of
+from ncsn_fast.runs.training.page import NAME as PAGE
+from ncsn_fast.runs.training.page import TrainingPage
 from ncsn_fast.runs.training.pretrained import begin_from, pretrained_of
 from ncsn_fast.runs.training.settings import (
     FROM_DATA,
     LOADING,
     SETTINGS_FILE,
+    chosen,
     is_same,
     placed,
     read_run,
@@ -55,6 +58,7 @@ _FILES = {
     "log": "log.jsonl",
     "levels": "levels.json",
     "loss": "loss.png",
+    "page": PAGE,
     "samples": "samples",
 }
 
@@ -199,11 +203,10 @@ def _train(
             f"Training {run.network} ({parameters:,} parameters) in {config.precision}{together} "
             f"from step {trainer.step} to {config.steps} in {out}."
         )
-    try:
-        trainer.fit(progress=progress)
-    finally:
+    with contextlib.ExitStack() as stack:
         if group.ranks.is_first:
-            _plot(trainer, out, say)
+            stack.enter_context(_shown(trainer, out, chosen(run, config), device, say))
+        trainer.fit(progress=progress)
     data = {"source": run.data, "images": len(images), "shape": list(images.shape[1:])}
     return {
         "settings": stored(run, config),
@@ -223,7 +226,7 @@ def _checked_images(
     run: TrainRun, config: TrainConfig, out: Path
 ) -> tuple[np.ndarray, Classes | None, HeldOut]:
     """:func:`_images`, once what would fail at the end is refused."""
-    for name in (SETTINGS_FILE, _PLOT):
+    for name in (SETTINGS_FILE, _PLOT, PAGE):
         check_writable(out / name)
     for name in ("held_out", "inception"):
         if getattr(run, name) is not None and config.sample_every is None:
@@ -247,6 +250,25 @@ def _result(trainer: Trainer, out: Path) -> dict[str, Any]:
         "best": None if best is None else {"step": best[0], "distance": best[1]},
         "files": {name: out / file for name, file in _FILES.items() if (out / file).exists()},
     }
+
+
+@contextlib.contextmanager
+def _shown(
+    trainer: Trainer, out: Path, settings: Mapping[str, Any], device: str, say: Say
+) -> Iterator[None]:
+    """Show the run as a page while it goes on, and in the end the loss as a picture too."""
+    machine = machine_facts(device)
+    page = TrainingPage(
+        trainer, settings, f"{machine['device_name']}, torch {machine['versions']['torch']}"
+    )
+    page.write(going_on=trainer.step < trainer.config.steps)
+    say(f"To watch it: {out / PAGE}")
+    trainer.log.on_entry = page.update
+    try:
+        yield
+    finally:
+        page.write()
+        _plot(trainer, out, say)
 
 
 def _plot(trainer: Trainer, out: Path, say: Say) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,14 @@ class TrainingLog:
         losses: (step, loss) pairs; each loss is the mean since the one before.
         distances: (step, distance) pairs of the samples drawn on the way.
         measure: by which of ``MEASURES`` they are.
+        on_entry: called after each entry.
     """
 
     def __init__(
         self, out: Path | None, *, tensorboard: bool = False, measure: str = PIXELS
     ) -> None:
         self.measure = measure
+        self.on_entry: Callable[[], object] = lambda: None
         self.losses: list[tuple[int, float]] = []
         self.distances: list[tuple[int, float]] = []
         self._entries: list[dict[str, Any]] = []
@@ -195,19 +197,22 @@ class TrainingLog:
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         self._entries.append({"step": step, **values})
-        if self._out is None:
-            return
-        with warned(f"the log of step {step}"):
-            if self._whole:  # an entry before may have been cut
-                self._write_whole()
-            else:
-                self._whole = True
-                append_text(self._out / "log.jsonl", json.dumps(self._entries[-1]) + "\n")
-                self._whole = False
-            if self._board is not None:
-                for name, value in values.items():
-                    self._board.add_scalar(name, value, step)
-                self._board.flush()
+        if self._out is not None:
+            with warned(f"the log of step {step}"):
+                self._append(self._out / "log.jsonl")
+                if self._board is not None:
+                    for name, value in values.items():
+                        self._board.add_scalar(name, value, step)
+                    self._board.flush()
+        self.on_entry()
+
+    def _append(self, path: Path) -> None:
+        if self._whole:  # an entry before may have been cut
+            self._write_whole()
+        else:
+            self._whole = True
+            append_text(path, json.dumps(self._entries[-1]) + "\n")
+            self._whole = False
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from ncsn_fast.training.log import warned
 from ncsn_fast.training.state import BEST
 
 _log = logging.getLogger("ncsn_fast")
-_SHOWN = 100
+SHOWN = 100
 FOLDER = "samples"
 
 
@@ -99,7 +99,7 @@ class TrainingSamples:
             # What fails here costs the picture, not the distance.
             with warned(f"the picture of the samples of step {step}"):
                 (out / FOLDER).mkdir(exist_ok=True)
-                shown = plots.visible(images[:_SHOWN])
+                shown = plots.visible(images[:SHOWN])
                 plots.save_grid(out / FOLDER / f"step_{step:07d}.png", shown)
         if self.held_out is None or isinstance(self.held_out, Fid):
             return None if self.held_out is None else self.held_out(images)
@@ -156,4 +156,4 @@ def _check(held_out: Tensor, net: ScoreNetwork) -> None:
         )
 
 
-__all__ = ["FOLDER", "TrainingSamples", "Unwanted"]
+__all__ = ["FOLDER", "SHOWN", "TrainingSamples", "Unwanted"]

@@ -121,6 +121,7 @@ def _in_place(name: str) -> Callable[[Path, Path], None]:
         "log.jsonl",
         "levels.json",
         "loss.png",
+        "training.html",
         "best.json",
         "model.json",
         "model_0000002.json",

@@ -317,8 +317,8 @@ def test_running_mean_is_the_mean_of_the_neighbours() -> None:
     values = np.array([9.0, 1.0, 2.0, 6.0, 4.0, 2.0])
     # The first value stands alone, the last has neighbours on one side only.
     expected = [9.0, 4.0, 3.0, 4.0, 4.0, 3.0]
-    np.testing.assert_allclose(curves._running_mean(values, 3), expected)
-    np.testing.assert_array_equal(curves._running_mean(values, 1), values)
+    np.testing.assert_allclose(curves.running_mean(values, 3), expected)
+    np.testing.assert_array_equal(curves.running_mean(values, 1), values)
 
 
 @pytest.mark.parametrize(

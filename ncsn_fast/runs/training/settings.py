@@ -128,19 +128,25 @@ def placed(places: dict[str, Any], data: str) -> dict[str, Any]:
     }
 
 
+def chosen(*settings: TrainRun | TrainConfig) -> dict[str, Any]:
+    """The most important settings, and those that are not as usual, by name."""
+    return {
+        field.name: getattr(part, field.name)
+        for part in settings
+        for field in fields(part)
+        if field.name != "out"
+        and (field.name in _ALWAYS_TOLD or getattr(part, field.name) != field.default)
+    }
+
+
 def told(*settings: TrainRun | TrainConfig) -> str:
-    """The most important settings, and those that are not as usual, in a few lines."""
+    """These settings in a few lines."""
     told = []
-    for part in settings:
-        for field in fields(part):
-            value = getattr(part, field.name)
-            if field.name == "out" or (value == field.default and field.name not in _ALWAYS_TOLD):
-                continue
-            if isinstance(value, bool):
-                told.append(f"{'' if value else 'no '}{field.name}")
-            else:
-                shown = f"{value:g}" if isinstance(value, float) else value
-                told.append(f"{field.name} {shown}")
+    for name, value in chosen(*settings).items():
+        if isinstance(value, bool):
+            told.append(f"{'' if value else 'no '}{name}")
+        else:
+            told.append(f"{name} {f'{value:g}' if isinstance(value, float) else value}")
     text = f"Settings: {', '.join(told)}."
     # A path is one word, hyphens and all: people copy it.
     return textwrap.fill(
@@ -153,6 +159,7 @@ __all__ = [
     "LOADING",
     "SETTINGS",
     "SETTINGS_FILE",
+    "chosen",
     "from_settings",
     "is_same",
     "placed",
