@@ -59,7 +59,9 @@ def _token(token: str) -> str:
     if token == "∇":
         return "<mo>∇</mo>"
     if token[0].isalpha():
-        return f"<mi>{escape(token)}</mi>"  # upright where it has several letters
+        # Upright where it has several letters; what it is applied to stands apart from it then.
+        apart = '<mspace width="0.17em"/>' if token[1:].isalpha() else ""
+        return f"<mi>{escape(token)}</mi>{apart}"
     return f"<mo>{escape(token)}</mo>"
 
 

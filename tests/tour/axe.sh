@@ -7,5 +7,5 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 modules=$(mktemp -d)
 trap 'rm -rf "$modules"' EXIT
-npm install --prefix "$modules" --no-audit --no-fund --loglevel=error axe-core@4 puppeteer-core@24
+npm install --prefix "$modules" --prefer-offline --no-audit --no-fund --loglevel=error axe-core@4 puppeteer-core@24
 NODE_PATH="$modules/node_modules" node "$here/axe.cjs" "$(command -v chromium)" "$@"

@@ -2,7 +2,10 @@
 
 import pytest
 
+from ncsn_fast.tour.page import page
 from ncsn_fast.tour.steps import STEPS
+
+MOST_BYTES = 5e6 / 7  # of a step, so that the page of all is below 5 MB
 
 
 @pytest.fixture(scope="module", params=STEPS)
@@ -23,3 +26,12 @@ def test_its_code_has_at_most_ten_lines(step):
 def test_its_claim_is_one_sentence(step):
     assert step.claim.endswith(".")
     assert ". " not in step.claim
+
+
+def test_its_part_of_the_page_is_small(step):
+    assert len(page([step], "").encode()) < MOST_BYTES
+
+
+def test_what_is_asserted_can_fail(step):
+    """A bound that nothing can miss asserts nothing."""
+    assert all(number.low > float("-inf") or number.high < float("inf") for number in step.numbers)

@@ -151,14 +151,13 @@ def _noise(runs: dict[float, Tensor]) -> Figure:
     """Histograms of the chains with no, too little and the right noise."""
     edges, frames = np.linspace(-3, 14, 52), range(0, 82, 2)
     x = torch.linspace(-3, 14, 160)
+    p = gaussian(x).exp()
     panels = []
     for noise, title in ((0.0, "no noise"), (0.5, "√α: too little"), (1.0, "√(2α)")):
         heights = np.stack([np.histogram(runs[noise][k], edges, density=True)[0] for k in frames])
-        layers = [
-            Bars(edges, heights, label="chains"),
-            Line(x, gaussian(x).exp(), "wanted", "p(x)"),
-        ]
-        panels.append(Panel(layers, (Axis("x", -3, 14), Axis("density", 0, 0.5)), title))
+        bars, curve = Bars(edges, heights, label="chains"), Line(x, p, "wanted", "p(x)")
+        axes = Axis("x", -3, 14), Axis("density", 0, 0.5)
+        panels.append(Panel([bars, curve], axes, title))
     return Figure(
         "three_noises",
         panels,
