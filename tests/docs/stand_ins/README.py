@@ -1,42 +1,34 @@
-"""An official checkpoint, a score, a measurement and images, all of them small."""
+"""A denoiser, a measurement for it, pixels and photos to train on: all of them small."""
 
 import torch
-import yaml
-from helpers.checkpoints import CONFIG, network, weights_of
+from reader_photos import write
 
 import ncsn_fast as nf
 
 SMALLER = {
-    "nf.sample(net, 64": "nf.sample(net, 2",
-    "range(64, 128)": "range(64, 66)",
-    "steps=50": "steps=5",
-    "(50, 0.01, 232)": "(50, 0.01, 8)",
-    "shape=(3, 32, 32)": "shape=(3, 8, 8)",
-    "sampler(128": "sampler(2",
-    "every=100": "every=10",
-    "sigma=0.5": "sigma=20.0",
-    "channels=3, image_size=32, ngf=128": "channels=3, image_size=8, ngf=4",
-    "steps=300_000": "steps=3",
+    "nf.sample(net, 64, seed=0)  #": 'nf.sample(net, 2, seed=0, method="euler", steps=2)  #',
+    "nf.sample(net, 64, seed=0, method": "nf.sample(net, 2, seed=0, method",
+    "(3, 32, 32)": "(3, 8, 8)",
+    "sampler(16": "sampler(2",
+    '"ancestral", steps=50': '"ancestral", steps=5',
+    "steps=10_000": "steps=2, batch_size=4",
 }
-net = network(channels=3)
-torch.save([weights_of(net)], "checkpoint_300000.pth")
-data = {**CONFIG["data"], "channels": 3}
-with open("cifar10.yml", "w", encoding="utf-8") as file:
-    yaml.safe_dump({**CONFIG, "data": data}, file)
-
-# Networks of one's own, and what is measured.
-levels = nf.geometric_sigmas(50, 0.01, 8).view(-1, 1, 1, 1)
-
-
-def score(x, labels):
-    return (0.5 - x) / levels[labels] ** 2
+RUN = {
+    "ncsn-fast schedule photos/ --image-size 32": "ncsn-fast schedule photos/ --image-size 8",
+    "ncsn-fast train --data photos/ --image-size 32 --flip --out runs/photos": (
+        "ncsn-fast train --data photos/ --image-size 8 --flip --out runs/photos --steps 3 --ngf 4"
+    ),
+    "ncsn-fast sample runs/photos/model.safetensors -n 100 --gif": (
+        "ncsn-fast sample runs/photos/model.safetensors -n 4 --gif --method euler --steps 3"
+    ),
+}
 
 
-def drift(x):
-    return torch.zeros_like(x)
+def denoise(x, sigma):
+    return 0.5 + (x - 0.5) / (1 + sigma.view(-1, 1, 1, 1) ** 2)
 
 
-x = images = pixels = torch.randint(0, 256, (12, 3, 8, 8)) / 255
-mask, known, image = torch.ones(3, 8, 8), images[0], images[0]
-A, noise_std = nf.operators.Downsample(2, (3, 8, 8)), 0.1
-y = A.forward(images[:2])
+A = nf.operators.Downsample(2, (3, 8, 8))
+y = A.forward(torch.rand(2, 3, 8, 8))
+pixels = torch.rand(12, 1, 8, 8)
+write("photos")
