@@ -82,6 +82,7 @@ def _layer(layer: Layer, axes: tuple[Axis, Axis] | None, box: Box, frames: int) 
     data = ""
     if moves:
         data = f' data-kind="{kind}" data-frames="{_base64(np.nan_to_num(tenths, nan=_MOST))}"'
+        data += " data-jumps" * getattr(layer, "jumps", False)
     path = f'<path class="{kind} {layer.style}" d="{_path(kind, last)}"{radius}{data}/>'
     return path if kind == "points" else _clipped(path, box)  # half a dot would look like another
 

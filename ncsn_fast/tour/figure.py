@@ -2,7 +2,7 @@
 
 A figure is panels side by side that share one clock of K frames; a panel is axes and layers. What a
 layer shows is an array for all frames, (K, …), or one without that leading K, which stands still.
-Between two frames the page moves lines, points, bars and arrows evenly; pictures jump.
+Between two frames the page moves lines, points, bars and arrows evenly; pictures and fields jump.
 """
 
 from __future__ import annotations
@@ -44,12 +44,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Points:
-    """Dots at (N, 2) or (K, N, 2), of this radius in pixels."""
+    """Dots at (N, 2) or (K, N, 2), of this radius.
+
+    Attributes:
+        jumps: whether they are only ever where a frame has them: for those whose frames are many
+            steps apart, or that keep to a curve.
+    """
 
     at: Any
     style: str = "accent"
     label: str = ""
     radius: float = 2.5
+    jumps: bool = False
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _token(token: str) -> str:
         # Upright where it has several letters; what it is applied to stands apart from it then.
         apart = '<mspace width="0.17em"/>' if token[1:].isalpha() else ""
         return f"<mi>{escape(token)}</mi>{apart}"
-    return f"<mo>{escape(token)}</mo>"
+    return '<mo lspace="0" rspace="0.25em">,</mo>' if token == "," else f"<mo>{escape(token)}</mo>"
 
 
 __all__ = ["formula", "frac", "norm", "root", "row", "sub", "sup"]

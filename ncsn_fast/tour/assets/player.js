@@ -69,7 +69,8 @@
       return now;
     };
     if (kind !== "trails") {
-      return (at) => element.setAttribute("d", paths[kind](between(at)));
+      const jumps = "jumps" in element.dataset;
+      return (at) => element.setAttribute("d", paths[kind](between(jumps ? Math.round(at) : at)));
     }
     return (at) => {
       const tip = between(at), whole = Math.floor(at);
@@ -99,7 +100,8 @@
       const caption = captions[Math.round(at)];
       words.textContent = caption;
       slider.value = Math.round(at);
-      slider.setAttribute("aria-valuetext", caption);
+      // Not while it plays, or a screen reader on the slider would never be silent.
+      if (!wanted) slider.setAttribute("aria-valuetext", caption);
     };
     const label = () => {
       button.classList.toggle("playing", wanted);

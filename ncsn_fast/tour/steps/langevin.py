@@ -125,7 +125,7 @@ def _one_point(states: Tensor) -> Figure:
     x = torch.linspace(-2, 13, 160)
     at = torch.stack([states[steps], hills(states[steps])], -1)[:, None]
     hill = Panel(
-        [Line(x, hills(x), "muted"), Points(at, radius=6)],
+        [Line(x, hills(x), "muted"), Points(at, radius=6, jumps=True)],
         (Axis("x", -2, 13), Axis("log p(x)", -16, 0)),
         "one point, up log p with noise",
     )
