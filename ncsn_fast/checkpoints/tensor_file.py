@@ -123,7 +123,10 @@ def check_is_file(path: str | os.PathLike[str]) -> None:
     if Path(path).is_dir():
         raise CheckpointError(f"{path} is a folder: give the checkpoint file in it")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}: give a file, such as the model.safetensors of a run "
+            'or a .pth of the official code, or "digits" for the network that comes along'
+        )
 
 
 def _verified(

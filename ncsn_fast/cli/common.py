@@ -331,7 +331,10 @@ def device_of(wish: str | None) -> str:
             raise ValueError("there is one cpu, whatever the number of its cores")
     except Exception as error:  # each backend of torch has its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise click.UsageError(f"--device {device} cannot be used here: {reason}") from error
+        raise click.UsageError(
+            f"--device {device} cannot be used here: {reason}; without --device a GPU is taken if "
+            "there is one, else the CPU"
+        ) from error
     if backends.wished()[0] != "auto":
         backends.resolve("auto", device)
     return device

@@ -21,6 +21,7 @@ from ncsn_fast.data.array_files import ARRAY_SUFFIXES, LAYOUTS, VALUES, read_arr
 from ncsn_fast.data.cifar import CIFAR_FILES, cifar_files, cifar_names, read_cifar
 from ncsn_fast.data.digits import digits
 from ncsn_fast.data.idx_files import idx_images
+from ncsn_fast.data.image_file import readable_endings
 from ncsn_fast.data.image_folder import read_folder
 from ncsn_fast.data.labels import (
     Classes,
@@ -170,6 +171,11 @@ def _read(
     elif idx or (path.suffix.lower() in ARRAY_SUFFIXES and path.is_file()):
         pixels = read_array_file(path, layout, key, values)
         classes = partial(labels_beside, path, key, len(pixels))
+    elif path.is_file() and path.suffix.lower() in readable_endings():
+        raise ValueError(
+            f"{path} is a single picture: give the folder of all of them, such as "
+            f"{path.absolute().parent}"
+        )
     else:
         told = told_by_first_bytes(path) if path.is_file() else "no file: a pipe or device"
         raise ValueError(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ncsn_fast.checkpoints.first_bytes import is_safetensors
+from ncsn_fast.checkpoints.hub import WEIGHTS
 from ncsn_fast.checkpoints.load_save import BUNDLED, load_checkpoint
 from ncsn_fast.data.load import pixels_of
 from ncsn_fast.data.pixels import eight_bits, unit_interval
@@ -211,7 +212,7 @@ def _is_checkpoint(samples: str) -> bool:
     path = Path(samples)
     if samples in BUNDLED or path.suffix.lower() in _TORCH_FILES:
         return True
-    return path.is_file() and is_safetensors(path)
+    return (path / WEIGHTS).is_file() or (path.is_file() and is_safetensors(path))
 
 
 def _pixels(data: str, shape: tuple[int, ...], split: str) -> np.ndarray:

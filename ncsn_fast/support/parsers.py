@@ -40,8 +40,8 @@ def shown(value: object) -> str:
 
 
 def shortened(text: object) -> str:
-    """The beginning of what a library says, which may repeat what a file holds."""
-    told = str(text)
+    """The beginning of what a library says, in one line; it may repeat what a file holds."""
+    told = " ".join(str(text).split())
     return told if len(told) <= _LONGEST_TOLD else f"{told[:_LONGEST_TOLD]} …"
 
 

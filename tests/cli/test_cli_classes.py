@@ -160,7 +160,7 @@ def test_what_is_no_class_is_refused(run, tmp_path, options, message):
 )
 def test_labels_of_a_network_without_classes_are_refused(tmp_path, options, asked):
     result = invoke("sample", "digits", *options, "--out", tmp_path / "out")
-    assert f"{asked}: this network knows no classes" in result.output
+    assert f"{asked}: this network knows no classes; leave it out" in result.output
 
 
 def test_classes_called_as_a_word_of_the_command_are_asked_for_by_number(tmp_path):

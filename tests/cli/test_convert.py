@@ -237,7 +237,7 @@ def test_an_unknown_image_size_is_refused(tmp_path):
         (("a.safetensors", "b.bin"), "b.bin ends in .bin: give a name ending in .safetensors"),
         (("a.safetensors", "b"), "ends in nothing"),
         (("a.safetensors", "b.pth", "--dtype", "float16"), "the official code reads float32"),
-        (("none.pth", "b.safetensors"), "there is no checkpoint none.pth"),
+        (("none.pth", "b.safetensors"), "there is no checkpoint none.pth: give a file"),
         (("a.safetensors", "no/b.pth"), "the folder no does not exist"),
     ],
 )

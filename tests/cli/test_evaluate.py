@@ -134,6 +134,15 @@ def test_a_folder_of_samples_is_taken(checkpoint, tmp_path, monkeypatch):
     assert figures("other")["quality"]["samples"]["images"] == 8
 
 
+def test_the_folder_of_a_run_stands_for_its_network(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    shutil.copy(checkpoint, "run/model.safetensors")
+    few = ("--method", "ancestral", "--steps", 2)
+    succeed("evaluate", "run", "-n", 8, "--reference", "digits", *few)
+    assert figures()["sampling"]["settings"]["method"] == "ancestral"
+
+
 def test_digits_are_the_held_out_and_the_training_ones(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("samples.npy", digits("test").images.numpy())

@@ -65,6 +65,12 @@ def test_what_a_file_is_instead_is_told(tmp_path: Path) -> None:
         data.load_pixels(tmp_path / "photos.zip")
 
 
+def test_of_a_single_picture_the_folder_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.JPG").touch()
+    with pytest.raises(ValueError, match=rf"single picture: give the folder .*{tmp_path}$"):
+        data.load_pixels(tmp_path / "a.JPG")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.npy")

@@ -32,7 +32,10 @@ class Classes:
         self._numbers: list[int] = []
         if not self._names and (labels or guidance is not None):
             asked = f"label {labels[0]!r:.80}" if labels else f"guidance = {guidance:g}"
-            raise ValueError(f"{asked}: this network knows no classes")
+            raise ValueError(
+                f"{asked}: this network knows no classes; leave it out, or take a network that was "
+                "trained with --conditional"
+            )
         for label in labels:
             assert isinstance(net, NCSNv2)
             self._numbers += self._meant(net, label)

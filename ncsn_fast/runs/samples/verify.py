@@ -29,6 +29,8 @@ def verify(folder: Path, *, progress: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: for a folder without a manifest, or with a damaged one.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give one that ncsn-fast sample has written")
     manifest = read_manifest(folder)
     if manifest is None:
         raise ValueError(
