@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def tour(
 
     Returns:
         The report: "numbers" by step, each with what was wanted, found and allowed and whether it
-        "holds"; whether all of them do; "files" by name.
+        "holds", a bound that there is not being None; whether all hold; "files" by name.
 
     Raises:
         ValueError, OSError: for an unknown step, or a folder that cannot be written.
@@ -76,13 +77,16 @@ def _run(names: list[str], quick: bool, wish: ProgressWish) -> list[Step]:
 
 
 def _numbers(steps: list[Step]) -> dict[str, Any]:
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None  # JSON has no other numbers
+
     def plain(number: Number) -> dict[str, Any]:
         return {
             "what": number.what,
             "wanted": number.wanted,
-            "found": number.found,
-            "low": number.low,
-            "high": number.high,
+            "found": finite(number.found),
+            "low": finite(number.low),
+            "high": finite(number.high),
             "shown": number.shown(number.found),
             "bounds": number.bounds,
             "holds": number.holds,

@@ -16,7 +16,7 @@ def test_one_step_is_made_again_with_its_numbers(tmp_path):
     said = succeed(
         "tour", "--step", "ascent", "--quick", "--out", out, "--json", tmp_path / "r.json"
     )
-    assert "ascent on log p against descent on f" in said
+    assert "descent on f and ascent on log p" in said
     written = json.loads((out / "ascent.json").read_text())
     assert written["holds"]
     assert written["numbers"]["ascent"][0]["wanted"] == "6"
@@ -50,13 +50,16 @@ def test_all_steps_are_made_in_their_order(tmp_path, monkeypatch):
 def test_a_number_outside_its_bounds_is_said_and_ends_with_1(tmp_path, monkeypatch):
     def wrong(quick, told):
         step = ascent(quick, told)
-        return replace(step, numbers=[replace(step.numbers[0], found=7.0), *step.numbers[1:]])
+        bad = replace(step.numbers[0], found=7.0, low=float("-inf"))
+        return replace(step, numbers=[bad, *step.numbers[1:]])
 
     monkeypatch.setattr("ncsn_fast.runs.tour.STEPS", {"ascent": wrong})
     result = invoke("tour", "--out", tmp_path, "--quiet")
     assert result.exit_code == 1
     assert "is not within its bounds" in result.output
-    assert not json.loads((tmp_path / "tour.json").read_text())["holds"]
+    written = (tmp_path / "tour.json").read_text()
+    assert not json.loads(written)["holds"]
+    assert "Infinity" not in written  # which is no JSON
 
 
 def test_an_unknown_step_is_refused_with_the_names_that_there_are(tmp_path):

@@ -52,15 +52,13 @@ def ascent(quick: bool, told: Told) -> Step:
     on_log = climb(log_density, start, RATE, STEPS)
     on_density = climb(density, start, RATE_ON_DENSITY, STEPS)
     told(1.0)
+    same = float((down - on_log).abs().max())
     numbers = [
-        Number("where the last state of descent on f is, farthest off", "6",
-               _farthest(down), 5.98, 6.02),
-        Number("ascent on log p against descent on f, largest difference", "0",
-               float((down - on_log).abs().max()), 0.0, 1e-4),
-        Number("part of its way that the farthest start has made, on log p", "1",
-               _way(on_log), 0.99, 1.0),
-        Number("the same on p, at 20 times the rate", "0", _way(on_density), 0.0, 0.01),
-    ]  # fmt: skip
+        Number("end of the descent on f, the worst of seven starts", "6", _worst(down), 5.98, 6.02),
+        Number("descent on f and ascent on log p, largest difference", "0", same, 0.0, 1e-4),
+        Number("share of its way made by the farthest start, up log p", "1", _way(on_log), 0.99, 1),
+        Number("the same up p, at 20 times the rate", "0", _way(on_density), 0.0, 0.01),
+    ]
     return Step(
         name="ascent",
         title="Uphill on the logarithm",
@@ -81,7 +79,7 @@ def ascent(quick: bool, told: Told) -> Step:
     )
 
 
-def _farthest(states: Tensor) -> float:
+def _worst(states: Tensor) -> float:
     """Of the last states the one farthest from the mean."""
     last = states[-1, :, 0]
     return float(last[(last - MEAN).abs().argmax()])
