@@ -84,7 +84,7 @@ class Output:
             that do the same work, of which another one speaks.
 
     Attributes:
-        progress: whether to show bars, which are for somebody who watches.
+        progress: whether to tell how far the work is.
         opens: whether the user asked for the result to be opened.
 
     Raises:
@@ -105,7 +105,7 @@ class Output:
         self._command, self._quiet, self._report = command, quiet or silent, report
         self._silent, self._previews = silent, previews
         self.opens = opens and not silent
-        self.progress = not self._quiet and sys.stderr.isatty()
+        self.progress = not self._quiet
         if report == STDOUT:
             if 1 in _absent:
                 raise ValueError("--json -: stdout is closed, give the name of a file")

@@ -245,7 +245,7 @@ def _metrics(images: Tensor, train: Tensor, held_out: Tensor, seed: int) -> dict
 def _clock(seconds: float) -> Callable[[int, int], None]:
     """A progress function that shows the time of a training that is limited by time."""
     whole = round(seconds)
-    bar = Bar(total=whole, bar_format="{l_bar}{bar}| {n}/{total} s {postfix}")
+    bar = Bar(total=whole, unit="second", bar_format="{l_bar}{bar}| {n}/{total} s {postfix}")
     started = time.monotonic()
 
     def show(step: int, total: int) -> None:

@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-# True: a bar on stderr; a function (done, total); None or False: nothing.
+_EVERY = 30.0  # seconds between two lines for a log
+# True: a bar on stderr, in a log a line now and then; a function (done, total); None or False:
+# nothing.
 ProgressWish = bool | Callable[[int, int], None] | None
 
 
+class _Lines:
+    """What ``tqdm`` is to somebody who watches, for a log: now and then a line."""
+
+    def __init__(self, total: int, initial: int = 0, unit: str = "step", **_: Any) -> None:
+        self.n, self._first, self._total, self._unit = initial, initial, total, unit
+        self._note = ""
+        self._began = self._told = time.monotonic()
+
+    def update(self, steps: int) -> None:
+        self.n += steps
+        now = time.monotonic()
+        if now - self._told < _EVERY or not self._first < self.n < self._total:
+            return
+        self._told = now
+        left = (now - self._began) / (self.n - self._first) * (self._total - self.n)
+        seconds = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
+        line = f"  {self.n:,} of {self._total:,} {self._unit}s, about {seconds} left"
+        sys.stderr.write(", ".join(filter(None, (line, self._note))) + "\n")
+        sys.stderr.flush()
+
+    def set_postfix_str(self, text: str, refresh: bool) -> None:
+        self._note = text
+
+    def close(self) -> None:
+        """A log keeps what was told."""
+
+
 class Bar:
-    """A bar on stderr; where that is closed, or its reader has gone, nothing. Work goes on.
+    """A bar on stderr, or lines where that is no terminal; where it is closed, or its reader has
+    gone, nothing. Work goes on.
 
     Args:
         total: how many steps there are.
@@ -23,7 +54,8 @@ class Bar:
 
         self._bar: Any = None
         if sys.stderr is not None:
-            self._shown(lambda: setattr(self, "_bar", tqdm(total=total, leave=False, **settings)))
+            kind: Any = tqdm if sys.stderr.isatty() else _Lines
+            self._shown(lambda: setattr(self, "_bar", kind(total=total, leave=False, **settings)))
 
     def to(self, done: int) -> None:
         """Show that so many steps are done."""

@@ -1,0 +1,59 @@
+"""Progress where nobody watches a bar: lines for a log."""
+
+import sys
+
+import pytest
+
+from ncsn_fast.support import progress
+from ncsn_fast.support.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, which goes on where the test says."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_a_line_every_half_minute(clock, capsys):
+    with Progress(True, total=4000, done=1000) as bar:
+        for _ in range(100):
+            clock[0] += 1
+            bar.advance(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "  1,300 of 4,000 steps, about 4 min left",
+        "  1,600 of 4,000 steps, about 4 min left",
+        "  1,900 of 4,000 steps, about 4 min left",
+    ]
+
+
+def test_a_line_has_the_note_and_the_unit(clock, capsys):
+    with Progress(True, total=100, unit="file") as bar:
+        bar.note("loss 0.5")
+        clock[0] += 40
+        bar.advance(80)
+    assert capsys.readouterr().err == "  80 of 100 files, about 10 s left, loss 0.5\n"
+
+
+def test_short_work_and_its_end_get_no_line(clock, capsys):
+    with Progress(True, total=2) as bar:
+        clock[0] += 29
+        bar.advance()
+        clock[0] += 29
+        bar.advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_work_that_is_done_again_gets_no_line_before_it_is_where_it_was(clock, capsys):
+    with Progress(True, total=10, done=5) as bar:
+        clock[0] += 60
+        bar.back_to(2)
+    assert capsys.readouterr().err == ""
+
+
+def test_somebody_who_watches_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress(True, total=2) as bar:
+        bar.advance()
+    assert "0/2" in capsys.readouterr().err
