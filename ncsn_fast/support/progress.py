@@ -17,7 +17,8 @@ class _Lines:
     """What ``tqdm`` is to somebody who watches, for a log: now and then a line."""
 
     def __init__(self, total: int, initial: int = 0, unit: str = "step", **_: Any) -> None:
-        self.n, self._first, self._total, self._unit = initial, initial, total, unit
+        self.n, self._first, self._total = initial, initial, total
+        self._units = f"{unit}s" if unit.isalpha() else unit
         self._note = ""
         self._began = self._told = time.monotonic()
 
@@ -29,7 +30,7 @@ class _Lines:
         self._told = now
         left = (now - self._began) / (self.n - self._first) * (self._total - self.n)
         seconds = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
-        line = f"  {self.n:,} of {self._total:,} {self._unit}s, about {seconds} left"
+        line = f"  {self.n:,} of {self._total:,} {self._units}, about {seconds} left"
         sys.stderr.write(", ".join(filter(None, (line, self._note))) + "\n")
         sys.stderr.flush()
 
