@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+# Those that constraints.txt has been tried with, and .github/workflows/ci.yml runs.
+PYTHONS = ["3.10", "3.11", "3.12"]
 # kernels/ and benchmarks/ are top-level folders for whoever reads the code, and submodules of
 # ncsn_fast for whoever imports it: no top-level module called `kernels` is ever installed.
 MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
@@ -46,9 +48,20 @@ setup(
     description="A fast and trusted engine for Noise Conditional Score Networks",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="the ncsn_fast authors",
+    keywords=["score matching", "Langevin dynamics", "diffusion models", "generative models"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {python}" for python in PYTHONS),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="MIT AND CC-BY-4.0",  # the code, and the bundled digits
     license_files=["LICENSE", "ncsn_fast/assets/DIGITS_LICENSE.md"],
-    python_requires=">=3.10",
+    python_requires=f">={PYTHONS[0]}",
     packages=find_packages(include=["ncsn_fast", "ncsn_fast.*"]) + mapped_packages(),
     package_dir={"ncsn_fast": "ncsn_fast", **MAPPED},
     package_data={

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = (".ci", "benchmarks", "docs", "kernels", "ncsn_fast", "tests")
+FOLDERS = (".ci", ".github", "benchmarks", "docs", "kernels", "ncsn_fast", "tests")
 # What the README's test command and .ci/run read besides.
-FILES = ("CONTRIBUTING.md", "LICENSE", "README.md", "constraints.txt", "pyproject.toml", "setup.py")
+FILES = (
+    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md"),
+    *("constraints.txt", "pyproject.toml", "setup.py"),
+)
 
 
 @pytest.fixture(scope="module")
