@@ -92,7 +92,7 @@ def _clipped(path: str, box: Box) -> str:
     x, y, width, height = box
     return (
         f'<svg x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
-        f'viewBox="{x:g} {y:g} {width:g} {height:g}">{path}</svg>'
+        f'viewBox="{x:g} {y:g} {width:g} {height:g}" aria-hidden="true">{path}</svg>'
     )
 
 
@@ -231,7 +231,8 @@ def _sheet(cells: np.ndarray, box: Box, frames: int, kind: str) -> str:
     move = f' data-kind="sheet" data-cell="{across} {width} {height}"' if k > 1 else ""
     return (
         f'<svg class="{kind}" x="{box[0]:g}" y="{box[1]:g}" width="{box[2]:g}" '
-        f'height="{box[3]:g}" viewBox="0 0 {width} {height}" preserveAspectRatio="none">'
+        f'height="{box[3]:g}" viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
+        'aria-hidden="true">'
         f'<image x="{x}" y="{y}" width="{sheet.shape[1]}" height="{sheet.shape[0]}" '
         f'href="{link}"{move}/></svg>'
     )

@@ -12,8 +12,9 @@ import tokenize
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from string import Template
 
+from ncsn_fast.pictures.page import Markup, command
+from ncsn_fast.pictures.page import page as document
 from ncsn_fast.tour.drawing import frames_of, labels_of, panel_svg
 from ncsn_fast.tour.figure import Figure, Panel
 from ncsn_fast.tour.step import Number, Step
@@ -21,20 +22,17 @@ from ncsn_fast.tour.step import Number, Step
 _TITLE = "From gradient ascent to images out of noise"
 _LEAD = (
     "How a noise conditional score network draws what it has never seen, in steps that each claim "
-    "one thing. Every figure was computed by the code beside it, and every number was checked when "
+    "one thing. Every figure was computed by the code below it, and every number was checked when "
     "this page was made."
 )
 _PLAY = (
     '<path class="play" d="M3 1l11 7-11 7z"/><path class="pause" d="M2 1h4v14H2zM10 1h4v14h-4z"/>'
 )
-_YOURS = """<section id="yours" aria-labelledby="yours-title">
-<h2 id="yours-title"><span class="ordinal">Now yours</span>The same on your own images</h2>
-<p class="claim">A folder of photos is enough: noise levels and step size are chosen from it.</p>
-<pre tabindex="0" aria-label="Commands"><code>{commands}</code></pre>
-</section>"""
-_COMMANDS = """ncsn-fast schedule photos/ --image-size 32
-ncsn-fast train --data photos/ --image-size 32 --flip --out runs/photos
-ncsn-fast sample runs/photos/model.safetensors -n 100 --gif"""
+_YOURS = (
+    "ncsn-fast schedule photos/ --image-size 32",
+    "ncsn-fast train --data photos/ --image-size 32 --flip --out runs/photos",
+    "ncsn-fast sample runs/photos/model.safetensors -n 100 --gif",
+)
 
 
 def page(steps: Sequence[Step], footer: str) -> str:
@@ -44,19 +42,22 @@ def page(steps: Sequence[Step], footer: str) -> str:
         steps: in their order, at least one.
         footer: what it was made by, and on what; plain text.
     """
-    return Template(_asset("page.html")).substitute(
-        title=_TITLE,
-        lead=escape(_LEAD),
-        css=_asset("page.css"),
-        js=_asset("player.js"),
-        contents="".join(
-            f'<li><a href="#{step.name}"><span>{i}</span>{escape(step.title)}</a></li>'
-            for i, step in enumerate(steps, 1)
-        ),
-        steps="\n".join(_section(i, step) for i, step in enumerate(steps, 1)),
-        yours=_YOURS.format(commands=escape(_COMMANDS)),
-        footer=escape(footer),
+    contents = "".join(
+        f'<li><a href="#{step.name}"><span>{i}</span>{escape(step.title)}</a></li>'
+        for i, step in enumerate(steps, 1)
     )
+    parts = [
+        f'<p class="lead">{escape(_LEAD)}</p>',
+        f'<nav aria-label="Steps"><ol>{contents}</ol></nav>',
+        *(_section(i, step) for i, step in enumerate(steps, 1)),
+        f"""<section id="yours" aria-labelledby="yours-title">
+<h2 id="yours-title"><span class="ordinal">Now yours</span>The same on your own images</h2>
+<p class="claim">A folder of photos is enough: noise levels and step size are chosen from it.</p>
+{command(*_YOURS)}</section>""",
+        f"<footer><p>{escape(footer)}</p></footer>",
+    ]
+    style, script = _asset("page.css"), _asset("player.js")
+    return document(_TITLE, map(Markup, parts), style=style, script=script)
 
 
 def _section(number: int, step: Step) -> str:
@@ -65,11 +66,13 @@ def _section(number: int, step: Step) -> str:
     return f"""<section id="{step.name}" aria-labelledby="{step.name}-title">
 <h2 id="{step.name}-title"><span class="ordinal">{number}</span>{escape(step.title)}</h2>
 <p class="claim">{escape(step.claim)}</p>
-<div class="formula" tabindex="0" role="group" aria-label="Formula">{step.formula}</div>
+<div class="formula" tabindex="0" role="region"
+ aria-label="Formula of step {number}">{step.formula}</div>
 {text}{figures}<div class="proof">
 {_table(step.numbers)}
 <div><h3>The code that computed it</h3>
-<pre tabindex="0" aria-label="Code"><code>{highlighted(step.code)}</code></pre>
+<pre tabindex="0" role="region"
+ aria-label="Code of step {number}"><code>{highlighted(step.code)}</code></pre>
 <p class="command">Make it again: <code>{escape(step.command)}</code></p></div>
 </div></section>"""
 
