@@ -20,6 +20,23 @@ const drawn = () =>
   [...document.querySelectorAll("[data-kind]")].map((one) =>
     one.getAttribute("d") ?? `${one.getAttribute("x")} ${one.getAttribute("y")}`);
 
+const close = (one, other) => {
+  const [some, others] = [one, other].map((text) => text.match(/[a-zA-Z]|-?[\d.]+/g));
+  return some.length === others.length && some.every((word, i) =>
+    word === others[i] || Math.abs(word - others[i]) < 0.11);
+};
+
+// The player draws as drawing.py does: its last frame is what is there without it.
+const compare = async (page) => {
+  await page.setJavaScriptEnabled(false);
+  await page.goto(address);
+  const without = await page.evaluate(drawn);
+  await page.setJavaScriptEnabled(true);
+  await page.goto(`${address}?t=1`);
+  const played = await page.evaluate(drawn);
+  return without.every((one, i) => close(one, played[i])) ? [] : ["the last frame is drawn otherwise"];
+};
+
 const judge = async (page, size, scheme) => {
   const faults = [];
   page.on("console", (said) => faults.push(`console: ${said.text()}`));
@@ -56,6 +73,7 @@ const judge = async (page, size, scheme) => {
     faults.push(...one.nodes.map((node) => `${one.id} (${one.impact}): ${node.html.slice(0, 160)}`));
   }
 
+  faults.push(...(await compare(page)));
   await page.emulateMediaFeatures([...features, { name: "prefers-reduced-motion", value: "reduce" }]);
   await page.goto(address);
   const still = await page.evaluate(drawn);

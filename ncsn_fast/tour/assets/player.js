@@ -80,7 +80,7 @@
         for (let k = 1; k <= whole; k++) {
           path += `L${numbers[k * size + n] / 10} ${numbers[k * size + n + 1] / 10}`;
         }
-        path += `L${short(tip[n])} ${short(tip[n + 1])}`;
+        if (at > whole) path += `L${short(tip[n])} ${short(tip[n + 1])}`;
       }
       element.setAttribute("d", path);
     };
