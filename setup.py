@@ -32,7 +32,7 @@ TEST = [
     "markdown-it-py>=3",  # finds the code and the links of the documentation
     TRITON,
 ]
-DOCS = ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8"]
+DOCS = ["sphinx>=8.1", "sphinx-gallery>=0.18", "myst-parser>=4", "furo>=2024.8"]
 
 
 def mapped_packages() -> list[str]:

@@ -18,6 +18,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
     "commands",
     "docstrings",
     "formulas",
@@ -41,6 +42,25 @@ nitpick_ignore_regex = [
     ("py:class", r"ncsn_fast\.(training\.distances|evaluation\.proportions)\..*"),
 ]
 
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",  # made anew by every build, but for examples that have not changed
+    "within_subsection_order": "FileNameSortKey",
+    "reset_modules": ("matplotlib", "gallery.reset"),
+    "image_srcset": ["2x"],
+    "remove_config_comments": True,
+    "thumbnail_size": (480, 300),
+    "min_reported_time": 3600,  # what an example takes is the machine's affair
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "show_memory": False,
+    "write_computation_times": False,
+}
+exclude_patterns = ["examples"]
+
 html_theme = "furo"
 html_title = "ncsn_fast"
 html_copy_source = False
+html_static_path = ["extensions/gallery.css"]
+html_css_files = ["gallery.css"]
