@@ -84,12 +84,13 @@ def _layer(layer: Layer, axes: tuple[Axis, Axis] | None, box: Box, frames: int) 
         data = f' data-kind="{kind}" data-frames="{_base64(np.nan_to_num(tenths, nan=_MOST))}"'
         data += " data-jumps" * getattr(layer, "jumps", False)
     path = f'<path class="{kind} {layer.style}" d="{_path(kind, last)}"{radius}{data}/>'
-    return path if kind == "points" else _clipped(path, box)  # half a dot would look like another
+    # Half a dot would look like another, so that one on the edge is drawn whole.
+    return _clipped(path, box, layer.radius if isinstance(layer, Points) else 0.0)
 
 
-def _clipped(path: str, box: Box) -> str:
+def _clipped(path: str, box: Box, margin: float) -> str:
     """What of a path lies within the axes; nothing of an inner <svg> is drawn outside of it."""
-    x, y, width, height = box
+    x, y, width, height = box[0] - margin, box[1] - margin, box[2] + 2 * margin, box[3] + 2 * margin
     return (
         f'<svg x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
         f'viewBox="{x:g} {y:g} {width:g} {height:g}" aria-hidden="true">{path}</svg>'

@@ -1,0 +1,143 @@
+"""Step 7: annealed Langevin dynamics, from the largest level to the smallest, in the plane."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+import ncsn_fast as nf
+from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Points
+from ncsn_fast.tour.maths import formula, frac, row, sub, sup
+from ncsn_fast.tour.mixture import TWO_MODES
+from ncsn_fast.tour.step import Number, Step, Told, source
+from ncsn_fast.tour.steps.common import REACH, anywhere, plane, trained
+
+SIGMAS, STEPS_PER_LEVEL = nf.geometric_sigmas(20.0, 0.1, 30), 20
+STEP_SIZE = 0.3 * 0.1**2  # ε
+PLAIN_STEP = 0.05
+SHOWN = 400
+
+
+def annealed(score: nf.Score | Module, n: int) -> Tensor:
+    """n chains from anywhere in the plane, their states before every level and in the end."""
+    sampler = nf.Sampler(
+        score, (2,), SIGMAS, step_size=STEP_SIZE, steps_per_level=STEPS_PER_LEVEL, precision="fp32"
+    )
+    return sampler(n, seed=1, initial=anywhere(n), every=STEPS_PER_LEVEL)[1]
+
+
+def unannealed(n: int) -> Tensor:
+    """As many updates of plain Langevin dynamics by the exact score."""
+    states, steps = [anywhere(n)], STEPS_PER_LEVEL
+    for done in range(0, len(SIGMAS) * steps, steps):
+        states += [
+            nf.langevin(TWO_MODES.score, states[-1], PLAIN_STEP, steps, seed=1, first_step=done)
+        ]
+    return torch.stack([*states, states[-1]])  # which has no noise to be removed
+
+
+def annealing(quick: bool, told: Told) -> Step:
+    """Plain Langevin dynamics beside annealed, by the exact score and by a trained network's."""
+    steps, n = (600, 2000) if quick else (3000, 4000)
+    data = TWO_MODES.sample(10_000)
+    net = trained(data, SIGMAS, steps, lambda done, _: told(0.7 * done / steps))
+    exact = nf.Score(TWO_MODES.score, "score", "sigma")
+    states = {"plain, exact score": unannealed(n), "annealed, exact score": annealed(exact, n)}
+    told(0.85)
+    states["annealed, trained network"] = annealed(net, n)
+    return Step(
+        name="annealing",
+        title="Down the ladder",
+        claim="Langevin dynamics at every level, from the largest down, gives each mode its "
+        "weight, which plain Langevin dynamics cannot.",
+        formula=formula(
+            "x ← x +", sub("α", "i"), "s(x, ", sub("σ", "i"), ") + √(2", sub("α", "i"), ") z,  ",
+            sub("α", "i"), "= ε", sup(row("(", frac(sub("σ", "i"), sub("σ", "L")), ")"), "2"),
+        ),
+        code=source(annealed),
+        figures=[_figure(states)],
+        numbers=_numbers(states, n),
+        text=[
+            "At the largest level both modes are one hill, and a chain forgets where it began. As "
+            "the noise falls the hill parts, and each chain falls to a side while it can still "
+            "change it: as many as belong there.",
+            "All chains begin at the same points and make 600 updates. The network has seen "
+            "10,000 points and no score, and it is right where step 4's was wrong, as at large "
+            "levels there are noisy points everywhere.",
+        ],
+    )  # fmt: skip
+
+
+def left(x: Tensor) -> float:
+    """The share of points in the left mode."""
+    return float((TWO_MODES.nearest(x)[0] == 0).float().mean())
+
+
+def _numbers(states: dict[str, Tensor], n: int) -> list[Number]:
+    one, exact, net = (x[-1] for x in states.values())
+    error = math.sqrt(0.2 * 0.8 / n)  # of a share
+    slack = max(0.03, 4 * error)
+    right = exact[TWO_MODES.nearest(exact)[0] == 1]
+    own = net[TWO_MODES.nearest(net)[0] == 1]
+    lost = float((TWO_MODES.nearest(net)[1] > 4).float().mean())
+    return [
+        Number("weight of the left mode, plain Langevin dynamics: that of the start", "0.20",
+               left(one), 0.44, 0.55),
+        Number("annealed, by the exact score", "0.20", left(exact), 0.2 - slack, 0.2 + slack),
+        Number("annealed, by the trained network", "0.20", left(net), 0.2 - slack, 0.2 + slack),
+        Number("standard deviation in the right mode, by the exact score", "1.00",
+               float(right.std(0).mean()), 0.95, 1.08),
+        Number("by the trained network", "1.00", float(own.std(0).mean()), 0.93, 1.12),
+        Number("chains of the network that end more than 4 from both modes", "0.000",
+               lost, 0.0, 0.005),
+    ]  # fmt: skip
+
+
+def _figure(states: dict[str, Tensor]) -> Figure:
+    weights = {name: [left(x) for x in way] for name, way in states.items()}
+    updates = [k * STEPS_PER_LEVEL for k in range(len(SIGMAS) + 2)]
+    captions = [
+        f"level {i + 1} of {len(SIGMAS)}, σ = {s:.2g}" for i, s in enumerate(SIGMAS.tolist())
+    ]
+    panels = [
+        Panel(
+            [Points(way[:, :SHOWN], "muted" if name.startswith("plain") else "accent")],
+            plane(2 * REACH),
+            name,
+            height=400,
+        )
+        for name, way in states.items()
+    ]
+    named = zip(weights.items(), ("muted", "accent", "accent"), strict=True)
+    curves = Panel(
+        [
+            Line([0, updates[-1]], [0.2, 0.2], "wanted", "wanted: 0.20"),
+            *(Line(updates, share, style, name) for (name, share), style in named),
+            *(
+                Points(
+                    torch.tensor([[[u, s]] for u, s in zip(updates, share, strict=True)]), radius=5
+                )
+                for share in weights.values()
+            ),
+        ],
+        (Axis("update", 0, updates[-1]), Axis("weight of the left mode", 0.0, 0.6)),
+        "on the left",
+        height=400,
+    )
+    last = {name: share[-1] for name, share in weights.items()}
+    return Figure(
+        "down",
+        [*panels, curves],
+        alt="Three clouds from the same uniform start. Plain Langevin dynamics gathers half of the "
+        "points in each mode; annealed chains spread first, then gather a fifth on the left and "
+        "four fifths on the right. Weights of the left mode: "
+        + ", ".join(f"{name} {share:.2f}" for name, share in last.items()) + "; wanted is 0.20.",
+        captions=[*captions, "the last state", "without its noise"],
+        seconds=9.0,
+    )  # fmt: skip
+
+
+__all__ = ["annealing"]

@@ -1,0 +1,116 @@
+"""Step 5: one noise level is too small to fill the gaps, or so large that it changes the data."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+import ncsn_fast as nf
+from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Points
+from ncsn_fast.tour.maths import formula, row, sub
+from ncsn_fast.tour.mixture import TWO_MODES
+from ncsn_fast.tour.step import Number, Step, Told, source
+from ncsn_fast.tour.steps.common import REACH, anywhere, plane
+
+SMALL, LARGE = 0.05, 20.0
+NEAR = 3.0  # from a mean: 989 of 1,000 points of the law
+SHOWN = 400
+
+
+def at_one_level(sigma: float, n: int) -> Tensor:
+    """n chains of 400 Langevin steps at one noise level, from anywhere in the plane: (n, 2)."""
+    step_size = 0.05 * (1 + sigma**2)  # as much of the law's variance at every level
+    return nf.langevin(lambda x: TWO_MODES.score(x, sigma), anywhere(n), step_size, 400, seed=1)
+
+
+def parts(x: Tensor) -> Tensor:
+    """The shares of points (N, 2) near the left mode, near the right one, and elsewhere: (3,)."""
+    component, distance = TWO_MODES.nearest(x)
+    where = torch.where(distance < NEAR, component, 2)
+    return where.bincount(minlength=3) / len(x)
+
+
+def wanted() -> Tensor:
+    """Those shares of the law itself."""
+    inside = 1 - math.exp(-(NEAR**2) / 2)
+    return torch.tensor([0.2 * inside, 0.8 * inside, 1 - inside])
+
+
+def wrong(x: Tensor) -> float:
+    """How large a share of the points is not where the law has it."""
+    return float((parts(x) - wanted()).abs().sum() / 2)
+
+
+def one_level(quick: bool, told: Told) -> Step:
+    """The same chains at ever larger noise."""
+    n, number = (1000, 13) if quick else (4000, 25)
+    sigmas = torch.logspace(math.log10(SMALL), math.log10(LARGE), number).tolist()
+    ends = []
+    for sigma in sigmas:
+        ends.append(at_one_level(sigma, n))
+        told(len(ends) / number)
+    small, large = parts(ends[0]), parts(ends[-1])
+    slack = 4 * math.sqrt(0.25 / n)  # four standard errors of a share
+    return Step(
+        name="one_level",
+        title="One noise level: too small, too large",
+        claim="Little noise leaves the chains where they started, much noise changes the data, and "
+        "no level between is right.",
+        formula=formula(
+            sub("p", "σ"), "= Σ", sub("w", "k"), "N(", sub("μ", "k"), ", (1 +",
+            row("σ²"), ") I );  x ← x + α ∇ log", sub("p", "σ"), "(x) + √(2α) z",
+        ),
+        code=source(at_one_level),
+        figures=[_figure(sigmas, ends)],
+        numbers=[
+            Number(f"points at the left mode with σ = {SMALL:g}: as many as begin there", "0.20",
+                   float(small[0]), 0.47 - slack, 0.47 + slack),
+            Number(f"points at any mode with σ = {LARGE:g}", f"{1 - float(wanted()[2]):.2f}",
+                   float(1 - large[2]), 0.0, 0.05),
+            Number("points in the wrong place at the best level of all", "0",
+                   min(map(wrong, ends)), 0.27 - slack, 0.27 + slack),
+        ],
+        text=[
+            "The score is exact here, so that nothing but the noise level is to blame. Every chain "
+            "begins at the same point at every level, and the same random numbers drive it.",
+            "Below σ = 1 the gap between the modes is not filled: the shares are those of the "
+            "start. Where it is filled, from about 3 on, hardly a point lies where data lie.",
+        ],
+    )  # fmt: skip
+
+
+def _figure(sigmas: list[float], ends: list[Tensor]) -> Figure:
+    data = TWO_MODES.sample(SHOWN, seed=2)
+    chains = torch.stack([x[:SHOWN] for x in ends])
+    clouds = [Points(data, "muted", "data"), Points(chains, "accent", "chains")]
+    cloud = Panel(clouds, plane(2 * REACH), "where the chains end", height=400)
+    left = [float(parts(x)[0]) for x in ends]
+    away = [float(parts(x)[2]) for x in ends]
+    bad = [wrong(x) for x in ends]
+    here = torch.tensor([[[s, y]] for s, y in zip(sigmas, bad, strict=True)])
+    curves = Panel(
+        [
+            Line(sigmas, left, "muted", "at the left mode (0.20 wanted)"),
+            Line(sigmas, away, "wanted", "at no mode (0.01 wanted)"),
+            Line(sigmas, bad, "accent", "in the wrong place"),
+            Points(here, "accent", radius=6),
+        ],
+        (Axis("noise level σ", SMALL, LARGE, log=True), Axis("share of points", 0.0, 1.0)),
+        "what is wrong with them",
+        height=400,
+    )
+    return Figure(
+        "levels",
+        [cloud, curves],
+        alt="As the noise level grows from 0.05 to 20 two equal clouds, where a fifth and four "
+        f"fifths were wanted, spread until they fill the plane. From {min(bad):.2f} to "
+        f"{max(bad):.2f} of the points are in the wrong place, at every level.",
+        captions=[f"σ = {s:.2f}: {y:.0%} in the wrong place"
+                  for s, y in zip(sigmas, bad, strict=True)],
+        seconds=7.0,
+    )  # fmt: skip
+
+
+__all__ = ["one_level"]
