@@ -78,7 +78,7 @@ def empty_regions(quick: bool, told: Told) -> Step:
     band = anywhere(n).sum(1).abs() < BAND
     slack = 4 * math.sqrt(0.25 / n)  # four standard errors of a share
     return Step(
-        name="empty_regions",
+        name="empty-regions",
         title="Where there are no data",
         claim="A network learns the score where data lie and nowhere else; chains that start in "
         "between are sent the wrong way.",

@@ -34,7 +34,7 @@ def few_steps(quick: bool, told: Told) -> Step:
     real = distance(data("train").images[:n])
     most = 1.8 if quick else 1.5
     return Step(
-        name="few_steps",
+        name="few-steps",
         title="Few steps against many",
         claim="The same network with another method draws digits as near to real ones in ten "
         "evaluations as annealed Langevin dynamics in 211.",

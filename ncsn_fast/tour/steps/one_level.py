@@ -54,7 +54,7 @@ def one_level(quick: bool, told: Told) -> Step:
     small, large = parts(ends[0]), parts(ends[-1])
     slack = 4 * math.sqrt(0.25 / n)  # four standard errors of a share
     return Step(
-        name="one_level",
+        name="one-level",
         title="One noise level: too small, too large",
         claim="Little noise leaves the chains where they started, much noise changes the data, and "
         "no level between is right.",

@@ -66,7 +66,7 @@ def score_matching(quick: bool, told: Told) -> Step:
         pairs.append([minimiser(loss, x[:n], z[:n]) for loss in (explicit, denoising)])
         told(len(pairs) / 25)
     return Step(
-        name="score_matching",
+        name="score-matching",
         title="The score without the score",
         claim="Asked for the noise that was added to each point, a function learns the score of "
         "the noisy points, which no data give: both losses have the same minimiser.",
