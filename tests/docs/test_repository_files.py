@@ -58,3 +58,7 @@ def test_who_reports_something_is_asked_for_what_helps():
         assert "doctor --json -" in asked or "feature" in form
         for command in re.findall(r"`(ncsn-fast [^`]+)`", asked):
             parse(command.split())
+
+
+def test_the_readme_fits_three_screens():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130

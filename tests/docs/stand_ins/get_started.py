@@ -4,8 +4,8 @@ from reader_photos import write
 
 RUN = {
     "ncsn-fast schedule photos/ --image-size 32": "ncsn-fast schedule photos/ --image-size 8",
-    "ncsn-fast train --data photos/ --image-size 32 --flip --steps 500 --sample-every 250 "
-    "--out runs/photos": (
+    "ncsn-fast train --data photos/ --image-size 32 --flip --out runs/photos --steps 500 "
+    "--sample-every 250": (
         "ncsn-fast train --data photos/ --image-size 8 --flip --steps 2 --sample-every 2 "
         "--samples 2 --ngf 4 --batch-size 4 --num-levels 4 --steps-per-level 1 --out runs/photos"
     ),
@@ -15,8 +15,8 @@ RUN = {
     "ncsn-fast sample runs/photos/model.safetensors -n 100 --gif --out photos_samples": (
         "ncsn-fast sample runs/photos/model.safetensors -n 4 --gif --out photos_samples"
     ),
-    "ncsn-fast sample runs/photos/model.safetensors -n 100 --method ancestral --steps 50 "
-    "--out photos_fast": (
+    "ncsn-fast sample runs/photos/model.safetensors -n 100 --out photos_fast --method ancestral "
+    "--steps 50": (
         "ncsn-fast sample runs/photos/model.safetensors -n 4 --method ancestral --steps 3 "
         "--out photos_fast"
     ),
