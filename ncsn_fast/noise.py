@@ -55,7 +55,7 @@ Transform = Callable[[tuple[Tensor, ...], torch.dtype], list[Tensor]]
 def philox4x32(
     key: tuple[Word, Word], counter: tuple[Word, Word, Word, Word]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: four 32-bit words for a 64-bit key and a 128-bit counter.
+    """Philox4x32-10 (Salmon et al. 2011): four words for a 64-bit key and a 128-bit counter.
 
     Args:
         key: two words; each an int or an int64 tensor with values in [0, 2³²).
@@ -101,13 +101,13 @@ def normal(
     dtype: torch.dtype = torch.float32,
     backend: str = "auto",
 ) -> Tensor:
-    """Standard normal noise, one independent draw per sample.
+    """Standard normal noise (Box & Muller 1958), one independent draw per sample.
 
     Args:
         shape: shape of one sample, for example (C, H, W).
         seed: 64-bit seed, an int in [0, 2⁶⁴) or an int64 tensor holding its bits.
         stream: what the noise is for, in [0, 2¹⁶); see the constants of this module.
-        sample_ids: which samples, each in [0, 2⁴⁸).
+        sample_ids: (N,), which samples, each in [0, 2⁴⁸).
         step: which step, an int in [0, 2³²) or an int64 tensor; a tensor of K steps makes the
             noise of all of them at once, which is much cheaper where samples are small.
         device: where to make it; default: the device of ``sample_ids`` if that is a tensor.
@@ -186,7 +186,7 @@ def check_seed(seed: int) -> int:
 
 
 def seed_tensor(seed: Word, device: torch.device) -> Tensor:
-    """A seed as the 0-d int64 tensor that kernels read; filled there, not copied.
+    """A seed as the 0-d int64 tensor on ``device`` that kernels read; filled there, not copied.
 
     Raises:
         ValueError: for an int that is no seed, or another kind of tensor.
@@ -205,7 +205,7 @@ def _bits(seed: Word) -> int:
 
 
 def step_tensor(step: Word, device: torch.device) -> Tensor:
-    """A step likewise, an int in [0, 2³²) or a 0-d int64 tensor."""
+    """A step on ``device`` likewise, an int in [0, 2³²) or a 0-d int64 tensor; or ValueError."""
     if isinstance(step, Tensor):
         return _check_word("step", step, device)
     return torch.full((), _check_step(step), dtype=torch.int64, device=device)
@@ -397,7 +397,7 @@ def _log_uniform(word: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def sample_ids(n: int, ids: Iterable[int] | None) -> Tensor:
-    """(n,) int64 on the CPU: the given ids, or 0 … n-1."""
+    """(n,) int64 on the CPU: the given ids, n distinct ones or ValueError; for None 0 … n-1."""
     n = count("n", n, 1, _MAX_SAMPLE)
     check_host_memory(8 * n, f"n = {n} samples", "draw some sample_ids at a time")
     if ids is None:

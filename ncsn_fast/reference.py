@@ -30,7 +30,13 @@ ROW = ("a", "b", "c", "d", "e", "f", "w", "next_c_in", "next_sigma")
 
 
 class StepResult(NamedTuple):
-    """What a sampler step leaves behind."""
+    """What a sampler step leaves behind, (N, *shape) each.
+
+    Attributes:
+        x: the new state.
+        history: of methods that keep one; None of others.
+        network_input: c_in·x of the next row, or x itself.
+    """
 
     x: Tensor  # (N, *shape), the new state
     history: Tensor | None  # (N, *shape), the new history, where the method keeps one
@@ -82,8 +88,12 @@ def sampler_update(
         z: (N, *shape), standard normal noise; None where d is 0.
         history: (N, *shape); None for methods that keep none.
         guidance: (N, *shape), the drift g; None where there is none.
-        mask, known, known_z: bool, state and noise of the known region, given together.
+        mask, known, known_z: (N, *shape), bool, state and noise of the known region, together.
         scale_input: whether any c_in of the method differs from 1.
+
+    Returns:
+        The new state, the new history or None, and the next network input, (N, *shape) each, of x's
+        dtype.
     """
     a, b, c, d, e, f, w, next_c_in, next_sigma = row.unbind()
     n = n.to(x.dtype)
@@ -101,12 +111,14 @@ def sampler_update(
 
 
 def perturb(x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
-    """x̃ = x + σz with x, z (N, *shape) and one σ per sample, (N,)."""
+    """x̃ = x + σz (Vincent 2011) with x, z (N, *shape) and one ``sigma`` per sample, (N,)."""
     return x + per_sample(sigma, x) * z
 
 
 def dsm_loss(n: Tensor, z: Tensor, weight: Tensor | None = None) -> Tensor:
     """Denoising score matching per sample, ½ Σ (s + z/σ)² σ^p = ½ w Σ (n + z)², w = σ^(p-2).
+
+    Of Vincent 2011, weighted as by Song & Ermon 2019, equations 5 and 6.
 
     The right-hand side, in the normalised score n = σs, never forms 1/σ²; with the papers' p = 2
     the weight is 1.
@@ -129,6 +141,9 @@ def dsm_gradient(n: Tensor, z: Tensor, weight: Tensor | None, upstream: Tensor) 
     Args:
         n, z, weight: as for :func:`dsm_loss`.
         upstream: (N,), g, the gradient with respect to each loss.
+
+    Returns:
+        (N, *shape) of n's dtype.
     """
     scale = upstream if weight is None else upstream * weight
     return (per_sample(scale, n) * (n.to(z.dtype) + z)).to(n.dtype)
@@ -150,6 +165,7 @@ def instance_norm_plus(
     Args:
         x: (N, C, H, W), C ≥ 2.
         gamma, alpha, beta: (C,), or (N, C) where each sample has its own row (NCSN v1).
+        eps: added to both variances.
         activation: a name of ``ACTIVATIONS``, or None for none.
 
     Returns:
@@ -178,7 +194,7 @@ def instance_norm_plus(
 
 
 def activated(x: Tensor, activation: str | None) -> Tensor:
-    """act(x); x itself for None."""
+    """act(x) by the name of the ``activation``, of x's shape; x itself for None."""
     return x if activation is None else ACTIVATIONS[activation](x)
 
 
@@ -194,6 +210,8 @@ def residual_add(
 def max_pool5(x: Tensor, activation: str | None = None) -> tuple[Tensor, Tensor]:
     """(act(x), its maximum over each 5×5 neighbourhood), both of x's shape and dtype.
 
+    Chained residual pooling's (Lin et al. 2017); ``activation`` None leaves x.
+
     x is (N, C, H, W); what lies outside of the image has no part in a maximum; NaN wins.
     """
     active = activated(x, activation)
@@ -201,7 +219,7 @@ def max_pool5(x: Tensor, activation: str | None = None) -> tuple[Tensor, Tensor]
 
 
 def resize_add(x: Tensor, base: Tensor) -> Tensor:
-    """base + x resized to base's size, bilinearly with the corners aligned.
+    """base + x resized to base's size, bilinearly, corners aligned (Lin et al. 2017).
 
     Args:
         x: (N, C, h, w).
@@ -222,7 +240,7 @@ def _widened(x: Tensor) -> Tensor:
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """One value for each sample, (N,), as (N, 1, …) to go with ``like`` (N, *shape)."""
+    """``values``, one for each sample, (N,), as (N, 1, …) to go with ``like`` (N, *shape)."""
     return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 

@@ -26,6 +26,9 @@ class Table:
         e, f: weights of the old state and the normalised score in the new history.
         c_in: factor on the state on its way into the network.
         level: index of sigma in the ladder of noise levels, -1 where it is not on it.
+
+    Raises:
+        ValueError: for columns of different lengths, none, values that are not finite, σ ≤ 0.
     """
 
     sigma: Column
@@ -69,6 +72,9 @@ class Table:
         """A table from arrays or numbers; a number fills its column.
 
         Where w is not given it is b·σ: the guidance drift then acts as a term added to the score.
+
+        Raises:
+            ValueError: for columns that do not fit each other, or what is no number.
         """
         levels = np.atleast_1d(_numbers("sigma", sigma))
         if levels.ndim != 1:
@@ -182,7 +188,8 @@ class Table:
     def rows(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
         """(rows, 9) coefficients in the order of :data:`ncsn_fast.reference.ROW`.
 
-        The last row is followed by nothing: its next c_in is 1, its next σ is 0.
+        On ``device`` and of ``dtype``. The last row is followed by nothing: its next c_in is 1, its
+        next σ is 0.
         """
         columns = (self.a, self.b, self.c, self.d, self.e, self.f, self.w)
         following = ((*self.c_in[1:], 1.0), (*self.sigma[1:], 0.0))

@@ -56,6 +56,7 @@ def save_pretrained(
     """Save a network in the hub's layout: its weights, config.json and a card (README.md).
 
     Args:
+        net: of this package.
         folder: is made where it is not there. What was saved so before is replaced, but a README.md
             stays as it is.
         repo_id: "user/name" on the hub, for the card; default: the folder, beside which the card's
@@ -68,6 +69,7 @@ def save_pretrained(
     Raises:
         ValueError: for no folder, another ``repo_id``, and where one of these files stands there
             that was not saved so.
+        TypeError: for ``how`` without ``push_to_hub``.
         ValueError, OSError: as :func:`nf.save_checkpoint`.
     """
     if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
@@ -115,6 +117,7 @@ def push_to_hub(net: ScoreNetwork, repo_id: str, **how: Any) -> str:
     """Upload a network to the Hugging Face Hub, in the layout of :func:`save_pretrained`.
 
     Args:
+        net: of this package.
         repo_id: "user/name"; the repository is made where it is not there.
         how: what ``PyTorchModelHubMixin.push_to_hub`` takes: private, token, branch, create_pr,
             commit_message, …
@@ -148,8 +151,12 @@ def from_pretrained(
     """A network from the hub or a folder in its layout, as :func:`nf.load_checkpoint` gives it.
 
     Args:
+        cls: the class that it has to be of, as ``NCSNv2.from_pretrained`` says it.
         name: "user/name" on the hub, or a folder.
         overrides: what :func:`nf.load_checkpoint` takes: revision, token, cache_dir, …
+
+    Returns:
+        The network, in eval mode.
 
     Raises:
         FileNotFoundError, CheckpointError, ValueError: as :func:`nf.load_checkpoint`, and where it

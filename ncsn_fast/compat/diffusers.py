@@ -201,7 +201,7 @@ class NCSNScheduler(inputs.CorrectsAndPredicts, SchedulerMixin, ConfigMixin):
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say at which row the chain begins.
+        """Say at which row the chain begins, ``begin_index``.
 
         Raises:
             ValueError: unless it is one of the chain's, or their number.
@@ -259,7 +259,7 @@ class NCSNScheduler(inputs.CorrectsAndPredicts, SchedulerMixin, ConfigMixin):
         self.seed = noise_source.chosen_seed(self.config["seed"])
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """What the network is shown of a state (B, *shape): c_in·x."""
+        """What the network is shown of a ``sample`` at ``timestep``, c_in·x, (B, *shape) both."""
         if self.seed is None and timestep is not None:  # no chain yet, but the levels of training
             row = self._find(timestep)
         else:

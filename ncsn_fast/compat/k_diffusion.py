@@ -2,8 +2,9 @@
 
 from ncsn_fast.compat.k_diffusion import sample_annealed_langevin
 
-In all of them:
+In all of them, which raise ValueError for bad input, before any work:
 
+Args:
     model: model(x, sigma, **extra_args) → D(x, σ), the denoised x, with sigma (N,), both of x's
         dtype.
     x: (N, *shape), the initial state, on the model's device: randn(N, *shape)·sigmas[0]. The
@@ -26,7 +27,8 @@ In all of them:
     seed: of this engine's noise; None draws one from torch's default generator.
     noise: "philox", this engine's noise, or "torch", torch.randn_like(x) in k-diffusion's order.
 
-They return (N, *shape) in x's dtype, and raise ValueError for bad input, before any work.
+Returns:
+    (N, *shape) in x's dtype.
 """
 
 from __future__ import annotations
@@ -72,15 +74,18 @@ def sample_annealed_langevin(
     seed: int | None = None,
     noise: str = "philox",
 ) -> Tensor:
-    """Annealed Langevin dynamics, with (σ_i/σ_L)²·ε the step size at level i.
+    """Annealed Langevin dynamics, with (σ_i/σ_L)²·ε the step size at level i (Song & Ermon 2019).
 
     Args:
-        model, x, extra_args, callback, disable, seed, noise: see above.
+        model, x, extra_args, callback, disable, seed, noise: as above.
         sigmas: (L,) noise levels; a 0 at the end stands for the step that removes the noise of
             the smallest level, and may be missing.
         steps_per_level: T.
         step_size: ε, 0 < ε < 2σ_L². Default: Technique 4 of Song & Ermon 2020, for the ratio of
             the two smallest levels; it wants L ≥ 2.
+
+    Returns:
+        (N, *shape) in x's dtype.
 
     Raises:
         ValueError: for levels or settings out of range.
@@ -114,7 +119,7 @@ def sample_euler(
     seed: int | None = None,
     noise: str = "philox",
 ) -> Tensor:
-    """Euler's method on the probability flow ODE; arguments as above."""
+    """Euler's method on the probability flow ODE (Karras et al. 2022); arguments as above."""
     churn = Churn.of(_to_zero(sigmas), 1, s_churn, s_tmin, s_tmax, s_noise)
     table = Table.of(churn.sigma, b=churn.sigma - churn.following)
     return _run(
@@ -137,7 +142,7 @@ def sample_heun(
     seed: int | None = None,
     noise: str = "philox",
 ) -> Tensor:
-    """Heun's method, two evaluations a step but the last; arguments as above."""
+    """Heun's method (Karras et al. 2022), 2 evaluations a step, 1 at last; arguments as above."""
     churn = Churn.of(_to_zero(sigmas), 2, s_churn, s_tmin, s_tmax, s_noise)
     table = tables.two_stage(churn.sigma, churn.following, churn.following, 0.5)
     return _run(
@@ -160,7 +165,7 @@ def sample_dpm_2(
     seed: int | None = None,
     noise: str = "philox",
 ) -> Tensor:
-    """DPM-Solver-2, midpoints in ln σ, two evaluations a step but the last; arguments as above."""
+    """DPM-Solver-2 (Lu et al. 2022), likewise, with midpoints in ln σ; arguments as above."""
     churn = Churn.of(_to_zero(sigmas), 2, s_churn, s_tmin, s_tmax, s_noise)
     table = tables.two_stage(churn.sigma, churn.following, churn.middle, 1.0)
     return _run(
@@ -176,7 +181,7 @@ def sample_dpmpp_2m(
     callback: Callback = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M); arguments as above."""
+    """DPM-Solver++(2M) (Lu et al. 2022); arguments as above."""
     return _run(model, x, sigmas, tables.dpmpp_2m(_to_zero(sigmas)), extra_args, callback, disable)
 
 
@@ -195,13 +200,16 @@ def sample_dpmpp_2m_sde(
     seed: int | None = None,
     noise: str = "philox",
 ) -> Tensor:
-    """DPM-Solver++(2M) on the reverse SDE; arguments as above.
+    """DPM-Solver++(2M) on the reverse SDE (Lu et al. 2022); arguments as above.
 
     k-diffusion's own noise is that of a Brownian tree (torchsde), the same whatever the levels are;
     here that is its BrownianTreeNoiseSampler as noise_sampler.
 
     Args:
         solver_type: "midpoint" or "heun".
+
+    Returns:
+        (N, *shape) in x's dtype.
     """
     table = tables.dpmpp_2m(_to_zero(sigmas), eta=eta, solver_type=solver_type)
     return _run(
@@ -227,7 +235,7 @@ def sample_lms(
     disable: bool | None = None,
     order: int = 4,
 ) -> Tensor:
-    """Adams–Bashforth's multistep method on the probability flow ODE; arguments as above.
+    """Adams–Bashforth's multistep method (1883) on the probability flow ODE; arguments as above.
 
     A row of a table leaves two tensors behind, the state and one history; this method needs the
     state and the scores of order - 1 steps, and so brings its own memory of them, as a guidance.
@@ -235,6 +243,9 @@ def sample_lms(
 
     Args:
         order: how many scores a step is made of, at least 1.
+
+    Returns:
+        (N, *shape) in x's dtype.
     """
     levels = _to_zero(sigmas).double().numpy()
     weights = multistep(levels, checks.count("order", order))
@@ -257,7 +268,7 @@ def sample_euler_ancestral(
     seed: int | None = None,
     noise: str = "philox",
 ) -> Tensor:
-    """Ancestral sampling with Euler steps; arguments as above."""
+    """Ancestral sampling with Euler steps (Song et al. 2021); arguments as above."""
     return _run(
         model,
         x,

@@ -31,7 +31,7 @@ def anneal_Langevin_dynamics(  # the official name
     verbose: bool = False,
     adopt: bool = True,
 ) -> list[Tensor]:
-    """Annealed Langevin dynamics with the official signature and return value.
+    """Annealed Langevin dynamics (Song & Ermon 2019) with the official signature and return value.
 
     Args:
         x_mod: (N, *shape), the initial states, on the network's device; they are left alone.
@@ -79,7 +79,7 @@ def anneal_Langevin_dynamics_inpainting(
     seed: int | None = None,
     adopt: bool = True,
 ) -> list[Tensor]:
-    """Inpainting of the right half of images with the official signature and return value.
+    """Inpainting of images' right half (Song & Ermon 2019) with the official signature.
 
     It is :func:`ncsn_fast.compat.ncsnv2.anneal_Langevin_dynamics_inpainting` in the order "ncsn",
     for images of any size; see there.

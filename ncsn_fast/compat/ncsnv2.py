@@ -56,7 +56,7 @@ def anneal_Langevin_dynamics(  # the official name
     seed: int | None = None,
     adopt: bool = True,
 ) -> list[Tensor]:
-    """Annealed Langevin dynamics with the official signature and return value.
+    """Annealed Langevin dynamics (Song & Ermon 2020) with the official signature and return value.
 
     Args:
         x_mod: (N, *shape), the initial states, on the network's device.
@@ -101,7 +101,7 @@ def anneal_Langevin_dynamics_inpainting(
     seed: int | None = None,
     adopt: bool = True,
 ) -> list[Tensor]:
-    """Inpainting of the right half of images with the official signature and return value.
+    """Inpainting of images' right half (Song & Ermon 2020) with the official signature.
 
     The left half is held at that of the reference, noised to the level of each step. (For any
     other mask there is nf.Sampler(...)(n, mask=..., known=...).)
@@ -166,7 +166,7 @@ def anneal_Langevin_dynamics_interpolation(
     seed: int | None = None,
     adopt: bool = True,
 ) -> list[Tensor]:
-    """Interpolation between samples with the official signature and return value.
+    """Interpolation between samples (Song & Ermon 2020) with the official signature.
 
     The samples of a row begin in one state and see the noise cos θ·p + sin θ·q, with two noises p
     and q per row of samples and θ from 0 to π/2.

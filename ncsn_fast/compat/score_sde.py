@@ -60,7 +60,7 @@ def get_pc_sampler(
     seed: int | None = None,
     adopt: bool = True,
 ) -> Callable[[Model], tuple[Tensor, int]]:
-    """A predictor-corrector sampler, of N times evenly spaced from T to eps.
+    """A predictor-corrector sampler (Song et al. 2021), of N times evenly spaced from T to eps.
 
     Args:
         sde: score_sde's VESDE or VPSDE.
@@ -155,7 +155,7 @@ def get_ode_sampler(
     noise: str = "philox",
     seed: int | None = None,
 ) -> Callable[..., tuple[Tensor, int]]:
-    """A sampler by the probability flow ODE from T to eps, solved by scipy as in score_sde.
+    """A sampler by the probability flow ODE (Song et al. 2021), solved by scipy from T to eps.
 
     Its steps are chosen for the batch as a whole, so a sample depends on those beside it, by the
     tolerance. (nf.Sampler's "heun" and "dpmpp_2m" have steps of their own, in fewer evaluations.)
@@ -173,6 +173,7 @@ def get_ode_sampler(
     Raises:
         ValueError: for bad input; the message says which.
         RuntimeError: where the solver does not arrive.
+        ImportError: without scipy.
     """
     try:
         from scipy.integrate import solve_ivp

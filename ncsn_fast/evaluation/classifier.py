@@ -75,14 +75,17 @@ def save_classifier(
 
 
 def load_classifier(name: str | os.PathLike[str]) -> Classifier:
-    """Read a classifier: "digits", "mnist" or "fashion", which come along, or a file.
+    """Read a classifier.
+
+    Args:
+        name: "digits", "mnist" or "fashion", which come along, or a file.
 
     Returns:
         The network in float32, on the CPU, in eval mode.
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: for a file that is damaged or of another kind.
+        CheckpointError: for a file that is damaged or of another kind, a ValueError.
     """
     path = CLASSIFIERS.get(str(name), Path(name))
     if not path.is_file():

@@ -75,7 +75,7 @@ def log_likelihood(
     batch_size: int | str = "auto",
     progress: ProgressWish = None,
 ) -> Likelihood:
-    """The log-likelihood of samples by the probability flow ODE.
+    """The log-likelihood of samples by the probability flow ODE (Song et al. 2021, appendix D.2).
 
     It is that of the law the network describes at the smallest level, the data's law blurred by
     σ_L. The ODE is integrated in ln σ with fixed steps; the error falls with their number to the
@@ -111,6 +111,9 @@ def log_likelihood(
         batch_size: samples at once; changes no result beyond rounding. Halved where they do not
             fit in memory.
         progress: True for a bar, or a function (done, total) of steps times samples.
+
+    Returns:
+        In nats and bits, per sample.
 
     Raises:
         ValueError: for input or settings that are out of range or do not fit each other, and where

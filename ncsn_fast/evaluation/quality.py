@@ -47,7 +47,7 @@ class Reference:
         classifier: of such images; None: precision and recall are of pixels.
 
     Attributes:
-        images: as given.
+        images: as given, (N, C, H, W).
         seen: what the classifier sees in them, or None.
 
     Raises:

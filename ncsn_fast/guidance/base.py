@@ -31,7 +31,14 @@ class Guidance:
         """
 
     def __call__(self, x: Tensor, n: Tensor, sigma: Any, row: Any, **inputs: Tensor) -> Tensor:
-        """The drift g (B, *shape)."""
+        """The drift g (B, *shape).
+
+        Args:
+            x, n: (B, *shape), the states and their normalised scores.
+            sigma, row: the noise level and the number of the row; in a captured chain tensors () on
+                the device.
+            inputs: those of the guidance, (B, …) or (1, …), cut to these samples.
+        """
         raise NotImplementedError
 
 
@@ -75,7 +82,7 @@ class NetworkGuidance(Guidance):
             weight: w, the factor on g in the row's update.
             pull: v ↦ (∂n/∂x)ᵀv, (B, *shape) both; of n before it is clipped, at the state before
                 its noise was held.
-            inputs: those of the guidance, cut to these samples.
+            inputs: those of the guidance, (B, …) or (1, …), cut to these samples.
         """
         raise NotImplementedError
 

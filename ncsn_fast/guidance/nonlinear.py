@@ -87,6 +87,9 @@ class Nonlinear:
         """A(x) (N, *measured), and its derivative there: u ↦ A'u and v ↦ A'ᵀv.
 
         Nothing is kept for another backward pass than that of A itself.
+
+        Raises:
+            ValueError: where the measurement has no derivative.
         """
         with torch.inference_mode(False), torch.enable_grad():
             at = x.detach().clone().requires_grad_()

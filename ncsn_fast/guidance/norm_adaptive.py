@@ -72,7 +72,7 @@ class NormAdaptive(Guidance):
         return {"adapts": torch.tensor([self.rows], device="cpu")}
 
     def check(self, table: Table, n: int, shape: tuple[int, ...]) -> None:
-        """Refuse another chain than that of its table.
+        """Refuse another chain than that of its table; as of :class:`nf.Guidance`.
 
         Raises:
             ValueError: for another table, or another number of samples than are taken together.

@@ -28,7 +28,15 @@ Number = float | Tensor
 
 @dataclass(frozen=True, eq=False)
 class LinearGuidance(Measured):
-    """A drift made of the residual of a measurement; see the functions of this module."""
+    """A drift made of the residual of a measurement.
+
+    Attributes:
+        operator: A.
+        y: a measurement, measured or (1, *measured), for all samples; (n, *measured) for one each.
+
+    Raises:
+        ValueError: for an operator of another kind, and a y that it does not measure.
+    """
 
     operator: Operator
 
@@ -51,13 +59,18 @@ class LinearGuidance(Measured):
             return self.drift(operator.adjoint(measured - y), n.to(x.dtype), sigma)
 
     def drift(self, gradient: Tensor, n: Tensor, sigma: Number) -> Tensor:
-        """g of A*(A x - y), the gradient of ½‖A x - y‖², and of n, (B, *shape) all."""
+        """g at σ of A*(A x - y), the ``gradient`` of ½‖A x - y‖², and of n; (B, *shape) all.
+
+        Args:
+            gradient, n: (B, *shape).
+            sigma: σ, a number or a tensor ().
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianLikelihood(LinearGuidance):
-    """See :func:`gaussian_likelihood`."""
+    """What :func:`gaussian_likelihood` makes, whose arguments and ValueError it has."""
 
     noise_std: float
     annealed: bool = True
@@ -105,7 +118,7 @@ class GaussianLikelihood(LinearGuidance):
 
 @dataclass(frozen=True, eq=False)
 class ScoreScaled(LinearGuidance):
-    """See :func:`score_scaled`."""
+    """What :func:`score_scaled` makes, whose arguments it has."""
 
     weight: float
 
@@ -144,6 +157,9 @@ def gaussian_likelihood(
         noise_std: s ≥ 0 of each real number: √(N₀/2) for complex noise of power N₀.
         annealed: False leaves σ² out (s > 0), which needs steps below 2s²/‖A‖² at every level.
 
+    Returns:
+        The guidance: ``nf.sample(net, n, guidance=…)``.
+
     Raises:
         ValueError: for a y that A does not measure, or a noise_std out of range.
     """
@@ -162,6 +178,9 @@ def score_scaled(operator: Operator, y: Tensor | np.ndarray, weight: float = 1.0
         y: a tensor or array, measured, or (1, *measured), for all samples; (n, *measured) for one
             each.
         weight: w > 0, the length of the drift in lengths of the score.
+
+    Returns:
+        The guidance: ``nf.sample(net, n, guidance=…)``.
 
     Raises:
         ValueError: for a y that A does not measure, or a weight out of range.

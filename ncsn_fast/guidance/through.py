@@ -41,6 +41,7 @@ class Denoised:
     """States as the network denoises them, for a rule of guidance.
 
     Attributes:
+        operator, y: of these samples; y (B, *measured).
         mean: D (B, *shape) = x + σn, the expected image.
         residual: y - A(D), (B, *measured).
         sigma: σ, the noise level of the row; a tensor () in a captured chain.
@@ -114,11 +115,16 @@ def diffpir_rule(at: Denoised, noise_std: float, weight: float, iterations: int)
 
 @dataclass(frozen=True, eq=False)
 class Through(Measured, NetworkGuidance):
-    """A guidance made of a rule; see the functions of this module.
+    """A guidance made of a rule; :func:`dps` and the others make one.
 
     Attributes:
+        operator: A, linear or :class:`Nonlinear`.
+        y: a measurement, measured or (1, *measured), for all samples; (n, *measured) for one each.
         rule: from states as the network denoises them to the drift g (B, *shape).
         differentiates: whether the rule pulls anything back through the network.
+
+    Raises:
+        ValueError: for an operator of another kind, and a y that it does not measure.
     """
 
     rule: Rule
@@ -176,6 +182,9 @@ def dps(operator: Operator | Nonlinear, y: Measurement, zeta: float = 1.0) -> Th
             each.
         zeta: ζ > 0.
 
+    Returns:
+        The guidance: ``nf.sample(net, n, guidance=…)``.
+
     Raises:
         ValueError: for a y that A does not measure, or a ζ out of range; for a table with a row in
             which guidance has no weight (w = 0), when it is sampled.
@@ -202,6 +211,9 @@ def pgdm(
         iterations: of conjugate gradients, at least 1; as many as AAᵀ has different eigenvalues
             are enough, one for masks.
 
+    Returns:
+        The guidance: ``nf.sample(net, n, guidance=…)``.
+
     Raises:
         ValueError: for a y that A does not measure, or numbers out of range.
     """
@@ -224,6 +236,9 @@ def tmpd(operator: Operator | Nonlinear, y: Measurement, noise_std: float) -> Th
         operator, y: as of :func:`dps`.
         noise_std: s ≥ 0 of each real number of the measurement.
 
+    Returns:
+        The guidance: ``nf.sample(net, n, guidance=…)``.
+
     Raises:
         ValueError: for a y that A does not measure, or a noise_std out of range.
     """
@@ -244,6 +259,9 @@ def mmps(
         noise_std: s ≥ 0 of each real number of the measurement.
         iterations: of conjugate gradients, at least 1. They end for a sample whose matrix, of a
             network that is no exact score, turns out not to be positive.
+
+    Returns:
+        The guidance: ``nf.sample(net, n, guidance=…)``.
 
     Raises:
         ValueError: for a y that A does not measure, or numbers out of range.
@@ -274,6 +292,9 @@ def diffpir(
         weight: λ > 0, how much the network is believed; 6 to 25 in the paper.
         iterations: of conjugate gradients, as of :func:`pgdm`.
 
+    Returns:
+        The guidance: ``nf.sample(net, n, guidance=…)``.
+
     Raises:
         ValueError: for a y that A does not measure, or numbers out of range.
     """
@@ -297,6 +318,9 @@ def exact(operator: Operator | Nonlinear, y: Measurement, iterations: int = 10) 
     Args:
         operator, y: as of :func:`dps`; y in the range of A.
         iterations: of conjugate gradients, as of :func:`pgdm`.
+
+    Returns:
+        The guidance: ``nf.sample(net, n, guidance=…)``.
 
     Raises:
         ValueError: for a y that A does not measure, or a number out of range.

@@ -293,7 +293,7 @@ def prepare_for_inference(
     Any other module on a CPU is called as it is, in float32, but for its convolutions, which run on
     packed weights where they are ungrouped and have parameters for weights. At its first call it is
     called twice, as it is and packed; where the two disagree it runs as it is, and a line of the
-    log says why. What is returned takes the same inputs and returns the same, in evaluation mode.
+    log says why.
 
     Args:
         net: a network of this package, with weights of at most 32 bits on one device. Hooks,
@@ -303,11 +303,13 @@ def prepare_for_inference(
         precision: "fp32", "tf32", "fp16" or "bf16"; "auto" takes what is fast there
             (``inference/automatic.py``), and "bf16" for "fp16" where the network, tried at twice
             its largest noise level, leaves the range of float16. Networks without convolutions
-            compute in "fp32", their "auto", or "tf32". On a GPU the mode of float32 products is
-            that of ``float32_mode`` in ``device/precision.py``, which a ``Sampler`` enters.
-            For another module "fp32" or "auto".
-        adopt: False: an official network is a module like any other. A Sampler of what is taken
-            over has other defaults than one of the original, which a line of its log names.
+            compute in "fp32", their "auto", or "tf32"; other modules in "fp32". On a GPU the mode
+            of float32 products is that of ``float32_mode`` in ``device/precision.py``.
+        adopt: False: an official network is any module. A Sampler of what is taken over has other
+            defaults than one of the original, which a line of its log names.
+
+    Returns:
+        What a Sampler takes, and is called as ``net`` is, in evaluation mode.
 
     Raises:
         ValueError: for anything else, with what stands in the way.

@@ -31,6 +31,8 @@ MOST_LEVELS = 100_000  # of a ladder that somebody's file asks for: some megabyt
 def geometric_sigmas(sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:
     """A geometric ladder of noise levels, (num_levels,) float32, from sigma_max to sigma_min.
 
+    Of Song & Ermon 2019, section 4.1.
+
     Raises:
         ValueError: unless sigma_max > sigma_min > 0 and num_levels ≥ 2.
     """
@@ -299,7 +301,9 @@ def level_overlap(dimension: int, ratio: float) -> float:
 
 
 def level_ratio(dimension: int, overlap: float = OVERLAP) -> float:
-    """g = σ_{i-1}/σ_i of Technique 2: the solution of Φ(u + 3g) - Φ(u - 3g) = C, u = √(2D)(g - 1).
+    """g = σ_{i-1}/σ_i that solves Φ(u + 3g) - Φ(u - 3g) = C, u = √(2D)(g - 1).
+
+    Technique 2 of Song & Ermon 2020.
 
     At most 2: in fewer than 18 dimensions a level overlaps even more distant ones, up to four
     dimensions any, but the few steps at a level cannot bring a chain so far down.
@@ -307,6 +311,9 @@ def level_ratio(dimension: int, overlap: float = OVERLAP) -> float:
     Args:
         dimension: D, values per data point.
         overlap: C, in (0, 0.997).
+
+    Returns:
+        g, in (1, 2].
 
     Raises:
         ValueError: for a dimension or an overlap out of range.

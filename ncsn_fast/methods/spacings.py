@@ -109,9 +109,13 @@ def noise_levels(
     Args:
         sigmas: (L,) the model's own levels, descending.
         number: how many; None: L. A single one is the largest.
-        spacing: a name of ``SPACINGS``, or "auto": ``sigmas`` themselves where no number is given,
-            else an even subset of them where they are geometric, and "geometric" where not.
+        spacing: a name of ``SPACINGS`` ("karras": Karras et al. 2022, equation 5), or "auto":
+            ``sigmas`` themselves where no number is given, else an even subset of them where they
+            are geometric, and "geometric" where not.
         rho: ρ of "karras", finite and positive.
+
+    Returns:
+        (number,) float64.
 
     Raises:
         ValueError: for an unknown spacing, ρ out of range, or more levels than a ladder has.

@@ -31,11 +31,15 @@ Sigmas = Sequence[float] | np.ndarray | Tensor
 def langevin(step_size: float, steps: int) -> Table:
     """Plain Langevin dynamics x ← x + α·s + √(2α)·z; σ is 1, so the score is the normalised one.
 
-    (Some texts write α/2 and √α for what is called α and √(2α) here, as in the published code.)
+    (Song & Ermon 2019, equation 4, write α/2 and √α for what is called α and √(2α) here, as in the
+    published code.)
 
     Args:
         step_size: α > 0.
         steps: how many.
+
+    Returns:
+        A table of ``steps`` rows.
 
     Raises:
         ValueError: for settings out of range.
@@ -68,6 +72,9 @@ def annealed_langevin(
             the place of the last step, as in the code of consistent annealed sampling.
         noise_first: whether the noise of a step comes before its score, as there: one row before
             the first step, of whose score no use is made, adds it; every other adds the next one's.
+
+    Returns:
+        A table of L·T rows, one more with ``denoise`` True, and one with ``noise_first``.
 
     Raises:
         ValueError: for settings out of range.
@@ -112,6 +119,9 @@ def consistent_annealed(
         steps_per_level: k.
         denoise: whether the last row removes the noise of the smallest level.
         spacing: of the levels, "geometric" or "linear"; "auto": that of ``sigmas``.
+
+    Returns:
+        A table of (L-1)·k + 1 rows.
 
     Raises:
         ValueError: for ε out of that range, which the message names, and for levels that are
@@ -176,6 +186,9 @@ def reverse_diffusion(
         sigmas: (L,) the model's noise levels, descending.
         steps: network evaluations; default: one per level.
         spacing, rho: which levels, see :func:`ncsn_fast.methods.spacings.noise_levels`.
+
+    Returns:
+        A table of ``steps`` rows.
     """
     sigma, following = _intervals(sigmas, steps, spacing, rho)
     removed = sigma**2 - following**2
@@ -199,6 +212,9 @@ def ancestral(
     Args:
         sigmas, steps, spacing, rho: as for :func:`reverse_diffusion`.
         eta: η ≥ 0, how much noise a step adds; 0 is Euler's method.
+
+    Returns:
+        A table of ``steps`` rows.
     """
     sigma, following = _intervals(sigmas, steps, spacing, rho)
     full = following * np.sqrt(sigma**2 - following**2) / sigma
@@ -235,6 +251,9 @@ def predictor_corrector(
         steps: network evaluations, of which a level takes corrector_steps + 1; default: all levels.
         spacing, rho: which levels, see :func:`ncsn_fast.methods.spacings.noise_levels`.
 
+    Returns:
+        A table of at most ``steps`` rows, corrector_steps + 1 for each level.
+
     Raises:
         ValueError: unless one of snr and step_size is given, in its range.
     """
@@ -256,6 +275,9 @@ def euler(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: fl
 
     Args:
         sigmas, steps, spacing, rho: as for :func:`reverse_diffusion`.
+
+    Returns:
+        A table of ``steps`` rows.
     """
     sigma, following = _intervals(sigmas, steps, spacing, rho)
     return Table.of(sigma, b=sigma - following, level=level_indices(sigma, sigmas))
@@ -270,6 +292,9 @@ def heun(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: flo
     Args:
         sigmas, spacing, rho: as for :func:`reverse_diffusion`.
         steps: network evaluations: N levels take 2N - 1; default: all levels.
+
+    Returns:
+        A table of at most ``steps`` rows, 2N - 1 for N levels.
     """
     number = None if steps is None else (checks.count("steps", steps, 1, MOST_ROWS) + 1) // 2
     sigma, following = _intervals(sigmas, number, spacing, rho)
@@ -278,7 +303,7 @@ def heun(sigmas: Sigmas, steps: int | None = None, spacing: str = AUTO, rho: flo
 
 
 def two_stage(sigma: np.ndarray, following: np.ndarray, middle: np.ndarray, share: float) -> Table:
-    """Steps of the ODE with two evaluations each, the last, Euler's, with one.
+    """Steps of the ODE with two evaluations each (Karras et al. 2022), the last, Euler's, with one.
 
     A step of length h = σ - σ_next: x' = x + (σ - σ_mid)·n, with x for history, then, with n' of x'
     at σ_mid, x + h·((1 - θ)·n + θ·n') = (1 - k)·x + k·x' + hθ·n', k = (1 - θ)·h/(σ - σ_mid).
@@ -320,6 +345,9 @@ def dpmpp_2m(
         sigmas, steps, spacing, rho: as for :func:`reverse_diffusion`.
         eta: η ≥ 0, how much noise a step adds: 0 solves the ODE, 1 the reverse SDE.
         solver_type: "midpoint" or "heun", how D goes on between two levels.
+
+    Returns:
+        A table of ``steps`` rows.
     """
     sigma, following = _intervals(sigmas, steps, spacing, rho)
     eta = noise_factor("eta", eta)

@@ -112,12 +112,12 @@ class ScoreNetwork(nn.Module, ABC):
         return n / self.level(labels, x)
 
     def level(self, labels: Tensor, x: Tensor) -> Tensor:
-        """σ of each sample of x, float32, of shape (N, 1, …) to broadcast with x."""
+        """σ of each sample of x, float32 (N, 1, …) to broadcast with x, of its ``labels`` (N,)."""
         check_labels(labels, len(x), len(self.sigmas))
         return per_sample(self.sigmas[labels], x)
 
     def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
-        """As of a module; no sampler in another thread takes the weights over half loaded."""
+        """As of a module (``arguments``, ``keywords``); no sampler takes over half of them."""
         with changing_weights(self):
             return super().load_state_dict(*arguments, **keywords)
 

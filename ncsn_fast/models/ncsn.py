@@ -19,7 +19,7 @@ SMALL = (
 
 
 class NCSN(RefineNet):
-    """NCSN v1 for images of 28, 32 or 64 pixels.
+    """NCSN v1 for images of 28, 32 or 64 pixels (Song & Ermon 2019, appendix A).
 
     Arguments as :class:`ncsn_fast.models.refinenet.RefineNet`.
 
@@ -42,7 +42,7 @@ class NCSN(RefineNet):
         return self.body(x, labels)
 
     def normalized(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The normalised score σ·s (N, C, H, W), for which this network needs ``labels`` (N,).
+        """The normalised score σ·s of x, (N, C, H, W) both; this network needs ``labels`` (N,).
 
         Raises:
             ValueError: without labels.

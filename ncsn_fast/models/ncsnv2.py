@@ -24,7 +24,7 @@ _LONGEST_NAME = 100  # characters
 
 
 class NCSNv2(RefineNet):
-    """NCSNv2 for images of 28, 32 or 64 pixels.
+    """NCSNv2 for images of 28, 32 or 64 pixels (Song & Ermon 2020, appendix A).
 
     Arguments as :class:`ncsn_fast.models.refinenet.RefineNet`, and:
 
@@ -97,7 +97,7 @@ class NCSNv2(RefineNet):
     def normalized(
         self, x: Tensor, labels: Tensor | None = None, classes: Tensor | int | None = None
     ) -> Tensor:
-        """The normalised score σ·s (N, C, H, W), the body's output. The labels are not read.
+        """The normalised score σ·s of x, (N, C, H, W) both: the body's. Labels are not read.
 
         Args:
             classes: (N,) int64, the class of each image, ``len(net.classes)`` where it has none, or
@@ -162,7 +162,10 @@ def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
 
 
 class NCSNv2Deeper(NCSNv2):
-    """NCSNv2 for images of 96 or 128 pixels. Arguments as :class:`NCSNv2`."""
+    """NCSNv2 for 96 or 128 pixels (Song & Ermon 2020).
+
+    Arguments as :class:`NCSNv2` and :class:`ncsn_fast.models.refinenet.RefineNet`.
+    """
 
     STAGES = (
         Stage("res1", "refine5", width=1, refined=1),
@@ -174,7 +177,10 @@ class NCSNv2Deeper(NCSNv2):
 
 
 class NCSNv2Deepest(NCSNv2):
-    """NCSNv2 for images of 256 pixels. Arguments as :class:`NCSNv2`."""
+    """NCSNv2 for 256 pixels (Song & Ermon 2020).
+
+    Arguments as :class:`NCSNv2` and :class:`ncsn_fast.models.refinenet.RefineNet`.
+    """
 
     STAGES = (
         Stage("res1", "refine5", width=1, refined=1),

@@ -46,7 +46,7 @@ class Stage:
 
 
 class RefineNet(ScoreNetwork):
-    """The convolutional body h → stages → refine blocks → norm → act → conv.
+    """The convolutional body h → stages → refine blocks → norm → act → conv (Lin et al. 2017).
 
     Args:
         channels: of an image, ≥ 1.
@@ -127,7 +127,7 @@ class RefineNet(ScoreNetwork):
             self.add_module(name, refines[name])
 
     def body(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """The network without any scaling by σ: (N, C, H, W) → the same shape."""
+        """The network at x without any scaling by σ: (N, C, H, W) both; ``labels`` (N,) or None."""
         self._check_input(x)
         h = x if self.rescaled or self.logit_transform else torch.rsub(x, -1, alpha=-2)  # 2x - 1
         total = Sum(self._see(h), None, None)
@@ -203,7 +203,7 @@ class RefineNet(ScoreNetwork):
 
     @classmethod
     def check_sides(cls, height: int, width: int) -> None:
-        """Refuse a size of images that this network cannot take, and say which it can."""
+        """ValueError for a height and width that this network cannot take; it says which it can."""
         factor = cls.reduction()
         if height % factor or width % factor or height < factor or width < factor:
             wider = (max(2 * factor, -(-side // factor) * factor) for side in (height, width))

@@ -228,7 +228,7 @@ class Score:
         return (self.kind,)
 
     def sharing(self, names: Iterable[str]) -> Score:
-        """The same score, told which of the further inputs are never one per sample."""
+        """The same score, told the ``names`` of the inputs that are never one per sample."""
         return self
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,7 +259,7 @@ class Score:
         return (per_sample(self.c_in(level) * torch.ones_like(level), x) * x).to(x.dtype)
 
     def from_state(self, state: Tensor, sigma: float | Tensor) -> Tensor:
-        """:meth:`to_state` undone: x₀ + σz of c_in·(x₀ + σz)."""
+        """:meth:`to_state` undone: x₀ + σz of the ``state`` c_in·(x₀ + σz), (B, *shape) both."""
         ones = torch.ones_like(state, dtype=torch.promote_types(state.dtype, torch.float32))
         return (state / self.to_state(ones, sigma)).to(state.dtype)
 
@@ -294,7 +294,7 @@ class Score:
         return p * x + q * output if self.kind in _WITH_STATE else q * output
 
     def conditions(self, table: Table, device: torch.device | str) -> Tensor | None:
-        """(rows,) what the network is told at every row; None for condition "none".
+        """(rows,) what the network is told at every row of ``table``, on ``device``; None: "none".
 
         Raises:
             ValueError: where a network that knows only labels is asked for another noise level, or
@@ -365,7 +365,7 @@ class Score:
         )
 
     def __call__(self, x: Tensor, condition: Tensor | None, /, **extra: Any) -> Tensor:
-        """The network's output for a batch of inputs; a single condition goes to every sample.
+        """The output for inputs x, (B, *shape) both; the ``condition`` is (B,) or (1,); ``extra``.
 
         Raises:
             ValueError: where the network cannot be called so, or answers in another shape, on

@@ -52,9 +52,12 @@ def activate(x: Tensor, activation: str, *, backend: str = "auto") -> Tensor:
     """act(x), of x's shape, dtype and memory format; differentiable.
 
     Args:
-        x: float32, float16 or bfloat16.
+        x: of any shape, float32, float16 or bfloat16.
         activation: a name of ``reference.ACTIVATIONS``.
         backend: see :func:`ncsn_fast.use_backend`.
+
+    Returns:
+        act(x), of x's shape, dtype and memory format.
 
     Raises:
         ValueError: for an unknown activation, or where the backend cannot run.

@@ -168,7 +168,8 @@ def dsm_loss_and_gradient(
     Args:
         upstream: (N,) float32, the gradient of what is minimised with respect to each loss: 1/N
             for their mean, times the scale of a GradScaler.
-        n, weight, seed, step, sample_ids, backend: as for :func:`dsm_loss`.
+        n, weight, seed, step, backend: as for :func:`dsm_loss`.
+        sample_ids: (N,), likewise.
 
     Returns:
         (N,) losses, and g·w·(n + z) of n's shape and dtype: give it to ``n.backward``.

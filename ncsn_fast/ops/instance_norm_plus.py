@@ -165,7 +165,8 @@ def instance_norm_plus(
         gamma, alpha, beta: (C,) or (N, C) float32.
         eps: added to both variances.
         activation: a name of ``reference.ACTIVATIONS``, or None for none.
-        statistics: of x, as :func:`ncsn_fast.ops.residual_add` returns them; saves reading x once.
+        statistics: of x, (N·(2C + 2),) float32, as :func:`ncsn_fast.ops.residual_add` returns them;
+            saves reading x once.
         bias: (C,), the norm is that of x + bias; on a GPU no pass adds it. Not with statistics.
         backend: see :func:`ncsn_fast.use_backend`.
 

@@ -122,6 +122,9 @@ def max_pool5(
         activation: a name of ``reference.ACTIVATIONS``, or None: the first result is then x itself.
         backend: see :func:`ncsn_fast.use_backend`.
 
+    Returns:
+        Two tensors (N, C, H, W) of x's dtype and memory format.
+
     Raises:
         ValueError: for a tensor that is not of images, an unknown activation, or where the backend
             cannot run.

@@ -125,6 +125,11 @@ def residual_add(
             and neither a gradient nor an activation is needed.
         backend: see :func:`ncsn_fast.use_backend`.
 
+    Returns:
+        total: (N, C, H, W), x + residual, of x's dtype.
+        active: act(total) likewise, or None.
+        statistics: of the total, for :func:`ncsn_fast.ops.instance_norm_plus`, or None.
+
     Raises:
         ValueError: for shapes, dtypes or devices that differ, an unknown activation, or where the
             backend cannot run.

@@ -103,6 +103,9 @@ def sampler_update(
             The network's input is out.x unless it is scaled. Default: new ones.
         backend: see :func:`ncsn_fast.use_backend`.
 
+    Returns:
+        As of :func:`ncsn_fast.reference.sampler_update`.
+
     Raises:
         ValueError: where shapes or devices differ, or the backend cannot run.
     """

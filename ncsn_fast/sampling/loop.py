@@ -128,7 +128,7 @@ def langevin(
     seed: int | None = None,
     first_step: int = 0,
 ) -> Tensor:
-    """Plain Langevin dynamics x ← x + α·score(x) + √(2α)·z, ``steps`` times.
+    """Plain Langevin dynamics x ← x + α·score(x) + √(2α)·z (Song & Ermon 2019, equation 4).
 
     Args:
         score: x (N, *shape) → ∇ log p(x), the same shape; or a Score that is told nothing.

@@ -307,11 +307,11 @@ class Sampler:
         return self._runner.forms(self.device, self.shape)
 
     def chunk_size(self, n: int, batch_size: int | str = "auto") -> int:
-        """How many of n samples are computed at once; a result depends on it by rounding alone."""
+        """How many of n samples are computed at once, for a call's ``batch_size``."""
         return chunks.size_of_chunks(n, batch_size, self.shape, self.device)
 
     def kept_sigmas(self, every: int) -> list[float]:
-        """The noise level of each state in a whole trajectory; 0 after a last noiseless row."""
+        """The noise levels of the states that ``every`` keeps; 0 after a last noiseless row."""
         checks.count("every", every)
         sigma = (*self.table.sigma, self.table.sigma[-1] if self.table.d[-1] else 0.0)
         return [sigma[row] for row in [*range(0, len(self.table), every), len(self.table)]]

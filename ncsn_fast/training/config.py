@@ -167,7 +167,10 @@ class TrainRun:
 @documented
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training run; the defaults are those of NCSNv2 where it has one."""
+    """Settings of a training run; the defaults are those of NCSNv2 (2020) where it has one.
+
+    Values out of range, and those that exclude each other, are refused by a ValueError.
+    """
 
     steps: int = _training(10_000, "Optimiser steps.", "In all.", command=5000, least=1, free=True)
     batch_size: int = _training(128, "", "Images per step.", command=64, least=1, most=1 << 31)

@@ -39,7 +39,7 @@ _log = logging.getLogger("ncsn_fast")
 
 @dataclass(frozen=True)
 class Schedule:
-    """Everything annealed Langevin dynamics needs to know besides the network.
+    """What annealed Langevin dynamics (Song & Ermon 2020) needs to know besides the network.
 
     Attributes:
         sigmas: (L,) float32 noise levels, descending.
@@ -88,7 +88,7 @@ def auto_schedule(
     device: torch.device | str | None = None,
     progress: ProgressWish = None,
 ) -> Schedule:
-    """Noise levels and step size from the training data (Techniques 1, 2 and 4).
+    """Noise levels and step size from the training data (Song & Ermon 2020, Techniques 1, 2 and 4).
 
     What a user should know about the data and the choice is logged as warnings, and kept in the
     result.
@@ -114,6 +114,9 @@ def auto_schedule(
             logit.
         device: where distances are computed; default: the data's, or the CPU.
         progress: True for a bar, or a function (done, total).
+
+    Returns:
+        The noise levels, ε, T, and what they were chosen from.
 
     Raises:
         ValueError: for fewer than two distinct points, values that are not finite, or settings

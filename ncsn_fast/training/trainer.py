@@ -62,7 +62,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Trainer:
-    """Trains a network by denoising score matching.
+    """Trains a network by denoising score matching (Song & Ermon 2019, 2020).
 
     Several processes that torchrun has started (``distributed/``) train it together, each on its
     share of every batch. The first alone writes, logs and draws samples; the network, its average
@@ -163,7 +163,7 @@ class Trainer:
         return self.log.losses
 
     def fit(self, progress: ProgressWish = None) -> ScoreNetwork:
-        """Train until ``config.steps`` or ``config.max_seconds``; return the averaged network.
+        """Train to ``config.steps`` or ``max_seconds``, with ``progress``; return the averaged net.
 
         The first Ctrl-C, SIGTERM or SIGHUP lets the step under way be finished and saved, a second
         one ends at once.

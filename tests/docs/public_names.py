@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 API = Path(__file__).parents[2] / "docs" / "api"
-_ENTRY = re.compile(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)$", re.MULTILINE)
+_ENTRY = re.compile(r"^\.\. (?:auto(?!module)\w+|py:data):: ([\w.]+)$", re.MULTILINE)
 
 NAMES = [
     name for page in sorted(API.glob("*.md")) for name in _ENTRY.findall(page.read_text("utf-8"))

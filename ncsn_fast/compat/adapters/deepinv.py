@@ -24,6 +24,9 @@ def score(denoiser: Any) -> Score:
     Args:
         denoiser: a module called as denoiser(x, sigma) for sigma (B,), images in [0, 1].
 
+    Returns:
+        What a Sampler takes.
+
     Raises:
         ValueError: for what is no module.
     """

@@ -39,6 +39,9 @@ def score(unet: Any, scheduler: Any = None) -> Score:
         scheduler: the pipeline's. For "fourier" it is a ScoreSdeVeScheduler and says which levels
             were trained on; without it they are the sampler's.
 
+    Returns:
+        What a Sampler takes.
+
     Raises:
         ValueError: where a network is told timesteps and no scheduler says their noise, for
             predictions of another kind, and for another scheduler of a network told σ.

@@ -30,6 +30,9 @@ def score(energy: Any) -> Score:
     Args:
         energy: a model of torchebm: a module whose ``gradient(x)`` is ∇E (B, *shape).
 
+    Returns:
+        What a Sampler and nf.langevin take.
+
     Raises:
         ValueError: for what has no gradient.
     """

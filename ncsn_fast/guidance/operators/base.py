@@ -133,10 +133,10 @@ class Operator(ABC):
         return part
 
     def constant(self, name: str, like: Tensor) -> Tensor:
-        """A tensor of the operator on the device and in the real dtype of ``like``, of any shape.
+        """The tensor ``name`` of the operator as ``like`` is, of any shape: its device, real dtype.
 
         What all samples share is moved there once: a copy from the host would end the capture of a
-        chain. What differs between them guidance has moved, with the samples of a chunk.
+        chain. What differs guidance has moved, with a chunk. ValueError for a name it has not.
         """
         if name not in self._given:
             raise ValueError(
@@ -275,7 +275,7 @@ class Operator(ABC):
             ) from error
 
     def check(self, name: str, given: Array, shape: tuple[int, ...]) -> Tensor:
-        """What forward or adjoint is given, (N, *shape) of real numbers, as a tensor.
+        """What forward or adjoint is ``given`` as ``name``, (N, *shape) real numbers, as a tensor.
 
         Raises:
             ValueError: for another shape or dtype, and for another N than of an operator that

@@ -24,6 +24,9 @@ class MIMO(Operator):
         receivers: N_r; to be given where there is no combiner.
         combiner: (N_w, N_r) complex, W; (n, N_w, N_r) for that of each sample. None: Y = H P.
         transmitters: N_t; to be given where there are no pilots.
+
+    Raises:
+        ValueError: for matrices that are not complex, sizes that differ, and for neither of them.
     """
 
     def __init__(

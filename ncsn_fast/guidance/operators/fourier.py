@@ -56,6 +56,9 @@ class MRI(Operator):
         mask: of 0 and 1, (H, W), or (W,) for whole lines; (n, H, W) or (n, 1, W) for that of each
             sample.
         centered: as of :class:`Fourier`.
+
+    Raises:
+        ValueError: for maps that are not complex, a mask with other values, and sizes that differ.
     """
 
     def __init__(self, coils: Array, mask: Array, *, centered: bool = False) -> None:

@@ -47,6 +47,9 @@ class Mask(_Pointwise):
         mask: 0 and 1, of a shape that broadcasts to ``shape``; with one dimension more, (n, …),
             those of each sample.
         shape: of one sample; default: the mask's.
+
+    Raises:
+        ValueError: for other values, one number without a shape, and a mask that does not fit.
     """
 
     def __init__(self, mask: Array, shape: Iterable[int] | None = None) -> None:
@@ -83,6 +86,9 @@ class Blur(Operator):
         kernel: (kH, kW), or (C, kH, kW) for one per channel, odd sizes; (n, C, kH, kW) or
             (n, 1, kH, kW) for those of each sample.
         shape: (C, H, W).
+
+    Raises:
+        ValueError: for even sizes, and for another number of kernels than of channels.
     """
 
     def __init__(self, kernel: Array, shape: Iterable[int]) -> None:
@@ -123,6 +129,9 @@ class Downsample(Operator):
     Args:
         factor: at least 1; H and W are multiples of it.
         shape: (C, H, W).
+
+    Raises:
+        ValueError: for a factor that does not divide H and W.
     """
 
     def __init__(self, factor: int, shape: Iterable[int]) -> None:
@@ -150,6 +159,9 @@ class Dense(Operator):
     Args:
         matrix: (M, D) real, with D values in a sample; (n, M, D) for that of each sample.
         shape: of one sample; default: (D,).
+
+    Raises:
+        ValueError: for a matrix of other dimensions, or of another width than a sample.
     """
 
     def __init__(self, matrix: Array, shape: Iterable[int] | None = None) -> None:
