@@ -49,7 +49,7 @@ sphinx_gallery_conf = {
     "reset_modules": ("matplotlib", "gallery.reset"),
     "image_srcset": ["2x"],
     "remove_config_comments": True,
-    "thumbnail_size": (480, 300),
+    "thumbnail_size": (480, 260),
     "min_reported_time": 3600,  # what an example takes is the machine's affair
     "abort_on_example_error": True,
     "download_all_examples": False,
