@@ -74,7 +74,7 @@ setup(
         "numpy>=1.26",
         "safetensors>=0.4.3",
         "PyYAML>=6.0",
-        "click>=8.1",
+        "click>=8.2",
         "tqdm>=4.64",
         "Pillow>=10",
         "matplotlib>=3.8",
