@@ -252,12 +252,18 @@ class Command(click.Command):
 
     def _check_words(self, context: click.Context, args: list[str]) -> None:
         """Refuse what could only be taken by a guess: an option given twice, without a value, or
-        with an empty one.
+        with an empty one, and a value without its option.
 
         Raises:
             click.UsageError: naming the option.
         """
-        values, _, order = self.make_parser(context).parse_args(args)
+        values, further, order = self.make_parser(context).parse_args(args)
+        first = next(iter(self._groups.values()), ["out"])[0]
+        takes_some = any(isinstance(one, click.Argument) for one in self.params)
+        if further and not takes_some and any(one.name == first for one in self.params):
+            raise click.UsageError(
+                f"{further[0]!r:.80} stands alone: say what it is, as in --{first} {further[0]:.80}"
+            )
         flags = {flag for option in self.params for flag in (*option.opts, *option.secondary_opts)}
         for parameter in order:
             if not isinstance(parameter, click.Option):

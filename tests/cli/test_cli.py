@@ -72,6 +72,14 @@ def test_an_option_that_is_missing_says_what_it_is():
     assert "Missing option '--out'. Folder of the run, such as runs/" in invoke("train").output
 
 
+@pytest.mark.parametrize(("name", "option"), [("train", "--data"), ("demo", "--out")])
+def test_a_value_without_its_option_is_told_how_to_give_it(name, option):
+    result = invoke(name, "photos")
+    assert result.exit_code == 2
+    assert f"'photos' stands alone: say what it is, as in {option} photos" in result.output
+    assert "unexpected extra argument (b)" in invoke("verify", "a", "b").output
+
+
 def test_a_command_of_few_options_shows_all():
     output = succeed("demo", "--help")
     assert "--quiet" in output
