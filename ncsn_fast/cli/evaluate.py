@@ -13,7 +13,7 @@ from ncsn_fast.distributed import ranks
 from ncsn_fast.runs import evaluate as work
 
 _GROUPS = {
-    "Begin with": ("reference", "train", "classifier", "number", "out", "open", "device"),
+    "Main options": ("reference", "train", "classifier", "number", "out", "open", "device"),
     "Figures of Inception features": ("inception", "inception_sha256", "save_stats"),
     "How a network is sampled": ("method", "steps", "labels", "guidance", "seed", "batch_size"),
 }

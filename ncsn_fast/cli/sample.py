@@ -25,7 +25,7 @@ from ncsn_fast.runs.samples.manifest import DTYPES, FORMATS
 
 _MOST_SAMPLES = 10_000_000
 _GROUPS = {
-    "Begin with": [
+    "Main options": [
         *("number", "out", "seed", "labels", "guidance", "method", "steps"),
         *("gif", "preview", "open", "device"),
     ],

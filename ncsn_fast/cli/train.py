@@ -38,7 +38,7 @@ class _TrainCommand(Command):
 
 def _groups() -> dict[str, list[str]]:
     """The options by the headings under which they are shown."""
-    groups: dict[str, list[str]] = {"Begin with": [*_FIRST], "Run": ["config"]}
+    groups: dict[str, list[str]] = {"Main options": [*_FIRST], "Run": ["config"]}
     for name, setting in SETTINGS.items():
         if name not in _FIRST and setting.group:
             groups.setdefault(setting.group, []).append(name)
