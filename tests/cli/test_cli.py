@@ -57,7 +57,7 @@ def test_a_command_of_many_options_shows_those_that_matter_first(name):
     assert 7 <= len(shown) <= 11
     assert f"All {len(flags) + 1} options" in first  # and --help
     assert all(flag in every for flag in flags)
-    assert first.split("Main options")[0] == every.split("Begin with")[0]
+    assert first.split("Main options")[0] == every.split("Main options")[0]
 
 
 def test_the_eight_options_of_train_that_matter_are_its_help():
