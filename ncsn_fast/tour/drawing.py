@@ -29,6 +29,7 @@ from ncsn_fast.tour.figure import (
     Points,
     Trails,
 )
+from ncsn_fast.tour.maths import superscript
 
 WIDTH = 480.0
 # Around the axes there is room for their labels, which are larger on a phone.
@@ -186,8 +187,17 @@ def _ticks(axis: Axis) -> list[tuple[float, str]]:
         ticks = [v for v in ticks if axis.low - slack <= v <= axis.high + slack]
     else:
         ticks = list(axis.ticks)
-    names = axis.names or [f"{v + 0.0:g}".replace("-", "−") for v in ticks]
+    names = axis.names or [_name(v) for v in ticks]
     return list(zip(ticks, names, strict=True))
+
+
+def _name(value: float) -> str:
+    """A round number, a large or small one as a power of ten."""
+    name = f"{abs(value):g}"
+    if value and not 1e-3 < abs(value) < 1e4:
+        factor, power = f"{abs(value):e}".split("e")
+        name = f"{float(factor):g}·10{superscript(int(power))}".removeprefix("1·")
+    return f"−{name}" if value < 0 else name
 
 
 def _field(layer: Field, box: Box, frames: int) -> str:

@@ -42,6 +42,16 @@ def root(inside: str) -> str:
     return f"<msqrt>{row(inside)}</msqrt>"
 
 
+def words(text: str) -> str:
+    """Words beside symbols, with their spaces."""
+    return f"<mtext>\u00a0{escape(text)}\u00a0</mtext>"
+
+
+def superscript(number: int) -> str:
+    """A whole number as a power is written in plain text."""
+    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def norm(*parts: str) -> str:
     """The square of a Euclidean norm."""
     return sup(row("‖", *parts, "‖"), "2")
@@ -65,4 +75,4 @@ def _token(token: str) -> str:
     return '<mo lspace="0" rspace="0.25em">,</mo>' if token == "," else f"<mo>{escape(token)}</mo>"
 
 
-__all__ = ["formula", "frac", "norm", "root", "row", "sub", "sup"]
+__all__ = ["formula", "frac", "norm", "root", "row", "sub", "sup", "superscript", "words"]

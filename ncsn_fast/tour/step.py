@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ncsn_fast.tour.figure import Figure
+from ncsn_fast.tour.maths import superscript
 
 # Told by a step how much of its work is done, from 0 to 1.
 Told = Callable[[float], None]
 # quick: fewer chains and steps of training, wider bounds.
 StepFunction = Callable[[bool, Told], "Step"]
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Number:
         """A value as it is written; one that so many digits would hide, by a power of ten."""
         if value and abs(value) < 0.5 * 10.0**-self.digits:
             factor, power = f"{value:.1e}".split("e")
-            return f"{factor} × 10{str(int(power)).translate(_RAISED)}"
+            return f"{factor} × 10{superscript(int(power))}"
         return f"{value:,.{self.digits}f}" if value else "0"
 
     @property

@@ -145,6 +145,12 @@ def test_a_logarithmic_axis_puts_powers_at_equal_distances():
     assert all(f">{n}</text>" in svg for n in (1, 10, 100, 1000))
 
 
+def test_large_and_small_numbers_at_an_axis_are_powers():
+    wide = Axis("large", 0, 1e6, ticks=[0, 2e5, -1e6]), Axis("small", 1e-4, 1, log=True)
+    svg = drawing.panel_svg(Panel([Line([0], [1])], wide), K)
+    assert all(f">{n}</text>" in svg for n in ("0", "2·10⁵", "−10⁶", "10⁻⁴", "0.01", "1"))
+
+
 def test_a_layer_of_another_length_is_refused():
     panel = Panel([Points(RNG.random((K + 1, 3, 2)))], UNIT)
     with pytest.raises(ValueError, match="6 frames and its figure 5 captions"):
