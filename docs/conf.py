@@ -23,6 +23,7 @@ extensions = [
     "docstrings",
     "formulas",
     "links",
+    "offline",
 ]
 
 myst_enable_extensions = ["dollarmath"]

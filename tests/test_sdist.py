@@ -21,7 +21,7 @@ FILES = (
 def sdist(tmp_path_factory):
     """The archive that setuptools makes of a copy of the checkout, opened."""
     copy = tmp_path_factory.mktemp("checkout")
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "gallery")
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
     for file in (*FILES, "MANIFEST.in"):
