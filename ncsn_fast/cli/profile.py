@@ -81,8 +81,8 @@ def profile(output: Output, out: Path, tool: str, device: str | None, **settings
             output.say(shlex.join(command) + "\n")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler tells when it starts
     files = work.profile(load, out, tool, output.say)
-    if "table" in files:
-        output.show(files["table"])
+    if "page" in files:
+        output.show(files["page"])
     output.told({"work": vars(load), "tool": tool, "files": files})
 
 

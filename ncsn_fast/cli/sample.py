@@ -21,6 +21,7 @@ from ncsn_fast.cli.common import (
 from ncsn_fast.cli.output import Output
 from ncsn_fast.distributed import ranks
 from ncsn_fast.runs import sample as work
+from ncsn_fast.runs.sample import ANIMATIONS
 from ncsn_fast.runs.samples.manifest import DTYPES, FORMATS
 
 _MOST_SAMPLES = 10_000_000
@@ -34,7 +35,7 @@ _GROUPS = {
         *("spacing", "rho", "snr", "step_size", "steps_per_level"),
         *("denoise", "hold_noise", "batch_size"),
     ],
-    "How they are stored": ("format_", "dtype", "shard_size", "part"),
+    "How they are stored": ("format_", "dtype", "shard_size", "part", "animate"),
 }
 
 
@@ -193,6 +194,13 @@ class Part(click.ParamType):
     help="Make every N-th shard alone, from the I-th on, counted from 0: as one of N jobs.",
 )
 @click.option("--gif", is_flag=True, help="Also animate the first chains.")
+@click.option(
+    "--animate",
+    type=click.Choice(ANIMATIONS),
+    default=None,
+    help="Also animate them, as chain.gif (as --gif does), .webp (smaller, all greys and colours) "
+    "or .mp4 (needs ffmpeg).",
+)
 @device_option
 @click.pass_obj
 def sample(
@@ -212,26 +220,30 @@ def sample(
     shard_size: int | None,
     part: ranks.Ranks | None,
     gif: bool,
+    animate: str | None,
     device: str | None,
     **settings: Any,
 ) -> None:
     """Sample images from a checkpoint: ours or the official ones.
 
     Without CHECKPOINT, or with the word "digits", from the network of handwritten digits that
-    comes along. Writes samples.npz (the images as numbers), grid.png (a picture of them) and,
-    with --gif, chain.gif; of many images shards/ in place of samples.npz. Stopped half-way, the
-    same command goes on where it was; given several times at once, or by torchrun, it shares the
-    work. ncsn-fast verify checks what it has written.
+    comes along. Writes samples.npz (the images as numbers), grid.png (a picture of them) and, with
+    --gif or --animate, how they come out of noise; of many images shards/ in place of samples.npz.
+    Stopped half-way, the same command goes on where it was; given several times at once, or by
+    torchrun, it shares the work. ncsn-fast verify checks what it has written.
 
     \b
     Examples:
       ncsn-fast sample -n 100 --gif
+      ncsn-fast sample -n 36 --animate mp4
       ncsn-fast sample digits -n 100 --method dpmpp_2m --steps 10 --out quick
       ncsn-fast sample runs/fashion/model.safetensors --label boot,bag --guidance 2 --out boots
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
       torchrun --nproc-per-node 8 -m ncsn_fast sample cifar10.safetensors -n 50000 --format png
     """
+    if gif and animate not in (None, "gif"):
+        raise click.UsageError(f"--gif and --animate {animate}: give one of them")
     here = ranks.from_environment()
     ranks.share_cores(here)
     if here.size == 1:
@@ -250,7 +262,7 @@ def sample(
         layout={"format": format_, "dtype": dtype, "shard": shard_size},
         place=part or here,
         part_only=part is not None,
-        gif=gif,
+        animate="gif" if gif else animate,
         device=device_of(device),
         say=output.say,
         progress=output.progress,

@@ -113,8 +113,8 @@ def chart(
 
 
 def number(value: float) -> str:
-    """A number for readers: four digits, and all of those of whole numbers."""
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
+    """A number for readers: four digits, and all of those of whole numbers that are not large."""
+    return f"{value:,.0f}" if abs(value) < 1e8 and value == int(value) else f"{value:.4g}"
 
 
 class _Axis:

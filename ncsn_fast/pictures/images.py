@@ -1,4 +1,4 @@
-"""Pictures of images: grids, panels side by side, the chain as an animation.
+"""Pictures of images: grids, and panels side by side.
 
 Images are floating-point tensors (N, C, H, W), C = 1 or 3, in [0, 1]. Values outside [0, 1] are
 clamped for display only, as early states of a chain lie far outside; values that are not finite
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.support import checks
 from ncsn_fast.support.files import atomic_write, check_suffix
 
 if TYPE_CHECKING:
@@ -28,12 +27,10 @@ _GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 # Each image is enlarged by a whole number to about this side, the whole grid to at most that.
 _IMAGE_SIDE, _GRID_SIDE = 64, 1280
-# Frames are smaller and have fewer greys: noise does not compress, and 80 frames add up.
-_FRAME_IMAGE_SIDE, _FRAME_GRID_SIDE, _FRAME_GREYS = 40, 640, 64
 
-_PAPER, _INK, _LINE = 255, 30, 255
-_TEXT_SIZE = 18
-_MARGIN = 16
+PAPER, INK, _LINE = 255, 30, 255
+TEXT_SIZE = 18
+MARGIN = 16
 
 
 def image_grid(
@@ -74,7 +71,7 @@ def image_grid(
     )
     grid = grid[: len(grid) - padding, : grid.shape[1] - padding]
     wanted, most = _IMAGE_SIDE / max(height, width), _GRID_SIDE / max(grid.shape[:2])
-    factor = _choose_scale(scale, wanted, most)
+    factor = choose_scale(scale, wanted, most)
     grid = grid.repeat(factor, axis=0).repeat(factor, axis=1)
     return Image.fromarray(np.ascontiguousarray(grid[..., 0] if channels == 1 else grid))
 
@@ -140,81 +137,21 @@ def save_panels(
     count = min(count, *map(len, panels.values()))
     grids = [image_grid(images[:count], columns) for images in panels.values()]
     across = min(len(grids), per_row or len(grids))
-    font = _font(_TEXT_SIZE)
+    font = font_of(TEXT_SIZE)
     width = max(grid.width for grid in grids)
     width = max(width, *(math.ceil(font.getlength(title)) for title in panels))
-    above = _line_height(font) + _MARGIN // 2
-    height = above + max(grid.height for grid in grids) + _MARGIN
+    above = line_height(font) + MARGIN // 2
+    height = above + max(grid.height for grid in grids) + MARGIN
     mode = "L" if all(grid.mode == "L" for grid in grids) else "RGB"
-    size = across * (width + 2 * _MARGIN), -(-len(grids) // across) * height + _MARGIN
-    page = Image.new(mode, size, _shade(mode, _PAPER))
+    size = across * (width + 2 * MARGIN), -(-len(grids) // across) * height + MARGIN
+    page = Image.new(mode, size, shade(mode, PAPER))
     for i, (title, grid) in enumerate(zip(panels, grids, strict=True)):
         beside = min(across, len(grids) - i // across * across)
-        left = i % across * (width + 2 * _MARGIN) + (across - beside) * (width + 2 * _MARGIN) // 2
-        left, top = _MARGIN + left, _MARGIN + i // across * height
-        ImageDraw.Draw(page).text((left, top), title, _shade(mode, _INK), font)
+        left = i % across * (width + 2 * MARGIN) + (across - beside) * (width + 2 * MARGIN) // 2
+        left, top = MARGIN + left, MARGIN + i // across * height
+        ImageDraw.Draw(page).text((left, top), title, shade(mode, INK), font)
         page.paste(grid, (left, top + above))
     _save_image(path, page)
-
-
-def save_chain_gif(
-    path: str | os.PathLike[str],
-    trajectory: Tensor,
-    sigmas: Sequence[float] | Tensor | None = None,
-    *,
-    columns: int | None = None,
-    scale: int | str = "auto",
-    max_frames: int = 80,
-    frame_seconds: float = 0.08,
-    last_seconds: float = 2.0,
-) -> None:
-    """Write the states of a chain as an endless animation, the noise level written below.
-
-    Args:
-        path: a ``.gif`` file in a folder that exists.
-        trajectory: floating point (K, N, C, H, W), K states of N images; clamped to [0, 1].
-        sigmas: K noise levels σ ≥ 0, one for each state; None writes the number of the state.
-        columns: images per row. Default: as square a grid as possible.
-        scale: whole number by which pixels are enlarged. "auto" brings small images to a side of
-            about 40 pixels and keeps the grid within 640.
-        max_frames: of a longer trajectory that many states are shown, evenly spaced, among them
-            the first and the last.
-        frame_seconds: time each frame stays; a GIF knows hundredths of a second.
-        last_seconds: time the last frame stays.
-
-    Raises:
-        ValueError: for shapes or settings that are not as above, values that are not finite,
-            another type of file, or a folder that does not exist.
-    """
-    check_suffix(path, (".gif",))
-    if trajectory.ndim != 5 or not len(trajectory):
-        raise ValueError(
-            f"trajectory has shape {tuple(trajectory.shape)}: needed is (K, N, C, H, W), K ≥ 1"
-        )
-    if max_frames < 2:
-        raise ValueError(f"max_frames is {max_frames}: allowed is 2 or more")
-    if min(frame_seconds, last_seconds) < 0.02:
-        raise ValueError(
-            f"frame_seconds is {frame_seconds} and last_seconds {last_seconds}: allowed is 0.02 "
-            "or more, as viewers slow down faster animations"
-        )
-    captions = _captions(len(trajectory), sigmas)
-    wanted = math.ceil(_FRAME_IMAGE_SIDE / max(trajectory.shape[-2:]))
-    plain = image_grid(trajectory[0], columns, scale=1)
-    factor = _choose_scale(scale, wanted, _FRAME_GRID_SIDE / max(plain.size))
-    shown = _evenly_spaced(len(trajectory), max_frames)
-    grids = [image_grid(trajectory[k], columns, scale=factor) for k in shown]
-    frames = _frames(grids, [captions[k] for k in shown])
-    durations = [round(1000 * frame_seconds)] * (len(frames) - 1) + [round(1000 * last_seconds)]
-    with atomic_write(path) as temporary:
-        frames[0].save(
-            temporary,
-            save_all=True,
-            append_images=frames[1:],
-            duration=durations,
-            loop=0,
-            optimize=False,
-        )
 
 
 def thumbnail(path: str | os.PathLike[str], side: int, part: float = 1.0) -> bytes | None:
@@ -230,17 +167,20 @@ def thumbnail(path: str | os.PathLike[str], side: int, part: float = 1.0) -> byt
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as found:
-            if max(found.size) > 4 * _GRID_SIDE:
+        with Image.open(path, formats=["PNG"]) as grid:
+            if max(grid.size) > 4 * _GRID_SIDE:
                 return None
-            kept = found.convert("L" if found.mode == "L" else "RGB")
+            kept = grid.convert("L" if grid.mode == "L" else "RGB")
     except (OSError, ValueError, SyntaxError):  # the last one is what Pillow says of a broken PNG
         return None
     kept = kept.crop((0, 0, math.ceil(part * kept.width), math.ceil(part * kept.height)))
     kept = kept.reduce(-(-max(kept.size) // side))
-    buffer = io.BytesIO()
-    kept.save(buffer, "WEBP", quality=85)
-    return buffer.getvalue()
+    found = []
+    for lossless in (True, False):  # enlarged pixels are smaller without loss, photographs with it
+        buffer = io.BytesIO()
+        kept.save(buffer, "WEBP", lossless=lossless, quality=85)
+        found.append(buffer.getvalue())
+    return min(found, key=len)
 
 
 def _to_pixels(images: Tensor) -> np.ndarray:
@@ -279,7 +219,7 @@ def _count_columns(count: int, columns: int | None) -> int:
     return min(columns, count)
 
 
-def _choose_scale(scale: int | str, wanted: float, most: float) -> int:
+def choose_scale(scale: int | str, wanted: float, most: float) -> int:
     if scale == "auto":
         return max(1, min(round(wanted), int(most)))
     if isinstance(scale, str) or scale < 1 or scale != int(scale):
@@ -287,49 +227,7 @@ def _choose_scale(scale: int | str, wanted: float, most: float) -> int:
     return int(scale)
 
 
-def _captions(count: int, sigmas: Sequence[float] | Tensor | None) -> list[str]:
-    if sigmas is None:
-        return [f"state {k + 1} of {count}" for k in range(count)]
-    levels = checks.tensor("sigmas", sigmas).double().cpu()
-    if levels.shape != (count,):
-        raise ValueError(
-            f"sigmas have shape {tuple(levels.shape)} for a trajectory of {count} states: "
-            "give one noise level for each state"
-        )
-    if not bool((torch.isfinite(levels) & (levels >= 0)).all()):
-        raise ValueError("sigmas must be finite and not negative")
-    return [f"noise level σ = {level:.3g}" if level else "denoised" for level in levels.tolist()]
-
-
-def _frames(grids: list[Image.Image], captions: list[str]) -> list[Image.Image]:
-    """Write each caption below its grid, on pages that are wide enough for all of them."""
-    from PIL import Image, ImageDraw
-
-    font = _font(_TEXT_SIZE)
-    text = max(math.ceil(font.getlength(caption)) for caption in captions)
-    mode, width = grids[0].mode, max(grids[0].width, text) + 2 * _MARGIN
-    below = _MARGIN + grids[0].height + _MARGIN // 2
-    height = below + _line_height(font) + _MARGIN // 2
-    steps = _FRAME_GREYS - 1
-    fewer_greys = [round(round(grey / 255 * steps) / steps * 255) for grey in range(256)]
-    frames = []
-    for grid, caption in zip(grids, captions, strict=True):
-        page = Image.new(mode, (width, height), _shade(mode, _PAPER))
-        # Colours are reduced by the file format itself.
-        kept = grid.point(fewer_greys) if mode == "L" else grid
-        page.paste(kept, ((width - grid.width) // 2, _MARGIN))
-        ImageDraw.Draw(page).text((_MARGIN, below), caption, _shade(mode, _INK), font)
-        frames.append(page)
-    return frames
-
-
-def _evenly_spaced(count: int, limit: int) -> list[int]:
-    if count <= limit:
-        return list(range(count))
-    return [round(k * (count - 1) / (limit - 1)) for k in range(limit)]
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
     from PIL import ImageFont
 
@@ -338,12 +236,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(file), size)
 
 
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
+def line_height(font: ImageFont.FreeTypeFont) -> int:
     ascent, descent = font.getmetrics()
     return ascent + descent
 
 
-def _shade(mode: str, value: int) -> int | tuple[int, int, int]:
+def shade(mode: str, value: int) -> int | tuple[int, int, int]:
     return value if mode == "L" else (value, value, value)
 
 
@@ -353,11 +251,18 @@ def _save_image(path: str | os.PathLike[str], image: Image.Image) -> None:
 
 
 __all__ = [
+    "INK",
+    "MARGIN",
+    "PAPER",
+    "TEXT_SIZE",
+    "choose_scale",
     "columns_of",
+    "font_of",
     "image_grid",
-    "save_chain_gif",
+    "line_height",
     "save_grid",
     "save_panels",
+    "shade",
     "thumbnail",
     "visible",
 ]

@@ -39,9 +39,14 @@ code { font: .9em ui-monospace, monospace }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; margin: .5rem 0; font-size: .94rem }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; font-weight: 400;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere }
-thead th { color: var(--soft); white-space: nowrap }
+  border-bottom: 1px solid var(--line) }
+thead th { color: var(--soft) }
 .figures td, .figures thead th + th { text-align: right; font-variant-numeric: tabular-nums }
+.figures td { white-space: nowrap }
+.bars { width: 100% }
+.bars tbody th { width: 60%; min-width: 9rem; overflow-wrap: anywhere }
+.bars i { display: block; height: .45rem; margin: .1rem 0 .2rem; border-radius: 2px;
+  background: var(--c1) }
 summary { cursor: pointer; color: var(--soft); width: fit-content }
 """
 
@@ -98,7 +103,12 @@ def paragraph(words: str, kind: str | None = None) -> Markup:
 
 
 def table(
-    title: str, rows: Sequence[Sequence[str]], head: Sequence[str] = (), *, figures: bool = True
+    title: str,
+    rows: Sequence[Sequence[str]],
+    head: Sequence[str] = (),
+    *,
+    figures: bool = True,
+    bars: Sequence[float] | None = None,
 ) -> Markup:
     """A table; the first cell of a row says what the row is of.
 
@@ -106,19 +116,25 @@ def table(
         title: what it is of, for who does not see it.
         head: what the columns are, where that has to be said.
         figures: whether the cells are numbers, which stand below each other.
+        bars: (len(rows),) from 0: the length of a bar below what a row is of.
     """
 
-    def row(cells: Sequence[str], rest: str) -> Markup:
-        scope = "col" if rest == "th" else "row"
-        inside = [element("th", text(cell), scope=scope) for cell in cells[:1]]
-        inside += [
-            element(rest, text(cell), scope="col" if rest == "th" else None) for cell in cells[1:]
-        ]
-        return element("tr", *inside)
-
-    parts = [element("thead", row(head, "th"))] if head else []
-    parts.append(element("tbody", *(row(cells, "td") for cells in rows)))
-    inside = element("table", *parts, class_="figures" if figures else None)
+    longest = max(bars or [], default=0.0) or 1.0
+    drawn: list[list[Markup]] = [[]] * len(rows)
+    if bars:
+        drawn = [[element("i", style=f"width: {100 * bar / longest:.1f}%")] for bar in bars]
+    lines = [
+        element(
+            "tr",
+            *(element("th", text(cell), *bar, scope="row") for cell in cells[:1]),
+            *(element("td", text(cell)) for cell in cells[1:]),
+        )
+        for cells, bar in zip(rows, drawn, strict=True)
+    ]
+    heads = [element("th", text(cell), scope="col") for cell in head]
+    parts = [element("thead", element("tr", *heads))] if head else []
+    kinds = " ".join(["figures"] * figures + ["bars"] * bool(bars))
+    inside = element("table", *parts, element("tbody", *lines), class_=kinds or None)
     # What can be scrolled has to be reached by the keyboard.
     return element("div", inside, class_="wide", role="region", tabindex="0", aria_label=title)
 

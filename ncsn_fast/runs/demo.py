@@ -23,6 +23,7 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
+from ncsn_fast.pictures.chain import save_chain
 from ncsn_fast.pictures.curves import save_loss_plot
 from ncsn_fast.runs.report import check_own
 from ncsn_fast.runs.sample import CHAIN_FRAMES, CHAIN_IMAGES
@@ -115,7 +116,7 @@ def _run(
     panels = {f"trained for {seconds:g} s": drawn.images, "real (held out)": held_out}
     panels |= _of_bundled(seed, say, device)
     plots.save_panels(files["samples"], panels, per_row=3)
-    plots.save_chain_gif(files["chain"], drawn.frames, sigmas=drawn.sigmas)
+    save_chain(files["chain"], drawn.frames, sigmas=drawn.sigmas)
     steps, losses = zip(*trainer.history, strict=True)
     save_loss_plot(files["loss"], steps, losses)
     return DemoResult(files, metrics, drawn.images)

@@ -263,7 +263,7 @@ def _drawn(
         settings=settings,
         config=None,
         image_size=None,
-        gif=False,
+        animate=None,
         device=device,
         place=place,
         say=say,

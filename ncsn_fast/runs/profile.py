@@ -151,9 +151,9 @@ def profile(work: Workload, out: Path, tool: str, say: Say) -> dict[str, Path]:
     Args:
         out: folder for the report; it is made.
         tool: "nsys" or "ncu" runs that program. "torch" writes WHAT_trace.json.gz (for
-            https://ui.perfetto.dev) and WHAT_profile.md. "mark" writes nothing: it marks the steps
-            for a profiler that has started this process. "auto": nsys for a GPU where it is found
-            on the PATH, else torch.
+            https://ui.perfetto.dev), WHAT_profile.md and WHAT_profile.html. "mark" writes nothing:
+            it marks the steps for a profiler that has started this process. "auto": nsys for a GPU
+            where it is found on the PATH, else torch.
         say: told the table.
 
     Raises:
@@ -203,8 +203,12 @@ def _choose(tool: str, work: Workload) -> str:
 
 
 def _by_torch(work: Workload, out: Path, say: Say) -> dict[str, Path]:
-    trace, page = out / f"{work.what}_trace.json.gz", out / f"{work.what}_profile.md"
-    for path in (trace, page):
+    files = {
+        "trace": out / f"{work.what}_trace.json.gz",
+        "table": out / f"{work.what}_profile.md",
+        "page": out / f"{work.what}_profile.html",
+    }
+    for path in files.values():
         check_writable(path)
     device, run = _prepare(work)
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -219,7 +223,7 @@ def _by_torch(work: Workload, out: Path, say: Say) -> dict[str, Path]:
 
     with profiling.ranges_for_torch():
         run(recorded())
-    with atomic_write(trace) as temporary:
+    with atomic_write(files["trace"]) as temporary:
         profiler.export_chrome_trace(str(temporary))
     found = profile_table.read_profile(profiler.events(), work.steps)
     facts = {
@@ -231,10 +235,11 @@ def _by_torch(work: Workload, out: Path, say: Say) -> dict[str, Path]:
         **environment(device),
     }
     title = f"Profile: {'sampling' if work.what == 'sample' else 'training'}"
-    write_text(page, profile_table.markdown(found, title, facts))
+    write_text(files["table"], profile_table.markdown(found, title, facts))
+    write_text(files["page"], profile_table.html(found, title, facts))
     say(profile_table.summary(found))
     say(profile_table.group_table(found))
-    return {"trace": trace, "table": page}
+    return files
 
 
 def _prepare(work: Workload) -> tuple[torch.device, Callable[[AbstractContextManager[None]], None]]:

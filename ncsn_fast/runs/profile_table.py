@@ -1,4 +1,4 @@
-"""What a profile says: time by group of kernels, and by kernel.
+"""What a profile says: time by group of kernels, and by kernel; as Markdown and as a page.
 
 On a GPU these are its kernels, copies and fills; on a CPU the operators that Python calls, each
 with those that it calls in turn.
@@ -14,6 +14,7 @@ from typing import Any
 from torch.autograd import DeviceType
 
 from ncsn_fast.device.profiling import DOMAIN
+from ncsn_fast.pictures import page
 
 # The first that matches decides. A kernel that inductor fused carries the names of all operations
 # in it, so its kind (poi: elementwise, red and per: reductions, tem and mm: products) comes first;
@@ -147,6 +148,40 @@ def markdown(profile: Profile, title: str, facts: Mapping[str, object]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def html(profile: Profile, title: str, facts: Mapping[str, object]) -> str:
+    """The same as a page for a browser, with bars."""
+    total, what = _total(profile), "kernel" if profile.on_gpu else "operator"
+    groups = profile.by_group()
+    parts = [page.paragraph(summary(profile))]
+    parts += [page.heading("Time by group"), _bars("Time by group", "group", groups)]
+    if profile.ranges:
+        head = ("range", "entered per step", "host µs per step")
+        rows = [(name, f"{n:g}", f"{time:,.1f}") for name, (n, time) in profile.ranges.items()]
+        parts += [page.heading("Ranges"), page.table("Ranges", rows, head)]
+    slowest = profile.rows[:_SHOWN]
+    share = sum(row.microseconds for row in slowest) / total
+    heading = f"The slowest {what}s" if len(slowest) < len(profile.rows) else f"All {what}s"
+    named = {f"{_short(row.name)} ({row.group})": (row.calls, row.microseconds) for row in slowest}
+    parts += [page.heading(heading), page.paragraph(f"They take {share:.0%} of the time.")]
+    parts += [_bars(heading, what, named, total), page.heading("What was profiled")]
+    told = [(name, str(value)) for name, value in facts.items()]
+    parts.append(page.table("What was profiled", told, figures=False))
+    return page.page(title, parts)
+
+
+def _bars(
+    title: str, what: str, times: Mapping[str, tuple[float, float]], total: float | None = None
+) -> page.Markup:
+    """Calls and µs per step by name, with bars."""
+    total = total or sum(time for _, time in times.values()) or 1.0
+    rows = [
+        (name, f"{calls:.4g}", f"{time:,.1f}", f"{time / total:.1%}")
+        for name, (calls, time) in times.items()
+    ]
+    head = (what, "calls per step", "µs per step", "share")
+    return page.table(title, rows, head, bars=[time for _, time in times.values()])
+
+
 def summary(profile: Profile) -> str:
     """The profile in a sentence or two."""
     calls = sum(row.calls for row in profile.rows)
@@ -227,6 +262,7 @@ __all__ = [
     "Row",
     "group_of",
     "group_table",
+    "html",
     "markdown",
     "read_profile",
     "summary",

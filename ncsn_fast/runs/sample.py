@@ -22,6 +22,8 @@ from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures import images as plots
+from ncsn_fast.pictures.chain import FORMATS as ANIMATIONS
+from ncsn_fast.pictures.chain import check_chain_path, save_chain
 from ncsn_fast.runs.report import in_words, machine_facts, network_facts, told
 from ncsn_fast.runs.samples.classes import Classes
 from ncsn_fast.runs.samples.facts import about, command_words, identity_of, other_machine
@@ -58,7 +60,7 @@ def sample(
     layout: Mapping[str, Any] = MappingProxyType({}),
     place: Ranks = ALONE,
     part_only: bool = False,
-    gif: bool,
+    animate: str | None,
     device: str,
     say: Callable[[str], None],
     progress: bool,
@@ -81,7 +83,8 @@ def sample(
             as in the folder, or as usual.
         place: which process of how many this is: which shards it begins with.
         part_only: make no other shards than these.
-        gif: also write chain.gif.
+        animate: also write the first chains as an animation, chain.gif, chain.webp or chain.mp4:
+            its ending.
 
     Returns:
         The report, as docs/use.md describes it; its files are paths.
@@ -92,6 +95,8 @@ def sample(
         SamplingInterrupted: on Ctrl-C; what is done is saved.
     """
     _check(checkpoint, config, settings)
+    if animate is not None:
+        check_chain_path(out / f"chain.{animate}")
     overrides: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
     with folder_lock(out, "choose another --out", shared=True):
         check_writable(out / MANIFEST)
@@ -126,11 +131,11 @@ def sample(
         # Of the processes of torchrun one is enough; of the parts of a job any may be the last.
         with store.finished(wait=place.is_first or part_only) as whole:
             files |= _pictures(store, ids, out, whole, say)
-        if gif and "grid" in files and (place.is_first or part_only):
+        if animate is not None and "grid" in files and (place.is_first or part_only):
             frames, sigmas = _chain(sampler, net, classes, ids, seed, say, progress)
-            files["chain"] = out / "chain.gif"
+            files["chain"] = out / f"chain.{animate}"
             with store.alone():
-                plots.save_chain_gif(files["chain"], frames, sigmas)
+                save_chain(files["chain"], frames, sigmas)
     return {
         "checkpoint": {"file": checkpoint_file(checkpoint), "sha256": identity["checkpoint"]}
         | facts,
@@ -160,7 +165,7 @@ def _check(checkpoint: Path, config: Path | None, settings: dict[str, Any]) -> N
 
 def _check_pictures(out: Path) -> None:
     """Refuse to replace pictures of others: ours come after the samples."""
-    for name in ("grid.png", "chain.gif"):
+    for name in ("grid.png", *(f"chain.{ending}" for ending in ANIMATIONS)):
         if (out / name).exists() and not any((out / own).exists() for own in (MANIFEST, WHOLE)):
             raise ValueError(
                 f"{out / name} is there already, and no {MANIFEST} of what it may be: choose "
@@ -321,4 +326,4 @@ def _chain(
     return frames, sampler.kept_sigmas(every)
 
 
-__all__ = ["CHAIN_FRAMES", "CHAIN_IMAGES", "sample"]
+__all__ = ["ANIMATIONS", "CHAIN_FRAMES", "CHAIN_IMAGES", "sample"]

@@ -26,7 +26,7 @@ from ncsn_fast.support.locks import NOT_SUPPORTED, NOT_THROUGH_LINKS, check_held
 _STEM, _SUFFIX = 16, 16
 # Those of shards of samples, whose names are numbers, may have further endings.
 _TEMPORARY = re.compile(
-    r"\.(.+-[0-9a-f]{8}\.(safetensors|jsonl?|npz|png|gif|md|html|gz)"
+    r"\.(.+-[0-9a-f]{8}\.(safetensors|jsonl?|npz|png|gif|webp|mp4|md|html|gz)"
     r"|[0-9]{9}[0-9-]*-[0-9a-f]{8}\.(tar|sha256|folder))",
     re.DOTALL,
 )

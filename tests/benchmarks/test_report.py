@@ -1,10 +1,12 @@
-"""Targets are judged by the rows."""
+"""Targets are judged by the rows; the page shows them."""
 
 from dataclasses import replace
 
+from helpers.pages import Page
+
 from ncsn_fast.benchmarks.contest.plans import CIFAR, COMPILED, FROZEN, ONNXRUNTIME, OPENVINO
 from ncsn_fast.benchmarks.contest.rows import Results, Row
-from ncsn_fast.benchmarks.report import tables
+from ncsn_fast.benchmarks.report import page, tables
 from ncsn_fast.benchmarks.report.targets import TARGETS
 
 
@@ -108,3 +110,55 @@ def test_training_is_judged_by_the_faster_of_plain_and_compiled():
     rows = [replace(row, suite="training-compiled") for row in chain_rows("AVX512", times)]
     (found,) = [value for name, value in cpu_targets(rows).items() if "plain PyTorch" in name]
     assert found == ("0.75×", "met")
+
+
+def shown(rows):
+    return Page(page.page(Results(rows)))
+
+
+def of_batches(*sizes):
+    return [
+        Row("chain", "tiny", name, size, "fp32", median_s=time, rounds=5,
+            figures={"images_per_s": size / time}, environment={"torch": "<b>2</b>"})
+        for name, time in (("official", 0.5), ("ours", 0.25))
+        for size in sizes
+    ]  # fmt: skip
+
+
+def test_the_page_compares_times_at_one_batch_the_fastest_first():
+    words = shown(of_batches(16)).words
+    assert "Time of a step, tiny, batch 16 who ms ours (fp32) 250 official (fp32) 500" in words
+    assert "torch <b>2</b>" in words
+
+
+def test_the_page_draws_images_per_second_over_several_batches():
+    read = shown(of_batches(1, 16))
+    drawn = [tag["aria-label"] for name, tag in read.tags if tag.get("role") == "img"]
+    assert drawn == [
+        "Images per second over the batch. official fp32: from 2 at 1 to 32 at 16; "
+        "ours fp32: from 4 at 1 to 64 at 16"
+    ]
+
+
+def test_the_page_has_a_roofline_and_errors_where_they_were_measured():
+    rows = [
+        Row("hardware", "copy", "ours", 1 << 20, "bytes", median_s=1.0, rounds=5,
+            figures={"bandwidth": 20.0}),
+        Row("hardware", "matrix product", "ours", 1 << 20, "fp32", median_s=1.0, rounds=5,
+            figures={"flops": 2e11}),
+        Row("operations", "perturb", "ours", 1 << 20, "fp32", median_s=1e-3, rounds=5,
+            figures={"flops_per_element": 2, "bytes_per_element": 8, "bandwidth": 8.0}),
+        Row("precision", "digits", "bf16", 0, "", figures={"0.01": 1e-2, "1.0": 1e-3, "2.0": 0}),
+    ]  # fmt: skip
+    drawn = [tag["aria-label"] for _, tag in shown(rows).tags if tag.get("role") == "img"]
+    assert len(drawn) == 2
+    assert "operations: ours: from 2.097e+09 at 0.25" in drawn[0]
+    assert drawn[1].endswith("bf16: from 0.01 at 0.01 to 0.001 at 1")
+
+
+def test_targets_without_a_figure_are_shown_on_demand():
+    words = shown(chain_rows("AVX512", {FROZEN: 8.0, OPENVINO: 6.0, "ours": 3.6})).words
+    measured, rest = words.split("that this run has no figure for", 1)
+    assert "2.22× met" in measured
+    assert "not yet measured" not in measured
+    assert "not yet measured" in rest

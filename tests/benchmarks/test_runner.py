@@ -35,7 +35,7 @@ def test_the_command_writes_all_files_and_keeps_the_rows_of_other_suites(tmp_pat
     assert results.one(suite="chain", contestant="official").environment["torch"]
     assert results.one(suite="chain", contestant="ours").figures["share_of_peak"] > 0
     assert "| tiny | 2 | official (fp32) |" in (tmp_path / "results.md").read_text()
-    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 2
+    assert "Roofline" in (tmp_path / "report.html").read_text()
     assert not list(tmp_path.glob(".*"))
 
 

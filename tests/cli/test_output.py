@@ -338,6 +338,10 @@ _OF_OTHERS = {
     "device/environment.py",
     "device/native.py",
     "distributed/ranks.py",
+    # variables of a style
+    "pictures/chart.py",
+    "pictures/page.py",
+    "runs/training/page.py",
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import command
 from helpers.networks import network
+from helpers.pages import Page
 from torch.autograd import DeviceType
 
 import ncsn_fast as nf
@@ -283,7 +284,11 @@ def test_profiling_samples_writes_a_trace_and_a_table(tmp_path, checkpoint):
     assert sum(float(table[kind][1]) for kind in kinds) == convolutions
     assert all(table[kind][0] == "convolutions" for kind in kinds)
     assert "- batch: 2" in (out / "sample_profile.md").read_text("utf-8")
-    assert {path.name for path in out.iterdir()} == {"sample_trace.json.gz", "sample_profile.md"}
+    names = {"sample_trace.json.gz", "sample_profile.md", "sample_profile.html"}
+    assert {path.name for path in out.iterdir()} == names
+    words = Page((out / "sample_profile.html").read_text("utf-8")).words
+    for told in ("Time by group", "convolutions", "Ranges", "update", "operators", "batch 2"):
+        assert told in words
 
 
 def test_profiling_training_records_whole_steps_after_the_warm_up(tmp_path, checkpoint):

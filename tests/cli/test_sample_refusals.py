@@ -24,12 +24,14 @@ def refused(*arguments):
         (("--method", "euler", "--spacing", "wide"), "spacing = 'wide' is unknown"),
         (("--method", "euler", "--spacing", "karras", "--rho", "-1"), "rho = -1.0: Karras"),
         (("--config", "nowhere.yml"), "nowhere.yml"),
+        (("--animate", "mp4"), "chain.mp4: an MP4 takes ffmpeg, which is not on the PATH"),
     ],
 )
 def test_settings_are_refused_before_the_network_is_read(
     tmp_path, checkpoint, monkeypatch, options, message
 ):
     monkeypatch.setattr(work, "load_checkpoint", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert message in refused("sample", checkpoint, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
@@ -43,11 +45,20 @@ def test_a_disk_without_room_is_refused_before_the_work(tmp_path, checkpoint, mo
     succeed("sample", checkpoint, "-n", 2, "--out", tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["grid.png", "chain.gif", "samples.npz"])
+@pytest.mark.parametrize("name", ["grid.png", "chain.gif", "chain.mp4", "samples.npz"])
 def test_files_of_others_are_not_replaced(tmp_path, checkpoint, name):
     (tmp_path / name).write_bytes(b"mine")
     assert f"{tmp_path / name} is " in refused("sample", checkpoint, "-n", 1, "--out", tmp_path)
     assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_one_animation_is_asked_for(tmp_path, checkpoint):
+    given = ("sample", checkpoint, "-n", 2, "--out", tmp_path / "out")
+    result = invoke(*given, "--gif", "--animate", "webp")
+    assert result.exit_code == 2
+    assert "--gif and --animate webp: give one of them" in result.output
+    assert f"  {tmp_path / 'out' / 'chain.webp'}" in succeed(*given, "--animate", "webp")
+    assert f"  {tmp_path / 'out' / 'chain.gif'}" in succeed(*given, "--gif", "--animate", "gif")
 
 
 @pytest.mark.parametrize("name", ["samples.png", "metrics.json", "model.safetensors"])

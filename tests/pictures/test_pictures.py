@@ -8,30 +8,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from ncsn_fast.pictures import curves
 from ncsn_fast.pictures import images as plots
 
 PICTURE = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 COLOUR = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(1))
-
-
-def chain(states: int, images: int = 4) -> torch.Tensor:
-    return torch.randn(states, images, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-
-
-def frames(path: Path) -> list[tuple[int, np.ndarray]]:
-    """The duration in milliseconds and the grey pixels of each frame."""
-    with Image.open(path) as image:
-        return [
-            (frame.info["duration"], np.asarray(frame.convert("L")))
-            for frame in ImageSequence.Iterator(image)
-        ]
-
-
-def durations(path: Path) -> list[int]:
-    return [duration for duration, _ in frames(path)]
 
 
 def height_of(path: Path) -> int:
@@ -195,74 +178,6 @@ def test_panels_of_nothing_are_refused(tmp_path: Path) -> None:
             plots.save_panels(tmp_path / "c.png", panels(PICTURE, PICTURE), **wrong)
 
 
-# --- the chain ------------------------------------------------------------------------------------
-
-
-def test_chain_has_a_frame_for_each_state_and_holds_the_last(tmp_path: Path) -> None:
-    plots.save_chain_gif(tmp_path / "c.gif", chain(5), [1, 0.5, 0.2, 0.1, 0.0])
-    assert durations(tmp_path / "c.gif") == [80, 80, 80, 80, 2000]
-    with Image.open(tmp_path / "c.gif") as image:
-        assert image.info["loop"] == 0  # for ever
-        assert image.is_animated
-
-
-def test_long_chains_are_thinned_and_keep_both_ends(tmp_path: Path) -> None:
-    # All states are black but the first and the last, whose captions differ all the same.
-    trajectory = torch.zeros(301, 1, 1, 8, 8)
-    trajectory[0] = trajectory[-1] = 1
-    plots.save_chain_gif(tmp_path / "c.gif", trajectory, max_frames=20, scale=8)
-    pixels = [pixels for _, pixels in frames(tmp_path / "c.gif")]
-    assert len(pixels) == 20
-    white = [bool(pixels[i][48, pixels[i].shape[1] // 2] > 250) for i in (0, 1, 18, 19)]
-    assert white == [True, False, False, True]
-
-
-def test_the_caption_names_the_noise_level(tmp_path: Path) -> None:
-    same = torch.zeros(3, 1, 1, 8, 8)
-    plots.save_chain_gif(tmp_path / "c.gif", same, torch.tensor([1.0, 0.5, 0.0]))
-    captions = [pixels[64:] for _, pixels in frames(tmp_path / "c.gif")]
-    assert len(captions) == 3
-    assert not np.array_equal(captions[0], captions[1])
-    for caption in captions:
-        assert caption.min() < 60
-        assert (caption[:, -8:] == 255).all()
-    assert plots._captions(3, [12.5, 0.00987, 0]) == [
-        "noise level σ = 12.5",
-        "noise level σ = 0.00987",
-        "denoised",
-    ]
-
-
-def test_chain_file_of_36_digits_is_small(tmp_path: Path) -> None:
-    plots.save_chain_gif(tmp_path / "c.gif", chain(80, images=36))
-    assert (tmp_path / "c.gif").stat().st_size < 2e6
-
-
-def test_colour_chains_are_written(tmp_path: Path) -> None:
-    plots.save_chain_gif(tmp_path / "c.gif", torch.stack([COLOUR, 1 - COLOUR]), frame_seconds=0.5)
-    assert durations(tmp_path / "c.gif") == [500, 2000]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"trajectory": PICTURE}, r"shape \(6, 1, 8, 8\): needed is \(K, N, C, H, W\)"),
-        ({"trajectory": chain(3).log()}, r"not finite"),
-        ({"sigmas": [1.0, 0.5]}, r"shape \(2,\) for a trajectory of 3 states"),
-        ({"sigmas": [1.0, 0.5, -0.1]}, r"finite and not negative"),
-        ({"sigmas": [1.0, float("nan"), 0.1]}, r"finite and not negative"),
-        ({"max_frames": 1}, r"max_frames is 1: allowed is 2"),
-        ({"frame_seconds": 0.0}, r"frame_seconds is 0\.0 and last_seconds 2\.0: allowed is 0\.02"),
-    ],
-)
-def test_chain_refuses_unusable_input(
-    arguments: dict[str, object], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        plots.save_chain_gif(tmp_path / "c.gif", **{"trajectory": chain(3), **arguments})
-    assert not list(tmp_path.iterdir())
-
-
 # --- the loss -------------------------------------------------------------------------------------
 
 
@@ -342,7 +257,6 @@ def test_loss_plot_refuses_unusable_curves(
 WRITERS = {
     "png": lambda path: plots.save_grid(path, PICTURE),
     "webp": lambda path: plots.save_panels(path, panels(PICTURE, PICTURE)),
-    "gif": lambda path: plots.save_chain_gif(path, chain(2)),
     "svg": lambda path: curves.save_loss_plot(path, [1, 2], [2.0, 1.0]),
 }
 
@@ -389,9 +303,7 @@ def test_two_channels_are_shown_side_by_side() -> None:
         assert plots.visible(images[:, :1].expand(-1, channels, -1, -1)).shape[1] == channels
 
 
-def test_levels_and_losses_may_be_views_of_arrays(tmp_path: Path) -> None:
+def test_losses_may_be_views_of_arrays(tmp_path: Path) -> None:
     falling = np.array([0.0, 0.5, 1.0])[::-1]
-    plots.save_chain_gif(tmp_path / "c.gif", chain(3), falling)
     curves.save_loss_plot(tmp_path / "l.png", falling[::-1][::1], falling)
-    assert (tmp_path / "c.gif").exists()
     assert (tmp_path / "l.png").exists()
