@@ -16,8 +16,6 @@ from ncsn_fast.tour.page import page
 from ncsn_fast.tour.step import Number, Step
 from ncsn_fast.tour.steps import STEPS
 
-_PARTS = 100  # of a step, as the bar counts
-
 
 def tour(
     out: Path,
@@ -33,7 +31,7 @@ def tour(
             if need be.
         step: a name of ``ncsn_fast.tour.steps.STEPS``; None runs all.
         quick: whether with fewer chains and less training, and wider bounds for that.
-        progress: True for a bar, or a function (done, total).
+        progress: True for a bar, or a function (done, total), in hundredths.
 
     Returns:
         The report: "numbers" by step, each with what was wanted, found and allowed and whether it
@@ -63,12 +61,12 @@ def tour(
 
 def _run(names: list[str], quick: bool, wish: ProgressWish) -> list[Step]:
     steps = []
-    with Progress(wish, _PARTS * len(names), unit="%") as bar:
+    with Progress(wish, 100, unit="%") as bar:
         for i, name in enumerate(names):
             bar.note(name)
 
-            def told(part: float, begun: int = i * _PARTS) -> None:
-                bar.back_to(begun + round(part * _PARTS))
+            def told(part: float, begun: int = i) -> None:
+                bar.back_to(round(100 * (begun + part) / len(names)))
 
             told(0.0)
             steps.append(STEPS[name](quick, told))

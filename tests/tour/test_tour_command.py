@@ -43,7 +43,8 @@ def test_all_steps_are_made_in_their_order(tmp_path, monkeypatch):
     report = tour(tmp_path, quick=True, progress=lambda done, total: seen.append((done, total)))
     assert [*report["numbers"]] == ["ascent", "second"]
     assert seen == sorted(seen)
-    assert seen[-1] == (200, 200)
+    assert (50, 100) in seen
+    assert seen[-1] == (100, 100)
     assert (tmp_path / "tour.html").exists()
 
 
