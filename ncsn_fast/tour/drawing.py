@@ -21,7 +21,6 @@ from ncsn_fast.tour.figure import (
     Axis,
     Bars,
     Field,
-    Figure,
     Layer,
     Line,
     Panel,
@@ -31,7 +30,7 @@ from ncsn_fast.tour.figure import (
 )
 from ncsn_fast.tour.maths import superscript
 
-WIDTH = 480.0
+_WIDTH = 480.0
 # Around the axes there is room for their labels, which are larger on a phone.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 14.0, 38.0, 60.0
 _ACCENT, _GREY = (217, 84, 43), (128, 128, 128)  # of fields: their opacity is the value
@@ -43,18 +42,13 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 def panel_svg(panel: Panel, frames: int) -> str:
     """One panel as <svg>; its text alternative is that of its figure."""
     left, right, top, bottom = (_LEFT, _RIGHT, _TOP, _BOTTOM) if panel.axes else (0, 0, 0, 0)
-    box = (left, top, WIDTH - left - right, panel.height)
+    box = (left, top, _WIDTH - left - right, panel.height)
     whole = panel.height + top + bottom
-    parts = [f'<svg viewBox="0 0 {WIDTH:g} {whole:g}" aria-hidden="true" focusable="false">']
+    parts = [f'<svg viewBox="0 0 {_WIDTH:g} {whole:g}" aria-hidden="true" focusable="false">']
     if panel.axes:
         parts.append(_axes(*panel.axes, box))
     parts += [_layer(layer, panel.axes, box, frames) for layer in panel.layers]
     return "".join([*parts, "</svg>"])
-
-
-def frames_of(figure: Figure) -> int:
-    """How many frames a figure has."""
-    return len(figure.captions)
 
 
 def _layer(layer: Layer, axes: tuple[Axis, Axis] | None, box: Box, frames: int) -> str:
@@ -265,4 +259,4 @@ def labels_of(panel: Panel) -> Sequence[tuple[str, str]]:
     ]
 
 
-__all__ = ["WIDTH", "frames_of", "labels_of", "panel_svg"]
+__all__ = ["labels_of", "panel_svg"]

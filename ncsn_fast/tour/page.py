@@ -15,7 +15,7 @@ from importlib.resources import files
 
 from ncsn_fast.pictures.page import Markup, command
 from ncsn_fast.pictures.page import page as document
-from ncsn_fast.tour.drawing import frames_of, labels_of, panel_svg
+from ncsn_fast.tour.drawing import labels_of, panel_svg
 from ncsn_fast.tour.figure import Figure, Panel
 from ncsn_fast.tour.step import Number, Step
 
@@ -78,7 +78,7 @@ def _section(number: int, step: Step) -> str:
 
 
 def _figure(step: Step, figure: Figure) -> str:
-    frames = frames_of(figure)
+    frames = len(figure.captions)
     panels = "".join(_panel(panel, frames) for panel in figure.panels)
     title = escape(figure.name.replace("_", " "))
     captions = escape(json.dumps(list(figure.captions), ensure_ascii=False))

@@ -106,7 +106,7 @@ def _laws(runs: dict[float, Tensor], same: Tensor, ends: Tensor) -> list[Number]
     difference = float((same - runs[1.0][-1]).abs().max())
     share = float((ends < middle).double().mean())
     return [
-        Number("nf.langevin against the table, largest difference", "0", difference, 0.0, 0.0),
+        Number("nf.langevin against the table, largest difference", "0", difference, 0.0, 1e-5),
         Number(
             "two hills: share left of the middle, all chains having begun right",
             f"{wanted:.3f}",
