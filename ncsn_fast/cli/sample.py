@@ -193,7 +193,7 @@ class Part(click.ParamType):
     metavar="I/N",
     help="Make every N-th shard alone, from the I-th on, counted from 0: as one of N jobs.",
 )
-@click.option("--gif", is_flag=True, help="Also animate the first chains.")
+@click.option("--gif", is_flag=True, help="Also animate the first images, from noise on.")
 @click.option(
     "--animate",
     type=click.Choice(ANIMATIONS),

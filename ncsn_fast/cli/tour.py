@@ -47,7 +47,6 @@ def tour(context: click.Context, out: Path, step: str | None, quick: bool) -> No
             if not number["holds"]:
                 output.warn(f"  {name}: {number['what']} is not within its bounds")
     output.say("")
-    output.show(report["files"]["page"])
     output.told(report)
     output.show(report["files"]["page"])
     if not report["holds"]:
