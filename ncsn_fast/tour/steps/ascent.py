@@ -64,7 +64,7 @@ def ascent(quick: bool, told: Told) -> Step:
         title="Uphill on the logarithm",
         claim="Gradient descent walks to a minimum and ascent to a maximum; climbing the logarithm "
         "of a density leads to the same place as climbing the density, and gets there.",
-        formula=formula("x ← x − η", sup("f", "′"), "(x)")
+        formula=formula("x ← x − η f′(x)")
         + formula("f(x) =", sup("(0.5 x − 3)", "2"))
         + formula("x ← x + η", frac("d", "d x"), "log p(x)"),
         code=source(climb),
