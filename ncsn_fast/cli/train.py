@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,10 @@ def _from_file(context: click.Context, path: Path) -> dict[str, Any]:
         except ValueError as error:
             raise click.UsageError(f"{path}: {error}") from error
     known = {p.name: p for p in context.command.params if p.name not in _NOT_IN_FILES}
-    unknown = [str(key) for key in values if key not in known]
-    if unknown:
+    names = sorted(map(str, known))
+    if unknown := [_with_guess(str(key), names) for key in values if key not in known]:
         raise click.UsageError(
-            f"{path} sets {', '.join(unknown)}: known are {', '.join(sorted(map(str, known)))}; "
+            f"{path} sets {', '.join(unknown)}: known are {', '.join(names)}; "
             "an official configuration has the sections data:, model: and training:"
         )
     settings = {}
@@ -193,6 +194,12 @@ def _from_file(context: click.Context, path: Path) -> dict[str, Any]:
         except click.BadParameter as error:
             raise click.UsageError(f"{path}: {key}: {error.message}") from error
     return settings
+
+
+def _with_guess(name: str, known: Sequence[str]) -> str:
+    """A name that is unknown, with the one that may be meant."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"{name} ({near[0]}?)" if near else name
 
 
 __all__ = ["train"]

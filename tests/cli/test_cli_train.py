@@ -155,7 +155,10 @@ def test_a_file_that_asks_for_the_data_s_schedule_keeps_its_own_numbers(tmp_path
         ("ngf: [4]", "mine.yml: ngf is [4], where one value is expected"),
         ("flip: maybe", "mine.yml: flip: 'maybe' is not a valid boolean"),
         ("preset: cifar", "mine.yml: preset: 'cifar' is not one of 'digits'"),
-        ("learning-rate: 1", "mine.yml sets learning-rate: known are accumulate, activation, "),
+        (
+            "learning-rate: 1",
+            "mine.yml sets learning-rate (learning_rate?): known are ",
+        ),
         ("out: a", "mine.yml sets out: known are"),
         ("- 3", "holds a list, not the sections (data:, model:, …)"),
         ("data: {channels: 1}", "mine.yml: the configuration has no section 'model'"),
