@@ -209,16 +209,18 @@ def _pictures(layer: Pictures, box: Box, frames: int) -> str:
     images = images[None] if images.ndim == 4 else images
     k, n, channels, height, width = images.shape
     rows = -(-n // layer.columns)
-    page = np.zeros((k, rows * layer.columns, channels, height, width))
-    page[:, :n] = images.clip(0, 1)
-    page = page.reshape(k, rows, layer.columns, channels, height, width)
-    page = page.transpose(0, 1, 4, 2, 5, 3).reshape(k, rows * height, layer.columns * width, -1)
-    cells = np.round(page * 255).astype(np.uint8)
-    return _sheet(cells, box, frames, "pictures")
+    # Opaque but for a line between them, of one of their pixels.
+    page = np.zeros((k, rows * layer.columns, channels + 1, height + 1, width + 1))
+    page[:, :n, :channels, :-1, :-1] = images.clip(0, 1)
+    page[:, :n, channels, :-1, :-1] = 1
+    page = page.reshape(k, rows, layer.columns, *page.shape[2:]).transpose(0, 1, 4, 2, 5, 3)
+    page = page.reshape(k, rows * (height + 1), layer.columns * (width + 1), -1)[:, :-1, :-1]
+    return _sheet(np.round(page * 255).astype(np.uint8), box, frames, "pictures")
 
 
 def _sheet(cells: np.ndarray, box: Box, frames: int, kind: str) -> str:
-    """All frames (K, H, W, channels) on one sheet of paper, of which one is seen at a time."""
+    """All frames (K, H, W, 2 or 4), grey or colours and how opaque, on one sheet of paper, of which
+    one is seen at a time."""
     from PIL import Image
 
     k, height, width, channels = cells.shape
@@ -230,7 +232,7 @@ def _sheet(cells: np.ndarray, box: Box, frames: int, kind: str) -> str:
         top, left = i // across * height, i % across * width
         sheet[top : top + height, left : left + width] = cell
     file = io.BytesIO()
-    Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet).save(file, "PNG", optimize=True)
+    Image.fromarray(sheet).save(file, "PNG", optimize=True)
     link = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     x, y = -((k - 1) % across) * width, -((k - 1) // across) * height
     move = f' data-kind="sheet" data-cell="{across} {width} {height}"' if k > 1 else ""
