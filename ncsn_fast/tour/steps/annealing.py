@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
 import ncsn_fast as nf
-from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Points
+from ncsn_fast.tour.figure import Axis, Figure, Layer, Line, Panel, Points
 from ncsn_fast.tour.maths import formula, frac, row, sub, sup
 from ncsn_fast.tour.mixture import TWO_MODES
 from ncsn_fast.tour.step import Number, Step, Told, source
@@ -97,45 +98,41 @@ def _numbers(states: dict[str, Tensor], n: int) -> list[Number]:
 
 
 def _figure(states: dict[str, Tensor]) -> Figure:
-    weights = {name: [left(x) for x in way] for name, way in states.items()}
-    updates = [k * STEPS_PER_LEVEL for k in range(len(SIGMAS) + 2)]
-    captions = [
-        f"level {i + 1} of {len(SIGMAS)}, σ = {s:.2g}" for i, s in enumerate(SIGMAS.tolist())
-    ]
-    panels = [
-        Panel(
-            [Points(way[:, :SHOWN], "muted" if name.startswith("plain") else "accent")],
-            plane(2 * REACH),
-            name,
-            height=400,
+    """The clouds of the two that anybody could have made from data alone, and all three weights."""
+    one, _, net = states.values()
+    clouds = [
+        Panel([Points(way[:, :SHOWN], style)], plane(2 * REACH), title, height=400)
+        for way, style, title in (
+            (one, "muted", "plain Langevin dynamics, exact score"),
+            (net, "accent", "annealed, trained network"),
         )
-        for name, way in states.items()
     ]
-    named = zip(weights.items(), ("muted", "accent", "accent"), strict=True)
-    curves = Panel(
-        [
-            Line([0, updates[-1]], [0.2, 0.2], "wanted", "wanted: 0.20"),
-            *(Line(updates, share, style, name) for (name, share), style in named),
-            *(
-                Points(
-                    torch.tensor([[[u, s]] for u, s in zip(updates, share, strict=True)]), radius=5
-                )
-                for share in weights.values()
-            ),
-        ],
-        (Axis("update", 0, updates[-1]), Axis("weight of the left mode", 0.0, 0.6)),
-        "on the left",
-        height=400,
-    )
-    last = {name: share[-1] for name, share in weights.items()}
+    updates = torch.arange(len(one)) * STEPS_PER_LEVEL
+    weights = [torch.tensor([left(x) for x in way]) for way in states.values()]
+    names = ("plain, by the exact score", "annealed, by the exact score", "and by the network")
+    styles = ("muted", "accent", "accent")
+    curves: list[Layer] = [
+        Line([0, updates[-1]], [0.2, 0.2], "wanted", "wanted: 0.20"),
+        *map(partial(Line, updates), weights, styles, names),
+        *(
+            Points(torch.stack([updates, w], 1)[:, None], style, radius=6, jumps=True)
+            for w, style in zip(weights, styles, strict=True)
+        ),
+    ]
+    axes = Axis("update", 0, int(updates[-1])), Axis("weight of the left mode", 0.0, 0.6)
+    levels = enumerate(SIGMAS.tolist(), 1)
     return Figure(
         "down",
-        [*panels, curves],
-        alt="Three clouds from the same uniform start. Plain Langevin dynamics gathers half of the "
-        "points in each mode; annealed chains spread first, then gather a fifth on the left and "
-        "four fifths on the right. Weights of the left mode: "
-        + ", ".join(f"{name} {share:.2f}" for name, share in last.items()) + "; wanted is 0.20.",
-        captions=[*captions, "the last state", "without its noise"],
+        [*clouds, Panel(curves, axes, "how many are on the left", height=400)],
+        alt="Clouds of points from the same uniform start. Plain Langevin dynamics gathers half of "
+        "them in each mode; annealed chains spread first, then gather a fifth on the left and "
+        "four fifths on the right. Weights of the left mode, of which 0.20 is wanted: "
+        + ", ".join(f"{n} {w[-1]:.2f}" for n, w in zip(names, weights, strict=True)) + ".",
+        captions=[
+            *(f"level {i} of {len(SIGMAS)}, σ = {s:.2g}" for i, s in levels),
+            "the last state",
+            "without its noise",
+        ],
         seconds=9.0,
     )  # fmt: skip
 

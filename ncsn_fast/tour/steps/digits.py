@@ -109,11 +109,11 @@ def _figure(chain: Tensor) -> Figure:
         [
             Line([0, rows[-1]], [best, best], "wanted", "as many real digits"),
             Line(rows, away, "accent", "the states"),
-            Points(here, "accent", radius=6),
+            Points(here, "accent", radius=6, jumps=True),
         ],
         (Axis("update", 0, rows[-1]), Axis("distance", 0.1, 20.0, log=True)),
         "distance from real digits",
-        height=420,
+        height=382,
     )
     return Figure(
         "from_noise",

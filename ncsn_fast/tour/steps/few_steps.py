@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits as data
-from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Pictures, Points
+from ncsn_fast.tour.figure import Axis, Figure, Layer, Line, Panel, Pictures, Points
 from ncsn_fast.tour.maths import formula, row, sub
 from ncsn_fast.tour.step import Number, Step, Told, source
 from ncsn_fast.tour.steps.digits import COLUMNS, SHOWN, distance, full_chain, images_of, sure
@@ -80,30 +78,19 @@ def _figure(short: Tensor, chain: Tensor) -> Figure:
         for name, states in both.items()
     ]
     shown = [max(k, 0.7) for k in spent]  # there is no 0 on a logarithmic axis
-    styles = zip(away.values(), ("muted", "accent"), strict=True)
-    dots = [
-        Points(torch.tensor([[[k, d]] for k, d in zip(shown, path, strict=True)]), style, radius=6)
-        for path, style in styles
-    ]
-    top = 10 ** math.ceil(math.log10(max(map(max, away.values()))))
-    curves = Panel(
-        [
-            Line(shown, away["annealed Langevin dynamics"], "muted", "annealed Langevin dynamics"),
-            Line(shown[: STEPS + 1], away["DPM-Solver++(2M)"][: STEPS + 1], "accent",
-                 "DPM-Solver++(2M)"),
-            *dots,
-        ],
-        (
-            Axis("evaluations of the network", 0.7, 250.0, log=True, ticks=[1, 10, 100]),
-            Axis("distance", 0.1, top, log=True),
-        ),
-        "distance from real digits",
-        height=420,
-    )  # fmt: skip
+    curves: list[Layer] = []
+    for (name, path), style in zip(away.items(), ("muted", "accent"), strict=True):
+        dots = torch.tensor([[[k, d]] for k, d in zip(shown, path, strict=True)])
+        curves += [Line(shown, path, style, name), Points(dots, style, radius=6, jumps=True)]
+    axes = (
+        Axis("evaluations of the network", 0.7, 250.0, log=True, ticks=[1, 10, 100]),
+        Axis("distance", 0.1, 30.0, log=True, ticks=[0.1, 1, 10]),
+    )
+    panels.append(Panel(curves, axes, "distance from real digits", height=382))
     ends = [path[-1] for path in away.values()]
     return Figure(
         "race",
-        [*panels, curves],
+        panels,
         alt="Two grids of sixteen images that start as noise. On the right all are digits after "
         f"ten evaluations, at a distance of {ends[1]:.2f} from real ones; on the left they are "
         f"noise then, and after {many} evaluations digits at a distance of {ends[0]:.2f}.",

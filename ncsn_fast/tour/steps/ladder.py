@@ -110,9 +110,11 @@ def _noisy(images: Tensor, sigmas: Tensor, losses: dict[str, list[float]]) -> Fi
 
     def way(name: str) -> Points:
         here = [[[s, y]] for s, y in zip(at, losses[name], strict=True)]
-        return Points(torch.tensor(here), "accent", radius=6)
+        return Points(torch.tensor(here), "accent", radius=6, jumps=True)
 
     levels = Axis("noise level σ", at[-1] / 1.3, at[0] * 1.3, log=True)
+    powers = ["0.01", "1", "100", "10⁴", "10⁶"]
+    loss = Axis("loss", 1e-2, 1e6, log=True, ticks=[1e-2, 1, 1e2, 1e4, 1e6], names=powers)
     curves = Panel(
         [
             Line(at, losses["unweighted"], "muted", "trained, unweighted"),
@@ -121,9 +123,9 @@ def _noisy(images: Tensor, sigmas: Tensor, losses: dict[str, list[float]]) -> Fi
             way("weighted"),
             way("unweighted"),
         ],
-        (levels, Axis("loss", 1e-2, 1e6, log=True)),
+        (levels, loss),
         "the loss at each level",
-        height=420,
+        height=382,
     )
     return Figure(
         "noisy",
@@ -137,40 +139,39 @@ def _noisy(images: Tensor, sigmas: Tensor, losses: dict[str, list[float]]) -> Fi
 
 
 def _shells(sigmas: Tensor, even: Tensor) -> Figure:
-    r = torch.logspace(-1.7, 2.0, 400)
-
-    def shell(sigma: float) -> Tensor:
-        """The density of ln ‖σz‖ at r; the length of z is nearly N(√D, ½)."""
-        return (r / sigma) * torch.exp(-((r / sigma - math.sqrt(VALUES)) ** 2)) / math.sqrt(math.pi)
+    # The length of z is nearly N(√D, ½); that of σz has the same shape on a logarithmic axis.
+    length = torch.linspace(5.5, 10.5, 61)
+    shell = length * torch.exp(-((length - math.sqrt(VALUES)) ** 2)) / math.sqrt(math.pi)
 
     def panel(title: str, levels: Tensor) -> Panel:
-        curves = torch.stack([shell(s) for s in levels.tolist()])
-        above = torch.cat([curves[:1], curves[:-1]])
+        at = levels[:, None] * length
+        above = torch.cat([at[:1], at[:-1]])
+        each = shell.expand_as(at)
         return Panel(
             [
-                *(Line(r, curve, "muted") for curve in curves),
-                Line(r, above, "wanted", "the level above"),
-                Line(r, curves, "accent", "this level"),
+                *(Line(x, shell, "muted") for x in at),
+                Line(above, each, "wanted", "the level above"),
+                Line(at, each, "accent", "this level"),
             ],
-            (
-                Axis("length of the noise", 0.04, 60.0, log=True),
-                Axis("density of its logarithm", 0.0, 5.0),
-            ),
+            (Axis("length of the noise", 0.04, 60.0, log=True), Axis("density", 0.0, 5.0)),
             title,
         )
 
     both = [panel("geometric levels", sigmas), panel("evenly spaced levels", even)]
-    shares = [
-        [1.0] + [overlap(a, b) for a, b in pairwise(levels.tolist())] for levels in (sigmas, even)
-    ]
+    shares = zip(
+        *([overlap(a, b) for a, b in pairwise(levels.tolist())] for levels in (sigmas, even)),
+        strict=True,
+    )
     return Figure(
         "shells",
         both,
         alt="Shells of noise, one per level. Geometric levels stand side by side at equal "
         "distances and overlap by a half; evenly spaced ones crowd at large noise, and the "
         "smallest stands alone, far from its neighbour.",
-        captions=[f"level {i + 1}: overlap {a:.2f} on the left, {b:.2f} on the right"
-                  for i, (a, b) in enumerate(zip(*shares, strict=True))],
+        captions=["level 1, the largest", *(
+            f"level {i}: overlap {a:.2f} if geometric, {b:.2f} if evenly spaced"
+            for i, (a, b) in enumerate(shares, 2)
+        )],
         seconds=8.0,
     )  # fmt: skip
 

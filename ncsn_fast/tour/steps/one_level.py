@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import ncsn_fast as nf
-from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Points
+from ncsn_fast.tour.figure import Axis, Bars, Figure, Layer, Line, Panel, Points
 from ncsn_fast.tour.maths import formula, row, sub
 from ncsn_fast.tour.mixture import TWO_MODES
 from ncsn_fast.tour.step import Number, Step, Told, source
@@ -82,35 +82,36 @@ def one_level(quick: bool, told: Told) -> Step:
 
 
 def _figure(sigmas: list[float], ends: list[Tensor]) -> Figure:
-    data = TWO_MODES.sample(SHOWN, seed=2)
-    chains = torch.stack([x[:SHOWN] for x in ends])
-    clouds = [Points(data, "muted", "data"), Points(chains, "accent", "chains")]
-    cloud = Panel(clouds, plane(2 * REACH), "where the chains end", height=400)
-    left = [float(parts(x)[0]) for x in ends]
-    away = [float(parts(x)[2]) for x in ends]
+    clouds = [
+        Points(TWO_MODES.sample(SHOWN, seed=2), "muted", "data"),
+        Points(torch.stack([x[:SHOWN] for x in ends]), "accent", "chains"),
+    ]
+    shares = torch.stack([parts(x) for x in ends])
+    names = Axis("", 0, 3, ticks=[0.5, 1.5, 2.5], names=["left mode", "right mode", "elsewhere"])
+    bars = [
+        Bars([0, 1, 2, 3], shares, "accent", "chains"),
+        Bars([0, 1, 2, 3], wanted(), "wanted", "wanted"),
+    ]
     bad = [wrong(x) for x in ends]
     here = torch.tensor([[[s, y]] for s, y in zip(sigmas, bad, strict=True)])
-    curves = Panel(
-        [
-            Line(sigmas, left, "muted", "at the left mode (0.20 wanted)"),
-            Line(sigmas, away, "wanted", "at no mode (0.01 wanted)"),
-            Line(sigmas, bad, "accent", "in the wrong place"),
-            Points(here, "accent", radius=6),
-        ],
-        (Axis("noise level σ", SMALL, LARGE, log=True), Axis("share of points", 0.0, 1.0)),
-        "what is wrong with them",
-        height=400,
-    )
+    curve: list[Layer] = [Line(sigmas, bad, "accent"), Points(here, "accent", radius=6, jumps=True)]
+    level = Axis("noise level σ", SMALL, LARGE, log=True)
+    share = Axis("share of points", 0.0, 1.0)
     return Figure(
         "levels",
-        [cloud, curves],
+        [
+            Panel(clouds, plane(2 * REACH), "where the chains end", height=400),
+            Panel(bars, (names, share), "how many are where", height=400),
+            Panel(curve, (level, share), "how many are in the wrong place", height=400),
+        ],
         alt="As the noise level grows from 0.05 to 20 two equal clouds, where a fifth and four "
         f"fifths were wanted, spread until they fill the plane. From {min(bad):.2f} to "
         f"{max(bad):.2f} of the points are in the wrong place, at every level.",
-        captions=[f"σ = {s:.2f}: {y:.0%} in the wrong place"
-                  for s, y in zip(sigmas, bad, strict=True)],
+        captions=[
+            f"σ = {s:.2f}: {y:.0%} in the wrong place" for s, y in zip(sigmas, bad, strict=True)
+        ],
         seconds=7.0,
-    )  # fmt: skip
+    )
 
 
 __all__ = ["one_level"]

@@ -145,7 +145,7 @@ def _figure(numbers_of_points: list[int], pairs: list[list[Function]]) -> Figure
         [
             Line(ends, slope, "wanted", "falling as 1 / √n"),
             Line(numbers_of_points, apart, "muted"),
-            Points(way, "accent", "here", radius=6),
+            Points(way, "accent", "here", radius=6, jumps=True),
         ],
         (
             Axis("points n", ends[0] / 1.3, ends[1] * 1.3, log=True),
