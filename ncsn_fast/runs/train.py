@@ -87,6 +87,7 @@ def train(
             if is_same(run, of_run) and is_same(config, of_config):
                 return of_run, of_config, _goes_on(out, say)
         check_new(out)
+        _check_apart(run, out)
         return run, config, False
 
     return _in_folder(out, begin, "choose another --out", device, say, progress)
@@ -131,6 +132,19 @@ def _goes_on(out: Path, say: Say) -> bool:
     check_new(out, begun=True)
     say(f"The run in {out} was stopped before its first checkpoint: it begins anew.")
     return False
+
+
+def _check_apart(run: TrainRun, out: Path) -> None:
+    """Refuse a folder among the images: those that the run draws would be taken for data.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if out.resolve().is_relative_to(Path(run.data).resolve()) and run.data != "digits":
+        raise ValueError(
+            f"{out} lies in the folder of the images, {run.data}, which would be trained on what "
+            "the run draws: choose another --out"
+        )
 
 
 def _in_folder(

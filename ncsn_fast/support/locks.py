@@ -113,7 +113,8 @@ def make_folder(path: str | os.PathLike[str], otherwise: str = "choose another")
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot make the folder {path}: {error}; {otherwise}") from error
+        reason = "it is a file" if Path(path).is_file() else str(error)
+        raise ValueError(f"cannot make the folder {path}: {reason}; {otherwise}") from error
 
 
 def check_held(folder: Path) -> None:

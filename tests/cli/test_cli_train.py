@@ -404,6 +404,15 @@ def test_damaged_settings_of_a_run_are_named(tmp_path, content):
     assert f"{tmp_path / 'run.json'} is damaged" in result.output
 
 
+def test_a_run_among_its_images_is_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "a.png")
+    for out in (tmp_path, tmp_path / "runs" / "a"):
+        result = invoke("train", "--data", tmp_path, "--out", out)
+        assert result.exit_code == 1
+        assert "lies in the folder of the images" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", (16 * digits("train").images[:8, 0]).numpy() / 16)
     monkeypatch.chdir(tmp_path)

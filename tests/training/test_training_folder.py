@@ -155,7 +155,9 @@ def test_a_folder_that_may_not_be_written_is_refused_before_any_work(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_refused_before_any_work(tmp_path):
     (tmp_path / "run").touch()
-    with pytest.raises(ValueError, match=r"cannot make the folder .*choose another"):
+    with pytest.raises(
+        ValueError, match=r"cannot make the folder .*run: it is a file; choose another"
+    ):
         trained(out=tmp_path / "run")
 
 
