@@ -91,10 +91,14 @@ def _variances(runs: dict[float, Tensor]) -> list[Number]:
     for noise, states in runs.items():
         wanted = noise * VARIANCE / (1 - ALPHA / (2 * VARIANCE))
         slack = SIGMAS * wanted * math.sqrt(2 / states.shape[1]) + 1e-5
-        found = float(states[-1].double().var())
+        found = _variance(states)
         low = max(wanted - slack, 0.0)
         numbers.append(Number(words[noise], f"{wanted:.3f}", found, low, wanted + slack))
     return numbers
+
+
+def _variance(states: Tensor) -> float:
+    return float(states[-1].double().var())
 
 
 def _laws(runs: dict[float, Tensor], same: Tensor, ends: Tensor) -> list[Number]:
@@ -140,8 +144,9 @@ def _one_point(states: Tensor) -> Figure:
     return Figure(
         "one_point",
         [hill, visits],
-        alt="A point climbs the logarithm of a density with two hills, then wanders over both. The "
-        f"histogram of where it has been in {steps[-1]:,} steps has the shape of the density.",
+        alt="A point climbs the logarithm of a density with two hills, at x = 3.6 and 7.4, then "
+        f"wanders over both. The histogram of where it has been in {steps[-1]:,} steps has the "
+        "shape of the density.",
         captions=[f"after {k:,} step{'s' if k > 1 else ''}" for k in steps],
         seconds=11.0,
     )
@@ -162,7 +167,8 @@ def _noise(runs: dict[float, Tensor]) -> Figure:
         "three_noises",
         panels,
         alt="Histograms of chains that begin all over the axis. Without noise they shrink to the "
-        "mode, with √α to a hill that is too narrow, with √(2α) they become the density.",
+        f"mode, with √α to a hill that is too narrow, of variance {_variance(runs[0.5]):.2f}, with "
+        f"√(2α) they become the density, of variance {_variance(runs[1.0]):.2f}.",
         captions=[f"step {k}" for k in frames],
         seconds=7.0,
     )
