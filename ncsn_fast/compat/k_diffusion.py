@@ -1,6 +1,6 @@
 """Samplers in the style of k-diffusion, model(x, σ) being a denoiser; k-diffusion is not needed.
 
-from ncsn_fast.compat.k_diffusion import sample_annealed_langevin
+    from ncsn_fast.compat.k_diffusion import sample_annealed_langevin
 
 In all of them, which raise ValueError for bad input, before any work:
 

@@ -1,6 +1,6 @@
 """The samplers of the official code of NCSN, the first version: same arguments, same return values.
 
-from ncsn_fast.compat.ncsn import anneal_Langevin_dynamics
+    from ncsn_fast.compat.ncsn import anneal_Langevin_dynamics
 
 There they are methods of a runner, so here is how they take their places:
 

@@ -1,6 +1,6 @@
 """The samplers of the official NCSNv2 code: same arguments, same return values, this engine.
 
-from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
+    from ncsn_fast.compat.ncsnv2 import anneal_Langevin_dynamics
 
 The network computes in float32; nf.Sampler has the 16-bit precisions. An official one is taken
 over and runs as ours (see nf.prepare_for_inference), the same to rounding; ``adopt=False`` leaves
