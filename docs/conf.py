@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_gallery.gen_gallery",
+    "accessible",
     "commands",
     "docstrings",
     "formulas",
@@ -63,5 +64,6 @@ exclude_patterns = ["examples"]
 html_theme = "furo"
 html_title = "ncsn_fast"
 html_copy_source = False
+html_show_search_summary = False  # it is fetched, which files do not allow
 html_static_path = ["extensions/gallery.css"]
 html_css_files = ["gallery.css"]
