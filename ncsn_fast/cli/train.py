@@ -19,7 +19,7 @@ from ncsn_fast.runs import train as work
 from ncsn_fast.runs.training.settings import FROM_DATA, SETTINGS, from_settings
 from ncsn_fast.training.presets import PRESETS
 
-_NOT_IN_FILES = {"config", "device", "help", "help_all", "out", "quiet", "report", "resume"}
+_NOT_IN_FILES = {"config", "device", "help", "help_all", "open", "out", "quiet", "report", "resume"}
 _FIRST = ("data", "image_size", "out", "preset", "steps", "conditional", "resume", "device")
 
 
@@ -54,7 +54,7 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(cls=_TrainCommand, groups=_groups())
+@click.command(cls=_TrainCommand, groups=_groups(), opens=True)
 @_setting_options
 @click.option(
     "--out",
@@ -112,7 +112,7 @@ def train(output: Output, out: Path, resume: bool, device: str | None, **options
     context = click.get_current_context()
     source = click.core.ParameterSource.COMMANDLINE
     flags = {k: v for k, v in options.items() if context.get_parameter_source(k) == source}
-    told: dict[str, Any] = {"say": output.say, "progress": output.progress}
+    told: dict[str, Any] = {"say": output.say, "progress": output.progress, "show": output.show}
     told |= {"device": (device := device_of(device))}
     group = join(from_environment(), device)
     if resume:

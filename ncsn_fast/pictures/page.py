@@ -131,7 +131,8 @@ def table(
         )
         for cells, bar in zip(rows, drawn, strict=True)
     ]
-    heads = [element("th", text(cell), scope="col") for cell in head]
+    # A corner that says nothing heads nothing.
+    heads = [element("th", text(cell), scope="col") if cell else element("td") for cell in head]
     parts = [element("thead", element("tr", *heads))] if head else []
     kinds = " ".join(["figures"] * figures + ["bars"] * bool(bars))
     inside = element("table", *parts, element("tbody", *lines), class_=kinds or None)

@@ -49,6 +49,7 @@ from ncsn_fast.training.state import CHECKPOINT, check_new
 from ncsn_fast.training.trainer import Trainer
 
 Say = Callable[[str], None]
+Show = Callable[[Path], None]
 _PLOT = "loss.png"
 _FILES = {
     "model": "model.safetensors",
@@ -63,14 +64,27 @@ _FILES = {
 }
 
 
+def _show_nothing(page: Path) -> None:
+    """Nobody watches."""
+
+
 def train(
-    run: TrainRun, config: TrainConfig, *, device: str, say: Say, progress: bool
+    run: TrainRun,
+    config: TrainConfig,
+    *,
+    device: str,
+    say: Say,
+    progress: bool,
+    show: Show = _show_nothing,
 ) -> dict[str, Any]:
     """Train a network in the folder ``config.out``; return the report, as docs/use.md describes it.
 
     The folder gets run.json (settings), log.jsonl, loss.png, checkpoint.safetensors (to resume)
     and model.safetensors (to sample). Whatever is refused leaves it as it was. Below torchrun,
     which starts a command anew when a process was lost, a run of these very settings goes on.
+
+    Args:
+        show: given the page of the run once it is there.
 
     Raises:
         ValueError: for a folder that holds a run or that another process is writing to, and for
@@ -90,11 +104,17 @@ def train(
         _check_apart(run, out)
         return run, config, False
 
-    return _in_folder(out, begin, "choose another --out", device, say, progress)
+    return _in_folder(out, begin, "choose another --out", device, say, progress, show)
 
 
 def resume(
-    out: Path, changes: Mapping[str, Any], *, device: str, say: Say, progress: bool
+    out: Path,
+    changes: Mapping[str, Any],
+    *,
+    device: str,
+    say: Say,
+    progress: bool,
+    show: Show = _show_nothing,
 ) -> dict[str, Any]:
     """Go on with the run in a folder; return the report, as :func:`train` does.
 
@@ -122,7 +142,7 @@ def resume(
         config = replace(config, **{k: v for k, v in changes.items() if k not in of_run})
         return run, config, _goes_on(out, say)
 
-    return _in_folder(out, begin, "resume another run", device, say, progress)
+    return _in_folder(out, begin, "resume another run", device, say, progress, show)
 
 
 def _goes_on(out: Path, say: Say) -> bool:
@@ -154,6 +174,7 @@ def _in_folder(
     device: str,
     say: Say,
     progress: bool,
+    show: Show,
 ) -> dict[str, Any]:
     """Train in a folder whose lock the first process holds, and where it says with what."""
     group = join(from_environment(), device)
@@ -164,7 +185,7 @@ def _in_folder(
             return begin()
 
         run, config, goes_on = group.from_first(begin_locked)
-        return _train(group, run, config, goes_on, device, say, progress)
+        return _train(group, run, config, goes_on, device, say, progress, show)
 
 
 def _train(
@@ -175,6 +196,7 @@ def _train(
     device: str,
     say: Say,
     progress: bool,
+    show: Show,
 ) -> dict[str, Any]:
     """Begin the run or go on with it, in a folder whose lock is held."""
     out = Path(str(config.out))
@@ -219,7 +241,7 @@ def _train(
         )
     with contextlib.ExitStack() as stack:
         if group.ranks.is_first:
-            stack.enter_context(_shown(trainer, out, chosen(run, config), device, say))
+            stack.enter_context(_shown(trainer, chosen(run, config), device, say, show))
         trainer.fit(progress=progress)
     data = {"source": run.data, "images": len(images), "shape": list(images.shape[1:])}
     return {
@@ -268,15 +290,16 @@ def _result(trainer: Trainer, out: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _shown(
-    trainer: Trainer, out: Path, settings: Mapping[str, Any], device: str, say: Say
+    trainer: Trainer, settings: Mapping[str, Any], device: str, say: Say, show: Show
 ) -> Iterator[None]:
     """Show the run as a page while it goes on, and in the end the loss as a picture too."""
-    machine = machine_facts(device)
+    out, machine = Path(str(trainer.out)), machine_facts(device)
     page = TrainingPage(
         trainer, settings, f"{machine['device_name']}, torch {machine['versions']['torch']}"
     )
     page.write(going_on=trainer.step < trainer.config.steps)
     say(f"To watch it: {out / PAGE}")
+    show(out / PAGE)
     trainer.log.on_entry = page.update
     try:
         yield

@@ -145,6 +145,7 @@ def opened(monkeypatch):
     {
         "sample": "grid.png",
         "schedule": "schedule.png",
+        "train": "training.html",
         "evaluate": "evaluation.html",
     }.items(),
 )

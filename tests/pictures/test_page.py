@@ -44,6 +44,7 @@ def test_cells_say_which_column_and_row_they_are_of() -> None:
     read = Page(page("T", [pages.table("Speeds", [("ours", "3")], ("who", "speed"))]))
     scopes = [tag["scope"] for name, tag in read.tags if name == "th"]
     assert scopes == ["col", "col", "row"]
+    assert "<thead><tr><td></td><th" in pages.table("Speeds", [("ours", "3")], ("", "speed"))
 
 
 def test_attributes_are_escaped_and_none_is_left_out() -> None:
