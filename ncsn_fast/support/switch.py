@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 S = TypeVar("S")
 
 
-class _Level(NamedTuple, Generic[T, S]):
+@dataclass(frozen=True)  # a NamedTuple can be generic from Python 3.11 on
+class _Level(Generic[T, S]):
     wanted: T
     before: S
     threads: list[int]  # one entry for each block

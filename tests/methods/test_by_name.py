@@ -1,7 +1,6 @@
 """The methods by name: settings, methods of one's own, and each of them on the engine."""
 
 import inspect
-import re
 from pathlib import Path
 
 import numpy as np
@@ -365,16 +364,6 @@ def test_a_later_start_runs_the_rest_of_the_table(method):
 def test_a_start_where_no_chain_can_begin_is_refused(method, settings, message):
     with pytest.raises(ValueError, match=f"start_level = 5: this method {message}"):
         on_engine(method, **settings)(2, seed=0, start_level=5)
-
-
-def test_the_examples_of_the_documentation_run():
-    page = Path(__file__).parents[2] / "docs" / "methods.md"
-    examples = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(examples) == 2
-    for example in examples:
-        names = {}
-        exec(example, names)
-        assert names["images"].shape == (16, 1, 8, 8)
 
 
 def test_the_documentation_names_every_method_and_setting():
