@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 # Those that constraints.txt has been tried with, and .github/workflows/ci.yml runs.
-PYTHONS = ["3.10", "3.11", "3.12"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 # kernels/ and benchmarks/ are top-level folders for whoever reads the code, and submodules of
 # ncsn_fast for whoever imports it: no top-level module called `kernels` is ever installed.
 MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
