@@ -11,7 +11,7 @@ from torch.nn import Module
 
 import ncsn_fast as nf
 from ncsn_fast.tour.figure import Axis, Figure, Layer, Line, Panel, Points
-from ncsn_fast.tour.maths import formula, frac, row, sub, sup
+from ncsn_fast.tour.maths import formula, frac, root, row, sub, sup
 from ncsn_fast.tour.mixture import TWO_MODES
 from ncsn_fast.tour.step import Number, Step, Told, source
 from ncsn_fast.tour.steps.common import REACH, anywhere, plane, trained
@@ -55,9 +55,10 @@ def annealing(quick: bool, told: Told) -> Step:
         claim="Langevin dynamics at every level, from the largest down, gives each mode its "
         "weight, which plain Langevin dynamics cannot.",
         formula=formula(
-            "x ← x +", sub("α", "i"), "s(x, ", sub("σ", "i"), ") + √(2", sub("α", "i"), ") z,  ",
-            sub("α", "i"), "= ε", sup(row("(", frac(sub("σ", "i"), sub("σ", "L")), ")"), "2"),
-        ),
+            "x ← x +", sub("α", "i"), "s(x, ", sub("σ", "i"), ") +",
+            root(row("2", sub("α", "i"))), "z",
+        )
+        + formula(sub("α", "i"), "= ε", frac(sup(sub("σ", "i"), "2"), sup(sub("σ", "L"), "2"))),
         code=source(annealed),
         figures=[_figure(states)],
         numbers=_numbers(states, n),
@@ -92,7 +93,7 @@ def _numbers(states: dict[str, Tensor], n: int) -> list[Number]:
         Number("standard deviation in the right mode, by the exact score", "1.00",
                float(right.std(0).mean()), 0.95, 1.08),
         Number("by the trained network", "1.00", float(own.std(0).mean()), 0.93, 1.12),
-        Number("chains of the network that end more than 4 from both modes", "0.000",
+        Number("chains of the network that end more than 4 from both modes", "0",
                lost, 0.0, 0.005),
     ]  # fmt: skip
 
@@ -103,7 +104,7 @@ def _figure(states: dict[str, Tensor]) -> Figure:
     clouds = [
         Panel([Points(way[:, :SHOWN], style)], plane(2 * REACH), title, height=400)
         for way, style, title in (
-            (one, "muted", "plain Langevin dynamics, exact score"),
+            (one, "muted", "plain, exact score"),
             (net, "accent", "annealed, trained network"),
         )
     ]

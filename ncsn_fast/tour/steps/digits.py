@@ -12,7 +12,7 @@ from ncsn_fast.data.digits import digits as data
 from ncsn_fast.evaluation.classifier import load_classifier
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Pictures, Points
-from ncsn_fast.tour.maths import formula, sub
+from ncsn_fast.tour.maths import formula, root, row, sub, sup
 from ncsn_fast.tour.step import Number, Step, Told, source
 
 SHOWN, COLUMNS = 16, 4
@@ -61,17 +61,17 @@ def digits(quick: bool, told: Told) -> Step:
     n = images_of(quick)
     chain = full_chain(n)
     told(1.0)
-    real, end = data("train").images[:n], chain[-1]
+    real, end = data("test").images[:n], chain[-1]
     return Step(
         name="digits",
         title="From noise to digit",
         claim="The same few lines, with a network of images for the score, lead from noise to "
         "handwritten digits that nobody wrote.",
         formula=formula(
-            "x ← x +", sub("α", "i"), sub("s", "θ"), "(x, ", sub("σ", "i"), ") + √(2",
-            sub("α", "i"), ") z,  at the end x ← x +", sub("σ", "L"), "²", sub("s", "θ"), "(x, ",
-            sub("σ", "L"), ")",
-        ),
+            "x ← x +", sub("α", "i"), sub("s", "θ"), "(x, ", sub("σ", "i"), ") +",
+            root(row("2", sub("α", "i"))), "z",
+        )
+        + formula("x ← x +", sup(sub("σ", "L"), "2"), sub("s", "θ"), "(x, ", sub("σ", "L"), ")"),
         code=source(annealed),
         figures=[_figure(chain)],
         numbers=[
@@ -82,7 +82,7 @@ def digits(quick: bool, told: Told) -> Step:
             Number("squared distance of the noise from the digits (pixel Fréchet)", "large",
                    distance(chain[0]), 3.0, 100.0, 2),
             Number("the same of the images at the end",
-                   f"{distance(real):.2f} as of real ones", distance(end), 0.0,
+                   f"{distance(data('train').images[:n]):.2f} as of real ones", distance(end), 0.0,
                    1.0 if quick else 0.35, 2),
         ],
         text=[

@@ -83,8 +83,8 @@ def empty_regions(quick: bool, told: Told) -> Step:
         claim="A network learns the score where data lie and nowhere else; chains that start in "
         "between are sent the wrong way.",
         formula=formula(
-            "E", norm(sub("s", "θ"), "(x̃) − ∇ log", sub("p", "σ"), "(x̃)"), "over",
-            sub("p", "σ"), ", which is 0 where p is",
+            "E", norm(sub("s", "θ"), "(x̃) − ∇ log", sub("p", "σ"), "(x̃)"), "= ∫",
+            sub("p", "σ"), "(x̃)", norm(sub("s", "θ"), "(x̃) − ∇ log", sub("p", "σ"), "(x̃)"), "d x̃",
         ),
         code=source(trained),
         figures=[_learning(data, errors, seen), _chains(net, lost & band)],

@@ -8,7 +8,7 @@ from torch import Tensor
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits as data
 from ncsn_fast.tour.figure import Axis, Figure, Layer, Line, Panel, Pictures, Points
-from ncsn_fast.tour.maths import formula, row, sub
+from ncsn_fast.tour.maths import formula, frac, sub
 from ncsn_fast.tour.step import Number, Step, Told, source
 from ncsn_fast.tour.steps.digits import COLUMNS, SHOWN, distance, full_chain, images_of, sure
 
@@ -34,13 +34,14 @@ def few_steps(quick: bool, told: Told) -> Step:
     return Step(
         name="few-steps",
         title="Few steps against many",
-        claim="The same network with another method draws digits as near to real ones in ten "
+        claim="The same network with another method draws digits about as near to real ones in ten "
         "evaluations as annealed Langevin dynamics in 211.",
-        formula=formula(
-            "d x = − n(x, σ) d σ,  D = x + σ n;  x ←", row(sub("σ", "i+1"), "/", sub("σ", "i")),
-            "x + (1 −", row(sub("σ", "i+1"), "/", sub("σ", "i")), ") ( (1 + k)", sub("D", "i"),
-            "− k", sub("D", "i−1"), ")",
-        ),
+        formula=formula("d x = − n(x, σ) d σ")
+        + formula("D = x + σ n")
+        + formula(
+            "x ← q x + (1 − q)((1 + k)", sub("D", "i"), "− k", sub("D", "i−1"), ")"
+        )
+        + formula("q =", frac(sub("σ", "i+1"), sub("σ", "i"))),
         code=source(few),
         figures=[_figure(short, chain)],
         numbers=[
@@ -58,8 +59,8 @@ def few_steps(quick: bool, told: Told) -> Step:
             "Without its noise the chain becomes a differential equation, the probability flow, "
             "that carries noise to images along smooth ways. A solver of second order needs few "
             "steps on those.",
-            "It is no gift: of some more images in a hundred the classifier is in doubt. Which "
-            "method when, and what few steps cost, is in docs/methods.md.",
+            "It is no gift: the classifier is in doubt about more of these images. Which method "
+            "when, and what few steps cost, is in docs/methods.md.",
         ],
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch.nn import Module
 import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
 from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Pictures, Points
-from ncsn_fast.tour.maths import formula, frac, norm, row, sub
+from ncsn_fast.tour.maths import formula, frac, norm, sub, sup
 from ncsn_fast.tour.step import Number, Step, Told, source
 
 SIDE, VALUES = 8, 64  # of a digit
@@ -51,10 +51,10 @@ def ladder(quick: bool, told: Told) -> Step:
         claim="Many levels, each a fixed part of the one above, lead from noise to data in steps "
         "of one size, and the weight σ² lets all of them count in one loss.",
         formula=formula(
-            frac("1", "L"), "Σ", sub("σ", "i") , "² ½ E",
-            norm("s(x̃, ", sub("σ", "i"), ") + z /", sub("σ", "i")),
-            ",  ", frac(row(sub("σ", "i")), row(sub("σ", "i+1"))), "= const",
-        ),
+            frac("1", "L"), "Σ", sup(sub("σ", "i"), "2"), frac("1", "2"), "E",
+            norm("s(x̃, ", sub("σ", "i"), ") +", frac("z", sub("σ", "i"))),
+        )
+        + formula(frac(sub("σ", "i"), sub("σ", "i+1")), "= const"),
         code=source(loss_at, overlap),
         figures=[_noisy(images, sigmas, losses), _shells(sigmas, even)],
         numbers=_numbers(len(net.sigmas), sigmas, even, losses),
@@ -88,7 +88,7 @@ def _numbers(
         Number("levels that the digits ask for (the network that comes along has as many)",
                str(known), len(sigmas), known, known, 0),
         Number("loss that knows nothing, with σ², largest level by smallest", "1",
-               spread(losses["nothing"]), 1.0, slack, 2),
+               spread(losses["nothing"]), 1.0, slack),
         Number("the same unweighted", f"{full:,.0f}", spread(losses["nothing, unweighted"]),
                full / slack, full * slack, 0),
         Number("loss of the trained network, with σ²", "far less than unweighted",

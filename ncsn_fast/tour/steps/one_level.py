@@ -9,7 +9,7 @@ from torch import Tensor
 
 import ncsn_fast as nf
 from ncsn_fast.tour.figure import Axis, Bars, Figure, Layer, Line, Panel, Points
-from ncsn_fast.tour.maths import formula, row, sub
+from ncsn_fast.tour.maths import formula, root, sub, sup
 from ncsn_fast.tour.mixture import TWO_MODES
 from ncsn_fast.tour.step import Number, Step, Told, source
 from ncsn_fast.tour.steps.common import REACH, anywhere, plane
@@ -58,9 +58,10 @@ def one_level(quick: bool, told: Told) -> Step:
         title="One noise level: too small, too large",
         claim="Little noise leaves the chains where they started, much noise changes the data, and "
         "no level between is right.",
-        formula=formula(
-            sub("p", "σ"), "= Σ", sub("w", "k"), "N(", sub("μ", "k"), ", (1 +",
-            row("σ²"), ") I );  x ← x + α ∇ log", sub("p", "σ"), "(x) + √(2α) z",
+        formula=formula("x ← x + α ∇ log", sub("p", "σ"), "(x) +", root("2 α"), "z")
+        + formula(
+            sub("p", "σ"), "= Σ", sub("w", "k"), "N(", sub("μ", "k"), ", (1 +", sup("σ", "2"),
+            ") I)",
         ),
         code=source(at_one_level),
         figures=[_figure(sigmas, ends)],

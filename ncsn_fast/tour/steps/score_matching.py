@@ -10,7 +10,7 @@ from torch import Tensor
 
 import ncsn_fast as nf
 from ncsn_fast.tour.figure import Axis, Figure, Line, Panel, Points
-from ncsn_fast.tour.maths import formula, norm, sub
+from ncsn_fast.tour.maths import formula, frac, norm, sub
 from ncsn_fast.tour.mixture import Mixture
 from ncsn_fast.tour.step import Number, Step, Told, source
 
@@ -71,9 +71,10 @@ def score_matching(quick: bool, told: Told) -> Step:
         claim="Asked for the noise that was added to each point, a function learns the score of "
         "the noisy points, which no data give: both losses have the same minimiser.",
         formula=formula(
-            "½ E", norm("s(x̃) + z / σ"), "= ½ E", norm("s(x̃) − ∇ log", sub("p", "σ"), "(x̃)"),
-            "+ C,  x̃ = x + σ z",
-        ),
+            frac("1", "2"), "E", norm("s(x̃) +", frac("z", "σ")), "=", frac("1", "2"), "E",
+            norm("s(x̃) − ∇ log", sub("p", "σ"), "(x̃)"), "+ C",
+        )
+        + formula("x̃ = x + σ z"),
         code=source(explicit, denoising),
         figures=[_figure(numbers_of_points, pairs)],
         numbers=_numbers(x, z, *pairs[-1]),
