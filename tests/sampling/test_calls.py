@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from itertools import pairwise
 
 import pytest
@@ -386,7 +387,8 @@ def test_progress_counts_rows_and_samples():
     assert [done for done, _ in counts] == list(range(2, total + 1, 2))
 
 
-def test_a_progress_bar_is_drawn_on_stderr(capsys):
+def test_a_progress_bar_is_drawn_on_stderr(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     sampler()(2, seed=0, progress=True)
     captured = capsys.readouterr()
     assert "step" in captured.err
