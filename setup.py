@@ -10,6 +10,8 @@ PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 # kernels/ and benchmarks/ are top-level folders for whoever reads the code, and submodules of
 # ncsn_fast for whoever imports it: no top-level module called `kernels` is ever installed.
 MAPPED = {"ncsn_fast.kernels": "kernels", "ncsn_fast.benchmarks": "benchmarks"}
+# What says whose data came along, and by whose the networks were trained.
+DATA_OF_OTHERS = ("DIGITS_LICENSE", "NETWORKS", "CLASSIFIERS")
 # The tests run the kernels in Triton's interpreter and compile them for GPUs that are not there;
 # torch brings Triton along only in its CUDA builds.
 TRITON = "triton>=3.4; platform_system == 'Linux'"
@@ -60,7 +62,7 @@ setup(
         "Typing :: Typed",
     ],
     license="MIT AND CC-BY-4.0",  # the code, and the bundled digits
-    license_files=["LICENSE", "ncsn_fast/assets/DIGITS_LICENSE.md"],
+    license_files=["LICENSE", *(f"ncsn_fast/assets/{name}.md" for name in DATA_OF_OTHERS)],
     python_requires=f">={PYTHONS[0]}",
     packages=find_packages(include=["ncsn_fast", "ncsn_fast.*"]) + mapped_packages(),
     package_dir={"ncsn_fast": "ncsn_fast", **MAPPED},

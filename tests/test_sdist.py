@@ -47,7 +47,7 @@ def test_it_holds_all_that_its_tests_need(sdist):
     assert needed | set(FILES) <= there
 
 
-def test_it_names_the_licences_of_the_code_and_of_the_digits(sdist):
+def test_it_names_the_licences_of_the_code_and_of_the_data_of_others(sdist):
     _, archive = sdist
     (name,) = [one for one in archive.getnames() if one.count("/") == 1 and "PKG-INFO" in one]
     file = archive.extractfile(name)
@@ -57,4 +57,6 @@ def test_it_names_the_licences_of_the_code_and_of_the_digits(sdist):
         "License: MIT AND CC-BY-4.0",
         "License-File: LICENSE",
         "License-File: ncsn_fast/assets/DIGITS_LICENSE.md",
+        "License-File: ncsn_fast/assets/NETWORKS.md",
+        "License-File: ncsn_fast/assets/CLASSIFIERS.md",
     ]

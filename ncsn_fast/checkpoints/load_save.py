@@ -39,7 +39,9 @@ from ncsn_fast.models.space import Space
 from ncsn_fast.support.files import check_writable, write_text
 
 _log = logging.getLogger("ncsn_fast")
-BUNDLED = {"digits": Path(__file__).parents[1] / "assets" / "digits_ncsnv2.safetensors"}
+_ASSETS = Path(__file__).parents[1] / "assets"
+# The networks that come along: handwritten digits 8×8 and 28×28, and clothes 28×28.
+BUNDLED = {name: _ASSETS / f"{name}_ncsnv2.safetensors" for name in ("digits", "mnist", "fashion")}
 STORED = (torch.float16, torch.bfloat16)
 
 
@@ -73,10 +75,10 @@ def load_checkpoint(
 
     Args:
         path: NCSN, NCSNv2 or AdversarialConsistentScoreMatching checkpoint, a state_dict, or a
-            file of :func:`save_checkpoint` or of a training run; or the word "digits": the network
-            of handwritten digits that comes with ncsn_fast (a file of that name is "./digits"); or
-            a folder with a model.safetensors, or "user/name", a network on the Hugging Face Hub,
-            as ``net.push_to_hub`` saves it (a line of the log says so). What may be a file here is
+            file of :func:`save_checkpoint` or of a training run; or "digits", "mnist" or "fashion":
+            a network that comes with ncsn_fast (a file of that name is "./digits"); or a folder
+            with a model.safetensors, or "user/name", a network on the Hugging Face Hub, as
+            ``net.push_to_hub`` saves it (a line of the log says so). What may be a file here is
             never looked for there: a Path, a name that ends like a file's, one in a folder that
             there is.
         config: the official YAML file, or its contents: a dict, or an object with attributes
@@ -171,13 +173,14 @@ def _found(path: str | os.PathLike[str], how: Mapping[str, Any]) -> Found:
         raise ValueError(
             f"a checkpoint is given by its path, a str or a Path, not by {type(path).__name__}"
         )
-    bundled = BUNDLED.get(os.fspath(path))
+    name = os.fspath(path)
+    bundled = BUNDLED.get(name)
     if bundled is None:
         return located(path, how)
     if not bundled.is_file():
         raise CheckpointError(
-            f"the network {os.fspath(path)!r} that comes with ncsn_fast is missing ({bundled}): "
-            "reinstall ncsn_fast, or train one (ncsn-fast train --preset digits --out runs/digits)"
+            f"the network {name!r} that comes with ncsn_fast is missing ({bundled}): reinstall "
+            f"ncsn_fast, or train one (ncsn-fast train --preset {name} --out runs/{name})"
         )
     return Found(bundled, bundled.name)
 

@@ -125,7 +125,7 @@ def check_is_file(path: str | os.PathLike[str]) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {path}: give a file, such as the model.safetensors of a run "
-            'or a .pth of the official code, or "digits" for the network that comes along'
+            'or a .pth of the official code, or "digits", "mnist" or "fashion", which come along'
         )
 
 

@@ -117,7 +117,7 @@ def evaluate(
 ) -> None:
     """Judge samples against real images: distance, precision and recall, classes, copies.
 
-    SAMPLES is a checkpoint or the word "digits" for the network that comes along, of which samples
+    SAMPLES is a checkpoint, or "digits", "mnist" or "fashion", which come along, of which samples
     are drawn first (stopped half-way, the same command goes on); a folder of `ncsn-fast sample`; or
     images. DATA is what `ncsn-fast train --data` takes; the word "digits" stands for the held-out
     or the training part of the bundled digits. With --train each figure stands beside that of as

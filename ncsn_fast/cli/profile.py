@@ -61,8 +61,8 @@ def profile(output: Output, out: Path, tool: str, device: str | None, **settings
     by kernel, on a CPU by operator. The commands for Nsight Systems and Nsight Compute (ncu, one
     kernel under the microscope) are printed, to be copied or changed.
 
-    MODEL is a checkpoint; without it the network of digits that comes along is taken. How to read
-    all this is explained in docs/profiling.md.
+    MODEL is a checkpoint, or "digits", the default, "mnist" or "fashion", which come along.
+    How to read all this is explained in docs/profiling.md.
 
     \b
     Examples:

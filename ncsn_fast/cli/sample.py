@@ -226,7 +226,7 @@ def sample(
 ) -> None:
     """Sample images from a checkpoint: ours or the official ones.
 
-    Without CHECKPOINT, or with the word "digits", from the network of handwritten digits that
+    CHECKPOINT may be "digits", the default, "mnist" or "fashion": the network of that name that
     comes along. Writes samples.npz (the images as numbers), grid.png (a picture of them) and, with
     --gif or --animate, how they come out of noise; of many images shards/ in place of samples.npz.
     Stopped half-way, the same command goes on where it was; given several times at once, or by
@@ -237,7 +237,7 @@ def sample(
       ncsn-fast sample -n 100 --gif
       ncsn-fast sample -n 36 --animate mp4
       ncsn-fast sample digits -n 100 --method dpmpp_2m --steps 10 --out quick
-      ncsn-fast sample runs/fashion/model.safetensors --label boot,bag --guidance 2 --out boots
+      ncsn-fast sample fashion --label boot,bag --guidance 2 --out boots
       ncsn-fast sample runs/photos/model.safetensors -n 16 --out photos
       ncsn-fast sample checkpoint_300000.pth --config cifar10.yml -n 16
       torchrun --nproc-per-node 8 -m ncsn_fast sample cifar10.safetensors -n 50000 --format png

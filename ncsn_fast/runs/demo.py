@@ -168,7 +168,7 @@ def _drawn(net: ScoreNetwork, samples: int, seed: int, say: Say, progress: bool)
 def _of_bundled(seed: int, say: Say, device: str) -> dict[str, Tensor]:
     """Images of the networks that come along, by their titles."""
     say(f"Sampling from the networks that come along: {', '.join(BUNDLED)}.")
-    few: dict[str, Any] = {"method": "dpmpp_2m", "steps": 10, "seed": seed}
+    few: dict[str, Any] = {"method": "ancestral", "steps": 20, "seed": seed}
     networks = {name: load_checkpoint(name, device=device) for name in BUNDLED}
     return {f"comes along: {name}": sample(net, 64, **few).cpu() for name, net in networks.items()}
 
