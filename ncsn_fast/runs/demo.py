@@ -113,8 +113,13 @@ def _run(
     # First, as it says whose the files are.
     write_text(files["metrics"], json.dumps(metrics, indent=2) + "\n")
     save_checkpoint(trainer.average, files["model"], averaged=trainer.average is not trainer.net)
-    panels = {f"trained for {seconds:g} s": drawn.images, "real (held out)": held_out}
-    panels |= _of_bundled(seed, say, device)
+    (title, images), *others = _of_bundled(seed, say, device).items()  # the digits are the first
+    panels = {
+        f"trained for {seconds:g} s": drawn.images,
+        title: images,
+        "real (held out)": held_out,
+    }
+    panels |= dict(others)
     plots.save_panels(files["samples"], panels, per_row=3)
     save_chain(files["chain"], drawn.frames, sigmas=drawn.sigmas)
     steps, losses = zip(*trainer.history, strict=True)
