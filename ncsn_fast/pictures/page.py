@@ -71,7 +71,9 @@ def page(title: str, parts: Iterable[Markup], *, style: str = "", script: str = 
     if script:
         body.append(f"<script>{script}</script>")
     lines = ["<!doctype html>", '<html lang="en"><head>', *head, "</head><body>", *body]
-    return "\n".join([*lines, "</body></html>\n"])
+    whole = "\n".join([*lines, "</body></html>\n"])
+    # The name of a file may hold bytes that are not UTF-8, which the page is.
+    return whole.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def element(tag: str, *inside: Markup | str, **attributes: str | None) -> Markup:

@@ -160,11 +160,15 @@ def _check_apart(run: TrainRun, out: Path) -> None:
     Raises:
         ValueError: naming both.
     """
-    if out.resolve().is_relative_to(Path(run.data).resolve()) and run.data != "digits":
-        raise ValueError(
-            f"{out} lies in the folder of the images, {run.data}, which would be trained on what "
-            "the run draws: choose another --out"
-        )
+    places = {} if run.data == "digits" else {run.data: "trained on"}
+    if run.held_out is not None:
+        places.setdefault(run.held_out, "compared with")
+    for place, use in places.items():
+        if out.resolve().is_relative_to(Path(place).resolve()):
+            raise ValueError(
+                f"{out} lies in the folder of the images, {place}, and what the run draws would "
+                f"be {use} too: choose another --out"
+            )
 
 
 def _in_folder(
@@ -201,7 +205,7 @@ def _train(
     """Begin the run or go on with it, in a folder whose lock is held."""
     out = Path(str(config.out))
     images, classes, held_out = group.first_alone(lambda: _checked_images(run, config, out))
-    pretrained = None if goes_on else pretrained_of(run, images.shape[1])
+    pretrained = None if goes_on else group.first_alone(lambda: pretrained_of(run, images.shape[1]))
     judges: list[Tensor | Fid | None] = [held_out if isinstance(held_out, Tensor) else None]
     if run.inception is not None:  # samples are the first process's alone
         group.from_first(lambda: judges.append(fid_of(run, held_out, config, device, say)))
@@ -217,6 +221,7 @@ def _train(
     net = _network(run, images, classes, schedule)
     if pretrained is not None:
         begin_from(net, pretrained)
+    del pretrained  # the run may last for days, and needs the memory
     net.to(device)
     trainer = Trainer(
         net,

@@ -216,11 +216,12 @@ class TrainingLog:
 
 
 @contextlib.contextmanager
-def warned(what: str) -> Iterator[None]:
-    """Turn an error of the disk into a warning: what is lost can be had again, the run cannot."""
+def warned(what: str, errors: type[Exception] = OSError) -> Iterator[None]:
+    """Turn an error, of the disk if nothing else is said, into a warning: what is lost can be had
+    again, the run cannot."""
     try:
         yield
-    except OSError as error:
+    except errors as error:
         _log.warning("%s could not be written (%s): training goes on", what, error)
 
 

@@ -1,10 +1,15 @@
 """ncsn-fast train --pretrained: a run that begins with the weights of another network."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from helpers.command import invoke, succeed
 
 import ncsn_fast as nf
+from ncsn_fast.distributed.group import Group
+from ncsn_fast.runs.training import pretrained
 from ncsn_fast.runs.training.pretrained import begin_from
 
 TINY = ("--ngf", 4, "--batch-size", 4, "--steps", 1, "--steps-per-level", 1)
@@ -29,6 +34,35 @@ def test_the_weights_are_theirs_and_the_noise_levels_its_own(tmp_path):
     path.unlink()  # whoever goes on with the run does not need it
     output = succeed("train", "--out", tmp_path / "run", "--resume", "--steps", 2)
     assert "from step 1 to 2" in output
+
+
+def test_the_first_process_looks_at_them_first_and_none_keeps_them(tmp_path, monkeypatch):
+    path = nf.save_checkpoint(small(), tmp_path / "theirs")
+    alone, loaded, kept = [], [], []
+    first_alone, fit, load = Group.first_alone, nf.Trainer.fit, pretrained.load_checkpoint
+
+    def noticed(self, work):
+        alone.append(True)
+        try:
+            return first_alone(self, work)
+        finally:
+            alone.pop()
+
+    def watched(place):
+        assert alone
+        loaded.append(weakref.ref(net := load(place)))
+        return net
+
+    def looked(self, **keywords):
+        gc.collect()
+        kept.extend(net() is not None for net in loaded)
+        return fit(self, **keywords)
+
+    monkeypatch.setattr(Group, "first_alone", noticed)
+    monkeypatch.setattr(pretrained, "load_checkpoint", watched)
+    monkeypatch.setattr(nf.Trainer, "fit", looked)
+    succeed("train", "--out", tmp_path / "run", "--pretrained", path, "--sigma-max", 2, *TINY)
+    assert kept == [False]
 
 
 @pytest.mark.parametrize(

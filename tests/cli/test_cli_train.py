@@ -410,6 +410,9 @@ def test_a_run_among_its_images_is_refused(tmp_path):
         result = invoke("train", "--data", tmp_path, "--out", out)
         assert result.exit_code == 1
         assert "lies in the folder of the images" in result.output
+        result = invoke("train", "--held-out", tmp_path, "--sample-every", 2, "--out", out)
+        assert result.exit_code == 1
+        assert "what the run draws would be compared with too" in " ".join(result.output.split())
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.command import invoke
-from helpers.training import images, network, trained, trainer_of
+from helpers.training import images, network, train_small, trained, trainer_of
 from PIL import Image
 
 import ncsn_fast as nf
@@ -505,6 +505,12 @@ def test_a_run_and_samples_in_a_folder_of_any_name(tmp_path: Path, name: str) ->
     (run / ".checkpoint-0123abcd.safetensors").write_bytes(b"half")
     trained(steps=5, held_out=images(4), **settings, resume=True)
     assert not list(files.leftovers(run))
+
+
+def test_a_run_of_the_command_in_a_folder_whose_name_is_no_utf_8(tmp_path: Path) -> None:
+    run = tmp_path / _NAMES["bytes that are no UTF-8"]
+    train_small(run)
+    assert "Finished" in (run / "training.html").read_text(encoding="utf-8")
 
 
 def test_a_checkpoint_of_the_longest_name(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 from helpers.pages import Page
 
 from ncsn_fast.pictures import page as pages
@@ -21,6 +23,11 @@ def test_what_is_text_is_shown_and_never_run() -> None:
     assert read.count("script") == 0
     assert read.words.count(HOSTILE) == 10  # the title stands in the head and above the page
     assert dict(read.tags)["img"]["alt"] == HOSTILE
+
+
+def test_names_that_are_no_utf_8_can_be_told() -> None:
+    name = os.fsdecode(b"run-\xff")
+    assert "run-\\udcff" in Page(page(name, [pages.command(name)])).words
 
 
 def test_a_page_may_fetch_nothing() -> None:

@@ -16,6 +16,8 @@ from ncsn_fast.pictures.images import save_grid
 from ncsn_fast.runs import train as runs
 from ncsn_fast.runs.training import page as pages
 from ncsn_fast.runs.training.page import NAME, TrainingPage
+from ncsn_fast.training.step import TrainingError
+from ncsn_fast.training.trainer import Trainer
 
 SIGMAS = [10.0, 1.0, 0.1]
 
@@ -136,10 +138,26 @@ def test_of_many_pictures_some_are_shown_from_the_first_to_the_last(tmp_path: Pa
     assert all(run._pictures[key] is picture for key, picture in before.items())
 
 
+def test_pictures_of_other_names_and_of_later_steps_are_not_shown(tmp_path: Path) -> None:
+    run = Run(tmp_path, step=10_000_000)
+    (tmp_path / "samples").mkdir()
+    names = ["0000002", "0000001", "10000000", "9999999", "10000001", "0000001_copy", "0000001²"]
+    for name in names:
+        save_grid(tmp_path / "samples" / f"step_{name}.png", torch.zeros(1, 1, 8, 8))
+    shown = [tag["alt"] for name, tag in run.read().tags if name == "img"]
+    assert shown == [f"samples of step {s}" for s in ("1", "2", "9,999,999", "10,000,000")]
+
+
 def test_a_disk_that_takes_no_page_is_a_warning(tmp_path: Path, caplog: Any) -> None:
     run = Run(tmp_path)
-    (tmp_path / NAME).mkdir()
     run.run.out = run._out = tmp_path / "gone"
+    run.write()
+    assert "the page of step 40 could not be written" in caplog.text
+
+
+def test_a_page_that_cannot_be_drawn_is_a_warning(tmp_path: Path, caplog: Any) -> None:
+    run = Run(tmp_path)
+    run.log.losses += [(40, "no number")]
     run.write()
     assert "the page of step 40 could not be written" in caplog.text
 
@@ -183,8 +201,6 @@ def test_the_page_of_a_run_that_goes_on_shows_what_was_before(tmp_path: Path) ->
 def test_a_run_that_fails_leaves_the_page_of_a_stopped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ncsn_fast.training.trainer import Trainer
-
     step = Trainer._train_step
 
     def fails(self: Trainer) -> None:
@@ -198,6 +214,26 @@ def test_a_run_that_fails_leaves_the_page_of_a_stopped_one(
     read = Page((tmp_path / NAME).read_text(encoding="utf-8"))
     assert "Stopped at 3" in read.words
     assert read.count("script") == 0
+
+
+def test_a_run_that_diverges_says_so_and_shows_what_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    step = Trainer._train_step
+
+    def diverges(self: Trainer) -> None:
+        step(self)
+        if self.step == 3:
+            self.sums.sum.fill_(torch.nan)
+            self.sums.levels[0].fill_(torch.nan)
+            self.sums.levels[1].fill_(100)
+
+    monkeypatch.setattr(Trainer, "_train_step", diverges)
+    with pytest.raises(TrainingError, match="the loss is nan between steps 2 and 3"):
+        train_small(tmp_path)
+    assert (tmp_path / "loss.png").exists()
+    assert "Stopped at 3" in Page((tmp_path / NAME).read_text(encoding="utf-8")).words
+    assert "could not be written" not in caplog.text
 
 
 def test_settings_are_told_in_words() -> None:

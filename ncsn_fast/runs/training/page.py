@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -31,9 +32,8 @@ from ncsn_fast.training.trainer import Trainer
 
 NAME = "training.html"
 SECONDS = 15.0  # from one page to the next, at least
-_SHARE = (
-    200  # and so many times as long as a page takes: writing pages costs half a percent at most
-)
+# And so many times as long as a page takes: writing pages costs half a percent at most.
+_SHARE = 200
 _ENOUGH = 10  # losses of a level, for a mean that says something
 _SMALL, _LARGE = 320, 660  # pixels of a picture's side
 _PICTURES, _IMAGES = 8, 4  # of the small ones, and the images along their side
@@ -101,9 +101,10 @@ class TrainingPage:
             self.write(going_on=True)
 
     def write(self, going_on: bool = False) -> None:
-        """Write the page; what the disk does not take is a warning."""
+        """Write the page; what fails is a warning."""
         began = self._clock()
-        with warned(f"the page of step {self._trainer.step}"):
+        # The page is an ornament: nothing in it may end a run, or hide why the run has ended.
+        with warned(f"the page of step {self._trainer.step}", Exception):
             write_text(self._out / NAME, self._page(going_on))
         ended = self._clock()
         self._due = ended + max(SECONDS, _SHARE * (ended - began))
@@ -180,7 +181,11 @@ class TrainingPage:
         step, losses = self._trainer.step, by_level(sums)
         if float(sums[1].sum()) < _ENOUGH * len(sigmas):
             step, losses = _reported(self._out / "levels.json", len(sigmas)) or (step, losses)
-        known = [(s, loss) for s, loss in zip(sigmas, losses, strict=True) if loss is not None]
+        known = [
+            (sigma, loss)
+            for sigma, loss in zip(sigmas, losses, strict=True)
+            if loss is not None and math.isfinite(loss)  # as it is not where training diverged
+        ]
         if not known:
             return []
         drawn_at, means = zip(*known, strict=True)
@@ -206,10 +211,15 @@ class TrainingPage:
         return [heading(title), drawn]
 
     def _samples(self) -> list[Markup]:
-        """Some pictures of samples, the last one large."""
-        files = sorted((self._out / FOLDER).glob("step_" + "[0-9]" * 7 + "*.png"))
+        """Some pictures of samples, the last one large.
+
+        A run that goes on from an earlier checkpoint has not come to all that are there.
+        """
+        there = (self._out / FOLDER).glob("step_*.png")
+        steps = {int(file.stem[5:]): file for file in there if file.stem[5:].isdecimal()}
+        files = sorted(pair for pair in steps.items() if pair[0] <= self._trainer.step)
         chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), _PICTURES)).round())
-        steps = {int(files[int(i)].stem[5:]): files[int(i)] for i in chosen}
+        steps = dict(files[int(i)] for i in chosen)
         last = max(steps, default=None)
         wanted = {(step, _LARGE if step == last else _SMALL): file for step, file in steps.items()}
         self._pictures = {key: found for key, found in self._pictures.items() if key in wanted}
