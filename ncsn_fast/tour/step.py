@@ -27,7 +27,7 @@ class Number:
         wanted: what theory says, in words or figures, as "0.20" or "larger than the other".
         found: what was measured.
         low, high: the bounds that it has to lie within; ±inf for none. From the number of chains,
-            where it is an average.
+            where it is an average by an exact score.
         digits: how many are shown after the point.
     """
 

@@ -20,6 +20,11 @@ const drawn = () =>
   [...document.querySelectorAll("[data-kind]")].map((one) =>
     one.getAttribute("d") ?? `${one.getAttribute("x")} ${one.getAttribute("y")}`);
 
+// So long as the browser draws as often, in which a figure in sight would have begun to move.
+const frames = async (number) => {
+  while (number--) await new Promise(requestAnimationFrame);
+};
+
 const close = (one, other) => {
   const [some, others] = [one, other].map((text) => text.match(/[a-zA-Z]|-?[\d.]+/g));
   return some.length === others.length && some.every((word, i) =>
@@ -77,6 +82,8 @@ const judge = async (page, size, scheme) => {
   await page.emulateMediaFeatures([...features, { name: "prefers-reduced-motion", value: "reduce" }]);
   await page.goto(address);
   const still = await page.evaluate(drawn);
+  await (await page.$("figure.moving")).scrollIntoView();
+  await page.evaluate(frames, 10);
   const calm = await page.evaluate(drawn);
   if (String(still) !== String(calm)) faults.push("moves where motion is to be reduced");
   await page.emulateMediaFeatures(features);

@@ -1,11 +1,13 @@
 """Every step of the tour: its numbers, and what a step may look like."""
 
 import pytest
+import torch
 
 from ncsn_fast.tour.page import page
 from ncsn_fast.tour.steps import STEPS
+from ncsn_fast.tour.steps.annealing import SIGMAS, STEPS_PER_LEVEL, _figure
 
-MOST_BYTES = 5e6 / 7  # of a step, so that the page of all is below 5 MB
+MOST_BYTES = 5e6 / len(STEPS)  # of a step, so that the page of all is below 5 MB
 
 
 @pytest.fixture(scope="module", params=STEPS)
@@ -35,3 +37,10 @@ def test_its_part_of_the_page_is_small(step):
 def test_what_is_asserted_can_fail(step):
     """A bound that nothing can miss asserts nothing."""
     assert all(number.low > float("-inf") or number.high < float("inf") for number in step.numbers)
+
+
+def test_the_axis_of_the_ladder_ends_with_the_last_update():
+    """The last frame, without the noise, is no update of the chain."""
+    states = {name: torch.zeros(len(SIGMAS) + 2, 3, 2) for name in "abc"}
+    (axis, _) = _figure(states).panels[-1].axes
+    assert axis.high == len(SIGMAS) * STEPS_PER_LEVEL == 600

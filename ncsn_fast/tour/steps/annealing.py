@@ -14,7 +14,7 @@ from ncsn_fast.tour.figure import Axis, Figure, Layer, Line, Panel, Points
 from ncsn_fast.tour.maths import formula, frac, root, row, sub, sup
 from ncsn_fast.tour.mixture import TWO_MODES
 from ncsn_fast.tour.step import Number, Step, Told, source
-from ncsn_fast.tour.steps.common import REACH, anywhere, plane, trained
+from ncsn_fast.tour.steps.common import REACH, anywhere, left, plane, trained
 
 SIGMAS, STEPS_PER_LEVEL = nf.geometric_sigmas(20.0, 0.1, 30), 20
 STEP_SIZE = 0.3 * 0.1**2  # ε
@@ -73,11 +73,6 @@ def annealing(quick: bool, told: Told) -> Step:
     )  # fmt: skip
 
 
-def left(x: Tensor) -> float:
-    """The share of points in the left mode."""
-    return float((TWO_MODES.nearest(x)[0] == 0).float().mean())
-
-
 def _numbers(states: dict[str, Tensor], n: int, quick: bool) -> list[Number]:
     one, exact, net = (x[-1] for x in states.values())
     error = math.sqrt(0.2 * 0.8 / n)  # of a share
@@ -112,6 +107,7 @@ def _figure(states: dict[str, Tensor]) -> Figure:
         )
     ]
     updates = torch.arange(len(one)) * STEPS_PER_LEVEL
+    updates = updates.clamp(max=len(SIGMAS) * STEPS_PER_LEVEL)  # none removes the noise
     weights = [torch.tensor([left(x) for x in way]) for way in states.values()]
     names = ("plain, by the exact score", "annealed, by the exact score", "and by the network")
     styles = ("muted", "accent", "accent")

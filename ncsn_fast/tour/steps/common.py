@@ -10,6 +10,7 @@ from torch.nn import Module
 
 import ncsn_fast as nf
 from ncsn_fast.tour.figure import Axis
+from ncsn_fast.tour.mixture import TWO_MODES
 
 # The part of the plane that is looked at, [-8, 8]².
 REACH = 8.0
@@ -21,6 +22,11 @@ def anywhere(n: int) -> Tensor:
     """(n, 2) points, uniform over the part of the plane that is looked at."""
     u = nf.noise.uniform((2,), seed=0, stream=nf.noise.INITIAL, sample_ids=range(n))
     return REACH * (2 * u - 1)
+
+
+def left(x: Tensor) -> float:
+    """The share of points (N, 2) in the left mode, or nearer to it."""
+    return float((TWO_MODES.nearest(x)[0] == 0).float().mean())
 
 
 def plane(reach: float = REACH) -> tuple[Axis, Axis]:
@@ -47,4 +53,4 @@ def trained(data: Tensor, sigmas: Sequence[float] | Tensor, steps: int, watch: W
     return trainer.average
 
 
-__all__ = ["REACH", "Watch", "anywhere", "grid", "plane", "trained"]
+__all__ = ["REACH", "Watch", "anywhere", "grid", "left", "plane", "trained"]

@@ -12,7 +12,7 @@ from ncsn_fast.tour.figure import Axis, Bars, Figure, Layer, Line, Panel, Points
 from ncsn_fast.tour.maths import formula, root, sub, sup
 from ncsn_fast.tour.mixture import TWO_MODES
 from ncsn_fast.tour.step import Number, Step, Told, source
-from ncsn_fast.tour.steps.common import REACH, anywhere, plane
+from ncsn_fast.tour.steps.common import REACH, anywhere, left, plane
 
 SMALL, LARGE = 0.05, 20.0
 NEAR = 3.0  # from a mean: 989 of 1,000 points of the law
@@ -52,6 +52,7 @@ def one_level(quick: bool, told: Told) -> Step:
         ends.append(at_one_level(sigma, n))
         told(len(ends) / number)
     small, large = parts(ends[0]), parts(ends[-1])
+    begin = left(anywhere(n)) * float(1 - wanted()[2])  # of whom a few end farther from it
     slack = 4 * math.sqrt(0.25 / n)  # four standard errors of a share
     return Step(
         name="one-level",
@@ -67,7 +68,7 @@ def one_level(quick: bool, told: Told) -> Step:
         figures=[_figure(sigmas, ends)],
         numbers=[
             Number(f"points at the left mode with σ = {SMALL:g}: as many as begin there", "0.20",
-                   float(small[0]), 0.47 - slack, 0.47 + slack),
+                   float(small[0]), begin - slack, begin + slack),
             Number(f"points at any mode with σ = {LARGE:g}", f"{1 - float(wanted()[2]):.2f}",
                    float(1 - large[2]), 0.0, 0.05),
             Number("points in the wrong place at the best level of all", "0",
