@@ -55,14 +55,15 @@ def open_streams() -> None:
             )
 
 
-def write(text: str, *, err: bool = False) -> Exception | None:
+def write(text: str, *, err: bool = False, color: bool | None = None) -> Exception | None:
     """Write a line to stdout or stderr; returns why that did not take it.
 
-    One that does not, a pipe without a reader or a full disk, gets nothing from then on.
+    One that does not, a pipe without a reader or a full disk, gets nothing from then on. Colours are
+    left out where it is no terminal, unless `color` is True.
     """
     stream = sys.stderr if err else sys.stdout
     try:
-        click.echo(text, err=err)
+        click.echo(text, err=err, color=color)
     except (OSError, ValueError) as error:
         # What is left in its buffer would fail once more when Python ends.
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
@@ -112,11 +113,11 @@ class Output:
         elif report is not None:
             _check_report(Path(report))
 
-    def say(self, text: str = "") -> None:
+    def say(self, text: str = "", *, color: bool | None = None) -> None:
         """A line for the user: on stdout, unless the report is there."""
         if self._quiet:
             return
-        error = write(text, err=self._report == STDOUT)
+        error = write(text, err=self._report == STDOUT, color=color)
         if error is not None and not isinstance(error, BrokenPipeError):  # as of `| head`
             self.warn(f"warning: stdout cannot be written ({error}), the work goes on")
 
@@ -137,7 +138,8 @@ class Output:
 
         if isinstance(picture, Path):
             picture = Image.open(picture)
-        self.say(as_text(picture, protocol or "blocks", *shutil.get_terminal_size()))
+        text = as_text(picture, protocol or "blocks", *shutil.get_terminal_size())
+        self.say(text, color=True)  # without its colours it is no picture, in a pipe either
 
     def show(self, path: Path) -> None:
         """Show a result, a picture or a page: with --open in the program that is for it."""
@@ -199,8 +201,14 @@ def _open(path: Path) -> bool:
 
     Without one xdg-open would take a browser for terminals, if any.
     """
-    desktop = os.name == "nt" or sys.platform == "darwin"
-    if not (desktop or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if sys.platform == "win32":  # where click.launch of click 8.1 to 8.3 runs a program "start"
+        try:
+            os.startfile(path.absolute())
+        except OSError:
+            return False
+        return True
+    desktop = sys.platform == "darwin" or os.environ.get("DISPLAY")
+    if not (desktop or os.environ.get("WAYLAND_DISPLAY")):
         return False
     return click.launch(str(path.absolute())) == 0
 

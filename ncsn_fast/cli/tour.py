@@ -11,7 +11,7 @@ from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import tour as work
 
 
-@click.command(cls=Command, opens=True)
+@click.command(cls=Command, opens=True, groups={"Options": ["step", "out", "quick"]})
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -72,7 +72,9 @@ def test_an_option_that_is_missing_says_what_it_is():
     assert "Missing option '--out'. Folder of the run, such as runs/" in invoke("train").output
 
 
-@pytest.mark.parametrize(("name", "option"), [("train", "--data"), ("demo", "--out")])
+@pytest.mark.parametrize(
+    ("name", "option"), [("train", "--data"), ("demo", "--out"), ("tour", "--step")]
+)
 def test_a_value_without_its_option_is_told_how_to_give_it(name, option):
     result = invoke(name, "photos")
     assert result.exit_code == 2

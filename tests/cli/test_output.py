@@ -121,6 +121,7 @@ def test_no_picture_is_drawn_for_a_pipe_a_plain_terminal_or_who_wants_none(termi
 def test_who_asks_for_a_picture_gets_one_anywhere(terminal, capsys):
     terminal(watched=False, COLORTERM="")
     assert drawn(capsys, previews=True).count("▀") == 8
+    assert "38;2;255;0;0" in drawn(capsys, previews=True)
     assert drawn(capsys, previews=True, quiet=True) == ""
 
 
@@ -172,6 +173,16 @@ def test_where_nothing_can_be_opened_the_file_is_named(run, opened, monkeypatch)
     result = run("sample", "--open", "--quiet")
     assert (result.exit_code, opened) == (0, [])
     assert "no program here shows out/grid.png" in result.stderr
+
+
+def test_windows_is_asked_for_its_own_program(opened, monkeypatch, capsys):
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("os.startfile", opened.append, raising=False)
+    Output("sample", opens=True).show(Path("grid.png"))
+    assert opened == [Path("grid.png").absolute()]
+    monkeypatch.setattr("os.startfile", os.stat, raising=False)  # which does not find it
+    Output("sample", opens=True).show(Path("no.png"))
+    assert "no program here shows no.png" in capsys.readouterr().err
 
 
 def test_the_report_of_samples_says_what_was_taken_from_where(run):
