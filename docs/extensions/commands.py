@@ -25,9 +25,11 @@ class Commands(SphinxDirective):
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
     def section(self, group: click.Group, command: str) -> str:
-        shown = CliRunner().invoke(
-            group, [command, "--help"], prog_name="ncsn-fast", terminal_width=90
-        )
+        known = {flag for option in group.commands[command].params for flag in option.opts}
+        flag = "--help-all" if "--help-all" in known else "--help"
+        shown = CliRunner().invoke(group, [command, flag], prog_name="ncsn-fast", terminal_width=90)
+        if shown.exit_code:
+            raise self.error(f"{command} {flag} ends with {shown.exit_code}: {shown.output}")
         return f"## {command}\n\n```text\n{shown.output}\n```"
 
 

@@ -3,7 +3,10 @@
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from ncsn_fast.cli.common import Command
 
 pytest.importorskip("sphinx")
 
@@ -79,3 +82,16 @@ def test_a_docstring_is_not_read_as_markup(extension):
 def test_what_a_browser_would_fetch_is_found(extension, page, fetched):
     found = extension("offline")._FETCHED.search(page)
     assert (found and (found[1] or found[2])) == fetched
+
+
+def test_the_help_of_a_command_has_every_option(extension):
+    @click.group()
+    def group():
+        pass
+
+    for name, groups in (("few", None), ("many", {"Main": ["a"], "More": ["b"]})):
+        options = [click.Option(["--a"], help="one"), click.Option(["--b"], help="two")]
+        group.add_command(Command(name, params=options, groups=groups))
+    section = object.__new__(extension("commands").Commands).section
+    for name in ("few", "many"):
+        assert all(flag in section(group, name) for flag in ("--a", "--b", "--quiet"))
