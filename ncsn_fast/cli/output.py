@@ -58,8 +58,8 @@ def open_streams() -> None:
 def write(text: str, *, err: bool = False, color: bool | None = None) -> Exception | None:
     """Write a line to stdout or stderr; returns why that did not take it.
 
-    One that does not, a pipe without a reader or a full disk, gets nothing from then on. Colours are
-    left out where it is no terminal, unless `color` is True.
+    One that does not, a pipe without a reader or a full disk, gets nothing from then on. Colours
+    are left out where it is no terminal, unless `color` is True.
     """
     stream = sys.stderr if err else sys.stdout
     try:
