@@ -122,10 +122,10 @@ def check_header(metadata: Mapping[str, Any]) -> None:
             "ncsn_fast.models.by_name.NETWORKS first"
         )
     kinds = _IMAGES if network in IMAGE_NETWORKS else _POINTS
-    # A network of the caller's own, which it has put into NETWORKS, checks what it is made of.
-    for name, value in config.items() if network in _OURS else ():
-        if name != "network":
-            _check(name, value, kinds.get(name), f"the configuration of {network}", told=True)
+    if network in _OURS:  # one of the caller's own, in NETWORKS, checks what it is made of itself
+        for name, value in config.items():
+            if name != "network":
+                _check(name, value, kinds.get(name), f"the configuration of {network}", told=True)
     check_averaged(metadata)
     if sampling is None:
         return

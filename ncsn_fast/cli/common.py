@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -83,9 +84,20 @@ class Words(click.ParamType):
         return tuple(word.strip() for word in value.split(","))
 
 
+class Checkpoint(click.ParamType):
+    """A file, or the name of a network that comes along; "./mnist" is a file of that name."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)  # which would make "mnist" of it
+        return path if str(path) == str(value) else path.absolute()
+
+
 SEED = Count(0, 2**64 - 1)
 COUNT = Count(min=1)
 PIXELS = Count(1, 1 << 14)
+CHECKPOINT = Checkpoint()
 WORDS = Words()
 
 
@@ -376,6 +388,7 @@ def setting_option(
 
 
 __all__ = [
+    "CHECKPOINT",
     "COUNT",
     "PIXELS",
     "SEED",

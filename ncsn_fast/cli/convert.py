@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from ncsn_fast.cli.common import PIXELS, Command
+from ncsn_fast.cli.common import CHECKPOINT, PIXELS, Command
 from ncsn_fast.cli.output import Output
 from ncsn_fast.runs import convert as work
 from ncsn_fast.runs.report import in_words, network_facts, told
 
 
 @click.command(cls=Command)
-@click.argument("source", type=click.Path(path_type=Path), metavar="IN")
+@click.argument("source", type=CHECKPOINT, metavar="IN")
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT")
 @click.option(
     "--config",

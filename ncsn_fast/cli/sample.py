@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ncsn_fast.cli.common import (
+    CHECKPOINT,
     COUNT,
     PIXELS,
     SEED,
@@ -59,9 +60,7 @@ class Part(click.ParamType):
 
 
 @click.command(cls=Command, opens=True, previews=True, groups=_GROUPS)
-@click.argument(
-    "checkpoint", type=click.Path(path_type=Path), default=Path("digits"), metavar="[CHECKPOINT]"
-)
+@click.argument("checkpoint", type=CHECKPOINT, default="digits", metavar="[CHECKPOINT]")
 @click.option(
     "-n",
     "--number",

@@ -253,7 +253,7 @@ def _drawn(
 ) -> dict[str, Any]:
     """Draw samples of a network, but for those in the folder; how they were made."""
     report = sample(
-        Path(checkpoint),
+        Path(checkpoint) if checkpoint in BUNDLED else Path(checkpoint).absolute(),
         out / "samples",
         ids=range(number),
         seed=settings.pop("seed", 0),

@@ -7,7 +7,7 @@ with those that it calls in turn.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +140,7 @@ def markdown(profile: Profile, title: str, facts: Mapping[str, object]) -> str:
     head = f"| {what} | group | calls per step | µs per step | share |\n|---|---|---|---|---|"
     total = _total(profile)
     lines = [
-        f"| `{_short(row.name)}` | {row.group} | {row.calls:.4g} | {row.microseconds:.1f} "
+        f"| `{_escaped(row.name)}` | {row.group} | {row.calls:.4g} | {row.microseconds:.1f} "
         f"| {row.microseconds / total:.1%} |"
         for row in profile.rows[:_SHOWN]
     ]
@@ -153,7 +153,8 @@ def html(profile: Profile, title: str, facts: Mapping[str, object]) -> str:
     total, what = _total(profile), "kernel" if profile.on_gpu else "operator"
     groups = profile.by_group()
     parts = [page.paragraph(summary(profile))]
-    parts += [page.heading("Time by group"), _bars("Time by group", "group", groups)]
+    grouped = [(name, calls, time) for name, (calls, time) in groups.items()]
+    parts += [page.heading("Time by group"), _bars("Time by group", "group", grouped, total)]
     if profile.ranges:
         head = ("range", "entered per step", "host µs per step")
         rows = [(name, f"{n:g}", f"{time:,.1f}") for name, (n, time) in profile.ranges.items()]
@@ -161,7 +162,7 @@ def html(profile: Profile, title: str, facts: Mapping[str, object]) -> str:
     slowest = profile.rows[:_SHOWN]
     share = sum(row.microseconds for row in slowest) / total
     heading = f"The slowest {what}s" if len(slowest) < len(profile.rows) else f"All {what}s"
-    named = {f"{_short(row.name)} ({row.group})": (row.calls, row.microseconds) for row in slowest}
+    named = [(f"{_short(row.name)} ({row.group})", row.calls, row.microseconds) for row in slowest]
     parts += [page.heading(heading), page.paragraph(f"They take {share:.0%} of the time.")]
     parts += [_bars(heading, what, named, total), page.heading("What was profiled")]
     told = [(name, str(value)) for name, value in facts.items()]
@@ -170,16 +171,14 @@ def html(profile: Profile, title: str, facts: Mapping[str, object]) -> str:
 
 
 def _bars(
-    title: str, what: str, times: Mapping[str, tuple[float, float]], total: float | None = None
+    title: str, what: str, times: Sequence[tuple[str, float, float]], total: float
 ) -> page.Markup:
-    """Calls and µs per step by name, with bars."""
-    total = total or sum(time for _, time in times.values()) or 1.0
+    """Names, calls and µs per step, with bars; two of them may be called the same."""
     rows = [
-        (name, f"{calls:.4g}", f"{time:,.1f}", f"{time / total:.1%}")
-        for name, (calls, time) in times.items()
+        (name, f"{calls:.4g}", f"{time:,.1f}", f"{time / total:.1%}") for name, calls, time in times
     ]
     head = (what, "calls per step", "µs per step", "share")
-    return page.table(title, rows, head, bars=[time for _, time in times.values()])
+    return page.table(title, rows, head, bars=[time for *_, time in times])
 
 
 def summary(profile: Profile) -> str:
@@ -251,8 +250,12 @@ def _total(profile: Profile) -> float:
     return sum(row.microseconds for row in profile.rows) or 1.0
 
 
+def _escaped(name: str) -> str:
+    """A name in a cell of a Markdown table."""
+    return _short(name).replace("|", "\\|").replace("`", "'")
+
+
 def _short(name: str) -> str:
-    name = name.replace("|", "\\|").replace("`", "'")
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 

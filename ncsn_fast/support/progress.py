@@ -55,8 +55,13 @@ class Bar:
 
         self._bar: Any = None
         if sys.stderr is not None:
-            kind: Any = tqdm if sys.stderr.isatty() else _Lines
-            self._shown(lambda: setattr(self, "_bar", kind(total=total, leave=False, **settings)))
+
+            def begin() -> None:
+                is_terminal = getattr(sys.stderr, "isatty", bool)()
+                kind: Any = tqdm if is_terminal else _Lines
+                self._bar = kind(total=total, leave=False, **settings)
+
+            self._shown(begin)
 
     def to(self, done: int) -> None:
         """Show that so many steps are done."""

@@ -118,3 +118,11 @@ def test_what_contradicts_the_checkpoint_is_refused_by_the_name_of_the_option(tm
     told = refused("sample", "digits", "--image-size", 32, *arguments)
     assert "image-size" in told or "image_size" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_a_bundled_network_s_name_is_meant_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (("sample", "./mnist"), ("convert", "./mnist", "out.safetensors")):
+        result = invoke(*command)
+        assert result.exit_code == 1
+        assert f"there is no checkpoint {tmp_path / 'mnist'}" in result.output

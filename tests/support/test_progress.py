@@ -1,5 +1,6 @@
 """Progress where nobody watches a bar: lines for a log."""
 
+import io
 import sys
 
 import pytest
@@ -57,3 +58,13 @@ def test_somebody_who_watches_gets_a_bar(monkeypatch, capsys):
     with Progress(True, total=2) as bar:
         bar.advance()
     assert "0/2" in capsys.readouterr().err
+
+
+def test_a_bar_whose_stream_is_closed_does_not_stop_the_work(monkeypatch):
+    stream = io.StringIO()
+    stream.close()
+    for broken in (stream, object(), None):
+        monkeypatch.setattr(sys, "stderr", broken)
+        with Progress(True, 2) as progress:
+            progress.advance()
+        assert progress.done == 1
