@@ -270,12 +270,6 @@ class Command(click.Command):
             click.UsageError: naming the option.
         """
         values, further, order = self.make_parser(context).parse_args(args)
-        first = next(iter(self._groups.values()), ["out"])[0]
-        takes_some = any(isinstance(one, click.Argument) for one in self.params)
-        if further and not takes_some and any(one.name == first for one in self.params):
-            raise click.UsageError(
-                f"{further[0]!r:.80} stands alone: say what it is, as in --{first} {further[0]:.80}"
-            )
         flags = {flag for option in self.params for flag in (*option.opts, *option.secondary_opts)}
         for parameter in order:
             if not isinstance(parameter, click.Option):
@@ -289,6 +283,12 @@ class Command(click.Command):
                 raise click.UsageError(f"{title} is empty: give a value, or leave it out")
             if isinstance(parameter, click.Option) and value in flags:
                 raise click.UsageError(f"{title} has no value: {value} is an option itself")
+        first = next(iter(self._groups.values()), ["out"])[0]
+        takes_some = any(isinstance(one, click.Argument) for one in self.params)
+        if further and not takes_some and any(one.name == first for one in self.params):
+            raise click.UsageError(
+                f"{further[0]!r:.80} stands alone: say what it is, as in --{first} {further[0]:.80}"
+            )
 
     def _in_flags(self, message: str) -> str:
         """What the library calls image_size=32 and resume=True is --image-size 32 and --resume

@@ -41,8 +41,13 @@ class _Lines:
         """A log keeps what was told."""
 
 
+def _is_watched() -> bool:
+    """Whether somebody looks at stderr: at a terminal, or at a notebook, which says it is none."""
+    return getattr(sys.stderr, "isatty", bool)() or "ipykernel" in sys.modules
+
+
 class Bar:
-    """A bar on stderr, or lines where that is no terminal; where it is closed, or its reader has
+    """A bar on stderr, or lines where nobody watches it; where it is closed, or its reader has
     gone, nothing. Work goes on.
 
     Args:
@@ -57,8 +62,7 @@ class Bar:
         if sys.stderr is not None:
 
             def begin() -> None:
-                is_terminal = getattr(sys.stderr, "isatty", bool)()
-                kind: Any = tqdm if is_terminal else _Lines
+                kind: Any = tqdm if _is_watched() else _Lines
                 self._bar = kind(total=total, leave=False, **settings)
 
             self._shown(begin)

@@ -92,6 +92,7 @@ def test_demo_makes_pictures_and_figures(tmp_path, monkeypatch):
     # A narrower network and a shorter chain than a user's.
     monkeypatch.setattr(demo, "_NGF", 4)
     monkeypatch.setattr(demo, "_STEPS_PER_LEVEL", 2)
+    monkeypatch.setattr(demo, "_SHOWN", 4)
     out = tmp_path / "demo"
     output = succeed("demo", "--seconds", 1, "--samples", 20, "--out", out, "--preview")
     metrics = json.loads((out / "metrics.json").read_text())

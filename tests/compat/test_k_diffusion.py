@@ -12,6 +12,7 @@ from helpers.official import Official
 import ncsn_fast as nf
 from ncsn_fast.compat import k_diffusion
 from ncsn_fast.methods.levels import best_step_size
+from ncsn_fast.support import progress
 
 SIGMAS = torch.cat([nf.geometric_sigmas(20, 0.05, 60), torch.zeros(1)])
 MEAN, VARIANCE = 0.5, 0.25
@@ -105,7 +106,8 @@ def test_extra_arguments_reach_the_model():
     assert torch.allclose(shifted.mean(0), torch.full((2,), MEAN + 3), atol=0.1)
 
 
-def test_disable_hides_the_progress_bar(capfd):
+def test_disable_hides_the_progress_bar(capfd, monkeypatch):
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
     k_diffusion.sample_euler(denoiser, start(2), SIGMAS, disable=True)
     assert "step" not in capfd.readouterr().err
     k_diffusion.sample_euler(denoiser, start(2), SIGMAS, disable=False)
@@ -376,7 +378,8 @@ def test_the_model_is_shown_the_dtype_of_x_which_is_that_of_the_result(name, dty
     ("name", "steps"),
     [("sample_heun", 60), ("sample_euler", 60), ("sample_annealed_langevin", 301)],
 )
-def test_the_bar_counts_steps(name, steps, capfd):
+def test_the_bar_counts_steps(name, steps, capfd, monkeypatch):
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
     getattr(k_diffusion, name)(denoiser, start(7), SIGMAS, disable=False)
     assert f"/{steps} " in capfd.readouterr().err
 

@@ -16,6 +16,7 @@ from ncsn_fast.compat.ncsnv2 import (
     anneal_Langevin_dynamics_interpolation,
 )
 from ncsn_fast.device import memory
+from ncsn_fast.support import progress
 
 SIGMAS = np.exp(np.linspace(np.log(5.0), np.log(0.01), 6)).astype(np.float32)
 
@@ -369,7 +370,8 @@ def test_a_module_is_evaluated_and_left_in_its_mode():
 
 
 @pytest.mark.parametrize("number", [1, 5])
-def test_the_bar_counts_steps(number, capfd):
+def test_the_bar_counts_steps(number, capfd, monkeypatch):
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
     anneal_Langevin_dynamics(torch.rand(number, 1, 4, 4), scorenet, SIGMAS, 2, verbose=True)
     assert "/13 " in capfd.readouterr().err
     anneal_Langevin_dynamics(torch.rand(number, 1, 4, 4), scorenet, SIGMAS, 2)

@@ -22,8 +22,9 @@ from ncsn_fast.support import files
 from ncsn_fast.support.files import atomic_write
 from ncsn_fast.training import state
 
-# Of a step whose save failed, and told so: the losses by level then count from the save before.
-_OF_ONE_STEP = ("levels.json", "model_", "best", "samples/")
+# Of a step whose save failed, and told so: the losses by level then count from the save before, and
+# the page of the run shows them.
+_OF_ONE_STEP = ("levels.json", "training.html", "model_", "best", "samples/")
 
 
 @pytest.mark.parametrize(
