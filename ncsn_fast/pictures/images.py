@@ -141,14 +141,15 @@ def save_panels(
     width = max(grid.width for grid in grids)
     width = max(width, *(math.ceil(font.getlength(title)) for title in panels))
     above = line_height(font) + MARGIN // 2
-    height = above + max(grid.height for grid in grids) + MARGIN
+    rows = [grids[i : i + across] for i in range(0, len(grids), across)]
+    heights = [above + max(grid.height for grid in row) + MARGIN for row in rows]
     mode = "L" if all(grid.mode == "L" for grid in grids) else "RGB"
-    size = across * (width + 2 * MARGIN), -(-len(grids) // across) * height + MARGIN
+    size = across * (width + 2 * MARGIN), sum(heights) + MARGIN
     page = Image.new(mode, size, shade(mode, PAPER))
     for i, (title, grid) in enumerate(zip(panels, grids, strict=True)):
-        beside = min(across, len(grids) - i // across * across)
+        beside = len(rows[i // across])
         left = i % across * (width + 2 * MARGIN) + (across - beside) * (width + 2 * MARGIN) // 2
-        left, top = MARGIN + left, MARGIN + i // across * height
+        left, top = MARGIN + left, MARGIN + sum(heights[: i // across])
         ImageDraw.Draw(page).text((left, top), title, shade(mode, INK), font)
         page.paste(grid, (left, top + above))
     _save_image(path, page)
