@@ -15,5 +15,5 @@ fi
 modules=$(mktemp -d)
 trap 'rm -rf "$modules"' EXIT
 npm install --prefix "$modules" --prefer-offline --no-audit --no-fund --loglevel=error \
-  axe-core@4 puppeteer-core@24
+  axe-core@4.14.1 puppeteer-core@24.43.1
 NODE_PATH="$modules/node_modules" node "$here/axe.cjs" "$browser" "$@"
