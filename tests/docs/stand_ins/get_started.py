@@ -5,7 +5,7 @@ from reader_photos import write
 RUN = {
     "ncsn-fast schedule photos/ --image-size 32": "ncsn-fast schedule photos/ --image-size 8",
     "ncsn-fast train --data photos/ --image-size 32 --flip --out runs/photos --steps 500 "
-    "--sample-every 250": (
+    "--sample-every 250 --samples 16": (
         "ncsn-fast train --data photos/ --image-size 8 --flip --steps 2 --sample-every 2 "
         "--samples 2 --ngf 4 --batch-size 4 --num-levels 4 --steps-per-level 1 --out runs/photos"
     ),
