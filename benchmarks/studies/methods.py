@@ -45,7 +45,7 @@ FULL_CHAIN = "annealed_langevin (full chain)"
 # Any number of evaluations is possible on these levels; the digits' ladder has 21.
 _SPACING = "karras"
 _MOST = 10_000  # real images to compare with
-_STEPS, _MORE_STEPS, _SPACING_STEPS = (5, 10, 20), 40, 10
+_STEPS, _SPACING_STEPS = (5, 10, 20, 40), 10
 _BEST = "dpmpp_2m"
 _FEW_STEPS: dict[str, dict[str, Any]] = {
     "ancestral": {"method": "ancestral"},
@@ -54,6 +54,7 @@ _FEW_STEPS: dict[str, dict[str, Any]] = {
     "euler": {"method": "euler"},
     "heun": {"method": "heun"},
     "dpmpp_2m": {"method": "dpmpp_2m"},
+    "dpmpp_2m, η = 1": {"method": "dpmpp_2m", "eta": 1.0},
 }
 _MARKERS = "os^Dv<>P"
 _EVALUATIONS = (5, 10, 20, 40, 100, 200, 500, 1000)
@@ -118,7 +119,7 @@ def measure(
     step_size = 0.6 * float(net.sigmas[-1]) ** 2
     points.append(point("consistent_annealed", method="consistent_annealed", step_size=step_size))
     for name, settings in _FEW_STEPS.items():
-        for steps in (*_STEPS, _MORE_STEPS) if name == _BEST else _STEPS:
+        for steps in _STEPS:
             points.append(point(name, steps=steps, spacing=_SPACING, **settings))
     best = {"steps": _SPACING_STEPS, **_FEW_STEPS[_BEST]}
     spacings = [point(_BEST, spacing=spacing, **best) for spacing in SPACINGS]

@@ -33,7 +33,7 @@ _GROUPS = {
     ],
     "Which network, which images": ("config", "image_size", "first_id"),
     "How they are sampled": [
-        *("spacing", "rho", "snr", "step_size", "steps_per_level"),
+        *("spacing", "rho", "eta", "snr", "step_size", "steps_per_level"),
         *("denoise", "hold_noise", "batch_size"),
     ],
     "How they are stored": ("format_", "dtype", "shard_size", "part", "animate"),
@@ -131,6 +131,13 @@ class Part(click.ParamType):
     "these are geometric), ladder, nearest, geometric, karras or linear.",
 )
 @click.option("--rho", type=float, default=None, help="ρ of --spacing karras. Default: 7.")
+@click.option(
+    "--eta",
+    type=float,
+    default=None,
+    help="How much fresh noise a step adds: 0 none, 1 that of the reverse SDE. Default: 1 with "
+    "ancestral, 0 with dpmpp_2m.",
+)
 @click.option(
     "--snr",
     type=float,

@@ -60,7 +60,7 @@ def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
     monkeypatch.setattr(nf.Sampler, "__call__", sampled)
     found = methods.measure("digits", None, None, 5, 2, "fp32")
     assert {p.evaluations for p in found.points if p.name == "dpmpp_2m"} == {5, 10, 20, 40}
-    assert {p.evaluations for p in found.points if p.name == "heun"} == {5, 9, 19}
+    assert {p.evaluations for p in found.points if p.name == "heun"} == {5, 9, 19, 39}
     assert len(drawn) == 2 * (len(found.points) + len(found.spacings) + 2)
     assert [point.name for point in found.starts[2:]] == ["as drawn, held", "as drawn, not held"]
     assert [(hold, seed) for hold, seed, _ in begun] == [

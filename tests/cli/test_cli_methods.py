@@ -8,14 +8,18 @@ import ncsn_fast as nf
 from ncsn_fast.methods.by_name import METHODS
 
 
-def test_a_method_with_its_settings_is_what_nf_sample_draws(tmp_path, checkpoint):
-    succeed(
-        *("sample", checkpoint, "-n", 2, "--out", tmp_path / "out", "--method", "ancestral"),
-        *("--steps", 5, "--spacing", "karras", "--rho", 5),
-    )
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "ancestral", "steps": 5, "spacing": "karras", "rho": 5.0},
+        {"method": "dpmpp_2m", "steps": 5, "eta": 1.0},
+    ],
+)
+def test_a_method_with_its_settings_is_what_nf_sample_draws(tmp_path, checkpoint, settings):
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    succeed("sample", checkpoint, "-n", 2, "--out", tmp_path / "out", *options)
     with np.load(tmp_path / "out" / "samples.npz") as stored:
         net = nf.load_checkpoint(checkpoint)
-        settings = {"method": "ancestral", "steps": 5, "spacing": "karras", "rho": 5.0}
         np.testing.assert_allclose(
             stored["images"], nf.sample(net, 2, seed=0, **settings).numpy(), atol=1e-5
         )
