@@ -12,6 +12,10 @@ row makes anyway. They are the score of y given x,
 and differ in what they take for V, the covariance of the image given the state. A is linear, or
 :class:`Nonlinear` and then its derivative at D. What they return is added to the score, so that all
 methods take them; the denoised image of the guided score is D + σ²g.
+
+Of a network σ²J is no covariance, only near one: where it is not, in a direction in which the
+inverse is as large as 1/s², the image would be thrown far beyond what the measurement asks for.
+:meth:`Denoised.bounded` sees to that, and does nothing where it is one.
 """
 
 from __future__ import annotations
@@ -68,6 +72,16 @@ class Denoised:
         checks.same_shape("operator.forward()", measured, (len(mean), *operator.measured), mean)
         self.residual = y - measured
 
+    def bounded(self, g: Tensor) -> Tensor:
+        """g, (B, *shape), shortened where A would move by more than there is to the measurement.
+
+        ‖A σ²g‖ ≤ ‖y - A(D)‖ for each sample: with V = σ²J a covariance and M = A V Aᵀ, A σ²g is
+        M(s²I + M)⁻¹(y - A(D)), whose matrix has its eigenvalues in [0, 1).
+        """
+        moved = _lengths(self.forward(g)) * self.sigma**2
+        share = _lengths(self.residual) / moved.clamp(min=_tiny(g))
+        return g * per_sample(share.clamp(max=1.0), g)
+
 
 Rule = Callable[[Denoised], Tensor]
 
@@ -85,14 +99,14 @@ def pgdm_rule(at: Denoised, noise_std: float, data_std: float, iterations: int) 
     def inner(v: Tensor) -> Tensor:  # of images: Aᵀ(s²I + r²AAᵀ)⁻¹ = (s²I + r²AᵀA)⁻¹Aᵀ
         return v * noise_std**2 + at.adjoint(at.forward(v)) * spread
 
-    return at.pull(solve(inner, at.adjoint(at.residual), iterations))
+    return at.bounded(at.pull(solve(inner, at.adjoint(at.residual), iterations)))
 
 
 def tmpd_rule(at: Denoised, noise_std: float) -> Tensor:
     """A V Aᵀ as the diagonal of its row sums, V = σ²J; those below 0 are no variance, and 0."""
     sums = at.forward(at.pull(at.adjoint(torch.ones_like(at.residual))))
     variance = sums.clamp(min=0) * at.sigma**2 + noise_std**2
-    return at.pull(at.adjoint(torch.where(variance > 0, at.residual / variance, 0.0)))
+    return at.bounded(at.pull(at.adjoint(torch.where(variance > 0, at.residual / variance, 0.0))))
 
 
 def mmps_rule(at: Denoised, noise_std: float, iterations: int) -> Tensor:
@@ -101,7 +115,7 @@ def mmps_rule(at: Denoised, noise_std: float, iterations: int) -> Tensor:
     def covariance(v: Tensor) -> Tensor:
         return v * noise_std**2 + at.forward(at.pull(at.adjoint(v))) * at.sigma**2
 
-    return at.pull(at.adjoint(solve(covariance, at.residual, iterations)))
+    return at.bounded(at.pull(at.adjoint(solve(covariance, at.residual, iterations))))
 
 
 def diffpir_rule(at: Denoised, noise_std: float, weight: float, iterations: int) -> Tensor:
