@@ -238,11 +238,16 @@ def test_the_order_of_convergence(method, order, spacing):
 
 
 def variance_after(table, variance, start_variance):
-    """Of a linear chain: the score of N(0, variance) makes x ← (a - bσ/(v + σ²))·x + d·z."""
-    for sigma, a, b, d in zip(table.sigma, table.a, table.b, table.d, strict=True):
-        start_variance *= (a - b * sigma / (variance + sigma**2)) ** 2
-        start_variance += d**2
-    return start_variance
+    """Of a linear chain: with the score of N(0, v), n = -σ/(v + σ²)·x, a row is a matrix on the
+    state and its history, and noise on the state."""
+    covariance = np.diag([start_variance, 0.0])
+    columns = (getattr(table, name) for name in "sigma a b c d e f".split())
+    for sigma, a, b, c, d, e, f in zip(*columns, strict=True):
+        n = -sigma / (variance + sigma**2)
+        row = np.array([[a + b * n, c], [e + f * n, 0.0]])
+        covariance = row @ covariance @ row.T
+        covariance[0, 0] += d**2
+    return covariance[0, 0]
 
 
 @pytest.mark.parametrize("method", ["consistent_annealed", "ancestral"])
@@ -266,6 +271,18 @@ def test_of_a_point_the_noise_is_that_of_every_level(method):
 def test_stochastic_methods_reach_the_variance_of_the_data(method, settings):
     table = table_of(method, **settings)
     assert variance_after(table, 0.5, LADDER[0] ** 2 + 0.5) == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("steps", [20, 40])
+def test_second_order_keeps_the_variance_that_ancestral_steps_lose(steps):
+    """An ancestral step takes the denoised image for the image, and leaves out its variance."""
+
+    def kept(method, **settings):
+        table = table_of(method, steps=steps, spacing="geometric", **settings)
+        return variance_after(table, 0.5, LADDER[0] ** 2 + 0.5) / 0.5
+
+    assert kept("ancestral") < 1 - 3 / steps
+    assert abs(kept("dpmpp_2m", eta=1.0) - 1) < 1 / steps
 
 
 def test_the_engine_reaches_that_variance_too():
