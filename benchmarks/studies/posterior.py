@@ -1,10 +1,10 @@
 """Guidance against posteriors that are known: python -m ncsn_fast.benchmarks.studies.posterior.
 
 Gaussian images of 64 values behind a measurement with noise, whose exact score stands for a
-network, and a mixture in the plane behind a measurement that is not linear. Each guidance draws
-samples by the same chain; their means and standard deviations are compared with those of the
-posterior, of the mixture by importance sampling. The last column is what a row of the network of
-the digits costs with it, in rows without guidance.
+network, told σ or, as NCSNv2's, told nothing, and a mixture in the plane behind a measurement that
+is not linear. Each guidance draws samples by the same chain; their means and standard deviations
+are compared with those of the posterior, of the mixture by importance sampling. The last column is
+what a row of the network of the digits costs with it, in rows without guidance.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +34,7 @@ _CHAIN: dict[str, Any] = {"method": "ancestral"}
 class Problem(NamedTuple):
     """A law of x, what is measured of it, and what is then known of x."""
 
-    score: Callable[[Tensor, Tensor], Tensor]
+    score: nf.Score
     operator: Operator | Nonlinear
     y: Tensor
     mean: Tensor
@@ -61,8 +60,11 @@ def made(operator: Any, y: Tensor) -> dict[str, Guidance]:
     return {name: make() for name, make in chosen.items()}
 
 
-def gaussian(variances: Tensor, rotation: Tensor, operator: Operator) -> Problem:
-    """Images with these variances (D,) along the columns of a rotation, and their posterior."""
+def gaussian(variances: Tensor, rotation: Tensor, operator: Operator, told: bool = True) -> Problem:
+    """Images with these variances (D,) along the columns of a rotation, and their posterior.
+
+    A score that is not ``told`` σ is the mean over all levels, by how likely each is at x.
+    """
     generator = torch.Generator().manual_seed(1)
     x = rotation @ (variances.sqrt() * torch.randn(len(variances), generator=generator).double())
     clean = operator.forward(x.view(1, *operator.shape))
@@ -78,7 +80,16 @@ def gaussian(variances: Tensor, rotation: Tensor, operator: Operator) -> Problem
         turned = x.flatten(1) @ rotation.float() / (variances.float() + sigma[:, None] ** 2)
         return -(turned @ rotation.float().T).view(x.shape)
 
-    return Problem(score, operator, y.float(), mean.float(), covariance.diagonal().sqrt().float())
+    def blind(x: Tensor) -> Tensor:
+        turned = x.flatten(1) @ rotation.float()
+        spread = variances.float() + _SIGMAS[:, None] ** 2
+        likely = turned.square() @ (-0.5 / spread).T - 0.5 * spread.log().sum(1)
+        n = -turned * (likely.softmax(1) @ (_SIGMAS[:, None] / spread))
+        return (n @ rotation.float().T).view(x.shape)
+
+    network = nf.Score(score, "score", "sigma") if told else nf.Score(blind, "normalized", "none")
+    std = covariance.diagonal().sqrt()
+    return Problem(network, operator, y.float(), mean.float(), std.float())
 
 
 def mixture() -> Problem:
@@ -99,9 +110,8 @@ def mixture() -> Problem:
     weight = (-(curved(x)[:, 0] - y).square() / (2 * _NOISE_STD**2)).double().softmax(0)
     mean = weight @ x.double()
     std = (weight @ (x.double() - mean).square()).sqrt()
-    return Problem(
-        score, Nonlinear(curved, (2,), (1,)), torch.tensor([y]), mean.float(), std.float()
-    )
+    measured = Nonlinear(curved, (2,), (1,)), torch.tensor([y])
+    return Problem(nf.Score(score, "score", "sigma"), *measured, mean.float(), std.float())
 
 
 def problems() -> dict[str, Problem]:
@@ -120,6 +130,7 @@ def problems() -> dict[str, Problem]:
         "independent, mask": gaussian(falling, straight, mask),
         "correlated, mask": gaussian(falling, turned, mask),
         "correlated, blur": gaussian(falling, turned, blur),
+        "the same, told nothing": gaussian(falling, turned, blur, told=False),
         "mixture, curved": mixture(),
     }
 
@@ -129,8 +140,7 @@ def measure(number: int, seed: int) -> dict[str, Any]:
     (root mean square), and the mean ratio of the standard deviations."""
     errors: dict[str, dict[str, tuple[float, float]]] = {}
     for title, problem in problems().items():
-        score = nf.Score(problem.score, "score", "sigma")
-        sampler = nf.Sampler(score, problem.operator.shape, _SIGMAS, **_CHAIN)
+        sampler = nf.Sampler(problem.score, problem.operator.shape, _SIGMAS, **_CHAIN)
         for name, guidance in made(problem.operator, problem.y).items():
             x = sampler(number, seed=seed, guidance=guidance).flatten(1)
             off = ((x.mean(0) - problem.mean) / problem.std).square().mean().sqrt()
