@@ -241,7 +241,7 @@ def variance_after(table, variance, start_variance):
     """Of a linear chain: with the score of N(0, v), n = -σ/(v + σ²)·x, a row is a matrix on the
     state and its history, and noise on the state."""
     covariance = np.diag([start_variance, 0.0])
-    columns = (getattr(table, name) for name in "sigma a b c d e f".split())
+    columns = [table.sigma, table.a, table.b, table.c, table.d, table.e, table.f]
     for sigma, a, b, c, d, e, f in zip(*columns, strict=True):
         n = -sigma / (variance + sigma**2)
         row = np.array([[a + b * n, c], [e + f * n, 0.0]])
