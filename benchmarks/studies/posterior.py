@@ -130,7 +130,7 @@ def problems() -> dict[str, Problem]:
         "independent, mask": gaussian(falling, straight, mask),
         "correlated, mask": gaussian(falling, turned, mask),
         "correlated, blur": gaussian(falling, turned, blur),
-        "the same, told nothing": gaussian(falling, turned, blur, told=False),
+        "correlated, blur, σ not told": gaussian(falling, turned, blur, told=False),
         "mixture, curved": mixture(),
     }
 

