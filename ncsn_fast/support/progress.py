@@ -25,17 +25,22 @@ class _Lines:
     def update(self, steps: int) -> None:
         self.n += steps
         now = time.monotonic()
-        if now - self._told < _EVERY or not self._first < self.n < self._total:
+        if now - self._told < _EVERY or not self._first <= self.n < self._total:
             return
         self._told = now
-        left = (now - self._began) / (self.n - self._first) * (self._total - self.n)
-        seconds = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
-        line = f"  {self.n:,} of {self._total:,} {self._units}, about {seconds} left"
-        sys.stderr.write(", ".join(filter(None, (line, self._note))) + "\n")
+        told = [f"  {self.n:,} of {self._total:,} {self._units}"]
+        if self.n > self._first:
+            left = (now - self._began) / (self.n - self._first) * (self._total - self.n)
+            told.append(
+                f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"
+            )
+        sys.stderr.write(", ".join([*told, *filter(None, [self._note])]) + "\n")
         sys.stderr.flush()
 
     def set_postfix_str(self, text: str, refresh: bool) -> None:
         self._note = text
+        if refresh:
+            self.update(0)
 
     def close(self) -> None:
         """A log keeps what was told."""
@@ -72,10 +77,10 @@ class Bar:
         if self._bar is not None:
             self._shown(lambda: self._bar.update(done - self._bar.n))
 
-    def note(self, text: str) -> None:
-        """A word beside the bar, shown with its next change."""
+    def note(self, text: str, now: bool = False) -> None:
+        """A word beside the bar, shown with its next change or ``now``."""
         if self._bar is not None:
-            self._shown(lambda: self._bar.set_postfix_str(text, refresh=False))
+            self._shown(lambda: self._bar.set_postfix_str(text, refresh=now))
 
     def close(self) -> None:
         if self._bar is not None:
@@ -119,10 +124,10 @@ class Progress:
         if self._report is not None:
             self._report(done, self.total)
 
-    def note(self, text: str) -> None:
-        """A word beside the bar, such as the current loss."""
+    def note(self, text: str, now: bool = False) -> None:
+        """A word beside the bar, such as the current loss; ``now``, or when the count changes."""
         if self._bar is not None:
-            self._bar.note(text)
+            self._bar.note(text, now)
 
 
 __all__ = ["Bar", "Progress", "ProgressWish"]

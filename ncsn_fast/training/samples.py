@@ -26,6 +26,7 @@ from ncsn_fast.training.state import BEST
 _log = logging.getLogger("ncsn_fast")
 SHOWN = 100
 FOLDER = "samples"
+Wanted = Callable[[int, int], bool]
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,19 @@ class TrainingSamples:
         """Whether samples belong to this step."""
         return step > 0 and step % self.every == 0
 
-    def draw(
-        self, net: ScoreNetwork, step: int, out: Path | None, wanted: Callable[[], bool]
-    ) -> float | None:
+    def draw(self, net: ScoreNetwork, step: int, out: Path | None, wanted: Wanted) -> float | None:
         """Draw them; write a picture into ``out``/samples; return the distance, if there is one.
 
         The seed is that of the run at every step, so that pictures show the same chains as the
         network changes. Of a network that knows classes they are of each in its turn.
 
         Raises:
-            Unwanted: where they are no longer ``wanted``, which is asked after every row of the
-                sampler.
+            Unwanted: where they are no longer ``wanted``, which is asked, and told how many of the
+                sampler's steps are done, after every row.
         """
 
         def watch(done: int, total: int) -> None:
-            if not wanted():
+            if not wanted(done, total):
                 raise Unwanted
 
         extra = in_turn(net, self.number)
@@ -110,7 +109,7 @@ class TrainingSamples:
         net: ScoreNetwork,
         step: int,
         out: Path | None,
-        wanted: Callable[[], bool],
+        wanted: Wanted,
         best: float | None,
     ) -> tuple[bool, float | None]:
         """:meth:`draw`, and keep the network in ``out`` where its distance is less than the

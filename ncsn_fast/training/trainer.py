@@ -233,7 +233,7 @@ class Trainer:
                 remove_leftovers(self.out / FOLDER)
         stops = on_stop(self._asked_to_stop, 5.0 if self.group.ranks.started else 0)
         with stops, Progress(progress, config.steps, done=self.step) as bar:
-            self._take_up(ending)
+            self._take_up(ending, bar)
             self.net.train()
             ending = self._is_to_end() or ending
             while not ending:
@@ -246,14 +246,14 @@ class Trainer:
                 if ending or self._is_save_due():
                     self._save(partial(self._write_or_warn, ending))
                 if self._are_samples_due():  # of a step that is saved
-                    self._draw_samples()
+                    self._draw_samples(bar)
                 # A signal that came in the meantime ends the run here only if the step is saved.
                 if self._saved == self.step:
                     ending = self._is_to_end() or ending
                 bar.advance()
         self.log.close()
 
-    def _take_up(self, ending: bool) -> None:
+    def _take_up(self, ending: bool, bar: Progress) -> None:
         """Begin to write, and do what the process before may not have come to."""
         # A run that goes on draws the samples of its step once more, so that it does not depend on
         # what was written after the checkpoint; one that has ended only those that are missing.
@@ -265,7 +265,7 @@ class Trainer:
         if ending:
             self.save()  # the process that finished may have been killed before it wrote the model
         if self._are_samples_due():
-            self._draw_samples()
+            self._draw_samples(bar)
 
     def _is_save_due(self) -> bool:
         drawn = self._samples is not None and self._samples.are_due(self.step)
@@ -329,24 +329,27 @@ class Trainer:
         self._compute.check_loss(self.step)
         return self.sums.mean(self.step)
 
-    def _draw_samples(self) -> None:
+    def _draw_samples(self, bar: Progress) -> None:
         """Samples of the averaged network, unless the run is to end first."""
         if self._stop is not None:
             return
-        drawn, distance = self.group.from_first(self._draw)
+        drawn, distance = self.group.from_first(partial(self._draw, bar))
         if drawn:
             self._drawn = self.step
         if distance is not None:
             self.log.distance(self.step, distance)  # last: it says that all of this is done
 
-    def _draw(self) -> tuple[bool, float | None]:
+    def _draw(self, bar: Progress) -> tuple[bool, float | None]:
         """Whether they were drawn, and their distance, if there is one."""
+
+        def wanted(done: int, total: int) -> bool:
+            bar.note(f"drawing samples: {done:,} of {total:,}", now=True)
+            return self._asked is None
+
         if self._samples is None or self._asked is not None:
             return False, None
-        self.average.sampling = self.net.sampling
-        return self._samples.draw_or_warn(
-            self.average, self.step, self.out, lambda: self._asked is None, self.log.best
-        )
+        self.average.sampling, best = self.net.sampling, self.log.best
+        return self._samples.draw_or_warn(self.average, self.step, self.out, wanted, best)
 
     def _write_or_warn(self, last: bool) -> bool:
         """Write the step and the losses by level; but for the ``last`` step failure is a warning.
@@ -387,8 +390,7 @@ class Trainer:
             self._saved = self.step
 
     def _found(self, resume: bool) -> tuple[RunState, list[Logged], list[Logged]]:
-        """The run to begin with, the losses and the distances of its log; refuse a folder that is
-        not for it."""
+        """The run to begin with, its losses and distances; refuse a folder that is not for it."""
         here, log, folder = self._state(), self.log, self._folder
         if folder is not None:
             if self.net.sampling is None:

@@ -37,6 +37,14 @@ def test_a_line_has_the_note_and_the_unit(clock, capsys):
     assert capsys.readouterr().err == "  80 of 100 files, about 10 s left, loss 0.5\n"
 
 
+def test_a_note_of_now_is_told_where_the_count_stands_still(clock, capsys):
+    with Progress(True, total=100, done=20) as bar:
+        bar.note("drawing samples: 1 of 8", now=True)
+        clock[0] += 31
+        bar.note("drawing samples: 2 of 8", now=True)
+    assert capsys.readouterr().err == "  20 of 100 steps, drawing samples: 2 of 8\n"
+
+
 def test_short_work_and_its_end_get_no_line(clock, capsys):
     with Progress(True, total=2) as bar:
         clock[0] += 29

@@ -204,6 +204,8 @@ def test_samples_of_a_network_that_knows_classes_are_of_each_in_turn(tmp_path):
     drawn = training_samples.TrainingSamples(1, 7, 5, held_out)
     extra = {"classes": torch.tensor([0, 1, 2, 0, 1, 2, 0])}
     expected = pixel_frechet_distance(nf.sample(net, 7, seed=5, extra=extra), held_out)
-    assert drawn.draw(net, 1, tmp_path, lambda: True) == pytest.approx(expected, rel=1e-4)
+    assert drawn.draw(net, 1, tmp_path, lambda done, total: True) == pytest.approx(
+        expected, rel=1e-4
+    )
     other = pixel_frechet_distance(nf.sample(net, 7, seed=5), held_out)
     assert other != pytest.approx(expected, rel=1e-2)
