@@ -32,6 +32,7 @@ from ncsn_fast.support.files import check_writable, remove_leftovers, write_text
 from ncsn_fast.support.locks import folder_lock
 from ncsn_fast.support.progress import Bar
 from ncsn_fast.training.config import TrainConfig
+from ncsn_fast.training.samples import in_turn
 from ncsn_fast.training.schedule import Schedule, auto_schedule
 from ncsn_fast.training.trainer import Trainer
 
@@ -172,12 +173,14 @@ def _drawn(net: ScoreNetwork, samples: int, seed: int, say: Say, progress: bool)
 
 
 def _of_bundled(seed: int, say: Say, device: str) -> dict[str, Tensor]:
-    """Images of the networks that come along, by their titles."""
+    """Images of the networks that come along, by their titles; of each class in its turn."""
     say(f"Sampling from the networks that come along: {', '.join(BUNDLED)}.")
     few: dict[str, Any] = {"method": "ancestral", "steps": 20, "seed": seed}
     networks = {name: load_checkpoint(name, device=device) for name in BUNDLED}
-    drawn = {name: sample(net, _SHOWN, **few).cpu() for name, net in networks.items()}
-    return {f"comes along: {name}": images for name, images in drawn.items()}
+    return {
+        f"comes along: {name}": sample(net, _SHOWN, extra=in_turn(net, _SHOWN), **few).cpu()
+        for name, net in networks.items()
+    }
 
 
 def _files(out: Path) -> dict[str, Path]:
