@@ -80,8 +80,8 @@ _DIGITS = Preset(
     checkpoint_every=500,
 )
 # Networks of a few megabytes for two cores, which are told classes. A fifth of the images without
-# one: what the network knows without classes is used as often. The rate falls in most of the run: at
-# its height the noise of the steps limits what is learned (docs/models.md).
+# one: what the network knows without classes is used as often. The rate falls in most of the run:
+# at its height the noise of the steps limits what is learned (docs/models.md).
 _MNIST = replace(
     _DIGITS,
     about="MNIST 28×28, the network that comes along, in hours",
