@@ -348,8 +348,8 @@ class Trainer:
 
         if self._samples is None or self._asked is not None:
             return False, None
-        self.average.sampling, best = self.net.sampling, self.log.best
-        return self._samples.draw_or_warn(self.average, self.step, self.out, wanted, best)
+        self.average.sampling = self.net.sampling
+        return self._samples.draw_or_warn(self.average, self.step, self.out, wanted, self.log.best)
 
     def _write_or_warn(self, last: bool) -> bool:
         """Write the step and the losses by level; but for the ``last`` step failure is a warning.

@@ -273,16 +273,19 @@ def test_stochastic_methods_reach_the_variance_of_the_data(method, settings):
     assert variance_after(table, 0.5, LADDER[0] ** 2 + 0.5) == pytest.approx(0.5, rel=0.02)
 
 
-@pytest.mark.parametrize("steps", [20, 40])
-def test_second_order_keeps_the_variance_that_ancestral_steps_lose(steps):
-    """An ancestral step takes the denoised image for the image, and leaves out its variance."""
+@pytest.mark.parametrize(
+    ("steps", "ancestral", "second_order"), [(20, 0.73, 1.03), (40, 0.86, 1.01)]
+)
+def test_second_order_keeps_the_variance_that_ancestral_steps_lose(steps, ancestral, second_order):
+    """An ancestral step takes the denoised image for the image, and leaves out its variance; the
+    shares are those of docs/methods.md."""
 
     def kept(method, **settings):
         table = table_of(method, steps=steps, spacing="geometric", **settings)
         return variance_after(table, 0.5, LADDER[0] ** 2 + 0.5) / 0.5
 
-    assert kept("ancestral") < 1 - 3 / steps
-    assert abs(kept("dpmpp_2m", eta=1.0) - 1) < 1 / steps
+    assert kept("ancestral") == pytest.approx(ancestral, abs=0.006)
+    assert kept("dpmpp_2m", eta=1.0) == pytest.approx(second_order, abs=0.006)
 
 
 def test_the_engine_reaches_that_variance_too():
