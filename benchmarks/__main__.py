@@ -26,8 +26,8 @@ examples:
   python -m ncsn_fast.benchmarks --peer ~/ncsnv2   also the official code itself
   python -m ncsn_fast.benchmarks --pytest -k noise the pytest-benchmark suites
   python -m ncsn_fast.benchmarks.static            instructions of the kernels, without a GPU
-  python -m ncsn_fast.benchmarks.studies.precision what 16 bits cost; also .methods, .digits and
-                                                   .training_precision
+  python -m ncsn_fast.benchmarks.studies.precision what 16 bits cost; also .methods, .few_steps
+                                                   and others
 """
 
 

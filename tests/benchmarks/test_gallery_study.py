@@ -13,7 +13,7 @@ import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies import gallery, guidance, progress
 from ncsn_fast.benchmarks.studies.common import Judged
 from ncsn_fast.data.digits import digits
-from ncsn_fast.evaluation.pixel_distance import nearest_distance
+from ncsn_fast.evaluation.neighbours import nearest
 from ncsn_fast.evaluation.quality import Quality
 
 
@@ -68,7 +68,7 @@ def test_colder_images_are_nearer_to_those_of_the_training(monkeypatch):
     monkeypatch.setattr(gallery, "TEMPERATURES", (0.5, 1.2))
     found = gallery.at_temperatures(nf.load_checkpoint("digits"), 16)
     train = digits("train").images
-    distances = {one: float(nearest_distance(x, train).mean()) for one, x in found.items()}
+    distances = {one: float(nearest(x, train).distances.mean()) for one, x in found.items()}
     assert distances[0.5] < distances[1.2]
 
 

@@ -41,8 +41,7 @@ REASONS = {
     "it is a definition, whose formula is all": """reference.activated reference.residual_add
         reference.per_sample operators.Operator operators.Mask operators.Downsample operators.Blur
         operators.Fourier operators.MRI operators.MIMO operators.Dense operators.Scale
-        guidance.Nonlinear evaluation.pixel_distance.nearest_distance
-        evaluation.pixel_distance.digit_proportions""",
+        guidance.Nonlinear""",
     "it is this package's own network": "MLPScore evaluation.classifier.Classifier",
     "it is what networks or guidances are made from": """models.ScoreNetwork Score Guidance
         guidance.NetworkGuidance guidance.Through guidance.Denoised posterior.LinearGuidance
