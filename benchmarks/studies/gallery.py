@@ -54,6 +54,7 @@ _SHOWN = 16  # images a row of these
 _FAR_CLIP, _FAR_STEPS = 100.0, 60
 _FRAMES, _TURNS = 12, 12  # columns of the pictures of chains and of interpolations
 _NOISE = 0.05  # of measurements
+_SOLVED_IN = 20  # evaluations, and three times as many derivatives
 
 
 class Problem(NamedTuple):
@@ -87,14 +88,14 @@ def solve(net: ScoreNetwork, problem: Problem, real: Tensor, samples: int) -> di
     ids = range(len(real))
     z = nf.noise.normal(operator.measured, seed=9, stream=nf.noise.KNOWN, sample_ids=ids)
     y = operator.forward(states) + problem.noise_std * z
-    sampler, many = nf.Sampler(net), samples * len(real)
+    many = samples * len(real)
     if isinstance(operator, Mask):
         mask = operator.forward(torch.ones_like(states[:1]))
         known = states.repeat(samples, 1, 1, 1)
-        drawn = sampler(many, seed=1, mask=mask, known=known, progress=True)
+        drawn = nf.Sampler(net)(many, seed=1, mask=mask, known=known, progress=True)
     else:
-        measured = y.repeat(samples, 1, 1, 1)
-        guidance = nf.posterior.gaussian_likelihood(operator, measured, problem.noise_std)
+        guidance = nf.guidance.mmps(operator, y.repeat(samples, 1, 1, 1), problem.noise_std)
+        sampler = nf.Sampler(net, method="ancestral", steps=min(_SOLVED_IN, len(net.sigmas)))
         drawn = sampler(many, seed=1, guidance=guidance, progress=True)
     seen = y
     if isinstance(operator, Downsample):

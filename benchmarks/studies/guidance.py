@@ -30,7 +30,6 @@ from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.classifier import load_classifier
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
-_DEFAULT = {"method": "ancestral", "steps": 100}
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ def measure(
         raise SystemExit(f"{model} knows no classes")
     judge = Judge(load_classifier(classifier), held_out(model, data), number)
     classes = torch.arange(number) % len(names)
+    if "method" not in sampling:
+        sampling = {**net.sampling, **sampling}
     settings = {"seed": seed, "progress": True, **sampling}
     scales = {"no class": judge(nf.sample(net, number, **settings))}
     for scale in SCALES:
@@ -81,11 +82,12 @@ def main() -> None:
     command.add_argument("--classifier", help="default: of the model's name")
     command.add_argument("-n", "--number", type=int, default=1000)
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--method", default=_DEFAULT["method"])
-    command.add_argument("--steps", type=int, default=_DEFAULT["steps"])
+    command.add_argument("--method", help="default: the network's own")
+    command.add_argument("--steps", type=int)
     add_output(command, "guidance.json and .md")
     options = command.parse_args()
-    sampling = {"method": options.method, "steps": options.steps}
+    told = {"method": options.method, "steps": options.steps}
+    sampling = {name: value for name, value in told.items() if value is not None}
     judge = options.classifier or options.model
     report = measure(options.model, judge, options.data, options.number, options.seed, sampling)
     deliver(options, "guidance", asdict(report), as_markdown(report))

@@ -61,9 +61,7 @@ def test_frechet_of_rotated_gaussians_matches_a_matrix_square_root() -> None:
 
 def test_frechet_is_symmetric_and_zero_on_itself_even_where_the_covariance_is_singular() -> None:
     a, b = data.digits("train").images[:40], data.digits("test").images[:30]
-    assert pixel_frechet_distance(a, b) == pytest.approx(
-        pixel_frechet_distance(b, a), rel=1e-12
-    )
+    assert pixel_frechet_distance(a, b) == pytest.approx(pixel_frechet_distance(b, a), rel=1e-12)
     assert 0 <= pixel_frechet_distance(a, a) < 1e-12
 
 
