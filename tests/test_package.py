@@ -30,6 +30,18 @@ def test_importing_loads_no_plotting_no_triton_and_no_compiler():
     assert not brought & optional
 
 
+def test_a_network_is_loaded_and_run_without_the_compiler_and_its_algebra(tmp_path):
+    """They take longer to import than torch itself, and some functions on "meta" do import them."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import ncsn_fast as nf; "
+        "net = nf.load_checkpoint('digits'); nf.sample(net, 1, method='ancestral', steps=2); "
+        "old = nf.NCSN(channels=1, image_size=8, ngf=4, sigmas=[1.0, 0.1]); "
+        f"nf.load_checkpoint(nf.save_checkpoint(old, {str(tmp_path / 'net')!r})); "
+        "print({'sympy', 'torch._dynamo', 'torch._inductor'} & (set(sys.modules) - before))"
+    )
+    assert "set()" in run(code)
+
+
 def test_importing_works_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None; import ncsn_fast as nf, torch; "

@@ -308,11 +308,12 @@ def _rebuild(
             f"the weights do not fit {config['network']}: {_some(differ)} of another shape "
             f"({found}, where it is {shape})"
         )
-    # Of several data types the one that holds them all.
-    net.to(reduce(torch.promote_types, {tensor.dtype for tensor in weights.values()}))
-    net.to_empty(device=device)
-    net.load_state_dict(weights, strict=False)  # all but the noise levels, which it has
-    return net.eval()
+    # Of several data types the one that holds them all. Assigned, as to_empty() of "meta" would
+    # import sympy, which takes half a second.
+    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in weights.values()})
+    own = {name: value.to(device, dtype, copy=True) for name, value in weights.items()}
+    net.load_state_dict(own, strict=False, assign=True)  # all but the noise levels, which it has
+    return net.to(device).eval()
 
 
 def _some(names: Sequence[str]) -> str:

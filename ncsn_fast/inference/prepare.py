@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
-from torch.nn.utils import skip_init
 
 from ncsn_fast import noise
 from ncsn_fast.device import malloc
@@ -421,9 +420,10 @@ def _pooled(conv: nn.Conv2d) -> PackedConv:
 
 def _empty_conv(kind: type[_Conv], like: nn.Conv2d, kernel_size: int, stride: int = 1) -> _Conv:
     """A convolution in another one's place; drawing weights would disturb torch's generator."""
-    widths = like.in_channels, like.out_channels
-    settings = {"stride": stride, "padding": 1, "device": like.weight.device}
-    return skip_init(kind, *widths, kernel_size, **settings).float()
+    conv = kind(like.in_channels, like.out_channels, kernel_size, stride, padding=1, device="meta")
+    empty = {name: like.weight.new_empty(own.shape) for name, own in conv.named_parameters()}
+    conv.load_state_dict(empty, assign=True)
+    return conv
 
 
 def _tensors(net: ScoreNetwork) -> dict[str, Tensor]:

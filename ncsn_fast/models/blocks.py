@@ -27,6 +27,12 @@ def conv3x3(inputs: int, outputs: int, *, dilation: int = 1, bias: bool = True) 
     return TrainedConv(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
 
 
+def _near_one(values: Tensor) -> Tensor:
+    """The tensor, filled with N(1, 0.02²). On "meta", where networks are built to be loaded,
+    ``normal_`` would import all of torch._dynamo, which takes longer than torch itself."""
+    return values if values.is_meta else values.normal_(1, 0.02)
+
+
 class _InstanceNormPlus(nn.Module):
     """InstanceNorm++ of x (N, C, H, W) with the γ, α, β of each sample's noise level."""
 
@@ -58,8 +64,8 @@ class InstanceNormPlus(_InstanceNormPlus):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
-        self.gamma = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
+        self.alpha = nn.Parameter(_near_one(torch.empty(channels)))
+        self.gamma = nn.Parameter(_near_one(torch.empty(channels)))
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def affine(self, labels: Tensor | None) -> tuple[Tensor, ...]:
@@ -71,10 +77,9 @@ class ConditionalInstanceNormPlus(_InstanceNormPlus):
 
     def __init__(self, channels: int, num_levels: int) -> None:
         super().__init__()
-        self.embed = nn.Embedding(num_levels, 3 * channels)
-        with torch.no_grad():
-            self.embed.weight[:, : 2 * channels].normal_(1, 0.02)
-            self.embed.weight[:, 2 * channels :].zero_()
+        table = torch.zeros(num_levels, 3 * channels)
+        _near_one(table[:, : 2 * channels])
+        self.embed = nn.Embedding.from_pretrained(table, freeze=False)
 
     def affine(self, labels: Tensor | None) -> tuple[Tensor, ...]:
         return self.embed(labels).chunk(3, dim=1)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from ncsn_fast import ops
 from ncsn_fast.device import measured, native
@@ -225,8 +224,8 @@ def example(geometry: Geometry) -> tuple[nn.Conv2d, Tensor]:
     draw = torch.Generator().manual_seed(0)
     settings: dict[str, Any] = {"padding": padding, "dilation": dilation, "bias": False}
     numbers: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
-    conv = skip_init(nn.Conv2d, *channels, 3, **settings, **numbers)
-    conv.weight.normal_(generator=draw)
+    conv = nn.Conv2d(*channels, 3, device="meta", **settings)
+    conv.weight = nn.Parameter(torch.randn(conv.weight.shape, generator=draw, **numbers))
     samples = max(1, _PIXELS // math.prod(sides))
     x = torch.randn(samples, channels[0], *sides, generator=draw, **numbers)
     layout: dict[str, Any] = {"memory_format": torch.channels_last}  # unknown to torch's type hints
