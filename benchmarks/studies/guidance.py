@@ -54,7 +54,7 @@ def measure(
     judge = Judge(load_classifier(classifier), held_out(model, data), number)
     classes = torch.arange(number) % len(names)
     if "method" not in sampling:
-        sampling = {**net.sampling, **sampling}
+        sampling = {**(net.sampling or {}), **sampling}
     settings = {"seed": seed, "progress": True, **sampling}
     scales = {"no class": judge(nf.sample(net, number, **settings))}
     for scale in SCALES:

@@ -220,14 +220,14 @@ def _tiles(geometry: Geometry) -> list[int]:
 
 def example(geometry: Geometry) -> tuple[nn.Conv2d, Tensor]:
     """A float32 convolution without a bias and images for it to be timed on, channels_last."""
-    channels, sides, padding, dilation, *_ = geometry
+    (inputs, outputs), sides, padding, dilation, *_ = geometry
     draw = torch.Generator().manual_seed(0)
     settings: dict[str, Any] = {"padding": padding, "dilation": dilation, "bias": False}
     numbers: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
-    conv = nn.Conv2d(*channels, 3, device="meta", **settings)
+    conv = nn.Conv2d(inputs, outputs, 3, device="meta", **settings)
     conv.weight = nn.Parameter(torch.randn(conv.weight.shape, generator=draw, **numbers))
     samples = max(1, _PIXELS // math.prod(sides))
-    x = torch.randn(samples, channels[0], *sides, generator=draw, **numbers)
+    x = torch.randn(samples, inputs, *sides, generator=draw, **numbers)
     layout: dict[str, Any] = {"memory_format": torch.channels_last}  # unknown to torch's type hints
     return conv.to(**layout), x.to(**layout)
 
