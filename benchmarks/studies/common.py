@@ -18,8 +18,10 @@ from ncsn_fast.data.pixels import eight_bits
 from ncsn_fast.evaluation.classifier import Classifier
 from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.quality import Quality, Reference
+from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.files import write_text
 
+_FULL = "annealed_langevin"
 HEAD = ("of its class", "sure of a class", "precision", "recall", "Fréchet distance")
 
 
@@ -88,6 +90,29 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", help="images that it has not been trained on")
 
 
+def add_chain(command: argparse.ArgumentParser) -> None:
+    """What :func:`full_chain` is told."""
+    of = "of the full chain; default: the checkpoint's"
+    command.add_argument("--step-size", type=float, help=f"ε {of}")
+    command.add_argument("--steps-per-level", type=int, help=of)
+
+
+def full_chain(net: ScoreNetwork, options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of annealed Langevin dynamics over all levels of a network: its own, but for
+    those that the options name."""
+    named = {name: getattr(options, name) for name in ("step_size", "steps_per_level")}
+    told = {name: value for name, value in named.items() if value is not None}
+    own = net.sampling or {}
+    if own.get("method") == _FULL:
+        return {**own, **told}
+    if len(told) < len(named):
+        raise SystemExit(
+            f"the checkpoint has no settings of {_FULL}: give --step-size and --steps-per-level, "
+            "as `ncsn-fast schedule` says them of its images"
+        )
+    return {"method": _FULL, **told}
+
+
 def add_output(command: argparse.ArgumentParser, files: str) -> None:
     """The options that :func:`deliver` goes by; ``files`` says what the folder is for."""
     command.add_argument("--json", action="store_true")
@@ -132,9 +157,11 @@ __all__ = [
     "HEAD",
     "Judge",
     "Judged",
+    "add_chain",
     "add_model",
     "add_output",
     "deliver",
+    "full_chain",
     "held_out",
     "markdown",
     "parser",

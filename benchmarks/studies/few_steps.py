@@ -21,9 +21,11 @@ from torch import Tensor
 import ncsn_fast as nf
 from ncsn_fast import noise
 from ncsn_fast.benchmarks.studies.common import (
+    add_chain,
     add_model,
     add_output,
     deliver,
+    full_chain,
     held_out,
     markdown,
     parser,
@@ -145,9 +147,10 @@ def measure(
     *,
     seed: int = 0,
     precision: str = "auto",
-    full: bool = False,
+    chain: dict[str, Any] | None = None,
 ) -> Report:
-    """Run all of it; ``images`` (M, C, H, W) in [0, 1], M ≥ 2·number; full: the whole chain too."""
+    """Run all of it; ``images`` (M, C, H, W) in [0, 1], M ≥ 2·number; chain: settings of one more
+    method, the full chain."""
     facts = {
         "date": datetime.date.today().isoformat(),
         "precision": nf.Sampler(net, precision=precision).precision,
@@ -169,8 +172,9 @@ def measure(
     for count in steps:
         loose = run(method="ancestral", steps=count, spacing=_SPACING)
         points.append(Point("ancestral", count, None, loose))
-    if full:
-        points.append(Point("the full chain", len(nf.Sampler(net).table), None, run()))
+    if chain is not None:
+        rows = len(nf.Sampler(net, **chain).table)
+        points.append(Point("the full chain", rows, None, run(**chain)))
     indices = torch.linspace(0, len(net.sigmas) - 1, _LEVELS).round().int().tolist()
     levels = [level_of(net, index, images[:number]) for index in indices]
     return Report(facts, number, pixel_frechet_distance(images[:number], rest), points, levels)
@@ -233,14 +237,16 @@ def main() -> None:
     command.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40])
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--precision", default="auto")
-    command.add_argument("--full", action="store_true", help="the checkpoint's own chain too")
+    command.add_argument("--full", action="store_true", help="the full annealed chain too")
+    add_chain(command)
     add_output(command, "few_steps.json, .md and .png")
     options = command.parse_args()
     images = held_out(options.model, options.data)
     given = {"seed": options.seed, "precision": options.precision}
     net = nf.load_checkpoint(options.model)
     images = images[:_IMAGES]
-    report = measure(net, images, options.number, options.steps, full=options.full, **given)
+    chain = full_chain(net, options) if options.full else None
+    report = measure(net, images, options.number, options.steps, chain=chain, **given)
     deliver(options, "few_steps", asdict(report), as_markdown(report))
     if options.out is not None:
         shown = panels(net, images, min(10, max(options.steps)), **given)

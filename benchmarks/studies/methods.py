@@ -4,13 +4,15 @@
 
 Every method draws images from a model with several numbers of network evaluations. Measured is the
 pixel Fréchet distance to real images that it has not been trained on, for several seeds, as it
-differs between them; the full annealed chain, and as many training images, for comparison. Two more
+differs between them; the full annealed chain (with ``--step-size`` and ``--steps-per-level``, where
+the checkpoint does not say them), and as many training images, for comparison. Two more
 tables are of the best method at 10 evaluations: on other spacings of the noise levels, and begun in
 noise of the length √D or of a normal draw's, with and without ``hold_noise``.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import statistics
 from collections.abc import Callable
@@ -23,9 +25,11 @@ from torch import Tensor
 import ncsn_fast as nf
 from ncsn_fast import noise
 from ncsn_fast.benchmarks.studies.common import (
+    add_chain,
     add_model,
     add_output,
     deliver,
+    full_chain,
     held_out,
     markdown,
     parser,
@@ -47,6 +51,7 @@ _SPACING = "karras"
 _MOST = 10_000  # real images to compare with
 _STEPS, _SPACING_STEPS = (5, 10, 20, 40), 10
 _BEST = "dpmpp_2m"
+_CONSISTENT = "consistent_annealed"
 _FEW_STEPS: dict[str, dict[str, Any]] = {
     "ancestral": {"method": "ancestral"},
     "predictor_corrector (ancestral)": {"method": "predictor_corrector", "predictor": "ancestral"},
@@ -54,8 +59,9 @@ _FEW_STEPS: dict[str, dict[str, Any]] = {
     "euler": {"method": "euler"},
     "heun": {"method": "heun"},
     "dpmpp_2m": {"method": "dpmpp_2m"},
-    "dpmpp_2m, η = 1": {"method": "dpmpp_2m", "eta": 1.0},
+    "dpmpp_2m (eta 1)": {"method": "dpmpp_2m", "eta": 1.0},
 }
+METHODS = (_CONSISTENT, *_FEW_STEPS)
 _MARKERS = "os^Dv<>P"
 _EVALUATIONS = (5, 10, 20, 40, 100, 200, 500, 1000)
 _DISTANCES = tuple(base * 10**power for power in range(-2, 4) for base in (1, 2, 5))
@@ -96,31 +102,33 @@ class Report:
     starts: list[Point]
 
 
-def measure(
-    model: str, data: str | None, train: str | None, number: int, seeds: int, precision: str
-) -> Report:
-    """Run all methods; ``number`` images for each of the seeds."""
-    net = nf.load_checkpoint(model)
+def measure(options: argparse.Namespace) -> Report:
+    """Run the methods; ``options.number`` images for each of ``options.seeds`` seeds."""
+    number, precision = options.number, options.precision
+    net = nf.load_checkpoint(options.model)
+    chain = full_chain(net, options)
     facts = {
-        "model": model,
+        "model": options.model,
         "date": datetime.date.today().isoformat(),
         "precision": nf.Sampler(net, precision=precision).precision,
         **environment(net.sigmas.device),
     }
-    real, trained = held_out(model, data)[:_MOST], trained_on(model, train)
+    real = held_out(options.model, options.data)[:_MOST]
+    trained = trained_on(options.model, options.train)
 
     def point(name: str, **settings: Any) -> Point:
         draw = _drawing(net, number, {"precision": precision, **settings})
-        distances = [pixel_frechet_distance(draw(seed), real) for seed in range(seeds)]
+        distances = [pixel_frechet_distance(draw(seed), real) for seed in range(options.seeds)]
         evaluations = len(nf.Sampler(net, **_settings(settings)).table)
         return Point(name, settings.get("spacing", AUTO), evaluations, distances)
 
-    points = [point(FULL_CHAIN)]
-    step_size = 0.6 * float(net.sigmas[-1]) ** 2
-    points.append(point("consistent_annealed", method="consistent_annealed", step_size=step_size))
-    for name, settings in _FEW_STEPS.items():
+    points = [point(FULL_CHAIN, **chain)]
+    for name in options.methods:
+        if name == _CONSISTENT:
+            points.append(point(name, method=name, step_size=0.6 * float(net.sigmas[-1]) ** 2))
+            continue
         for steps in _STEPS:
-            points.append(point(name, steps=steps, spacing=_SPACING, **settings))
+            points.append(point(name, steps=steps, spacing=_SPACING, **_FEW_STEPS[name]))
     best = {"steps": _SPACING_STEPS, **_FEW_STEPS[_BEST]}
     spacings = [point(_BEST, spacing=spacing, **best) for spacing in SPACINGS]
     starts = [
@@ -217,17 +225,23 @@ def picture(report: Report) -> Figure:
     return figure
 
 
-def main() -> None:
+def options_of() -> argparse.ArgumentParser:
+    """The command's options."""
     command = parser(__doc__)
     add_model(command)
     command.add_argument("--train", help="images that it has been trained on, to compare with")
+    command.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="NAME")
     command.add_argument("-n", "--number", type=int, default=400, help="images per seed")
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--precision", default="auto")
+    add_chain(command)
     add_output(command, "methods.json, .md and .png")
-    options = command.parse_args()
-    of = options.model, options.data, options.train
-    report = measure(*of, options.number, options.seeds, options.precision)
+    return command
+
+
+def main() -> None:
+    options = options_of().parse_args()
+    report = measure(options)
     deliver(options, "methods", asdict(report), as_markdown(report))
     if options.out is not None:
         save_figure(options.out / "methods.png", picture(report))

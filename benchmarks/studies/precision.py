@@ -229,7 +229,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     ]
     rows.append(["largest activation", *(f"{peak:.3g}" for peak in report["largest_activation"])])
     lines += markdown(["σ", *(f"{sigma:.3g}" for sigma in report["sigmas"])], rows)
-    lines += ["", f"{report['samples']} samples of the whole chain:", ""]
+    lines += ["", f"{report['samples']} samples, drawn as the checkpoint says:", ""]
     against = "held-out images" if report["real"] else "samples in fp32"
     head = ["", "RMS difference from fp32, same seed", f"Fréchet distance to {against}"]
     quality = report["quality"].items()
@@ -242,7 +242,9 @@ def main() -> None:
     add_model(command)
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--images", type=int, help="per noise level (default 256)")
-    command.add_argument("-n", "--samples", type=int, help="of the whole chain (default 1000)")
+    command.add_argument(
+        "-n", "--samples", type=int, help="as the checkpoint draws them (default 1000)"
+    )
     command.add_argument("--quick", action="store_true", help="16 images and 64 samples")
     add_output(command, "precision.json and precision.md")
     options = command.parse_args()

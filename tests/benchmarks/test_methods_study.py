@@ -58,7 +58,8 @@ def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
         return held_out[:number]
 
     monkeypatch.setattr(nf.Sampler, "__call__", sampled)
-    found = methods.measure("digits", None, None, 5, 2, "fp32")
+    told = ["digits", "-n", "5", "--seeds", "2", "--precision", "fp32"]
+    found = methods.measure(methods.options_of().parse_args(told))
     assert {p.evaluations for p in found.points if p.name == "dpmpp_2m"} == {5, 10, 20, 40}
     assert {p.evaluations for p in found.points if p.name == "heun"} == {5, 9, 19, 39}
     assert len(drawn) == 2 * (len(found.points) + len(found.spacings) + 2)
@@ -74,3 +75,25 @@ def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
     assert {(number, settings["seed"]) for number, settings in drawn} == {(5, 0), (5, 1)}
     assert len({point.mean for point in found.points}) == 1
     assert torch.isfinite(torch.tensor(found.training))
+    assert drawn[0][1]["method"] == "annealed_langevin"
+
+
+def test_methods_can_be_chosen_and_the_full_chain_said(monkeypatch, capsys):
+    """Of a network whose own method is another, its settings have to be said."""
+    held_out = digits("test").images
+    net = nf.load_checkpoint("digits")
+    net.sampling = {"method": "ancestral", "steps": 10}
+    monkeypatch.setattr(nf, "load_checkpoint", lambda _: net)
+    monkeypatch.setattr(nf, "sample", lambda net, number, **_: held_out[:number])
+    monkeypatch.setattr(nf.Sampler, "__call__", lambda self, number, **_: held_out[:number])
+    told = ["digits", "-n", "5", "--seeds", "1", "--methods", "euler", "consistent_annealed"]
+    with pytest.raises(SystemExit, match="--step-size and --steps-per-level"):
+        methods.measure(methods.options_of().parse_args(told))
+    chain = ["--step-size", "1e-5", "--steps-per-level", "2"]
+    found = methods.measure(methods.options_of().parse_args([*told, *chain]))
+    evaluations = [(point.name, point.evaluations) for point in found.points]
+    euler = [("euler", steps) for steps in (5, 10, 20, 40)]
+    assert evaluations == [(methods.FULL_CHAIN, 43), *euler, ("consistent_annealed", 21)]
+    with pytest.raises(SystemExit):
+        methods.options_of().parse_args(["--methods", "eulr"])
+    assert "eulr" in capsys.readouterr().err
