@@ -52,8 +52,8 @@ def pictures(results: Results) -> Iterator[tuple[str, Markup]]:
     copies = results.timed(suite="hardware", case="copy")
     if copies:
         yield "Roofline", roofline(results, copies[0].figures["bandwidth"])
-    errors = results.where(suite="precision", status="ok")
-    if errors:
+    precisions = results.where(suite="precision", status="ok")
+    if errors := [row for row in precisions if any(row.figures.values())]:
         yield "Error of the score by noise level", score_errors(errors)
 
 

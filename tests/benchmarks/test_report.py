@@ -156,6 +156,11 @@ def test_the_page_has_a_roofline_and_errors_where_they_were_measured():
     assert drawn[1].endswith("bf16: from 0.01 at 0.01 to 0.001 at 1")
 
 
+def test_errors_that_are_all_zero_are_not_drawn():
+    exact = Row("precision", "digits", "fp32", 0, "", figures={"0.01": 0.0, "1.0": 0.0})
+    assert "Error of the score" not in shown([exact]).words
+
+
 def test_targets_without_a_figure_are_shown_on_demand():
     words = shown(chain_rows("AVX512", {FROZEN: 8.0, OPENVINO: 6.0, "ours": 3.6})).words
     measured, rest = words.split("that this run has no figure for", 1)
