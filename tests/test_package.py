@@ -35,6 +35,8 @@ def test_a_network_is_loaded_and_run_without_the_compiler_and_its_algebra(tmp_pa
     code = (
         "import sys, torch; before = set(sys.modules); import ncsn_fast as nf; "
         "net = nf.load_checkpoint('digits'); nf.sample(net, 1, method='ancestral', steps=2); "
+        "from ncsn_fast.models.conv_forms import Geometry, example; "
+        "example(Geometry((4, 4), (8, 8), (1, 1), (1, 1))); "
         "old = nf.NCSN(channels=1, image_size=8, ngf=4, sigmas=[1.0, 0.1]); "
         f"nf.load_checkpoint(nf.save_checkpoint(old, {str(tmp_path / 'net')!r})); "
         "print({'sympy', 'torch._dynamo', 'torch._inductor'} & (set(sys.modules) - before))"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import ncsn_fast as nf
 from ncsn_fast.data.digits import digits
 from ncsn_fast.data.load import load_images
 from ncsn_fast.data.pixels import eight_bits
@@ -21,7 +22,6 @@ from ncsn_fast.evaluation.quality import Quality, Reference
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.files import write_text
 
-_FULL = "annealed_langevin"
 HEAD = ("of its class", "sure of a class", "precision", "recall", "Fréchet distance")
 
 
@@ -102,15 +102,12 @@ def full_chain(net: ScoreNetwork, options: argparse.Namespace) -> dict[str, Any]
     those that the options name."""
     named = {name: getattr(options, name) for name in ("step_size", "steps_per_level")}
     told = {name: value for name, value in named.items() if value is not None}
-    own = net.sampling or {}
-    if own.get("method") == _FULL:
-        return {**own, **told}
-    if len(told) < len(named):
-        raise SystemExit(
-            f"the checkpoint has no settings of {_FULL}: give --step-size and --steps-per-level, "
-            "as `ncsn-fast schedule` says them of its images"
-        )
-    return {"method": _FULL, **told}
+    chain = {"method": "annealed_langevin", **told}
+    try:
+        nf.Sampler(net, **chain)
+    except ValueError as error:
+        raise SystemExit(f"--step-size, --steps-per-level: {error}") from None
+    return chain
 
 
 def add_output(command: argparse.ArgumentParser, files: str) -> None:

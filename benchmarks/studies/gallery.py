@@ -54,7 +54,7 @@ _SHOWN = 16  # images a row of these
 _FAR_CLIP, _FAR_STEPS = 100.0, 60
 _FRAMES, _TURNS = 12, 12  # columns of the pictures of chains and of interpolations
 _NOISE = 0.05  # of measurements
-_SOLVED_IN = 20  # evaluations, and three times as many derivatives
+_SOLVED_IN = 20  # evaluations, each with four backward passes
 
 
 class Problem(NamedTuple):

@@ -62,7 +62,8 @@ def measure(
         images = nf.sample(score, number, extra={"classes": classes}, **settings)
         scales[f"{scale:g}"] = judge(images, classes)
     facts = {"date": datetime.date.today().isoformat(), **environment(net.sigmas.device)}
-    return Report(facts, model, sampling, scales, judge.of_real)
+    told = {**sampling, "evaluations": len(nf.Sampler(net, **sampling).table)}
+    return Report(facts, model, told, scales, judge.of_real)
 
 
 def as_markdown(report: Report) -> str:
@@ -83,7 +84,7 @@ def main() -> None:
     command.add_argument("-n", "--number", type=int, default=1000)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--method", help="default: the network's own")
-    command.add_argument("--steps", type=int)
+    command.add_argument("--steps", type=int, help="network evaluations of such a method")
     add_output(command, "guidance.json and .md")
     options = command.parse_args()
     told = {"method": options.method, "steps": options.steps}

@@ -162,7 +162,7 @@ def _drawing(net: ScoreNetwork, number: int, settings: dict[str, Any]) -> Callab
 
 
 def as_markdown(report: Report) -> str:
-    """The two tables."""
+    """The three tables."""
     full = report.points[0]
     facts = ", ".join(f"{name} {value}" for name, value in report.facts.items())
     trained = "" if report.training is None else f"; of training images: {report.training:.3f}"
@@ -230,7 +230,9 @@ def options_of() -> argparse.ArgumentParser:
     command = parser(__doc__)
     add_model(command)
     command.add_argument("--train", help="images that it has been trained on, to compare with")
-    command.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="NAME")
+    names = "of " + ", ".join(f'"{name}"' for name in METHODS)
+    told: dict[str, Any] = {"default": METHODS, "metavar": "NAME", "help": names}
+    command.add_argument("--methods", nargs="+", choices=METHODS, **told)
     command.add_argument("-n", "--number", type=int, default=400, help="images per seed")
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--precision", default="auto")

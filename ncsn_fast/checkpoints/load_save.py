@@ -311,7 +311,8 @@ def _rebuild(
     # Of several data types the one that holds them all. Assigned, as to_empty() of "meta" would
     # import sympy, which takes half a second.
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in weights.values()})
-    own = {name: value.to(device, dtype, copy=True) for name, value in weights.items()}
+    made: dict[str, Any] = {"copy": True, "memory_format": torch.contiguous_format}
+    own = {name: value.to(device, dtype, **made) for name, value in weights.items()}
     net.load_state_dict(own, strict=False, assign=True)  # all but the noise levels, which it has
     return net.to(device).eval()
 

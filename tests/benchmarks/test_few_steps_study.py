@@ -27,10 +27,12 @@ def test_every_method_is_measured_with_its_noise_held_and_without(monkeypatch):
             return digits("test").images[:n]
 
     monkeypatch.setattr(nf, "Sampler", Sampler)
-    report = few_steps.measure(nf.load_checkpoint("digits"), digits("test").images, 6, [5])
+    net, chain = nf.load_checkpoint("digits"), {"method": "annealed_langevin", "steps_per_level": 2}
+    report = few_steps.measure(net, digits("test").images, 6, [5], chain=chain)
     held = [(6, hold, 5) for _ in (*few_steps.ODE, "even") for hold in (False, True)]
-    assert made == [*held, (6, False, 5)]
-    assert [point.method for point in report.points][3:] == ["dpmpp_2m, even starts", "ancestral"]
+    assert made == [*held, (6, False, 5), (6, False, 43)]
+    rest = ["dpmpp_2m, even starts", "ancestral", "the full chain"]
+    assert [point.method for point in report.points][3:] == rest
     assert {point.loose.noisy for point in report.points} == {0}
     assert report.points[0].held.frechet == report.points[0].loose.frechet
     # With noise of a level that is known the states say that level, where there are enough.

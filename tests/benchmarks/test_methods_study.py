@@ -76,6 +76,7 @@ def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
     assert len({point.mean for point in found.points}) == 1
     assert torch.isfinite(torch.tensor(found.training))
     assert drawn[0][1]["method"] == "annealed_langevin"
+    assert "step_size" not in drawn[0][1]  # it is the checkpoint's
 
 
 def test_methods_can_be_chosen_and_the_full_chain_said(monkeypatch, capsys):
@@ -84,16 +85,25 @@ def test_methods_can_be_chosen_and_the_full_chain_said(monkeypatch, capsys):
     net = nf.load_checkpoint("digits")
     net.sampling = {"method": "ancestral", "steps": 10}
     monkeypatch.setattr(nf, "load_checkpoint", lambda _: net)
-    monkeypatch.setattr(nf, "sample", lambda net, number, **_: held_out[:number])
+    drawn = []
+
+    def sample(net, number, **settings):
+        drawn.append(settings)
+        return held_out[:number]
+
+    monkeypatch.setattr(nf, "sample", sample)
     monkeypatch.setattr(nf.Sampler, "__call__", lambda self, number, **_: held_out[:number])
     told = ["digits", "-n", "5", "--seeds", "1", "--methods", "euler", "consistent_annealed"]
-    with pytest.raises(SystemExit, match="--step-size and --steps-per-level"):
+    with pytest.raises(
+        SystemExit, match="--step-size, --steps-per-level: step_size and steps_per_level not given"
+    ):
         methods.measure(methods.options_of().parse_args(told))
     chain = ["--step-size", "1e-5", "--steps-per-level", "2"]
     found = methods.measure(methods.options_of().parse_args([*told, *chain]))
     evaluations = [(point.name, point.evaluations) for point in found.points]
     euler = [("euler", steps) for steps in (5, 10, 20, 40)]
     assert evaluations == [(methods.FULL_CHAIN, 43), *euler, ("consistent_annealed", 21)]
+    assert (drawn[0]["step_size"], drawn[0]["steps_per_level"]) == (1e-5, 2)
     with pytest.raises(SystemExit):
         methods.options_of().parse_args(["--methods", "eulr"])
     assert "eulr" in capsys.readouterr().err

@@ -60,6 +60,16 @@ def test_second_version_with_average(tmp_path: Path, zipped: bool, prefix: str) 
     assert loaded.source == "checkpoint_1000.pth: list of 5, averaged (EMA) weights"
 
 
+def test_weights_are_laid_out_as_those_of_a_new_network(tmp_path: Path) -> None:
+    net = network()
+    states = weights_of(net.to(memory_format=torch.channels_last))
+    assert not all(value.is_contiguous() for value in states.values())
+    torch.save([states], tmp_path / "checkpoint.pth")
+    loaded = load_checkpoint(tmp_path / "checkpoint.pth", CONFIG)
+    assert_same_weights(loaded, net)
+    assert all(value.is_contiguous() for value in loaded.state_dict().values())
+
+
 def test_second_version_without_average(tmp_path: Path) -> None:
     net = network("NCSNv2Deeper")
     path = tmp_path / "checkpoint.pth"
