@@ -128,13 +128,40 @@ class Table:
     def beginnings(self) -> dict[int, int]:
         """Noise levels of the ladder and the first row of each that needs no history.
 
-        There a chain can begin.
+        There a chain that was interrupted can be taken up exactly.
         """
+        return self._first_rows([value == 0 for value in self.c])
+
+    @cached_property
+    def _starts(self) -> dict[int, int]:
+        """Likewise of each that needs none, or that has a history to begin with: its own."""
+        columns = zip(self.c, self.e, self.f, strict=True)
+        return self._first_rows([c == 0 or e != 0 or f != 0 for c, e, f in columns])
+
+    def _first_rows(self, fit: Sequence[bool]) -> dict[int, int]:
         rows: dict[int, int] = {}
         for row, level in enumerate(self.level):
-            if level >= 0 and self.c[row] == 0:
+            if level >= 0 and fit[row]:
                 rows.setdefault(level, row)
         return rows
+
+    def begun(self, level: int) -> tuple[int, Table]:
+        """The row of :meth:`start_row`, and the same rows for a chain that begins at it.
+
+        It has no history yet. For h it takes what this row itself leaves behind, e·x + f·n, as if
+        the row before had seen the same: a multistep method begins with its first order.
+        """
+        row = self.start_row(level)
+        c = self.c[row]
+        if row == 0 or c == 0:
+            return row, self
+        score = c * self.f[row]
+        own = {"a": c * self.e[row], "b": score, "c": -c, "w": score * self.sigma[row]}
+        columns = {name: np.array(getattr(self, name)) for name in own}
+        for name, more in own.items():
+            columns[name][row] += more
+        begun = {name: tuple(map(float, column)) for name, column in columns.items()}
+        return row, replace(self, **begun)
 
     def start_row(self, level: int) -> int:
         """The row at which a chain from this noise level begins; level 0 means the whole table.
@@ -148,10 +175,10 @@ class Table:
             whole = index(level) if single and not truth else -1
         except (TypeError, RuntimeError):
             whole = -1
-        row = 0 if whole == 0 else self.beginnings.get(whole)
+        row = 0 if whole == 0 else self._starts.get(whole)
         if row is not None:
             return row
-        begin = sorted(self.beginnings)
+        begin = sorted(self._starts)
         if not begin:
             levels = "none of its noise levels, which have no index in the network's ladder"
         elif begin == list(range(begin[0], begin[-1] + 1)):
@@ -159,9 +186,8 @@ class Table:
         else:
             levels = f"the levels {', '.join(map(str, begin))}"
         raise ValueError(
-            f"start_level = {level!r:.80}: this method can begin at {levels}. Elsewhere (off the "
-            "ladder, or where a history is needed) begin with a Sampler whose sigmas= start at the "
-            "wished noise level"
+            f"start_level = {level!r:.80}: this method can begin at {levels}. Elsewhere begin with "
+            "a Sampler whose sigmas= start at the wished noise level"
         )
 
     @property

@@ -175,8 +175,8 @@ class Sampler:
             initial: (n, *shape) states at the first row, used as given. Default: U[0, 1) for
                 annealed Langevin dynamics, U[0, 1) + σ₁z for other tables (:meth:`first_noise`).
             start_level: first noise level to run, as an index into the ladder; the default
-                initial state is then that of this level. A method begins only at levels that its
-                table visits without a history (not so "dpmpp_2m").
+                initial state is then that of this level. It has to be one that the table visits; a
+                multistep method ("dpmpp_2m") begins there with its first order.
             noise: row → (n, *shape) tensor in place of the engine's noise, by the row alone: every
                 chunk asks for its rows again. Such a chain runs eagerly.
             mask, known: where the mask is 1 the state is held at ``known`` (model space), noised to
@@ -211,7 +211,7 @@ class Sampler:
         """
         checks.untransformed("a Sampler is called")
         device = self.device
-        first_row = self.table.start_row(start_level)
+        first_row, table = self.table.begun(start_level)
         n = checks.count("n", n)
         every = None if every is None else checks.count("every", every)
         chunks.check_memory(n, self.shape, device, len(self.table) - first_row, every)
@@ -223,7 +223,7 @@ class Sampler:
             initial = inputs.states("initial", initial, full, device)
         inputs.check_guidance(guidance)
         if isinstance(guidance, Guidance):
-            guidance.check(self.table[first_row:], len(ids), self.shape)
+            guidance.check(table[first_row:], len(ids), self.shape)
             per_sample.check("guidance.inputs", guidance.inputs, len(ids))
         extra, shared = ({} if given is None else given for given in (extra, shared))
         per_sample.check("extra", extra, len(ids), shared)
@@ -235,7 +235,7 @@ class Sampler:
                 precision=running.precision,
                 prepared=running.prepared,
                 whole=batch_size == chunks.ALL,
-                table=self.table.with_temperature(checks.number("temperature", temperature)),
+                table=table.with_temperature(checks.number("temperature", temperature)),
                 shape=self.shape,
                 device=device,
                 n=len(ids),

@@ -100,6 +100,15 @@ def test_every_input_is_captured_as_it_is_run(recorded, call, backend):
     assert recorded.captured
 
 
+def test_a_chain_of_a_multistep_method_is_captured_from_any_level(recorded):
+    eager, captured = (
+        nf.Sampler(Gaussian(), (3,), SIGMAS, "dpmpp_2m", graph=graph) for graph in (False, True)
+    )
+    for level in (4, 2, 0, 4):
+        assert same(*(one(3, seed=3, start_level=level) for one in (eager, captured)))
+    assert recorded.captured
+
+
 def test_extra_inputs_are_copied_into_the_graph(recorded):
     def fn(x, labels, classes, scale, power):
         s = -x / (1 + SIGMAS[labels].view(-1, 1) ** 2)

@@ -157,10 +157,15 @@ def test_edits_without_a_meaning_are_refused(call, message):
         call()
 
 
-def test_a_method_with_a_history_is_edited_only_from_its_beginning():
-    one = nf.Sampler(nf.Score(score, "score", "sigma"), (3,), SIGMAS, dpmpp_2m(SIGMAS))
-    with pytest.raises(ValueError, match="this method can begin at"):
-        edit(one, images(), sigma=0.5)
+def test_a_method_with_a_history_is_edited_as_on_the_levels_that_are_left():
+    made = nf.Score(score, "score", "sigma"), (3,)
+    one = nf.Sampler(*made, SIGMAS, dpmpp_2m(SIGMAS, eta=0.5))
+    rest = nf.Sampler(*made, SIGMAS[3:], dpmpp_2m(SIGMAS[3:], eta=0.5))
+    begun = {"initial": images() + SIGMAS[3] * one.first_noise(1, torch.arange(4)), "seed": 1}
+    rows = {"noise": lambda row: noise_of[row % 4]}
+    noise_of = torch.randn(4, 4, 3, generator=torch.Generator().manual_seed(0))
+    expected = rest(4, **begun, noise=lambda row: noise_of[(row + 3) % 4])
+    torch.testing.assert_close(edit(one, images(), 3, seed=1, **rows), expected)
 
 
 def test_levels_off_the_ladder_are_edited_only_from_their_beginning():
