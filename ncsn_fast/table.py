@@ -155,13 +155,18 @@ class Table:
         c = self.c[row]
         if row == 0 or c == 0:
             return row, self
+
+        def more(column: Column, value: float) -> Column:
+            return (*column[:row], column[row] + value, *column[row + 1 :])
+
         score = c * self.f[row]
-        own = {"a": c * self.e[row], "b": score, "c": -c, "w": score * self.sigma[row]}
-        columns = {name: np.array(getattr(self, name)) for name in own}
-        for name, more in own.items():
-            columns[name][row] += more
-        begun = {name: tuple(map(float, column)) for name, column in columns.items()}
-        return row, replace(self, **begun)
+        return row, replace(
+            self,
+            a=more(self.a, c * self.e[row]),
+            b=more(self.b, score),
+            c=more(self.c, -c),
+            w=more(self.w, score * self.sigma[row]),
+        )
 
     def start_row(self, level: int) -> int:
         """The row at which a chain from this noise level begins; level 0 means the whole table.
