@@ -15,7 +15,15 @@ from ncsn_fast.runs import evaluate as work
 _GROUPS = {
     "Main options": ("reference", "train", "classifier", "number", "out", "open", "device"),
     "Figures of Inception features": ("inception", "inception_sha256", "save_stats"),
-    "How a network is sampled": ("method", "steps", "labels", "guidance", "seed", "batch_size"),
+    "How a network is sampled": (
+        "method",
+        "steps",
+        "eta",
+        "labels",
+        "guidance",
+        "seed",
+        "batch_size",
+    ),
 }
 
 
@@ -88,6 +96,7 @@ _GROUPS = {
     default=None,
     help="How often a network is run, at most, as in sample.",
 )
+@click.option("--eta", type=float, default=None, help="How much noise a step adds, as in sample.")
 @click.option(
     "--label",
     "labels",

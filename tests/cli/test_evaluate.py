@@ -90,13 +90,14 @@ def test_without_training_images_it_says_what_is_missing(data):
 def test_a_network_is_sampled_once(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = ("evaluate", checkpoint, "-n", 9, "--reference", "digits", "--seed", 3)
-    few = ("--method", "ancestral", "--steps", 3)
+    few = ("--method", "ancestral", "--steps", 3, "--eta", 0.5)
     succeed(*line, *few)
     images = np.load("evaluation/samples/samples.npz")["images"]
-    expected = nf.sample(nf.load_checkpoint(checkpoint), 9, seed=3, method="ancestral", steps=3)
+    told = {"method": "ancestral", "steps": 3, "eta": 0.5}
+    expected = nf.sample(nf.load_checkpoint(checkpoint), 9, seed=3, **told)
     np.testing.assert_allclose(images, expected.numpy(), atol=1e-5)
     first = figures()
-    assert first["sampling"]["settings"]["given"] == {"steps": 3}
+    assert first["sampling"]["settings"]["given"] == {"steps": 3, "eta": 0.5}
     assert (first["sampling"]["seed"], first["sampling"]["sample_ids"]["made_now"]) == (3, 9)
     made = stop_after(monkeypatch, -1)
     assert "9 of 9 samples are in" in succeed(*line, *few)
