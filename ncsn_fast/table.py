@@ -134,9 +134,9 @@ class Table:
 
     @cached_property
     def _starts(self) -> dict[int, int]:
-        """Likewise of each that needs none, or that has a history to begin with: its own."""
-        columns = zip(self.c, self.e, self.f, strict=True)
-        return self._first_rows([c == 0 or e != 0 or f != 0 for c, e, f in columns])
+        """These, and of other levels the first row with a history to begin with: its own."""
+        own = [e != 0 or f != 0 for e, f in zip(self.e, self.f, strict=True)]
+        return {**self._first_rows(own), **self.beginnings}
 
     def _first_rows(self, fit: Sequence[bool]) -> dict[int, int]:
         rows: dict[int, int] = {}

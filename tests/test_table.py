@@ -147,3 +147,14 @@ def test_folding_a_parametrisation_leaves_the_step_what_it_was(kind):
 def test_what_is_no_part_of_a_table_is_refused_by_name(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_chain_begins_where_no_history_is_needed_before_it_makes_one_up():
+    """So that one that was interrupted is taken up at the row at which it was."""
+    table = Table.of([2.0, 1.0, 1.0, 0.5], c=[0, 0.1, 0, 0.2], e=1.0, f=0.5, level=[0, 1, 1, 2])
+    assert table.beginnings == {0: 0, 1: 2}
+    assert table.begun(1) == (2, table)
+    row, begun = table.begun(2)
+    assert (row, begun.c) == (3, (0.0, 0.1, 0.0, 0.0))
+    assert (begun.a[3], begun.b[3], begun.w[3]) == (1.2, 0.1, 0.05)
+    assert begun[:3] == table[:3]
