@@ -241,6 +241,8 @@ def main() -> None:
     add_chain(command)
     add_output(command, "few_steps.json, .md and .png")
     options = command.parse_args()
+    if not options.full and (options.step_size or options.steps_per_level):
+        command.error("--step-size and --steps-per-level are of the full chain: give --full too")
     images = held_out(options.model, options.data)
     given = {"seed": options.seed, "precision": options.precision}
     net = nf.load_checkpoint(options.model)

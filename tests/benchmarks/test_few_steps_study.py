@@ -1,5 +1,7 @@
 """benchmarks.studies.few_steps: what it measures, and how it is shown."""
 
+import sys
+
 import pytest
 import torch
 
@@ -105,3 +107,10 @@ def test_the_pictures_are_of_the_same_samples_held_and_not():
     assert torch.equal(data, images[:36])
     assert loose.shape == held.shape == data.shape
     assert 0 < float((loose - held).square().mean()) < float((data - held).square().mean())
+
+
+def test_settings_of_a_chain_that_is_not_asked_for_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["few_steps", "digits", "--step-size", "1e-5"])
+    with pytest.raises(SystemExit):
+        few_steps.main()
+    assert "give --full too" in capsys.readouterr().err
