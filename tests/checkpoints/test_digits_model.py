@@ -53,8 +53,9 @@ def test_its_samples_are_near_the_held_out_images(quality):
 
 @pytest.mark.slow
 def test_most_of_them_are_digits_for_sure(quality):
+    # Of three seeds 0.943 to 0.950, and 0.869 to 0.935; shares of 400 vary by 0.011 and 0.017.
     assert quality.confident > 0.9
-    assert min(quality.precision, quality.recall) > 0.85
+    assert min(quality.precision, quality.recall) > 0.8
 
 
 def chi_square(images):
