@@ -5,9 +5,11 @@
 Every method draws images from a model with several numbers of network evaluations. Measured is the
 pixel Fréchet distance to real images that it has not been trained on, for several seeds, as it
 differs between them; the full annealed chain (with ``--step-size`` and ``--steps-per-level``, where
-the checkpoint does not say them), and as many training images, for comparison. Two more
-tables are of the best method at 10 evaluations: on other spacings of the noise levels, and begun in
-noise of the length √D or of a normal draw's, with and without ``hold_noise``.
+the checkpoint does not say them), and as many training images, for comparison; with a classifier
+also how many of the images are given a class for sure. Of a network that knows classes they are of
+each in its turn. Two more tables are of the best method at 10 evaluations: on other spacings of the
+noise levels, and begun in noise of the length √D or of a normal draw's, with and without
+``hold_noise``.
 """
 
 from __future__ import annotations
@@ -36,11 +38,14 @@ from ncsn_fast.benchmarks.studies.common import (
     trained_on,
 )
 from ncsn_fast.device.environment import environment
+from ncsn_fast.evaluation.classifier import Classifier, load_classifier
+from ncsn_fast.evaluation.features import seen
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.methods.spacings import AUTO, SPACINGS
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import to_images
 from ncsn_fast.pictures.curves import new_figure, save_figure
+from ncsn_fast.training.samples import in_turn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,6 +80,7 @@ class Point:
     spacing: str
     evaluations: int
     frechet: list[float]  # one a seed
+    confident: float | None = None  # the share that is given a class for sure, of all seeds
 
     @property
     def mean(self) -> float:
@@ -89,6 +95,11 @@ class Point:
     def shown(self) -> str:
         return f"{self.mean:.3f} ± {self.spread:.3f}"
 
+    @property
+    def sure(self) -> list[str]:
+        """A cell of its own, where there is a classifier."""
+        return [] if self.confident is None else [f"{100 * self.confident:.0f} %"]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -96,7 +107,7 @@ class Report:
 
     facts: dict[str, str]
     images: int
-    training: float | None  # Fréchet distance of as many training images, where they are known
+    training: Point | None  # as many training images, where they are known
     points: list[Point]  # the full chain first
     spacings: list[Point]
     starts: list[Point]
@@ -115,12 +126,14 @@ def measure(options: argparse.Namespace) -> Report:
     }
     real = held_out(options.model, options.data)[:_MOST]
     trained = trained_on(options.model, options.train)
+    classifier = None if options.classifier is None else load_classifier(options.classifier)
 
     def point(name: str, **settings: Any) -> Point:
         draw = _drawing(net, number, {"precision": precision, **settings})
-        distances = [pixel_frechet_distance(draw(seed), real) for seed in range(options.seeds)]
+        images = [draw(seed) for seed in range(options.seeds)]
         evaluations = len(nf.Sampler(net, **_settings(settings)).table)
-        return Point(name, settings.get("spacing", AUTO), evaluations, distances)
+        spacing = settings.get("spacing", AUTO)
+        return Point(name, spacing, evaluations, *_judged(images, real, classifier))
 
     points = [point(FULL_CHAIN, **chain)]
     for name in options.methods:
@@ -136,8 +149,20 @@ def measure(options: argparse.Namespace) -> Report:
         for length, plain in (("√D", False), ("as drawn", True))
         for word, hold in (("held", True), ("not held", False))
     ]
-    training = None if trained is None else pixel_frechet_distance(trained[:number], real)
+    training = None
+    if trained is not None:
+        found = _judged([trained[:number]], real, classifier)
+        training = Point("training images", "", 0, *found)
     return Report(facts, number, training, points, spacings, starts)
+
+
+def _judged(
+    images: list[Tensor], real: Tensor, classifier: Classifier | None
+) -> tuple[list[float], float | None]:
+    """The distance of the images of each seed, and how many of all are of a class for sure."""
+    distances = [pixel_frechet_distance(of_seed, real) for of_seed in images]
+    sure = None if classifier is None else seen(classifier, torch.cat(images)).confident
+    return distances, sure
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -147,8 +172,9 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 def _drawing(net: ScoreNetwork, number: int, settings: dict[str, Any]) -> Callable[[int], Tensor]:
     """A function of the seed; with ``plain`` chains begin in noise as long as a draw happens to be,
     which the sampler brings to √D."""
+    extra = in_turn(net, number)
     if not settings.get("plain"):
-        return lambda seed: nf.sample(net, number, seed=seed, **_settings(settings))
+        return lambda seed: nf.sample(net, number, seed=seed, extra=extra, **_settings(settings))
     sampler = nf.Sampler(net, **_settings(settings))
 
     def draw(seed: int) -> Tensor:
@@ -156,7 +182,7 @@ def _drawing(net: ScoreNetwork, number: int, settings: dict[str, Any]) -> Callab
         z = noise.normal(net.shape, seed=seed, stream=noise.INITIAL, sample_ids=ids, step=1)
         scale = z[0].numel() ** 0.5 / z.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         states = sampler.first_states(seed, ids) + sampler.table.sigma[0] * (z - scale * z)
-        return to_images(net, sampler(number, seed=seed, initial=states))
+        return to_images(net, sampler(number, seed=seed, initial=states, extra=extra))
 
     return draw
 
@@ -165,23 +191,27 @@ def as_markdown(report: Report) -> str:
     """The three tables."""
     full = report.points[0]
     facts = ", ".join(f"{name} {value}" for name, value in report.facts.items())
-    trained = "" if report.training is None else f"; of training images: {report.training:.3f}"
+    trained = ""
+    if report.training is not None:
+        told = ", ".join([f"{report.training.mean:.3f}", *report.training.sure])
+        trained = f"; of training images: {told}"
     lines = [
         f"{facts}. Mean ± standard deviation over {len(full.frechet)} seeds of {report.images} "
         f"images{trained}.",
         "",
     ]
-    head = ["method", "network evaluations", "Fréchet distance", "of the full chain's"]
+    sure = ["sure of a class"] if full.sure else []
+    head = ["method", "network evaluations", "Fréchet distance", "of the full chain's", *sure]
     rows = [
-        [point.name, str(point.evaluations), point.shown, f"{point.mean / full.mean:.2f}"]
-        for point in report.points
+        [p.name, str(p.evaluations), p.shown, f"{p.mean / full.mean:.2f}", *p.sure]
+        for p in report.points
     ]
     lines += [*markdown(head, rows), ""]
-    head = [f"{_BEST}, {_SPACING_STEPS} evaluations", "Fréchet distance"]
-    rows = [[point.spacing, point.shown] for point in report.spacings]
+    head = [f"{_BEST}, {_SPACING_STEPS} evaluations", "Fréchet distance", *sure]
+    rows = [[point.spacing, point.shown, *point.sure] for point in report.spacings]
     lines += [*markdown(head, rows), ""]
-    head = ["length of the first noise, and whether it is held", "Fréchet distance"]
-    rows = [[point.name, point.shown] for point in report.starts]
+    head = ["length of the first noise, and whether it is held", "Fréchet distance", *sure]
+    rows = [[point.name, point.shown, *point.sure] for point in report.starts]
     return "\n".join([*lines, *markdown(head, rows)])
 
 
@@ -208,7 +238,7 @@ def picture(report: Report) -> Figure:
     axes.plot(full.evaluations, full.mean, "k*", markersize=10, label=full.name)
     if report.training is not None:
         axes.axhline(
-            report.training, color="grey", linewidth=1, linestyle=":", label="training images"
+            report.training.mean, color="grey", linewidth=1, linestyle=":", label="training images"
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -230,6 +260,7 @@ def options_of() -> argparse.ArgumentParser:
     command = parser(__doc__)
     add_model(command)
     command.add_argument("--train", help="images that it has been trained on, to compare with")
+    command.add_argument("--classifier", help="mnist, fashion or a file")
     names = "of " + ", ".join(f'"{name}"' for name in METHODS)
     told: dict[str, Any] = {"default": METHODS, "metavar": "NAME", "help": names}
     command.add_argument("--methods", nargs="+", choices=METHODS, **told)

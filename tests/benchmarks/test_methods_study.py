@@ -1,5 +1,6 @@
 """benchmarks.studies.methods: what it measures, and how it is shown."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,7 +22,8 @@ def report():
         for spacing in ("ladder", "geometric", "karras", "linear")
     ]
     starts = [methods.Point("as drawn, held", "karras", 20, [0.3])]
-    return methods.Report({"precision": "fp32"}, 400, 0.1, [full, *points], spacings, starts)
+    training = methods.Point("training images", "", 0, [0.1])
+    return methods.Report({"precision": "fp32"}, 400, training, [full, *points], spacings, starts)
 
 
 def test_the_tables_compare_with_the_full_chain(report):
@@ -53,7 +55,7 @@ def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
     monkeypatch.setattr(nf, "sample", sample)
     begun = []
 
-    def sampled(self, number, *, seed, initial):
+    def sampled(self, number, *, seed, initial, extra):
         begun.append((self.hold_noise, seed, initial.flatten(1).norm(dim=1)))
         return held_out[:number]
 
@@ -74,7 +76,7 @@ def test_every_few_step_method_is_measured_as_it_is_called(monkeypatch):
     assert begun[0][2].std() > 0.02 * begun[0][2].mean()  # a normal draw of 64 values: 0.09
     assert {(number, settings["seed"]) for number, settings in drawn} == {(5, 0), (5, 1)}
     assert len({point.mean for point in found.points}) == 1
-    assert torch.isfinite(torch.tensor(found.training))
+    assert torch.isfinite(torch.tensor(found.training.mean))
     assert drawn[0][1]["method"] == "annealed_langevin"
     assert "step_size" not in drawn[0][1]  # it is the checkpoint's
 
@@ -107,3 +109,36 @@ def test_methods_can_be_chosen_and_the_full_chain_said(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         methods.options_of().parse_args(["--methods", "eulr"])
     assert "eulr" in capsys.readouterr().err
+
+
+def test_a_classifier_says_how_many_images_are_of_a_class_for_sure(monkeypatch, tmp_path):
+    """Of a network that knows classes the images are of each in its turn."""
+    held_out = digits("test").images
+    blank = torch.zeros_like(held_out[:5])
+    classes = []
+
+    def sample(net, number, *, method, extra, **_):
+        classes.append(extra["classes"])
+        return held_out[:number] if method == "euler" else blank
+
+    def sampled(self, number, *, extra, **_):
+        classes.append(extra["classes"])
+        return blank
+
+    levels = nf.load_checkpoint("digits").sigmas.tolist()
+    net = nf.NCSNv2(channels=1, image_size=8, ngf=8, sigmas=levels, classes=("odd", "even"))
+    net.sampling = {"method": "annealed_langevin", "step_size": 1e-5, "steps_per_level": 1}
+    path = nf.save_checkpoint(net, tmp_path / "classes")
+    monkeypatch.setattr(nf, "sample", sample)
+    monkeypatch.setattr(nf.Sampler, "__call__", sampled)
+    np.save(tmp_path / "real.npy", (255 * held_out).round().byte().numpy())
+    data = ["--data", str(tmp_path / "real.npy"), "--classifier", "digits"]
+    told = [str(path), *data, "-n", "5", "--seeds", "1", "--methods", "euler", "heun"]
+    found = methods.measure(methods.options_of().parse_args(told))
+    sure = {point.name: point.confident for point in found.points}
+    assert sure["euler"] == 1.0
+    assert sure["heun"] in (0.0, 1.0)
+    assert torch.stack(classes).eq(torch.tensor([0, 1, 0, 1, 0])).all()
+    lines = methods.as_markdown(found).splitlines()
+    assert lines[2].endswith("| of the full chain's | sure of a class |")
+    assert sum(line.endswith("| 100 % |") for line in lines) >= 4
