@@ -1,36 +1,37 @@
 """
-The chain, from noise to digits
-===============================
+The chain, from noise to clothes
+================================
 
-Annealed Langevin dynamics on the digits, every second noise level. Below each state, in blue, is
-what the network makes of it, the denoised image D(x) = x + σ·n(x): shapes at random while the noise
-is larger than the strokes, and one digit from then on. Between σ = 1 and 0.2 it is decided which.
+Ancestral sampling on the network of Fashion-MNIST, every fourth of 40 noise levels. Below each
+state, in blue, is what the network makes of it, the denoised image D(x) = x + σ·n(x): shapes at
+random while the noise is larger than the clothes, and one piece of them from then on. Which is
+decided between σ = 5 and 1; what it is made of, below.
 """
 
 import matplotlib.pyplot as plt
 
 import ncsn_fast as nf
 
-net = nf.load_checkpoint("digits")
+net = nf.load_checkpoint("fashion")
 sampler = nf.Sampler(net)
 states, denoised, levels = [], [], []
 
 
 def look(row, x, n):
     """Called after every row with the state before it and the normalised score there."""
-    if row % 20 == 0 or row == len(sampler.table) - 1:  # ten steps a level
+    if row % 4 == 0 or row == len(sampler.table) - 1:
         sigma = sampler.table.sigma[row]
         states.append(x.clone())
         denoised.append(x + sigma * n)
         levels.append(sigma)
 
 
-sampler(3, seed=0, sample_ids=(0, 1, 5), callback=look)
+sampler(4, seed=0, callback=look)
 
 # %%
-figure, panels = plt.subplots(6, len(levels), figsize=(7.4, 3.9))
+figure, panels = plt.subplots(8, len(levels), figsize=(7.4, 5.4))
 for k, column in enumerate(panels.T):
-    for i in range(3):
+    for i in range(4):
         for panel, images, tones in ((2 * i, states, "gray_r"), (2 * i + 1, denoised, "Blues")):
             column[panel].imshow(images[k][i, 0].clamp(0, 1), vmin=0, vmax=1, cmap=tones)
             column[panel].axis("off")
