@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from operator import index
 
 import numpy as np
@@ -125,7 +126,7 @@ class Table:
         return any(self.d)
 
     @cached_property
-    def beginnings(self) -> dict[int, int]:
+    def resumptions(self) -> dict[int, int]:
         """Noise levels of the ladder and the first row of each that needs no history.
 
         There a chain that was interrupted can be taken up exactly.
@@ -134,9 +135,19 @@ class Table:
 
     @cached_property
     def _starts(self) -> dict[int, int]:
-        """These, and of other levels the first row with a history to begin with: its own."""
-        own = [e != 0 or f != 0 for e, f in zip(self.e, self.f, strict=True)]
-        return {**self._first_rows(own), **self.beginnings}
+        """These, and of other levels the first row that can take its own history for that before.
+
+        A history is h = e·x + f·n = e·(x + σn) + (f - eσ)·n: so much of the denoised state and so
+        much of the score. In both rows it has to be the same of them.
+        """
+        columns = zip(self.e, self.f, self.sigma, strict=True)
+        parts = [(e, f - e * sigma) for e, f, sigma in columns]
+        near = 1e-9 * max(self.sigma)
+        own = [
+            any(part) and part[0] == last[0] and math.isclose(part[1], last[1], abs_tol=near)
+            for last, part in pairwise(parts)
+        ]
+        return {**self._first_rows([False, *own]), **self.resumptions}
 
     def _first_rows(self, fit: Sequence[bool]) -> dict[int, int]:
         rows: dict[int, int] = {}
@@ -191,8 +202,9 @@ class Table:
         else:
             levels = f"the levels {', '.join(map(str, begin))}"
         raise ValueError(
-            f"start_level = {level!r:.80}: this method can begin at {levels}. Elsewhere begin with "
-            "a Sampler whose sigmas= start at the wished noise level"
+            f"start_level = {level!r:.80}: this method can begin at {levels}. Elsewhere (off the "
+            "ladder, or where a history of the rows before is needed) begin with a Sampler whose "
+            "sigmas= start at the wished noise level"
         )
 
     @property

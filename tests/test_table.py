@@ -151,10 +151,32 @@ def test_what_is_no_part_of_a_table_is_refused_by_name(make, message):
 
 def test_a_chain_begins_where_no_history_is_needed_before_it_makes_one_up():
     """So that one that was interrupted is taken up at the row at which it was."""
-    table = Table.of([2.0, 1.0, 1.0, 0.5], c=[0, 0.1, 0, 0.2], e=1.0, f=0.5, level=[0, 1, 1, 2])
-    assert table.beginnings == {0: 0, 1: 2}
+    sigma = [2.0, 1.0, 1.0, 0.5]
+    table = Table.of(sigma, c=[0, 0.1, 0, 0.2], e=1.0, f=sigma, level=[0, 1, 1, 2])
+    assert table.resumptions == {0: 0, 1: 2}
     assert table.begun(1) == (2, table)
     row, begun = table.begun(2)
     assert (row, begun.c) == (3, (0.0, 0.1, 0.0, 0.0))
     assert (begun.a[3], begun.b[3], begun.w[3]) == (1.2, 0.1, 0.05)
     assert begun[:3] == table[:3]
+
+
+LADDER = torch.tensor([2.0, 1.0, 0.4, 0.1], dtype=torch.float64).numpy()
+
+
+@pytest.mark.parametrize(
+    ("columns", "begin"),
+    [
+        ({"e": 1.0, "f": LADDER}, "the levels 0 to 3"),  # the denoised state
+        ({"f": 1.0}, "the levels 0 to 3"),  # the score
+        ({"e": 0.5, "f": 0.5 * LADDER + 0.25}, "the levels 0 to 3"),  # some of both
+        ({"f": [1, 0.6, 0.3, 0.1]}, "the levels 0 to 0"),  # the score times each row's own step
+        ({"e": 1.0}, "the levels 0 to 0"),  # the state, whose noise is of another level
+        ({"e": [1.0, 0.0, 1.0, 0.0]}, "the levels 0 to 0"),  # a second stage's is of the first
+        ({}, "the levels 0 to 0"),  # nothing
+    ],
+)
+def test_a_row_begins_by_its_own_history_where_that_is_of_the_same_kind(columns, begin):
+    table = Table.of(LADDER, c=[0, 0.1, 0.1, 0.1], level=range(4), **columns)
+    with pytest.raises(ValueError, match=f"can begin at {begin}. Elsewhere"):
+        table.start_row(4)

@@ -241,7 +241,8 @@ def main() -> None:
     add_chain(command)
     add_output(command, "few_steps.json, .md and .png")
     options = command.parse_args()
-    if not options.full and (options.step_size or options.steps_per_level):
+    told = options.step_size is not None or options.steps_per_level is not None
+    if told and not options.full:
         command.error("--step-size and --steps-per-level are of the full chain: give --full too")
     images = held_out(options.model, options.data)
     given = {"seed": options.seed, "precision": options.precision}

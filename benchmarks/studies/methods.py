@@ -37,9 +37,10 @@ from ncsn_fast.benchmarks.studies.common import (
     parser,
     trained_on,
 )
+from ncsn_fast.data.pixels import eight_bits
 from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.classifier import Classifier, load_classifier
-from ncsn_fast.evaluation.features import seen
+from ncsn_fast.evaluation.features import CONFIDENT, seen
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.methods.spacings import AUTO, SPACINGS
 from ncsn_fast.models.base import ScoreNetwork
@@ -126,7 +127,11 @@ def measure(options: argparse.Namespace) -> Report:
     }
     real = held_out(options.model, options.data)[:_MOST]
     trained = trained_on(options.model, options.train)
-    classifier = None if options.classifier is None else load_classifier(options.classifier)
+    classifier = None if options.classifier is None else _classifier(options.classifier, net)
+    if classifier is not None:
+        facts["classifier"] = options.classifier
+    if getattr(net, "classes", ()):
+        facts["classes"] = "in turn"
 
     def point(name: str, **settings: Any) -> Point:
         draw = _drawing(net, number, {"precision": precision, **settings})
@@ -156,13 +161,24 @@ def measure(options: argparse.Namespace) -> Report:
     return Report(facts, number, training, points, spacings, starts)
 
 
+def _classifier(name: str, net: ScoreNetwork) -> Classifier:
+    """One of images of the network's shape."""
+    found = load_classifier(name)
+    if found.shape != net.shape:
+        raise SystemExit(
+            f"--classifier {name} is of images {found.shape}, the network's have {net.shape}"
+        )
+    return found
+
+
 def _judged(
     images: list[Tensor], real: Tensor, classifier: Classifier | None
 ) -> tuple[list[float], float | None]:
     """The distance of the images of each seed, and how many of all are of a class for sure."""
     distances = [pixel_frechet_distance(of_seed, real) for of_seed in images]
-    sure = None if classifier is None else seen(classifier, torch.cat(images)).confident
-    return distances, sure
+    if classifier is None:
+        return distances, None
+    return distances, seen(classifier, eight_bits(torch.cat(images).cpu().numpy())).confident
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -193,14 +209,14 @@ def as_markdown(report: Report) -> str:
     facts = ", ".join(f"{name} {value}" for name, value in report.facts.items())
     trained = ""
     if report.training is not None:
-        told = ", ".join([f"{report.training.mean:.3f}", *report.training.sure])
-        trained = f"; of training images: {told}"
+        told = [f"{report.training.mean:.3f}", *(f"{n} sure" for n in report.training.sure)]
+        trained = f"; of training images: {', '.join(told)}"
     lines = [
         f"{facts}. Mean ± standard deviation over {len(full.frechet)} seeds of {report.images} "
         f"images{trained}.",
         "",
     ]
-    sure = ["sure of a class"] if full.sure else []
+    sure = [f"sure of a class (> {CONFIDENT})"] if full.sure else []
     head = ["method", "network evaluations", "Fréchet distance", "of the full chain's", *sure]
     rows = [
         [p.name, str(p.evaluations), p.shown, f"{p.mean / full.mean:.2f}", *p.sure]
@@ -260,7 +276,7 @@ def options_of() -> argparse.ArgumentParser:
     command = parser(__doc__)
     add_model(command)
     command.add_argument("--train", help="images that it has been trained on, to compare with")
-    command.add_argument("--classifier", help="mnist, fashion or a file")
+    command.add_argument("--classifier", help="digits, mnist, fashion or a file; default: none")
     names = "of " + ", ".join(f'"{name}"' for name in METHODS)
     told: dict[str, Any] = {"default": METHODS, "metavar": "NAME", "help": names}
     command.add_argument("--methods", nargs="+", choices=METHODS, **told)

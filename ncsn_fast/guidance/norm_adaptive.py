@@ -77,7 +77,10 @@ class NormAdaptive(Guidance):
         Raises:
             ValueError: for another table, or another number of samples than are taken together.
         """
-        if table != self.table[len(self.table) - len(table) :]:
+        rest = len(self.table) - len(table)
+        # Where a chain begins later, a row with a history is another one (Table.begun).
+        first = int(rest > 0 and not self.rows[rest])
+        if table[first:] != self.table[rest:][first:]:
             raise ValueError(
                 "NormAdaptive is made for another table: give it that of this sampler, "
                 "NormAdaptive(sampler.table)"

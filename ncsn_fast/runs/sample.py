@@ -119,7 +119,7 @@ def sample(
             {**layout, "chunk": batch_size},
             sampler.chunk_size,
             about(used, machine, command),
-            set(sampler.table.beginnings),
+            set(sampler.table.resumptions),
             classes.numbers,
         )
         _tell_of_before(store, len(ids), out, machine, say)
@@ -255,9 +255,9 @@ def _run(
     begin: dict[str, Any] = {}
     if part.states is not None:
         begin = {"initial": part.states.to(sampler.device), "start_level": part.level}
-    # Where a chain can begin, it can be taken up again exactly: its noise is a function of the row.
+    # What needs no history can be taken up again exactly: the noise is a function of the row.
     # (Where no row has a level, or all need a history, what was interrupted begins again.)
-    level_at = {row: level for level, row in sampler.table.beginnings.items() if row}
+    level_at = {row: level for level, row in sampler.table.resumptions.items() if row and level}
 
     def keep(row: int, x: Tensor, n: Tensor) -> None:
         # A chunk that did not fit in memory was halved: its parts are not kept.

@@ -175,8 +175,8 @@ class Sampler:
             initial: (n, *shape) states at the first row, used as given. Default: U[0, 1) for
                 annealed Langevin dynamics, U[0, 1) + σ₁z for other tables (:meth:`first_noise`).
             start_level: first noise level to run, as an index into the ladder; the default
-                initial state is then that of this level. It has to be one that the table visits; a
-                multistep method ("dpmpp_2m") begins there with its first order.
+                initial state is then that of this level. It has to be one that the table visits in
+                a row that needs no history; "dpmpp_2m" begins anywhere, with its first order.
             noise: row → (n, *shape) tensor in place of the engine's noise, by the row alone: every
                 chunk asks for its rows again. Such a chain runs eagerly.
             mask, known: where the mask is 1 the state is held at ``known`` (model space), noised to

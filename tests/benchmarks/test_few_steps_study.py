@@ -109,8 +109,9 @@ def test_the_pictures_are_of_the_same_samples_held_and_not():
     assert 0 < float((loose - held).square().mean()) < float((data - held).square().mean())
 
 
-def test_settings_of_a_chain_that_is_not_asked_for_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["few_steps", "digits", "--step-size", "1e-5"])
+@pytest.mark.parametrize("told", [["--step-size", "0"], ["--steps-per-level", "2"]])
+def test_settings_of_a_chain_that_is_not_asked_for_are_refused(monkeypatch, capsys, told):
+    monkeypatch.setattr(sys, "argv", ["few_steps", "digits", *told])
     with pytest.raises(SystemExit):
         few_steps.main()
     assert "give --full too" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from PIL import Image
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies import methods
 from ncsn_fast.data.digits import digits
+from ncsn_fast.evaluation.classifier import load_classifier
+from ncsn_fast.evaluation.features import seen
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +116,18 @@ def test_methods_can_be_chosen_and_the_full_chain_said(monkeypatch, capsys):
 def test_a_classifier_says_how_many_images_are_of_a_class_for_sure(monkeypatch, tmp_path):
     """Of a network that knows classes the images are of each in its turn."""
     held_out = digits("test").images
-    blank = torch.zeros_like(held_out[:5])
+    mixed = torch.cat([held_out, held_out.lerp(held_out.roll(1, 0), 0.5)])
+    order = seen(load_classifier("digits"), mixed).probabilities.amax(1).argsort()
+    unsure, sure = mixed[order[:5]], mixed[order[-5:]]
     classes = []
 
-    def sample(net, number, *, method, extra, **_):
+    def sample(net, number, *, seed, method, extra, **_):
         classes.append(extra["classes"])
-        return held_out[:number] if method == "euler" else blank
+        return sure if method == "euler" or seed == 0 else unsure
 
     def sampled(self, number, *, extra, **_):
         classes.append(extra["classes"])
-        return blank
+        return unsure
 
     levels = nf.load_checkpoint("digits").sigmas.tolist()
     net = nf.NCSNv2(channels=1, image_size=8, ngf=8, sigmas=levels, classes=("odd", "even"))
@@ -133,12 +137,22 @@ def test_a_classifier_says_how_many_images_are_of_a_class_for_sure(monkeypatch, 
     monkeypatch.setattr(nf.Sampler, "__call__", sampled)
     np.save(tmp_path / "real.npy", (255 * held_out).round().byte().numpy())
     data = ["--data", str(tmp_path / "real.npy"), "--classifier", "digits"]
-    told = [str(path), *data, "-n", "5", "--seeds", "1", "--methods", "euler", "heun"]
+    told = [str(path), *data, "-n", "5", "--seeds", "2", "--methods", "euler", "heun"]
     found = methods.measure(methods.options_of().parse_args(told))
-    sure = {point.name: point.confident for point in found.points}
-    assert sure["euler"] == 1.0
-    assert sure["heun"] in (0.0, 1.0)
+    shares = {point.name: point.confident for point in found.points}
+    assert shares["euler"] == 1.0
+    assert shares["heun"] == 0.5  # those of the first of two seeds
+    assert found.starts[-1].confident == 0.0
     assert torch.stack(classes).eq(torch.tensor([0, 1, 0, 1, 0])).all()
     lines = methods.as_markdown(found).splitlines()
-    assert lines[2].endswith("| of the full chain's | sure of a class |")
-    assert sum(line.endswith("| 100 % |") for line in lines) >= 4
+    assert "classifier digits, classes in turn" in lines[0]
+    assert lines[2].endswith("| of the full chain's | sure of a class (> 0.9) |")
+    rows = [line.split("|") for line in lines if line.startswith("| euler |")]
+    assert {row[-2].strip() for row in rows} == {"100 %"}
+
+
+def test_a_classifier_of_other_images_is_refused_before_anything_is_drawn(monkeypatch):
+    monkeypatch.setattr(nf, "sample", None)
+    told = methods.options_of().parse_args(["digits", "--classifier", "mnist"])
+    with pytest.raises(SystemExit, match=r"mnist is of images \(1, 28, 28\), the network's have"):
+        methods.measure(told)

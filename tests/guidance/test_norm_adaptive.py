@@ -221,3 +221,19 @@ def test_it_is_for_the_sampler_itself():
     x = torch.ones(2, 3)
     with pytest.raises(TypeError, match="give it to the sampler itself"):
         NormAdaptive(annealed_langevin(SIGMAS, 1e-3, 1))(x, x, 0.5, 0)
+
+
+def test_a_chain_that_begins_at_a_row_with_a_history_goes_by_the_same_norms():
+    """That row is another one then, of its own history, and so of the first order."""
+    multistep = dpmpp_2m(SIGMAS)
+    table = multistep + annealed_langevin([0.05], 1e-4, 2, denoise=False)
+    known = nf.Score(score, "score", "sigma")
+    whole, rest = (nf.Sampler(known, SHAPE, method=one) for one in (table, table.begun(4)[1][4:]))
+    x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(len(table), 3, *SHAPE, generator=torch.Generator().manual_seed(1))
+    given = {"initial": x, "seed": 0}
+    late = whole(3, start_level=4, guidance=NormAdaptive(table), noise=lambda k: z[k], **given)
+    same = rest(3, guidance=NormAdaptive(rest.table), noise=lambda k: z[k + 4], **given)
+    assert torch.equal(late, same)
+    with pytest.raises(ValueError, match="made for another table"):
+        whole(3, start_level=4, guidance=NormAdaptive(made().table), **given)

@@ -346,7 +346,7 @@ def test_a_temperature_needs_noise():
 def test_a_later_start_runs_the_rest_of_the_table(method):
     one, x = on_engine(method), start().float()
     first = {"predictor_corrector": 10, "heun": 10}.get(method, 5)
-    assert one.table.beginnings[5] == first
+    assert one.table.resumptions[5] == first
     rest = nf.Sampler(one.score, (4,), method=one.table[first:])
     z = torch.zeros(4, 4)
     kept = {"initial": x, "noise": lambda row: z}
@@ -365,7 +365,7 @@ def test_a_later_start_of_a_multistep_method_is_that_on_the_levels_that_are_left
     other = nf.Sampler(one.score, (4,), SIGMAS[5:], "dpmpp_2m", **settings)
     assert torch.equal(one(4, start_level=5, **kept), other(4, **kept))
     assert one.table.begun(0) == (0, one.table)
-    assert 5 not in one.table.beginnings  # a chain that was interrupted has a history there
+    assert 5 not in one.table.resumptions  # a chain that was interrupted has a history there
 
 
 @pytest.mark.parametrize(

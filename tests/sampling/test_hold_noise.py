@@ -90,7 +90,7 @@ def test_a_chain_is_taken_up_at_a_level_exactly():
     one = sampler("euler")
     states = {}
     expected = one(3, seed=0, callback=lambda row, x, n: states.update({row: x}))
-    level, row = list(one.table.beginnings.items())[5]
+    level, row = list(one.table.resumptions.items())[5]
     assert torch.equal(one(3, seed=0, initial=states[row], start_level=level), expected)
 
 

@@ -57,7 +57,7 @@ class SampleStore:
         wished: of the layout: format, dtype, shard and chunk, None for as it is there, or as usual.
         chunk_of: how many of so many samples are best computed at once.
         about: what the manifest says of them besides.
-        levels: the noise levels that a chain can begin.
+        levels: the noise levels at which a chain can be taken up.
         classes: of which class each id is, by number.
 
     Attributes:

@@ -73,7 +73,7 @@ class Shard:
         """Go on with what a process before has saved of it, if there is a file.
 
         Args:
-            levels: the noise levels that a chain can begin.
+            levels: the noise levels at which a chain can be taken up.
 
         Raises:
             ValueError: for a file that is damaged, or of other contents.
@@ -97,7 +97,7 @@ class Shard:
                 states = tensors["states"]
                 check_images(states.numpy(), len(self.part().ids), layout.shape, "float32")
                 if type(level) is not int or level not in levels:
-                    raise ValueError(f"no chain can begin at level {shown(level)}")
+                    raise ValueError(f"no chain can be taken up at level {shown(level)}")
                 self.chain = level, states
 
 
