@@ -19,6 +19,7 @@ import datetime
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -240,7 +241,7 @@ def picture(report: Report) -> Figure:
     full = report.points[0]
     axes.axhline(full.mean, color="black", linewidth=1, linestyle="--")
     names = list(dict.fromkeys(point.name for point in report.points[1:]))
-    for marker, name in zip(_MARKERS, names, strict=False):
+    for marker, name in zip(cycle(_MARKERS), names, strict=False):
         points = [point for point in report.points if point.name == name]
         axes.errorbar(
             [point.evaluations for point in points],
