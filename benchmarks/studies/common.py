@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ from ncsn_fast.evaluation.quality import Quality, Reference
 from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.support.files import write_text
 
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+
+DISTANCES = tuple(base * 10**power for power in range(-2, 4) for base in (1, 2, 5))
 HEAD = ("of its class", "sure of a class", "precision", "recall", "Fréchet distance")
 
 
@@ -139,6 +143,16 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
+def plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
+    """Those of ``ticks`` that a logarithmic axis reaches, as numbers without powers of ten."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    lowest, highest = axis.get_view_interval()
+    axis.set_ticks([tick for tick in ticks if lowest <= tick <= highest])
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 def deliver(options: argparse.Namespace, name: str, report: Any, table: str) -> None:
     """Print a report, as JSON or as its table, and write both where there is a folder."""
     as_json = json.dumps(report, indent=1)
@@ -151,6 +165,7 @@ def deliver(options: argparse.Namespace, name: str, report: Any, table: str) -> 
 
 
 __all__ = [
+    "DISTANCES",
     "HEAD",
     "Judge",
     "Judged",
@@ -162,5 +177,6 @@ __all__ = [
     "held_out",
     "markdown",
     "parser",
+    "plain_ticks",
     "trained_on",
 ]

@@ -28,6 +28,7 @@ from torch import Tensor
 import ncsn_fast as nf
 from ncsn_fast import noise
 from ncsn_fast.benchmarks.studies.common import (
+    DISTANCES,
     add_chain,
     add_model,
     add_output,
@@ -36,6 +37,7 @@ from ncsn_fast.benchmarks.studies.common import (
     held_out,
     markdown,
     parser,
+    plain_ticks,
     trained_on,
 )
 from ncsn_fast.data.pixels import eight_bits
@@ -71,7 +73,6 @@ _FEW_STEPS: dict[str, dict[str, Any]] = {
 METHODS = (_CONSISTENT, *_FEW_STEPS)
 _MARKERS = "os^Dv<>P"
 _EVALUATIONS = (5, 10, 20, 40, 100, 200, 500, 1000)
-_DISTANCES = tuple(base * 10**power for power in range(-2, 4) for base in (1, 2, 5))
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,6 @@ def as_markdown(report: Report) -> str:
 
 def picture(report: Report) -> Figure:
     """Evaluations against Fréchet distance, a line per method."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
     figure = new_figure(8.5, 5, dpi=120)
     axes = figure.add_subplot()
     full = report.points[0]
@@ -259,12 +258,8 @@ def picture(report: Report) -> Figure:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks([ticks for ticks in _EVALUATIONS if ticks <= 1.5 * full.evaluations])
-    lowest, highest = axes.get_ylim()
-    axes.set_yticks([ticks for ticks in _DISTANCES if lowest <= ticks <= highest])
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
+    plain_ticks(axes.xaxis, _EVALUATIONS)
+    plain_ticks(axes.yaxis, DISTANCES)
     axes.set_xlabel("network evaluations")
     axes.set_ylabel("pixel Fréchet distance to held-out images")
     axes.grid(True, alpha=0.3)

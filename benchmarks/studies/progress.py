@@ -19,6 +19,7 @@ import torch
 
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies.common import (
+    DISTANCES,
     HEAD,
     Judge,
     Judged,
@@ -26,6 +27,7 @@ from ncsn_fast.benchmarks.studies.common import (
     deliver,
     markdown,
     parser,
+    plain_ticks,
 )
 from ncsn_fast.data.load import load_images
 from ncsn_fast.device.environment import environment
@@ -80,7 +82,8 @@ def picture(report: dict[str, Any]) -> Figure:
     real = report["real"]["quality"]["frechet"]
     axes.axhline(real, color="grey", linewidth=1, linestyle=":", label="real images")
     axes.set(xlabel="step", ylabel="pixel Fréchet distance", yscale="log")
-    axes.grid(True, which="both", alpha=0.3)
+    plain_ticks(axes.yaxis, DISTANCES)
+    axes.grid(True, alpha=0.3)
     axes.legend(frameon=False)
     return figure
 
