@@ -227,7 +227,7 @@ def _fill(
     rows, wanted, made = len(sampler.table), number(store.missing()), 0
     with Progress(progress, rows * wanted) as bar:
         for shard in store.shards(place, part_only=part_only):
-            others = wanted - number(store.missing())
+            others = wanted - number(store.unmade())
             while not shard.is_done:
                 part = shard.part()
                 done = rows * (others + shard.done)

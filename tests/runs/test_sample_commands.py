@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tarfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from helpers.command import invoke, succeed
 from helpers.samples import contents
 
 import ncsn_fast as nf
+from ncsn_fast.runs.samples.store import SampleStore
+from ncsn_fast.support.progress import Progress
 
 _QUICK = ("--method", "euler", "--steps", 3, "--no-hold-noise")
 
@@ -87,3 +91,24 @@ def test_a_folder_of_shards_is_evaluated(
         Path("drawn/shards/000000008-000000009.npz").unlink()
         told = succeed("evaluate", "drawn", "--reference", "digits")
         assert "warning: drawn lacks 2 of its 10 samples: the figures are of the others" in told
+
+
+def test_what_is_still_being_written_is_counted_as_done(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shard is written while the next is made, and the time that is left goes by the count."""
+    counts: list[tuple[int, int]] = []
+
+    def counting(wish: object, total: int) -> Progress:
+        return Progress(lambda *told: counts.append(told), total)
+
+    def slowly(self: SampleStore, *given: Any) -> None:
+        time.sleep(0.3)
+        take_in(self, *given)
+
+    take_in = SampleStore._take_in
+    monkeypatch.setattr("ncsn_fast.runs.sample.Progress", counting)
+    monkeypatch.setattr(SampleStore, "_take_in", slowly)
+    succeed("sample", checkpoint, "-n", 6, *_QUICK, "--shard-size", 2, "--out", tmp_path)
+    assert counts == sorted(counts)
+    assert counts[-1] == (18, 18)

@@ -108,6 +108,11 @@ class SampleStore:
         """The ids that are wanted, and in no file."""
         return without([self._ids], self.stored.ids())
 
+    def unmade(self) -> list[Range]:
+        """Those that this process has not made either: it writes while the next are made."""
+        made = [shard.ids for shard in [*self._unwritten] if shard.is_done]
+        return without(self.missing(), made)
+
     def is_begun(self) -> bool:
         """Whether some that are in no file are under way, or were when a process ended."""
         return bool(self._partials())
