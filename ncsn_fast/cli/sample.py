@@ -92,8 +92,8 @@ class Part(click.ParamType):
     type=WORDS,
     metavar="CLASS[,CLASS...]",
     default=None,
-    help="Classes by name or number, one after the other; all: each of them. Default: none, an "
-    "image of any class.",
+    help="Classes by name or number, one after the other; none: images of no class. Default: all, "
+    "each of them in its turn.",
 )
 @click.option(
     "--guidance",

@@ -75,7 +75,7 @@ def sample(
         ids: which samples of the seed: neighbours.
         settings: keywords of the Sampler: the method and its settings, None where not given.
         labels: classes by name or number, "none" for none of them, "all" for each: image i is of
-            entry i modulo their number. None at all: of no class.
+            entry i modulo their number. Nothing: "all", where the network knows classes.
         guidance: the scale of classifier-free guidance towards them; None and 1: as trained.
         config: the official YAML of the checkpoint.
         batch_size: how many are computed at once; None: as in the folder, or as is best.

@@ -102,6 +102,18 @@ def test_images_of_the_classes_that_were_asked_for(run, tmp_path):
     assert torch.allclose(samples(tmp_path / "b")[4:], expected, atol=1e-4)
 
 
+def test_images_are_of_each_class_in_its_turn_unless_others_are_asked_for(run, tmp_path):
+    model, common = run / "model.safetensors", ("-n", 3, "--method", "euler", "--steps", 2)
+    output = succeed("sample", model, *common, "--out", tmp_path / "all")
+    assert "Sampling of zero, one, two, three, four, five, six, seven, eight, nine by" in output
+    succeed("sample", model, *common, "--label", "none", "--out", tmp_path / "none")
+    net, call = nf.load_checkpoint(model), {"seed": 0, "method": "euler", "steps": 2}
+    expected = nf.sample(net, 3, extra={"classes": torch.arange(3)}, **call)
+    assert torch.allclose(samples(tmp_path / "all"), expected, atol=1e-4)
+    assert torch.allclose(samples(tmp_path / "none"), nf.sample(net, 3, **call), atol=1e-4)
+    assert not torch.equal(samples(tmp_path / "all"), samples(tmp_path / "none"))
+
+
 def test_parts_of_a_run_that_was_stopped_are_of_their_classes(tmp_path, monkeypatch):
     net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=[3, 1, 0.3, 0.1], classes=3)
     for module in net.modules():
@@ -142,8 +154,7 @@ def test_samples_of_other_classes_are_not_mixed(run, tmp_path, first, then, diff
     ("options", "message"),
     [
         (("--label", "ten"), "class 'ten' is unknown; there are zero, one, two"),
-        (("--guidance", "2"), "guidance = 2 goes towards a class: say which"),
-        (("--guidance", "2", "--label", "none"), "guidance = 2 goes towards a class"),
+        (("--guidance", "2", "--label", "none"), "guidance = 2 goes towards a class: say which"),
         (("--guidance", "nan", "--label", "two"), "scale = nan: give a finite number"),
         (("--label", "two,"), "class '' is unknown"),
     ],

@@ -39,6 +39,8 @@ class Classes:
         for label in labels:
             assert isinstance(net, NCSNv2)
             self._numbers += self._meant(net, label)
+        if not labels:  # images of no class are worse (docs/models.md)
+            self._numbers += range(len(self._names))
         if guidance is not None and not any(n < len(self._names) for n in self._numbers):
             raise ValueError(f"guidance = {guidance:g} goes towards a class: say which (label)")
         self.score = net if guidance is None else guided(net, guidance)
@@ -62,7 +64,7 @@ class Classes:
         return {"labels": [names[n] for n in self._numbers] or None, "guidance": self._guidance}
 
     def numbers(self, ids: Sequence[int]) -> list[int] | None:
-        """The classes of images of these ids; None where none were asked for."""
+        """The classes of images of these ids; None where the network knows none."""
         if not self._numbers:
             return None
         return [self._numbers[i % len(self._numbers)] for i in ids]
