@@ -240,7 +240,7 @@ def test_a_class_that_was_asked_for_is_looked_for(tmp_path, monkeypatch):
     right = (found.probabilities.argmax(1) == asked).double().mean()
     assert figures()["as_asked"] == float(right)
     assert figures()["sampling"]["settings"]["guidance"] == 2
-    succeed(*line, "--out", "other")
+    succeed(*line, "--label", "none", "--out", "other")
     assert figures("other")["as_asked"] is None
     # A class that the classifier does not know:
     save_classifier("judge.safetensors", Classifier((1, 8, 8), ["Coat", "Bag"]).eval(), {})
