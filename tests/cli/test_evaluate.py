@@ -240,12 +240,14 @@ def test_a_class_that_was_asked_for_is_looked_for(tmp_path, monkeypatch):
     right = (found.probabilities.argmax(1) == asked).double().mean()
     assert figures()["as_asked"] == float(right)
     assert figures()["sampling"]["settings"]["guidance"] == 2
-    succeed(*line, "--label", "none", "--out", "other")
+    words = succeed(*line, "--label", "none", "--out", "other")
     assert figures("other")["as_asked"] is None
+    assert "not the network's own" not in words
     # A class that the classifier does not know:
     save_classifier("judge.safetensors", Classifier((1, 8, 8), ["Coat", "Bag"]).eval(), {})
-    succeed(*line, "--label", "boot", "--out", "third")
+    words = succeed(*line, "--out", "third")
     assert figures("third")["as_asked"] is None
+    assert "not the network's own" in words
 
 
 def test_files_of_others_are_not_replaced(data, tmp_path):

@@ -90,7 +90,8 @@ def remarks(report: Report) -> list[str]:
             f"{near['held_out_copies']:.1%} of the reference are training images themselves: give "
             "images that were not trained on, or the figures say nothing of copies."
         )
-    if report["as_asked"] is not None:
+    labels = report["sampling"] and report["sampling"]["settings"]["labels"]
+    if report["classifier"] is not None and labels and labels != ["none"]:
         found.append("Classes were asked for: their proportions are not the network's own.")
     if report["train"] is None and not report["reference"]["statistics"]:
         found.append("What real images reach is not known: give training images by --train.")
