@@ -3,8 +3,9 @@
     ... mnist --data t10k-images-idx3-ubyte.gz --out docs/mnist
 
 Written are samples beside real images, the chain from noise to image, images of each class for
-several scales of guidance (where the network knows classes), chains between chains, images whose
-middle was lost, and blurred and shrunk ones with noise. Of the last three the errors are a table:
+several scales of guidance (where the network knows classes: then samples and chains too are of each
+in its turn), chains between chains, images whose middle was lost, and blurred and shrunk ones with
+noise, all these of no class. Of the last three the errors are a table:
 the peak signal-to-noise ratio of what was measured, of one sample of the posterior and of the mean
 of several, over real images that the network has not been trained on.
 
@@ -43,6 +44,7 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import Space, to_images
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.pictures.curves import new_figure, save_figure
+from ncsn_fast.training.samples import in_turn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +121,7 @@ def chain(net: ScoreNetwork, number: int) -> Tensor:
     """
     sampler = nf.Sampler(net)
     every = max(1, len(sampler.table) // (_FRAMES - 1))
-    _, states = sampler(number, seed=0, every=every)
+    _, states = sampler(number, seed=0, every=every, extra=in_turn(net, number))
     sigmas = torch.tensor(sampler.kept_sigmas(every)).view(-1, 1, 1, 1, 1)
     shown = 0.5 + (states - 0.5) / (1 + (3 * sigmas).square()).sqrt()
     picked = torch.linspace(0, len(shown) - 1, _FRAMES).round().long()
@@ -147,7 +149,7 @@ def _noisy(net: ScoreNetwork) -> dict[str, Any]:
 
 def at_temperatures(net: ScoreNetwork, number: int) -> dict[float, Tensor]:
     """Images (N, C, H, W) of the same seed and ids at each temperature."""
-    settings = {"seed": 5, "progress": True, **_noisy(net)}
+    settings = {"seed": 5, "progress": True, "extra": in_turn(net, number), **_noisy(net)}
     return {one: nf.sample(net, number, temperature=one, **settings) for one in TEMPERATURES}
 
 
@@ -218,7 +220,7 @@ def measure(
     net = nf.load_checkpoint(model).eval()
     real = held_out(model, data)
     out.mkdir(parents=True, exist_ok=True)
-    drawn = nf.sample(net, 100, seed=0, progress=True)
+    drawn = nf.sample(net, 100, seed=0, extra=in_turn(net, 100), progress=True)
     plots.save_panels(out / "samples.png", {"generated": drawn, "real": real}, count=100)
     plots.save_grid(out / "chain.png", chain(net, 8), columns=_FRAMES)
     plots.save_grid(out / "between.png", between(net, 6), columns=_TURNS)

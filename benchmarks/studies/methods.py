@@ -67,7 +67,7 @@ _FEW_STEPS: dict[str, dict[str, Any]] = {
     "reverse_diffusion": {"method": "reverse_diffusion"},
     "euler": {"method": "euler"},
     "heun": {"method": "heun"},
-    "dpmpp_2m": {"method": "dpmpp_2m"},
+    "dpmpp_2m": {"method": "dpmpp_2m", "eta": 0.0},  # whatever the checkpoint says
     "dpmpp_2m (eta 1)": {"method": "dpmpp_2m", "eta": 1.0},
 }
 METHODS = (_CONSISTENT, *_FEW_STEPS)

@@ -32,8 +32,8 @@ def test_every_method_is_measured_with_its_noise_held_and_without(monkeypatch):
     net, chain = nf.load_checkpoint("digits"), {"method": "annealed_langevin", "steps_per_level": 2}
     report = few_steps.measure(net, digits("test").images, 6, [5], chain=chain)
     held = [(6, hold, 5) for _ in (*few_steps.ODE, "even") for hold in (False, True)]
-    assert made == [*held, (6, False, 5), (6, False, 43)]
-    rest = ["dpmpp_2m, even starts", "ancestral", "the full chain"]
+    assert made == [*held, (6, False, 5), (6, False, 5), (6, False, 43)]
+    rest = ["dpmpp_2m, even starts", "ancestral", "dpmpp_2m (eta 1)", "the full chain"]
     assert [point.method for point in report.points][3:] == rest
     assert {point.loose.noisy for point in report.points} == {0}
     assert report.points[0].held.frechet == report.points[0].loose.frechet
