@@ -16,7 +16,7 @@ from ncsn_fast.evaluation.features import seen
 from ncsn_fast.pictures.images import image_grid
 
 net = nf.load_checkpoint("fashion")
-sampler = nf.Sampler(net, steps=20)
+sampler = nf.Sampler(net)
 between = nf.interpolate(sampler, 5, 12, seed=5)  # (5, 12, 1, 28, 28)
 
 figure, panel = plt.subplots(figsize=(7.4, 3.2))

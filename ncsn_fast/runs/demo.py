@@ -175,10 +175,9 @@ def _drawn(net: ScoreNetwork, samples: int, seed: int, say: Say, progress: bool)
 def _of_bundled(seed: int, say: Say, device: str) -> dict[str, Tensor]:
     """Images of the networks that come along, by their titles; of each class in its turn."""
     say(f"Sampling from the networks that come along: {', '.join(BUNDLED)}.")
-    few: dict[str, Any] = {"method": "ancestral", "steps": 20, "seed": seed}
     networks = {name: load_checkpoint(name, device=device) for name in BUNDLED}
     return {
-        f"comes along: {name}": sample(net, _SHOWN, extra=in_turn(net, _SHOWN), **few).cpu()
+        f"comes along: {name}": sample(net, _SHOWN, seed=seed, extra=in_turn(net, _SHOWN)).cpu()
         for name, net in networks.items()
     }
 

@@ -21,7 +21,7 @@ def test_it_is_loaded_by_its_name(name):
     assert isinstance(net, nf.NCSNv2)
     assert net.shape == (1, 28, 28)
     assert net.classes == CLASSES[name]
-    assert len(nf.Sampler(net).table) == net.sampling["steps"] == 40
+    assert len(nf.Sampler(net).table) == net.sampling["steps"] == 20
     assert BUNDLED[name].stat().st_size <= MOST_BYTES
 
 
@@ -34,7 +34,7 @@ def test_the_data_of_each_are_named_beside_it():
 @pytest.mark.parametrize("name", CLASSES)
 def test_it_draws_the_classes_that_it_is_asked_for(name):
     asked = torch.arange(10).repeat(6)
-    images = nf.sample(nf.load_checkpoint(name), 60, seed=1, steps=20, extra={"classes": asked})
+    images = nf.sample(nf.load_checkpoint(name), 60, seed=1, extra={"classes": asked})
     with torch.no_grad():
         found = load_classifier(name)(images).argmax(1)
     assert (found == asked).float().mean() >= LEAST[name]
