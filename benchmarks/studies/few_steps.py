@@ -227,10 +227,10 @@ def panels(
     net: ScoreNetwork, images: Tensor, steps: int, *, seed: int = 0, precision: str = "auto"
 ) -> dict[str, Tensor]:
     """Titled images to look at: the same samples not held and held, and images of the data."""
-    given: dict[str, Any] = {"steps": steps, "spacing": _SPACING, "precision": precision}
+    told = {**ODE[_FOLLOWED], "steps": steps, "spacing": _SPACING, "precision": precision}
     return {
         f"{_FOLLOWED}, {steps} evaluations, {word}": nf.sample(
-            net, _SHOWN, method=_FOLLOWED, hold_noise=hold, seed=seed, **given
+            net, _SHOWN, hold_noise=hold, seed=seed, **told
         )
         for word, hold in (("not held", False), ("held", True))
     } | {"the data": images[:_SHOWN]}

@@ -121,7 +121,8 @@ class Part(click.ParamType):
     "--steps",
     type=Count(1, 100_000),
     default=None,
-    help="How often the network is run, at most: fewer is faster. Default: once per noise level.",
+    help="How often the network is run, at most: fewer is faster. Default: what the checkpoint "
+    "says of its method, else once per noise level.",
 )
 @click.option(
     "--spacing",
@@ -135,8 +136,8 @@ class Part(click.ParamType):
     "--eta",
     type=float,
     default=None,
-    help="How much fresh noise a step adds: 0 none, 1 that of the reverse SDE. Default: 1 with "
-    "ancestral, 0 with dpmpp_2m.",
+    help="How much fresh noise a step adds: 0 none, 1 that of the reverse SDE. Default: what the "
+    "checkpoint says of its method, else 1 with ancestral, 0 with dpmpp_2m.",
 )
 @click.option(
     "--snr",

@@ -52,7 +52,7 @@ def holds_noise(wish: bool | None, score: Score, table: Table) -> bool:
     elif table.adds_noise:
         reason = (
             "this method adds noise of the table's levels, in which that of a state of another is "
-            "lost; it is held in euler, heun, dpmpp_2m and whatever adds none"
+            "lost; it is held in euler, heun, dpmpp_2m with eta = 0, and whatever adds none"
         )
     if wish and reason is not None:
         raise ValueError(f"hold_noise=True: {reason}. Leave it out")

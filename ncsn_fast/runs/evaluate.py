@@ -39,7 +39,7 @@ from ncsn_fast.evaluation.proportions import standard_errors
 from ncsn_fast.evaluation.quality import Quality, Reference
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.runs.evaluation import words
-from ncsn_fast.runs.evaluation.given import enough, given, identity
+from ncsn_fast.runs.evaluation.given import InPieces, enough, given, identity
 from ncsn_fast.runs.evaluation.judges import (
     NO_CLASSIFIER,
     Judges,
@@ -175,7 +175,7 @@ def evaluate(
         report["classifier"] = None if judges.classifier is None else named
         found = _compare(sets, judges, report, say, progress)
         report["inception"] = _figures(looks, judges, report, save_stats, say)
-        report["as_asked"] = _as_asked(drawn, judges.classifier, sets)
+        report["as_asked"] = _as_asked(words.asked(report), judges.classifier, sets)
         report["remarks"] = words.remarks(report)
         write_text(files["figures"], json.dumps(report, indent=2, allow_nan=False) + "\n")
         write_page(files["page"], report, _draw(files, sets, found))
@@ -380,16 +380,15 @@ def _figures(
     }
 
 
-def _as_asked(drawn: dict[str, Any] | None, judge: Classifier | None, sets: _Sets) -> float | None:
+def _as_asked(labels: list[str], judge: Classifier | None, sets: _Sets) -> float | None:
     """The share of samples that the classifier takes for the class they were drawn of; None: of no
     class, or of such as it does not know."""
-    labels = None if drawn is None else drawn["settings"]["labels"]
-    if judge is None or not labels:
+    if judge is None or not labels or not isinstance(sets.given, InPieces):
         return None
     names = [name.lower() for name in judge.classes]
     if not {label.lower() for label in labels} <= set(names):
         return None
-    asked = [names.index(labels[i % len(labels)].lower()) for i in range(len(sets.given))]
+    asked = [names.index(labels[i % len(labels)].lower()) for i in sets.given.ids()]
     found = seen(judge, sets.samples).probabilities.argmax(1)
     return float((found == torch.tensor(asked)).double().mean())
 

@@ -105,11 +105,17 @@ def sample(
         classes = Classes(net, labels, guidance)
         sampler = Sampler(classes.score, **settings)
         facts, used = network_facts(net), _used(net, sampler, settings) | classes.told()
-        say(f"{told(facts)}\n{_told_settings(used)}")
+        say(f"{told(facts)}\n{_told_settings(used, len(ids))}")
         identity = identity_of(seed, checkpoint, net, sampler) | classes.told()
         machine = machine_facts(sampler.device)
         command = command_words(
-            checkpoint, seed, labels, guidance, config=config, image_size=image_size, **settings
+            checkpoint,
+            seed,
+            classes.words,
+            guidance,
+            config=config,
+            image_size=image_size,
+            **settings,
         )
         store = SampleStore(
             out,
@@ -190,11 +196,12 @@ def _of_the_method(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in ("method", "hold_noise")}
 
 
-def _told_settings(used: dict[str, Any]) -> str:
+def _told_settings(used: dict[str, Any], number: int) -> str:
     told = {"the command": "given", "the checkpoint": "checkpoint"}
     words = [f"{in_words(used[key])} (from {who})" for who, key in told.items() if used[key]]
     labels, guidance = used["labels"], used["guidance"]
-    of = "" if labels is None else f" of {', '.join(labels[:12])}{' …' if labels[12:] else ''}"
+    shown = [] if labels is None else labels[:number]
+    of = f" of {', '.join(shown[:12])}{' …' if shown[12:] else ''}" if shown else ""
     of += "" if guidance is None else f", guided by {guidance:g},"
     return (
         f"Sampling{of} by {'; '.join([used['method'], *words])}: "

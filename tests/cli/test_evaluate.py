@@ -1,6 +1,7 @@
 """ncsn-fast evaluate: the figures are those of the library, and what does not fit is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -240,6 +241,20 @@ def test_a_class_that_was_asked_for_is_looked_for(tmp_path, monkeypatch):
     right = (found.probabilities.argmax(1) == asked).double().mean()
     assert figures()["as_asked"] == float(right)
     assert figures()["sampling"]["settings"]["guidance"] == 2
+    assert re.search("of the classes, in turn +boot, coat\n *guided towards them by +2", words)
+    # The same of the folder that was drawn, and of one that does not begin with the first class.
+    judged = ("--reference", "digits", "--classifier", "judge.safetensors", "--out", "again")
+    words = succeed("evaluate", "evaluation/samples", *judged)
+    assert figures("again")["as_asked"] == float(right)
+    assert "Classes were asked for: their proportions are not the network's own." in words
+    assert re.search("of the classes, in turn +boot, coat\n *guided towards them by +2", words)
+    drawn = ("--steps", 3, "--method", "ancestral", "--label", "boot, coat", "--out", "later")
+    succeed("sample", "net.safetensors", "--first-id", 5, "-n", 9, *drawn)
+    images = torch.from_numpy(np.load("later/samples.npz")["images"])
+    found = seen(load_classifier("judge.safetensors"), (255 * images).round() / 255)
+    succeed("evaluate", "later", *judged)
+    right = (found.probabilities.argmax(1) == 2 - asked).double().mean()  # id 5 is a coat
+    assert figures("again")["as_asked"] == float(right)
     words = succeed(*line, "--label", "none", "--out", "other")
     assert figures("other")["as_asked"] is None
     assert "not the network's own" not in words

@@ -19,7 +19,8 @@ def in_pieces(sizes, most=100):
 
         return read
 
-    return InPieces([(n, reader(i)) for i, n in enumerate(sizes)], (2, 1, 1), most), reads
+    ranges = zip(starts.tolist(), starts[1:].tolist(), strict=False)
+    return InPieces([(ids, reader(i)) for i, ids in enumerate(ranges)], (2, 1, 1), most), reads
 
 
 @pytest.mark.parametrize("sizes", [[23], [1] * 23, [5, 10, 8], [22, 1]])
@@ -33,6 +34,7 @@ def test_every_slice_is_that_of_the_whole(sizes, most):
             if whole[start:stop].size:
                 np.testing.assert_array_equal(found[start:stop], whole[start:stop])
     np.testing.assert_array_equal(found[:], whole)
+    assert found.ids() == list(range(len(whole)))
 
 
 def test_each_piece_is_read_once_by_who_goes_from_the_first_to_the_last():

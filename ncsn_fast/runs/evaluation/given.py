@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 from ncsn_fast.data.load import load_pixels
 from ncsn_fast.evaluation.inception.figures import Images
 from ncsn_fast.runs.samples.manifest import read_manifest
+from ncsn_fast.runs.samples.ranges import Range, without
 from ncsn_fast.runs.samples.ranges import number as count
-from ncsn_fast.runs.samples.ranges import without
 from ncsn_fast.runs.samples.stored import WHOLE, Stored
 from ncsn_fast.support.array_parsers import open_npz
 from ncsn_fast.support.parsers import parse_json
@@ -27,19 +28,21 @@ class InPieces:
     """Images that lie in several places, as one array; the piece that was read last is kept.
 
     Args:
-        pieces: how many images each has, and what reads them: (n, *shape).
+        pieces: the ids of the images of each, first and behind the last, and what reads them:
+            (n, *shape).
         shape: of an image.
         most: the first so many of all are meant.
     """
 
     def __init__(
         self,
-        pieces: Sequence[tuple[int, Callable[[], np.ndarray]]],
+        pieces: Sequence[tuple[Range, Callable[[], np.ndarray]]],
         shape: tuple[int, ...],
         most: int,
     ) -> None:
         self._read = [read for _, read in pieces]
-        self._edges = np.cumsum([0, *(number for number, _ in pieces)])
+        self._ranges = [ids for ids, _ in pieces]
+        self._edges = np.cumsum([0, *(stop - first for first, stop in self._ranges)])
         self.shape = (min(most, int(self._edges[-1])), *shape)
         self._last: tuple[int, np.ndarray] | None = None
 
@@ -55,6 +58,10 @@ class InPieces:
             found.append(self._piece(piece)[start - first : min(stop, end) - first])
             start = min(stop, int(end))
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def ids(self) -> list[int]:
+        """Those of the samples."""
+        return list(chain.from_iterable(range(*ids) for ids in self._ranges))[: len(self)]
 
     def _piece(self, number: int) -> np.ndarray:
         if self._last is None or self._last[0] != number:
@@ -76,7 +83,6 @@ def given(samples: str, number: int) -> Images:
         found = load_pixels(inside, key="images") if ours else load_pixels(samples)
         return enough(found, samples)[:number]
     stored = Stored(Path(samples), manifest)
-    ranges = stored.ranges()
     if missing := count(without(manifest.ids, stored.ids())):
         _log.warning(
             "%s lacks %s of its %s samples: the figures are of the others. What to run says "
@@ -85,8 +91,7 @@ def given(samples: str, number: int) -> Images:
             f"{missing:,}",
             f"{count(manifest.ids):,}",
         )
-    pieces = [(stop - first, read) for (first, stop), read in ranges]
-    in_pieces = InPieces(pieces, manifest.layout.shape, number)
+    in_pieces = InPieces(stored.ranges(), manifest.layout.shape, number)
     enough(in_pieces, samples)
     return in_pieces
 

@@ -55,6 +55,10 @@ def about(report: Report) -> list[tuple[str, str]]:
         rows += _of_sampling(drawn)
     elif report["identity"] is not None:
         rows.append(("the samples are of", shortened(in_words(report["identity"]))))
+    if labels := asked(report):
+        rows.append(("of the classes, in turn", shortened(", ".join(labels))))
+        if (scale := _drawn_with(report).get("guidance")) is not None:
+            rows.append(("guided towards them by", shortened(scale)))
     if seen is not None:
         weights = seen["weights"]
         other = "" if weights["published"] else " (not those of the published figures)"
@@ -70,6 +74,19 @@ def number(report: Report) -> int:
     """Of how many samples the report is."""
     found: int = (report["quality"] or report["inception"])["samples"]["images"]
     return found
+
+
+def asked(report: Report) -> list[str]:
+    """The classes that samples were asked to be of: that of id i is entry i modulo their number.
+    None, where they were of no class, or where that is not known."""
+    labels = _drawn_with(report).get("labels")
+    named = isinstance(labels, list) and all(isinstance(one, str) for one in labels)
+    return labels if named else []
+
+
+def _drawn_with(report: Report) -> Mapping[str, Any]:
+    """What ncsn-fast sample says of samples, those of a network and those of a folder."""
+    return report["sampling"]["settings"] if report["sampling"] else report["identity"] or {}
 
 
 def remarks(report: Report) -> list[str]:
@@ -90,9 +107,10 @@ def remarks(report: Report) -> list[str]:
             f"{near['held_out_copies']:.1%} of the reference are training images themselves: give "
             "images that were not trained on, or the figures say nothing of copies."
         )
-    labels = report["sampling"] and report["sampling"]["settings"]["labels"]
-    if report["classifier"] is not None and labels and labels != ["none"]:
+    if labels := asked(report):
         found.append("Classes were asked for: their proportions are not the network's own.")
+    if number(report) < len(labels):
+        found.append(f"There are no samples of the last {len(labels) - number(report):,} classes.")
     if report["train"] is None and not report["reference"]["statistics"]:
         found.append("What real images reach is not known: give training images by --train.")
     if report["quality"] is not None and report["quality"]["samples"]["frechet"] is None:

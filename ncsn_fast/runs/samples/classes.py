@@ -19,6 +19,7 @@ class Classes:
 
     Attributes:
         score: the network, guided where that is asked for.
+        words: the labels as a command has them, where they were left out too.
 
     Raises:
         ValueError: for classes that the network does not know, and for guidance without classes.
@@ -39,8 +40,10 @@ class Classes:
         for label in labels:
             assert isinstance(net, NCSNv2)
             self._numbers += self._meant(net, label)
-        if not labels:  # images of no class are worse (docs/models.md)
+        self.words = list(labels)
+        if not labels and self._names:  # images of no class are worse (docs/models.md)
             self._numbers += range(len(self._names))
+            self.words += [] if "all" in map(str.lower, self._names) else ["all"]
         if guidance is not None and not any(n < len(self._names) for n in self._numbers):
             raise ValueError(f"guidance = {guidance:g} goes towards a class: say which (label)")
         self.score = net if guidance is None else guided(net, guidance)
@@ -61,7 +64,9 @@ class Classes:
     def told(self) -> dict[str, Any]:
         """As the report and the identity of samples have them."""
         names = [*self._names, "none"]
-        return {"labels": [names[n] for n in self._numbers] or None, "guidance": self._guidance}
+        of_some = any(n < len(self._names) for n in self._numbers)
+        labels = [names[n] for n in self._numbers] if of_some else None
+        return {"labels": labels, "guidance": self._guidance}
 
     def numbers(self, ids: Sequence[int]) -> list[int] | None:
         """The classes of images of these ids; None where the network knows none."""

@@ -187,8 +187,10 @@ def check_identity(path: Path, there: Any, here: Mapping[str, Any]) -> None:
     others = [key for key in here if key != _FORMS]  # which depend on all of these
     differ = [key for key in others if there.get(key) != here[key]]
     if differ:
+        of_none = differ == ["labels"] and there.get("labels") is None
+        way = "give --label none, as they are of no class, or " if of_none else ""
         raise OtherSamplesError(
-            f"{path} holds samples of other settings ({', '.join(differ)} differ): choose "
+            f"{path} holds samples of other settings ({', '.join(differ)} differ): {way}choose "
             "another --out"
         )
     if forms[0] != forms[1]:
