@@ -144,11 +144,14 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
-    """Those of ``ticks`` that a logarithmic axis reaches, as numbers without powers of ten."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    """Those of ``ticks`` that a logarithmic axis reaches, as numbers without powers of ten; where
+    it reaches fewer than two, others."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
     lowest, highest = axis.get_view_interval()
-    axis.set_ticks([tick for tick in ticks if lowest <= tick <= highest])
+    found = [tick for tick in ticks if lowest <= tick <= highest]
+    others = MaxNLocator(4).tick_values(lowest, highest).tolist() if len(found) < 2 else found
+    axis.set_ticks([tick for tick in others if lowest <= tick <= highest])
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

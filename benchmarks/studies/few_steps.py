@@ -47,7 +47,7 @@ _IMAGES, _NOISY = 2000, 0.005
 _LEVELS, _SHOWN = 8, 36
 _FOLLOWED = "dpmpp_2m"
 _FRESH: dict[str, dict[str, Any]] = {  # methods that add noise, which forget what a state had
-    "ancestral": {"method": "ancestral"},
+    "ancestral": {"method": "ancestral", "eta": 1.0},
     "dpmpp_2m (eta 1)": {"method": "dpmpp_2m", "eta": 1.0},
 }
 _SPACING = "geometric"  # any number of evaluations is possible on it

@@ -28,6 +28,7 @@ from ncsn_fast.benchmarks.studies.common import (
 )
 from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.classifier import load_classifier
+from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, used_settings
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -53,8 +54,6 @@ def measure(
         raise SystemExit(f"{model} knows no classes")
     judge = Judge(load_classifier(classifier), held_out(model, data), number)
     classes = torch.arange(number) % len(names)
-    if "method" not in sampling:
-        sampling = {**(net.sampling or {}), **sampling}
     settings = {"seed": seed, "progress": True, **sampling}
     scales = {"no class": judge(nf.sample(net, number, **settings))}
     for scale in SCALES:
@@ -62,7 +61,12 @@ def measure(
         images = nf.sample(score, number, extra={"classes": classes}, **settings)
         scales[f"{scale:g}"] = judge(images, classes)
     facts = {"date": datetime.date.today().isoformat(), **environment(net.sigmas.device)}
-    told = {**sampling, "evaluations": len(nf.Sampler(net, **sampling).table)}
+    stored = net.sampling or {}
+    method = sampling.get("method") or stored.get("method", ANNEALED_LANGEVIN)
+    given = {name: value for name, value in sampling.items() if name != "method"}
+    used = used_settings(method, given, stored)
+    told = {"method": method, **used["checkpoint"], **used["given"]}
+    told["evaluations"] = len(nf.Sampler(net, **sampling).table)
     return Report(facts, model, told, scales, judge.of_real)
 
 
@@ -85,9 +89,10 @@ def main() -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--method", help="default: the network's own")
     command.add_argument("--steps", type=int, help="network evaluations of such a method")
+    command.add_argument("--eta", type=float, help="its fresh noise")
     add_output(command, "guidance.json and .md")
     options = command.parse_args()
-    told = {"method": options.method, "steps": options.steps}
+    told = {name: getattr(options, name) for name in ("method", "steps", "eta")}
     sampling = {name: value for name, value in told.items() if value is not None}
     judge = options.classifier or options.model
     report = measure(options.model, judge, options.data, options.number, options.seed, sampling)

@@ -62,12 +62,12 @@ _STEPS, _SPACING_STEPS = (5, 10, 20, 40), 10
 _BEST = "dpmpp_2m"
 _CONSISTENT = "consistent_annealed"
 _FEW_STEPS: dict[str, dict[str, Any]] = {
-    "ancestral": {"method": "ancestral"},
+    "ancestral": {"method": "ancestral", "eta": 1.0},  # whatever the checkpoint says
     "predictor_corrector (ancestral)": {"method": "predictor_corrector", "predictor": "ancestral"},
     "reverse_diffusion": {"method": "reverse_diffusion"},
     "euler": {"method": "euler"},
     "heun": {"method": "heun"},
-    "dpmpp_2m": {"method": "dpmpp_2m", "eta": 0.0},  # whatever the checkpoint says
+    "dpmpp_2m": {"method": "dpmpp_2m", "eta": 0.0},
     "dpmpp_2m (eta 1)": {"method": "dpmpp_2m", "eta": 1.0},
 }
 METHODS = (_CONSISTENT, *_FEW_STEPS)

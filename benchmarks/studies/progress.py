@@ -97,9 +97,11 @@ def main() -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--method", default=SAMPLING["method"])
     command.add_argument("--steps", type=int, default=SAMPLING["steps"])
+    command.add_argument("--eta", type=float, help="the method's fresh noise")
     add_output(command, "progress.json, .md and .png")
     options = command.parse_args()
     sampling = {name: getattr(options, name) for name in ("method", "steps", "seed")}
+    sampling |= {} if options.eta is None else {"eta": options.eta}
     settings = {"number": options.number, **sampling}
     known: dict[str, Any] = {}
     if options.out is not None and (options.out / "progress.json").exists():

@@ -115,3 +115,26 @@ def test_settings_of_a_chain_that_is_not_asked_for_are_refused(monkeypatch, caps
     with pytest.raises(SystemExit):
         few_steps.main()
     assert "give --full too" in capsys.readouterr().err
+
+
+def test_what_is_held_is_the_ode_though_the_network_draws_with_fresh_noise(monkeypatch):
+    net = nf.load_checkpoint("digits")
+    net.sampling = {"method": "dpmpp_2m", "eta": 1.0, "steps": 3}
+    images = digits("test").images
+    made = []
+
+    class Sampler(nf.Sampler):
+        def __call__(self, n, **call):
+            made.append((self.table.adds_noise, self.hold_noise))
+            return images[:n]
+
+    monkeypatch.setattr(nf, "Sampler", Sampler)
+    few_steps.measure(net, images, 6, [2])
+    assert made == [(False, False), (False, True)] * 4 + [(True, False)] * 2
+    monkeypatch.undo()
+    monkeypatch.setattr(few_steps, "_SHOWN", 2)
+    shown = few_steps.panels(net, images, 2)
+    ode = {"method": "dpmpp_2m", "eta": 0.0, "steps": 2, "spacing": "geometric"}
+    for title, hold in (("not held", False), ("held", True)):
+        expected = nf.sample(net, 2, seed=0, hold_noise=hold, **ode)
+        assert torch.equal(shown[f"dpmpp_2m, 2 evaluations, {title}"], expected)

@@ -11,10 +11,11 @@ from PIL import Image
 
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies import gallery, guidance, progress
-from ncsn_fast.benchmarks.studies.common import Judged
+from ncsn_fast.benchmarks.studies.common import DISTANCES, Judged, plain_ticks
 from ncsn_fast.data.digits import digits
 from ncsn_fast.evaluation.neighbours import nearest
 from ncsn_fast.evaluation.quality import Quality
+from ncsn_fast.pictures.curves import new_figure
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,49 @@ def test_more_samples_than_real_images_are_refused_before_any_is_drawn(model, da
     monkeypatch.setattr(nf, "sample", None)
     with pytest.raises(SystemExit, match="give -n at most 15"):
         guidance.measure(model, "mnist", data, 16, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, {"method": "dpmpp_2m", "eta": 1.0, "steps": 3, "evaluations": 3}),
+        ({"eta": 0.0}, {"method": "dpmpp_2m", "steps": 3, "eta": 0.0, "evaluations": 3}),
+        ({"method": "euler"}, {"method": "euler", "evaluations": 4}),
+    ],
+)
+def test_the_study_of_scales_says_what_it_draws_with(model, data, given, told, monkeypatch):
+    net = nf.load_checkpoint(model)
+    net.sampling = {"method": "dpmpp_2m", "eta": 1.0, "steps": 3}
+    monkeypatch.setattr(nf, "load_checkpoint", lambda _: net)
+    monkeypatch.setattr(guidance, "SCALES", (2.0,))
+    monkeypatch.setattr(guidance, "load_classifier", lambda _: None)
+    drawn = []
+
+    class Judge:
+        of_real = None
+
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, images, classes=None):
+            drawn.append(images)
+
+    monkeypatch.setattr(guidance, "Judge", Judge)
+    report = guidance.measure(model, "mnist", data, 3, 0, given)
+    assert report.sampling == told
+    settings = {name: value for name, value in told.items() if name != "evaluations"}
+    assert torch.equal(drawn[0], nf.sample(net, 3, seed=0, **settings))
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"), [((0.9, 6), [1, 2, 5]), ((2.81, 3.36), [2.8, 3, 3.2, 3.4])]
+)
+def test_an_axis_has_numbers_whatever_it_reaches(values, ticks):
+    axes = new_figure(3, 2, dpi=50).add_subplot()
+    axes.set(yscale="log", ylim=(values[0] - 0.05, values[1] + 0.05))
+    plain_ticks(axes.yaxis, DISTANCES)
+    assert axes.get_yticks() == pytest.approx(ticks)
+    assert [axes.yaxis.get_major_formatter()(tick) for tick in ticks] == [f"{t:g}" for t in ticks]
 
 
 def test_progress_measures_what_a_run_keeps_and_nothing_twice(model, data, tmp_path, monkeypatch):

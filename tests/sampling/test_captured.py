@@ -100,9 +100,11 @@ def test_every_input_is_captured_as_it_is_run(recorded, call, backend):
     assert recorded.captured
 
 
-def test_a_chain_of_a_multistep_method_is_captured_from_any_level(recorded):
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_chain_of_a_multistep_method_is_captured_from_any_level(recorded, eta):
     eager, captured = (
-        nf.Sampler(Gaussian(), (3,), SIGMAS, "dpmpp_2m", graph=graph) for graph in (False, True)
+        nf.Sampler(Gaussian(), (3,), SIGMAS, "dpmpp_2m", eta=eta, graph=graph)
+        for graph in (False, True)
     )
     for level in (4, 2, 0, 4):
         assert same(*(one(3, seed=3, start_level=level) for one in (eager, captured)))
