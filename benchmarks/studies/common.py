@@ -150,8 +150,10 @@ def plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
 
     lowest, highest = axis.get_view_interval()
     found = [tick for tick in ticks if lowest <= tick <= highest]
-    others = MaxNLocator(4).tick_values(lowest, highest).tolist() if len(found) < 2 else found
-    axis.set_ticks([tick for tick in others if lowest <= tick <= highest])
+    if len(found) < 2:
+        others = MaxNLocator(4).tick_values(lowest, highest)
+        found = [float(tick) for tick in others if lowest <= tick <= highest]
+    axis.set_ticks(found)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

@@ -202,7 +202,9 @@ def _command(net: ScoreNetwork) -> str:
     if isinstance(net, RefineNet) and net.image_size is None:
         shape = (net.channels, *2 * [16 * net.reduction()])
         return f"nf.Sampler(net, shape={shape}{method})(16, seed=0)  # give your images' size"
-    return f"nf.sample(net, 16{method}, seed=0)"
+    classes = len(getattr(net, "classes", ()))
+    of = f', extra={{"classes": 0}})  # of the first of {classes} classes' if classes else ")"
+    return f"nf.sample(net, 16{method}, seed=0{of}"
 
 
 # The networks' room may not know that of files.

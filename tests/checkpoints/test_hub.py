@@ -102,8 +102,9 @@ def test_the_cards_command_is_complete(name: str, settings, tmp_path: Path, monk
     net.sampling = settings
     folder = net.save_pretrained(tmp_path / 'a "card"\n```')
     monkeypatch.chdir(tmp_path)
-    names = typed((folder / "README.md").read_text())
-    assert names["images"].shape == (16, *shape)
+    card = (folder / "README.md").read_text()
+    assert typed(card)["images"].shape == (16, *shape)
+    assert ('extra={"classes": 0})  # of the first of 2 classes' in card) == (name == "classes")
 
 
 def test_a_name_on_the_hub_is_found_in_its_cache(cache: Path, net, caplog) -> None:

@@ -80,8 +80,7 @@ def asked(report: Report) -> list[str]:
     """The classes that samples were asked to be of: that of id i is entry i modulo their number.
     None, where they were of no class, or where that is not known."""
     labels = _drawn_with(report).get("labels")
-    named = isinstance(labels, list) and all(isinstance(one, str) for one in labels)
-    return labels if named else []
+    return [str(one) for one in labels] if isinstance(labels, list) else []
 
 
 def _drawn_with(report: Report) -> Mapping[str, Any]:
