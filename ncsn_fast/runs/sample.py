@@ -105,7 +105,7 @@ def sample(
         classes = Classes(net, labels, guidance)
         sampler = Sampler(classes.score, **settings)
         facts, used = network_facts(net), _used(net, sampler, settings) | classes.told()
-        say(f"{told(facts)}\n{_told_settings(used, len(ids))}")
+        say(f"{told(facts)}\n{_told_settings(used, ids)}")
         identity = identity_of(seed, checkpoint, net, sampler) | classes.told()
         machine = machine_facts(sampler.device)
         command = command_words(
@@ -196,11 +196,11 @@ def _of_the_method(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in ("method", "hold_noise")}
 
 
-def _told_settings(used: dict[str, Any], number: int) -> str:
+def _told_settings(used: dict[str, Any], ids: Sequence[int]) -> str:
     told = {"the command": "given", "the checkpoint": "checkpoint"}
     words = [f"{in_words(used[key])} (from {who})" for who, key in told.items() if used[key]]
     labels, guidance = used["labels"], used["guidance"]
-    shown = [] if labels is None else labels[:number]
+    shown = [labels[i % len(labels)] for i in ids[: len(labels)]] if labels else []
     of = f" of {', '.join(shown[:12])}{' …' if shown[12:] else ''}" if shown else ""
     of += "" if guidance is None else f", guided by {guidance:g},"
     return (

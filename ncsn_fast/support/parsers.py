@@ -40,8 +40,10 @@ def shown(value: object) -> str:
 
 
 def shortened(text: object) -> str:
-    """The beginning of what a library says, in one line; it may repeat what a file holds."""
-    told = " ".join(str(text).split())
+    """The beginning of what a library says, in one line; it may repeat what a file holds, and so
+    what a terminal would obey or cannot be written is escaped."""
+    told = " ".join(str(text)[: 8 * _LONGEST_TOLD].split())
+    told = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in told)
     return told if len(told) <= _LONGEST_TOLD else f"{told[:_LONGEST_TOLD]} …"
 
 

@@ -96,7 +96,8 @@ def test_images_of_the_classes_that_were_asked_for(run, tmp_path):
 
     # More of them continue the order of the classes.
     more = ("--first-id", 4, "--label", "all", "--guidance", 3)
-    succeed("sample", model, *common, *more, "--out", tmp_path / "b")
+    output = succeed("sample", model, *common, *more, "--out", tmp_path / "b")
+    assert "Sampling of four, five, six, seven, guided by 3," in output
     ids = {"extra": {"classes": torch.arange(4, 8)}, "sample_ids": range(4, 8)}
     expected = nf.sample(score, 4, **ids, **call)
     assert torch.allclose(samples(tmp_path / "b")[4:], expected, atol=1e-4)

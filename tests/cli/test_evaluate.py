@@ -21,6 +21,7 @@ from ncsn_fast.evaluation.neighbours import nearest
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.evaluation.precision_recall import precision_recall
 from ncsn_fast.runs import evaluate as work
+from ncsn_fast.runs.evaluation.words import asked as classes_of
 
 
 @pytest.fixture
@@ -258,11 +259,30 @@ def test_a_class_that_was_asked_for_is_looked_for(tmp_path, monkeypatch):
     words = succeed(*line, "--label", "none", "--out", "other")
     assert figures("other")["as_asked"] is None
     assert "not the network's own" not in words
+    # Fewer samples than classes:
+    few = (*line[:3], 8, *line[4:], "--label", "coat," + 8 * "boot," + "bag", "--out", "few")
+    assert "There are no samples of 1 of the classes." in succeed(*few)
     # A class that the classifier does not know:
     save_classifier("judge.safetensors", Classifier((1, 8, 8), ["Coat", "Bag"]).eval(), {})
     words = succeed(*line, "--out", "third")
     assert figures("third")["as_asked"] is None
     assert "not the network's own" in words
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["boot", "none"], ["boot", "none"]),
+        (["none"], []),  # of no class, as older versions had it
+        (None, []),
+        ("boot", []),
+        ({"boot": 1}, []),
+        ([3, None], ["3", "None"]),
+    ],
+)
+def test_what_a_folder_says_of_its_classes_may_be_anything(labels, classes):
+    assert classes_of({"sampling": None, "identity": {"labels": labels}}) == classes
+    assert classes_of({"sampling": None, "identity": None}) == []
 
 
 def test_files_of_others_are_not_replaced(data, tmp_path):

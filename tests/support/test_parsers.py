@@ -13,6 +13,7 @@ from ncsn_fast.support.parsers import (
     parse_yaml,
     read_json,
     read_text,
+    shortened,
     shown,
 )
 
@@ -143,3 +144,11 @@ def test_a_value_in_a_message_is_short_and_never_written_out():
     assert len(shown(bomb)) < 400
     assert len(shown("x" * 10**7)) < 400
     assert shown({"ngf": 64}) == "{'ngf': 64}"
+
+
+def test_what_a_file_says_is_escaped_where_a_terminal_would_obey_it_or_cannot_show_it():
+    assert (
+        shortened("\x1b[31mred \n\n\ud800 größer \u202e") == "\\x1b[31mred \\ud800 größer \\u202e"
+    )
+    assert shortened(["ä", "\x00"]) == "['ä', '\\x00']"
+    assert len(shortened("x" * 10_000)) < 400

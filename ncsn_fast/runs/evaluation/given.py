@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ class InPieces:
 
     def ids(self) -> list[int]:
         """Those of the samples."""
-        return list(chain.from_iterable(range(*ids) for ids in self._ranges))[: len(self)]
+        all_of_them = chain.from_iterable(range(*ids) for ids in self._ranges)
+        return list(islice(all_of_them, len(self)))
 
     def _piece(self, number: int) -> np.ndarray:
         if self._last is None or self._last[0] != number:

@@ -80,7 +80,8 @@ def asked(report: Report) -> list[str]:
     """The classes that samples were asked to be of: that of id i is entry i modulo their number.
     None, where they were of no class, or where that is not known."""
     labels = _drawn_with(report).get("labels")
-    return [str(one) for one in labels] if isinstance(labels, list) else []
+    found = [str(one) for one in labels] if isinstance(labels, list) else []
+    return [] if set(found) == {"none"} else found  # as older versions have it
 
 
 def _drawn_with(report: Report) -> Mapping[str, Any]:
@@ -108,8 +109,8 @@ def remarks(report: Report) -> list[str]:
         )
     if labels := asked(report):
         found.append("Classes were asked for: their proportions are not the network's own.")
-    if number(report) < len(labels):
-        found.append(f"There are no samples of the last {len(labels) - number(report):,} classes.")
+    if report["sampling"] and (left := set(labels) - set(labels[: number(report)])):
+        found.append(f"There are no samples of {len(left):,} of the classes.")
     if report["train"] is None and not report["reference"]["statistics"]:
         found.append("What real images reach is not known: give training images by --train.")
     if report["quality"] is not None and report["quality"]["samples"]["frechet"] is None:
