@@ -15,9 +15,9 @@ RUN = {
     "ncsn-fast sample runs/photos/model.safetensors -n 100 --gif --out photos_samples": (
         "ncsn-fast sample runs/photos/model.safetensors -n 4 --gif --out photos_samples"
     ),
-    "ncsn-fast sample runs/photos/model.safetensors -n 100 --out photos_fast --method ancestral "
-    "--steps 50": (
-        "ncsn-fast sample runs/photos/model.safetensors -n 4 --method ancestral --steps 3 "
+    "ncsn-fast sample runs/photos/model.safetensors -n 100 --out photos_fast --method dpmpp_2m "
+    "--eta 1 --steps 20": (
+        "ncsn-fast sample runs/photos/model.safetensors -n 4 --method dpmpp_2m --eta 1 --steps 3 "
         "--out photos_fast"
     ),
     "ncsn-fast evaluate runs/photos/model.safetensors -n 200 --reference others/ --train photos/": (
