@@ -96,7 +96,9 @@ class Point:
 
     @property
     def shown(self) -> str:
-        return f"{self.mean:.3f} ± {self.spread:.3f}"
+        return (
+            f"{self.mean:.3f} ± {self.spread:.3f}" if len(self.frechet) > 1 else f"{self.mean:.3f}"
+        )
 
     @property
     def sure(self) -> list[str]:
@@ -213,9 +215,10 @@ def as_markdown(report: Report) -> str:
     if report.training is not None:
         told = [f"{report.training.mean:.3f}", *(f"{n} sure" for n in report.training.sure)]
         trained = f"; of training images: {', '.join(told)}"
+    seeds = len(full.frechet)
+    over = f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
     lines = [
-        f"{facts}. Mean ± standard deviation over {len(full.frechet)} seeds of {report.images} "
-        f"images{trained}.",
+        f"{facts}. {over} of {report.images} images{trained}.",
         "",
     ]
     sure = [f"sure of a class (> {CONFIDENT})"] if full.sure else []

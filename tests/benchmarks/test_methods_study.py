@@ -33,8 +33,8 @@ def test_the_tables_compare_with_the_full_chain(report):
     assert lines[0].startswith("precision fp32. Mean ± standard deviation over 2 seeds of 400")
     assert "| annealed_langevin (full chain) | 211 | 0.220 ± 0.028 | 1.00 |" in lines
     assert "| ancestral | 20 | 0.220 ± 0.014 | 1.00 |" in lines
-    assert "| linear | 0.250 ± 0.000 |" in lines
-    assert "| as drawn, held | 0.300 ± 0.000 |" in lines
+    assert "| linear | 0.250 |" in lines
+    assert "| as drawn, held | 0.300 |" in lines
 
 
 def test_the_picture_has_a_line_per_method(report, tmp_path):
