@@ -20,9 +20,12 @@ _SLOW = [HealthCheck.too_slow]
 settings.register_profile("any machine", deadline=None, suppress_health_check=_SLOW)
 settings.load_profile("any machine")
 
-# A background job of a shell ignores Ctrl-C, and so would the processes that tests start.
+# A background job of a shell ignores Ctrl-C, one of nohup a lost terminal, and so would tests and
+# the processes that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Without a GPU the Triton kernels run in Triton's interpreter. Triton chooses between compiler and
 # interpreter where a kernel is defined, its own library included: so before anything imports it.

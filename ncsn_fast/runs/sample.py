@@ -108,15 +108,8 @@ def sample(
         say(f"{told(facts)}\n{_told_settings(used, ids)}")
         identity = identity_of(seed, checkpoint, net, sampler) | classes.told()
         machine = machine_facts(sampler.device)
-        command = command_words(
-            checkpoint,
-            seed,
-            classes.words,
-            guidance,
-            config=config,
-            image_size=image_size,
-            **settings,
-        )
+        options = {"config": config, "image_size": image_size, **settings}
+        command = command_words(checkpoint, seed, classes.words, guidance, **options)
         store = SampleStore(
             out,
             identity,
