@@ -228,6 +228,7 @@ def _fill(
     with Progress(progress, rows * wanted) as bar:
         for shard in store.shards(place, part_only=part_only):
             others = wanted - number(store.unmade())
+            bar.found(rows * shard.done)
             while not shard.is_done:
                 part = shard.part()
                 done = rows * (others + shard.done)
@@ -255,6 +256,9 @@ def _run(
     begin: dict[str, Any] = {}
     if part.states is not None:
         begin = {"initial": part.states.to(sampler.device), "start_level": part.level}
+        before = sampler.table.start_row(part.level) * len(part.ids)
+        bar.found(before)
+        done += before
     # What needs no history can be taken up again exactly: the noise is a function of the row.
     # (Where no row has a level, or all need a history, what was interrupted begins again.)
     level_at = {row: level for level, row in sampler.table.resumptions.items() if row and level}

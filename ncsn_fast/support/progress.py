@@ -17,7 +17,7 @@ class _Lines:
     """What ``tqdm`` is to somebody who watches, for a log: now and then a line."""
 
     def __init__(self, total: int, initial: int = 0, unit: str = "step", **_: Any) -> None:
-        self.n, self._first, self._total = initial, initial, total
+        self.n, self.initial, self._total = initial, initial, total
         self._units = f"{unit}s" if unit.isalpha() else unit
         self._note = ""
         self._began = self._told = time.monotonic()
@@ -25,12 +25,12 @@ class _Lines:
     def update(self, steps: int) -> None:
         self.n += steps
         now = time.monotonic()
-        if now - self._told < _EVERY or not self._first <= self.n < self._total:
+        if now - self._told < _EVERY or not self.initial <= self.n < self._total:
             return
         self._told = now
         told = [f"  {self.n:,} of {self._total:,} {self._units}"]
-        if self.n > self._first:
-            left = (now - self._began) / (self.n - self._first) * (self._total - self.n)
+        if self.n > self.initial:
+            left = (now - self._began) / (self.n - self.initial) * (self._total - self.n)
             told.append(
                 f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"
             )
@@ -76,6 +76,13 @@ class Bar:
         """Show that so many steps are done."""
         if self._bar is not None:
             self._shown(lambda: self._bar.update(done - self._bar.n))
+
+    def found(self, steps: int) -> None:
+        """Show that so many more steps were done before this work began, in none of its time."""
+        if self._bar is not None:
+            self._bar.initial = getattr(self._bar, "initial", 0) + steps  # a bar of TQDM_DISABLE
+            self._bar.n += steps  # has none
+            self._bar.last_print_n = self._bar.n
 
     def note(self, text: str, now: bool = False) -> None:
         """A word beside the bar, shown with its next change or ``now``."""
@@ -123,6 +130,12 @@ class Progress:
             self._bar.to(done)
         if self._report is not None:
             self._report(done, self.total)
+
+    def found(self, steps: int) -> None:
+        """Count steps that an earlier run did: the time that is left is not judged by them."""
+        self.done += steps
+        if self._bar is not None:
+            self._bar.found(steps)
 
     def note(self, text: str, now: bool = False) -> None:
         """A word beside the bar, such as the current loss; ``now``, or when the count changes."""

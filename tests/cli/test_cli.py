@@ -17,6 +17,7 @@ from ncsn_fast.checkpoints.tensor_file import read_tensors
 from ncsn_fast.cli import main
 from ncsn_fast.cli.common import Command
 from ncsn_fast.runs import demo
+from ncsn_fast.support.progress import Progress
 
 
 def test_help_names_every_command():
@@ -180,7 +181,10 @@ def test_an_interrupted_sample_goes_on_within_its_chains(tmp_path, checkpoint, m
     # What is left: 2 chains from row 6 on, the last of them whole, or one chunk from row 6 on.
     left = (13 - 6) + 13 if batch == 1 else 13 - 6
     stop_after(monkeypatch, left)
+    found, count = [], Progress.found
+    monkeypatch.setattr(Progress, "found", lambda bar, n: (found.append(n), count(bar, n)))
     output = succeed(*arguments)
+    assert sum(found) == 4 * 13 - batch * left  # of these the time that is left knows nothing
     assert f"0 of 4 samples are in {tmp_path} already, others are begun" in output
     monkeypatch.undo()
     with np.load(tmp_path / "samples.npz") as stored:

@@ -1,9 +1,11 @@
 """Progress where nobody watches a bar: lines for a log."""
 
+import functools
 import io
 import sys
 
 import pytest
+import tqdm
 
 from ncsn_fast.support import progress
 from ncsn_fast.support.progress import Progress
@@ -26,6 +28,21 @@ def test_a_log_gets_a_line_every_half_minute(clock, capsys):
         "  1,300 of 4,000 steps, about 4 min left",
         "  1,600 of 4,000 steps, about 4 min left",
         "  1,900 of 4,000 steps, about 4 min left",
+    ]
+
+
+def test_what_an_earlier_run_did_is_counted_and_took_no_time(clock, capsys):
+    with Progress(True, total=1000) as bar:
+        bar.found(500)
+        for _ in range(4):
+            clock[0] += 10
+            bar.advance(30)
+        bar.found(100)
+        clock[0] += 20
+        bar.advance(60)
+    assert capsys.readouterr().err.splitlines() == [
+        "  590 of 1,000 steps, about 2 min left",
+        "  780 of 1,000 steps, about 73 s left",
     ]
 
 
@@ -66,6 +83,19 @@ def test_somebody_who_watches_gets_a_bar(monkeypatch, capsys):
     with Progress(True, total=2) as bar:
         bar.advance()
     assert "0/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("disabled", [False, True])  # as by TQDM_DISABLE=1
+def test_a_bar_shows_what_an_earlier_run_did(monkeypatch, capsys, disabled):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("tqdm.tqdm", functools.partial(tqdm.tqdm, disable=disabled))
+    with Progress(True, total=8) as bar:
+        bar.found(4)
+        bar.note("half", now=True)
+        bar.advance()
+    assert bar.done == 5
+    shown = capsys.readouterr().err
+    assert ("4/8 [00:00<?, ?step/s, half]" in shown) == (not disabled), shown
 
 
 def test_a_bar_whose_stream_is_closed_does_not_stop_the_work(monkeypatch):
