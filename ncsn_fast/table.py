@@ -126,6 +126,22 @@ class Table:
         return any(self.d)
 
     @cached_property
+    def keeps_levels(self) -> bool:
+        """Whether a state whose noise has its row's level has the next row's after it: what its
+        row leaves of that noise and adds to it, where it adds any, are of that length together.
+
+        It is so of the ODE and of the reverse SDE. Langevin steps begin at a level above their own.
+        """
+        sigma = np.array(self.sigma)
+        left = np.array(self.a) * sigma - np.array(self.b)  # of x = σz and n = -z
+        remembered = np.array(self.e) * sigma - np.array(self.f)
+        reread = np.array(self.c)[1:] * remembered[:-1]
+        level = np.hypot(left, self.d)[:-1]
+        fits = np.isclose(level, sigma[1:], rtol=1e-6, atol=0)
+        fits[1:] &= np.isclose(reread[:-1], 0, atol=1e-9)
+        return bool(np.all(fits | ~np.array(self.d, dtype=bool)[:-1]))
+
+    @cached_property
     def resumptions(self) -> dict[int, int]:
         """Noise levels of the ladder and the first row of each that needs no history.
 

@@ -1,9 +1,9 @@
 """Noise held or not: python -m ncsn_fast.benchmarks.studies.few_steps [MODEL] [--data IMAGES].
 
-For a network that does not see σ, the methods of the ODE with several numbers of evaluations, with
-and without ``hold_noise``: how many samples end noisy (their mean squared distance from [0, 1] is
-above 0.005), and the pixel Fréchet distance to images of the data; and so for chains of one method
-that begin in noise whose mean is the data's, and for methods that add noise. A second table follows
+For a network that does not see σ, methods of the ODE and of the reverse SDE with several numbers of
+evaluations, with and without ``hold_noise``: how many samples end noisy (their mean squared distance
+from [0, 1] is above 0.005), and the pixel Fréchet distance to images of the data; and so for chains of
+one method that begin in noise whose mean is the data's. A second table follows
 the noise that the states of one of these chains have, a third is of images with noise of a known
 level: what they say that it is, and how much of the noise's mean, an image's brightness, the
 network takes away.
@@ -38,18 +38,16 @@ from ncsn_fast.models.base import ScoreNetwork
 from ncsn_fast.models.space import Space
 from ncsn_fast.pictures.images import save_panels
 
-ODE: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "euler": {"method": "euler"},
     "heun": {"method": "heun"},
     "dpmpp_2m": {"method": "dpmpp_2m", "eta": 0.0},  # whatever the checkpoint says
+    "ancestral": {"method": "ancestral", "eta": 1.0},
+    "dpmpp_2m (eta 1)": {"method": "dpmpp_2m", "eta": 1.0},
 }
 _IMAGES, _NOISY = 2000, 0.005
 _LEVELS, _SHOWN = 8, 36
 _FOLLOWED = "dpmpp_2m"
-_FRESH: dict[str, dict[str, Any]] = {  # methods that add noise, which forget what a state had
-    "ancestral": {"method": "ancestral", "eta": 1.0},
-    "dpmpp_2m (eta 1)": {"method": "dpmpp_2m", "eta": 1.0},
-}
 _SPACING = "geometric"  # any number of evaluations is possible on it
 
 
@@ -65,7 +63,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Point:
-    """A method with so many network evaluations; held is None where its noise cannot be."""
+    """A method with so many network evaluations; held is None of the full chain."""
 
     method: str
     evaluations: int
@@ -171,17 +169,13 @@ def measure(
         return drawn(net, number, seed, rest, precision=precision, **settings)
 
     points = []
-    for method, even in (*((name, False) for name in ODE), (_FOLLOWED, True)):
+    for method, even in (*((name, False) for name in METHODS), (_FOLLOWED, True)):
         for count in steps:
-            settings = {**ODE[method], "steps": count, "spacing": _SPACING}
+            settings = {**METHODS[method], "steps": count, "spacing": _SPACING}
             evaluations = len(nf.Sampler(net, **settings).table)
             loose, held = (run(even=even, hold_noise=hold, **settings) for hold in (False, True))
             name = f"{method}, even starts" if even else method
             points.append(Point(name, evaluations, held, loose))
-    for name, fresh in _FRESH.items():
-        for count in steps:
-            loose = run(**fresh, steps=count, spacing=_SPACING)
-            points.append(Point(name, count, None, loose))
     if chain is not None:
         rows = len(nf.Sampler(net, **chain).table)
         points.append(Point("the full chain", rows, None, run(**chain)))
@@ -227,7 +221,7 @@ def panels(
     net: ScoreNetwork, images: Tensor, steps: int, *, seed: int = 0, precision: str = "auto"
 ) -> dict[str, Tensor]:
     """Titled images to look at: the same samples not held and held, and images of the data."""
-    told = {**ODE[_FOLLOWED], "steps": steps, "spacing": _SPACING, "precision": precision}
+    told = {**METHODS[_FOLLOWED], "steps": steps, "spacing": _SPACING, "precision": precision}
     return {
         f"{_FOLLOWED}, {steps} evaluations, {word}": nf.sample(
             net, _SHOWN, hold_noise=hold, seed=seed, **told

@@ -32,8 +32,9 @@ def holds_noise(wish: bool | None, score: Score, table: Table) -> bool:
     """Whether the states of a chain are held at the noise level of each row.
 
     Args:
-        wish: None wherever the network is known not to see σ, and the method adds no noise. True
-            says so of one that is given labels and cannot be looked into.
+        wish: None wherever the network is known not to see σ, in methods of the ODE and of second
+            order: others with fresh noise make up for errors themselves. True says so of a network
+            that is given labels and cannot be looked into, and of such a method.
 
     Raises:
         ValueError: for True where it makes no sense, with the reason.
@@ -49,15 +50,16 @@ def holds_noise(wish: bool | None, score: Score, table: Table) -> bool:
             f"of a network that returns {score.kind!r} and is told {score.condition!r} n goes by "
             "the table's σ; held is the noise of those that return it normalised, whatever it is"
         )
-    elif table.adds_noise:
+    elif not table.keeps_levels:
         reason = (
-            "this method adds noise of the table's levels, in which that of a state of another is "
-            "lost; it is held in euler, heun, dpmpp_2m with eta = 0, and whatever adds none"
+            "the rows of this method do not leave states at the level of the row after them; it is "
+            "held in euler, heun, dpmpp_2m, ancestral, consistent_annealed, and whatever adds none"
         )
     if wish and reason is not None:
         raise ValueError(f"hold_noise=True: {reason}. Leave it out")
     blind = score.condition == "none" or ours is not None
-    return reason is None and (blind if wish is None else wish)
+    needed = blind and (table.has_history or not table.adds_noise)
+    return reason is None and (needed if wish is None else wish)
 
 
 def measured(

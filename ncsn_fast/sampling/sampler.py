@@ -62,7 +62,7 @@ class Sampler:
         spacing: which noise levels so many steps visit: "auto" (the default; an even subset of
             the network's own where these are geometric), "ladder", "geometric", "karras", "linear".
         hold_noise: whether states, which say how much noise they have, are held at each row's level
-            (docs/few_steps.md). Default: of networks not told σ, by methods that add no noise.
+            (docs/few_steps.md). Default: of networks not told σ, by euler, heun and dpmpp_2m.
         settings: others of the method (rho, snr, predictor, those of a function of your own). What
             is not given comes from the network's checkpoint (``net.sampling``) as far as that is of
             the same method, then from its function in ``methods/tables.py``, which describes it.
@@ -186,7 +186,7 @@ class Sampler:
                 captured chain σ and row are tensors () on the device (float64, int64) and what it
                 computes on the host is frozen; a function that decides by them wants graph=False.
             clip: largest norm of the score, per sample, > 0.
-            temperature: factor on the variance of the noise, at least 0; 1 for methods without.
+            temperature: factor on the noise's variance, ≥ 0; 1 without noise. Held is only at 1.
             every: keep every k-th state, k ≥ 1, in host memory; they are then returned too.
             callback: called as (row, x, n) after every row with the state before the update and the
                 normalised score there, per chunk, and on the host even where the chain is captured.
@@ -227,6 +227,7 @@ class Sampler:
             per_sample.check("guidance.inputs", guidance.inputs, len(ids))
         extra, shared = ({} if given is None else given for given in (extra, shared))
         per_sample.check("extra", extra, len(ids), shared)
+        table = table.with_temperature(checks.number("temperature", temperature))
         size = self.chunk_size(len(ids), batch_size)
         through = isinstance(guidance, NetworkGuidance) and guidance.differentiates
         with profiling.mark("sample"), self._runner.running(device, through) as running:
@@ -235,7 +236,7 @@ class Sampler:
                 precision=running.precision,
                 prepared=running.prepared,
                 whole=batch_size == chunks.ALL,
-                table=table.with_temperature(checks.number("temperature", temperature)),
+                table=table,
                 shape=self.shape,
                 device=device,
                 n=len(ids),
@@ -245,7 +246,7 @@ class Sampler:
                 known=known,
                 guidance=guidance,
                 clip=inputs.clip(clip),
-                holds_noise=self.hold_noise,
+                holds_noise=self.hold_noise and table.keeps_levels,
                 every=every,
                 callback=callback,
                 extra=extra,
@@ -258,9 +259,8 @@ class Sampler:
             _log.info("sampling %d samples with seed %d", len(ids), chain.seed)
 
             def begin(part: slice, part_ids: Tensor) -> Tensor:
-                if initial is not None:
-                    return initial[part]
-                return self.first_states(chain.seed, part_ids, first_row)
+                own = initial is None
+                return self.first_states(chain.seed, part_ids, first_row) if own else initial[part]
 
             x, trajectory = chunks.run(chain, ids, begin, size, progress, self._graphs, self._fits)
         return x if trajectory is None else (x, trajectory)

@@ -31,9 +31,9 @@ def test_every_method_is_measured_with_its_noise_held_and_without(monkeypatch):
     monkeypatch.setattr(nf, "Sampler", Sampler)
     net, chain = nf.load_checkpoint("digits"), {"method": "annealed_langevin", "steps_per_level": 2}
     report = few_steps.measure(net, digits("test").images, 6, [5], chain=chain)
-    held = [(6, hold, 5) for _ in (*few_steps.ODE, "even") for hold in (False, True)]
-    assert made == [*held, (6, False, 5), (6, False, 5), (6, False, 43)]
-    rest = ["dpmpp_2m, even starts", "ancestral", "dpmpp_2m (eta 1)", "the full chain"]
+    held = [(6, hold, 5) for _ in (*few_steps.METHODS, "even") for hold in (False, True)]
+    assert made == [*held, (6, False, 43)]
+    rest = ["ancestral", "dpmpp_2m (eta 1)", "dpmpp_2m, even starts", "the full chain"]
     assert [point.method for point in report.points][3:] == rest
     assert {point.loose.noisy for point in report.points} == {0}
     assert report.points[0].held.frechet == report.points[0].loose.frechet
@@ -54,14 +54,14 @@ def test_the_tables_show_both():
             few_steps.Point("euler", 10, held, loose),
             few_steps.Point("dpmpp_2m", 5, held, loose),
             few_steps.Point("dpmpp_2m", 10, held, loose),
-            few_steps.Point("ancestral", 10, None, few_steps.Drawn(1, 0.6, [1.0], [1.0])),
+            few_steps.Point("the full chain", 43, None, few_steps.Drawn(1, 0.6, [1.0], [1.0])),
         ],
         [few_steps.Level(0.01, (2.0, 0.5), (1.1, 0.4), (1.0, 0.01), 0.25, 0.75)],
     )
     lines = few_steps.as_markdown(report).splitlines()
     assert lines[0].startswith("precision fp32. 64 samples; as many images of the data have")
     assert "| euler | 10 | 0 | 9 | 0.50 | 1.25 |" in lines
-    assert "| ancestral | 10 |  | 1 |  | 0.60 |" in lines
+    assert "| the full chain | 43 |  | 1 |  | 0.60 |" in lines
     assert lines.count("| σ of dpmpp_2m, 10 evaluations | t̂/σ, held | not held |") == 1
     assert "| 0.1 | 1.02 | 3.50 |" in lines
     assert "| 0.01 | 2.00 ± 0.50 | 1.10 ± 0.40 | 1.00 ± 0.01 | 0.25 | 0.75 |" in lines
@@ -117,7 +117,7 @@ def test_settings_of_a_chain_that_is_not_asked_for_are_refused(monkeypatch, caps
     assert "give --full too" in capsys.readouterr().err
 
 
-def test_what_is_held_is_the_ode_though_the_network_draws_with_fresh_noise(monkeypatch):
+def test_the_ode_is_without_fresh_noise_though_the_network_draws_with_it(monkeypatch):
     net = nf.load_checkpoint("digits")
     net.sampling = {"method": "dpmpp_2m", "eta": 1.0, "steps": 3}
     images = digits("test").images
@@ -130,7 +130,8 @@ def test_what_is_held_is_the_ode_though_the_network_draws_with_fresh_noise(monke
 
     monkeypatch.setattr(nf, "Sampler", Sampler)
     few_steps.measure(net, images, 6, [2])
-    assert made == [(False, False), (False, True)] * 4 + [(True, False)] * 2
+    ode, fresh = ([(adds, False), (adds, True)] for adds in (False, True))
+    assert made == ode * 3 + fresh * 2 + ode
     monkeypatch.undo()
     monkeypatch.setattr(few_steps, "_SHOWN", 2)
     shown = few_steps.panels(net, images, 2)

@@ -9,7 +9,7 @@ from torch import nn
 
 import ncsn_fast as nf
 from ncsn_fast.guidance.noise_level import excess, held, holds_noise
-from ncsn_fast.methods.tables import ancestral, euler
+from ncsn_fast.methods.tables import ancestral, annealed_langevin, dpmpp_2m, euler
 from ncsn_fast.models.score import Score, as_score
 
 MEANS = pictures()
@@ -83,17 +83,21 @@ def test_a_number_of_the_device_does_what_one_of_the_host_does():
 
 
 def test_the_level_is_held_where_that_makes_sense():
-    ode, sde = euler(SIGMAS), ancestral(SIGMAS)
+    ode, sde, langevin = euler(SIGMAS), ancestral(SIGMAS), annealed_langevin(SIGMAS, 1e-5, 2)
     blind = Score(BLIND, "normalized", "none")
     assert holds_noise(None, blind, ode)
     assert holds_noise(True, blind, ode)
     assert holds_noise(None, Score(lambda x: -BLIND(x), "epsilon", "none"), ode)
     assert not holds_noise(False, blind, ode)
+    for eta in (0.0, 0.5, 1.0):
+        assert holds_noise(None, blind, dpmpp_2m(SIGMAS, eta=eta))
+    assert not holds_noise(None, blind, sde)  # its steps make up for errors themselves
+    assert holds_noise(True, blind, sde)
     net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS)
     assert nf.Sampler(net, method="heun").hold_noise
     assert not nf.Sampler(net, method="heun", hold_noise=False).hold_noise
     for score, table, why in (
-        (blind, sde, "adds noise"),
+        (blind, langevin, "do not leave states at the level"),
         (Score(BLIND, "score", "none"), ode, "returns 'score' and is told 'none'"),
         (Score(BLIND, "denoiser", "none"), ode, "returns 'denoiser'"),
         (Score(BLIND, "denoiser", "label", SIGMAS), ode, "returns 'denoiser'"),

@@ -1,4 +1,4 @@
-"""Chains of the ODE on exact networks that are told nothing: their noise is held at the table's."""
+"""Chains on exact networks that are told nothing: their noise is held at the table's."""
 
 import pytest
 import torch
@@ -13,14 +13,20 @@ pytest_plugins = ["helpers.recorded_capture"]
 
 MEANS = pictures()
 BLIND = Blind(MEANS)
-METHODS = {"euler": 20, "heun": 19, "dpmpp_2m": 10}
+METHODS = {
+    "euler": {"method": "euler", "steps": 20},
+    "heun": {"method": "heun", "steps": 19},
+    "dpmpp_2m": {"method": "dpmpp_2m", "steps": 10},
+    "dpmpp_2m, eta 1": {"method": "dpmpp_2m", "eta": 1.0, "steps": 10},
+}
+ODE = [method for method in METHODS if "eta" not in METHODS[method]]
 N = 48
 
 
 def sampler(method="dpmpp_2m", score=None, shape=MEANS.shape[1:], **settings):
     score = nf.Score(BLIND, "normalized", "none") if score is None else score
-    settings = {"steps": METHODS[method], "graph": False, **settings}
-    return nf.Sampler(score, shape, SIGMAS, method=method, **settings)
+    settings = {**METHODS[method], "graph": False, **settings}
+    return nf.Sampler(score, shape, SIGMAS, **settings)
 
 
 def too_noisy(factor=1.3):
@@ -30,7 +36,7 @@ def too_noisy(factor=1.3):
     return MEANS[torch.arange(N) % len(MEANS)] + factor * float(SIGMAS[0]) * z
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ODE)
 def test_a_chain_ends_in_the_law_of_the_data(method):
     # Of a component N(m, s²I) the ODE ends at a distance of about s from m.
     end = left_over(sampler(method)(N, seed=0), MEANS)
@@ -40,7 +46,35 @@ def test_a_chain_ends_in_the_law_of_the_data(method):
     assert float(loose.max()) > 6 * SPREAD  # a start's length, off by 1/√(2D), is left at the end
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [8, 10])
+def test_a_chain_of_few_rows_with_fresh_noise_ends_in_the_law_of_the_data(steps):
+    chain = {"method": "dpmpp_2m, eta 1", "steps": steps}
+    end = left_over(sampler(**chain)(N, seed=0), MEANS)
+    assert float(end.mean()) == pytest.approx(SPREAD, rel=0.1)
+    assert float(end.max()) < 1.5 * SPREAD
+    loose = left_over(sampler(**chain, hold_noise=False)(N, seed=0), MEANS)
+    assert float(loose.max()) > 4 * SPREAD  # steps of second order magnify errors of the level
+
+
+def test_no_level_is_held_where_the_noise_is_scaled():
+    chains = [
+        sampler("dpmpp_2m, eta 1", hold_noise=hold)(4, seed=0, temperature=0.5)
+        for hold in (True, False)
+    ]
+    assert torch.equal(*chains)
+
+
+def test_ancestral_steps_are_held_where_that_is_said():
+    score = nf.Score(BLIND, "normalized", "none")
+    told = {"method": "ancestral", "steps": 20, "graph": False}
+    assert not nf.Sampler(score, MEANS.shape[1:], SIGMAS, **told).hold_noise
+    held = nf.Sampler(score, MEANS.shape[1:], SIGMAS, hold_noise=True, **told)
+    end = left_over(held(N, seed=0), MEANS)
+    assert float(end.mean()) == pytest.approx(SPREAD, rel=0.25)
+    assert float(end.max()) < 3 * SPREAD
+
+
+@pytest.mark.parametrize("method", ODE)
 def test_what_a_start_has_too_much_is_not_left_at_the_end(method):
     end = left_over(sampler(method)(N, seed=0, initial=too_noisy()), MEANS)
     assert float(end.mean()) < 2 * SPREAD
@@ -68,14 +102,15 @@ def test_a_row_on_states_of_the_right_level_is_the_methods_own(method):
     # The correction is one of the state before the row, whose history sees it corrected too.
     table = sampler(method).table
     x = too_noisy()
+    z = torch.randn(len(table), *x.shape, generator=torch.Generator().manual_seed(0))
     history = torch.zeros_like(x)
     for row, sigma in enumerate(table.sigma):
         n = BLIND(x)
         x = held(x, n, excess(x, n, sigma))
-        new = table.a[row] * x + table.b[row] * n + table.c[row] * history
+        new = table.a[row] * x + table.b[row] * n + table.c[row] * history + table.d[row] * z[row]
         history = table.e[row] * x + table.f[row] * n
         x = new
-    found = sampler(method)(N, seed=0, initial=too_noisy())
+    found = sampler(method)(N, seed=0, initial=too_noisy(), noise=lambda row: z[row])
     torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
 
 
@@ -94,7 +129,7 @@ def test_a_chain_is_taken_up_at_a_level_exactly():
     assert torch.equal(one(3, seed=0, initial=states[row], start_level=level), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ODE)
 def test_a_known_region_is_exact_and_the_rest_fits_it(method):
     mask = torch.zeros(MEANS.shape[1], dtype=torch.bool)
     mask[::2] = True
@@ -155,14 +190,13 @@ CALLS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_a_captured_chain_holds_the_level_bit_for_bit(recorded, method, call):
     net = network("NCSNv2")
-    eager, captured = (
-        nf.Sampler(net, method=method, graph=graph, precision="fp32") for graph in (False, True)
-    )
+    settings = {**METHODS[method], "steps": 9, "precision": "fp32"}
+    eager, captured = (nf.Sampler(net, graph=graph, **settings) for graph in (False, True))
     assert eager.hold_noise
     given = {"seed": 1, **CALLS[call]}
     assert torch.equal(captured(3, **given), eager(3, **given))
     assert recorded.captured[0].replays == len(eager.table)
-    loose = nf.Sampler(net, method=method, graph=False, precision="fp32", hold_noise=False)
+    loose = nf.Sampler(net, graph=False, hold_noise=False, **settings)
     assert not torch.equal(loose(3, **given), eager(3, **given))
 
 
