@@ -1,12 +1,12 @@
 """Noise held or not: python -m ncsn_fast.benchmarks.studies.few_steps [MODEL] [--data IMAGES].
 
 For a network that does not see σ, methods of the ODE and of the reverse SDE with several numbers of
-evaluations, with and without ``hold_noise``: how many samples end noisy (their mean squared distance
-from [0, 1] is above 0.005), and the pixel Fréchet distance to images of the data; and so for chains of
-one method that begin in noise whose mean is the data's. A second table follows
-the noise that the states of one of these chains have, a third is of images with noise of a known
-level: what they say that it is, and how much of the noise's mean, an image's brightness, the
-network takes away.
+evaluations, with and without ``hold_noise``: how many samples end noisy (their mean squared
+distance from [0, 1] is above 0.005), and the pixel Fréchet distance to images of the data; and so
+for chains of one method that begin in noise whose mean is the data's. A second table follows the
+noise that the states of one of these chains have, a third is of images with noise of a known level:
+what they say that it is, and how much of the noise's mean, an image's brightness, the network takes
+away.
 """
 
 from __future__ import annotations

@@ -163,8 +163,8 @@ class Part(click.ParamType):
     "--hold-noise/--no-hold-noise",
     default=None,
     help="Whether an image on its way, which says itself how noisy it is, is kept as noisy as each "
-    "step expects. Of ancestral and consistent_annealed too; default: with euler, heun and dpmpp_2m, "
-    "for networks that do not see the noise level.",
+    "step expects, of networks that do not see the noise level. Default: with euler, heun and "
+    "dpmpp_2m; can be asked for with ancestral and consistent_annealed.",
 )
 @click.option(
     "--batch-size",

@@ -259,8 +259,8 @@ class Sampler:
             _log.info("sampling %d samples with seed %d", len(ids), chain.seed)
 
             def begin(part: slice, part_ids: Tensor) -> Tensor:
-                own = initial is None
-                return self.first_states(chain.seed, part_ids, first_row) if own else initial[part]
+                x = None if initial is None else initial[part]
+                return self.first_states(chain.seed, part_ids, first_row) if x is None else x
 
             x, trajectory = chunks.run(chain, ids, begin, size, progress, self._graphs, self._fits)
         return x if trajectory is None else (x, trajectory)
