@@ -146,9 +146,12 @@ def _merged(
     file = {} if options["config"] is None else _from_file(context, options["config"])
     name = flags.get("preset", file.get("preset"))
     preset = {} if name is None else PRESETS[name].settings()
+    told = {**file, **flags}
+    if "steps" in told and "cooldown" in preset:  # its share of the run, not its length
+        preset["cooldown"] = preset["cooldown"] * told["steps"] // preset["steps"]
     if flags.get("conditional") is False:  # what it says of classes is then for nobody
         preset = {k: v for k, v in preset.items() if not k.startswith("class_")}
-    if {**file, **flags}.get("schedule") == "preset" and not {*preset, *file} & {*FROM_DATA}:
+    if told.get("schedule") == "preset" and not {*preset, *file} & {*FROM_DATA}:
         raise click.UsageError(
             "--schedule preset takes the noise levels of a --preset or of an official --config: "
             "give one that has them, or leave --schedule out"
@@ -158,7 +161,7 @@ def _merged(
         if layer.get("schedule") == "auto":
             settings |= dict.fromkeys(FROM_DATA)
         settings |= layer
-    if "class_dropout" in {**file, **flags} and not settings["conditional"]:
+    if "class_dropout" in told and not settings["conditional"]:
         raise click.UsageError("--class-dropout is for --conditional: add it, or leave it out")
     return {name: value for name, value in settings.items() if not _is_none(name, value)}
 

@@ -24,6 +24,7 @@ from ncsn_fast.device import precision
 from ncsn_fast.device.memory import chunk_size, in_chunks
 from ncsn_fast.evaluation.probability_flow import METHODS, Flow, integrate, make_flow, wide
 from ncsn_fast.models.base import ScoreNetwork, evaluating, own_network
+from ncsn_fast.models.further_inputs import further_inputs
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import Space
 from ncsn_fast.support import checks, per_sample
@@ -132,8 +133,7 @@ def log_likelihood(
     _check(net, x, grey_levels)
     directions = None if exact else checks.count("probes", probes)
     flow = make_flow(as_score(score, sigmas), sigmas, steps, method, probes=directions)
-    extra, shared = ({} if given is None else given for given in (extra, shared))
-    per_sample.check("extra", extra, len(x), shared)
+    extra, shared = further_inputs(net, extra, shared, len(x))
     flow = flow._replace(score=flow.score.sharing(shared))
     ids = noise_source.sample_ids(len(x), sample_ids)
     seed = noise_source.chosen_seed(seed)

@@ -113,9 +113,15 @@ def guided(
     """
     if not math.isfinite(checks.number("scale", scale)):
         raise ValueError(f"scale = {scale!r}: give a finite number, such as 3.0")
-    known = getattr(own_network(score), "classes", ())
+    network = own_network(score)
+    known = getattr(network, "classes", ())
     if unconditional is None and known:
         unconditional = {"classes": len(known)}
+    if network is not None and "classes" in (unconditional or ("classes",)) and not known:
+        raise ValueError(
+            "this network knows no classes, and so there is nothing to guide it to: take one that "
+            "was trained with classes (ncsn-fast train --conditional)"
+        )
     if not isinstance(unconditional, Mapping) or not unconditional:
         raise ValueError(
             f"unconditional = {unconditional!r:.80}: say what the network's inputs are without the "

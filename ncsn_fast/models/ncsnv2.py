@@ -132,6 +132,30 @@ class NCSNv2(RefineNet):
             raise ValueError(f"class {name!r:.80} is unknown; there are {names}")
         return number
 
+    def numbers_of(self, classes: object, n: int) -> Tensor:
+        """The numbers of the classes of n images, (n,) int64 where the network is.
+
+        Args:
+            classes: names or numbers; one for all images, or a tensor, list or array of them.
+
+        Raises:
+            ValueError: for what are no such classes, and for others than the network has.
+        """
+        given = classes if isinstance(classes, list | tuple) else [classes]
+        if any(isinstance(one, str) for one in given):
+            classes = [self.class_of(one) if isinstance(one, str) else one for one in given]
+        try:
+            numbers = torch.as_tensor(classes, device=self.sigmas.device)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            numbers = None
+        if numbers is None or numbers.is_floating_point() or numbers.dtype == torch.bool:
+            raise ValueError(
+                f"classes = {classes!r:.80}: give names or numbers from 0 on, one for all or one "
+                "for each image"
+            )
+        numbers = numbers.long()
+        return numbers.expand(n).contiguous() if numbers.numel() == 1 else numbers
+
     @property
     def config(self) -> dict[str, Any]:
         """Plain JSON values that rebuild the network."""

@@ -27,6 +27,7 @@ from ncsn_fast.inference.runner import Runner
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, known_settings, make_table, starts_uniform
 from ncsn_fast.methods.levels import check_sigmas
 from ncsn_fast.models.base import ScoreNetwork, own_network
+from ncsn_fast.models.further_inputs import further_inputs
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.models.space import to_images
 from ncsn_fast.sampling import chunks, inputs
@@ -225,8 +226,7 @@ class Sampler:
         if isinstance(guidance, Guidance):
             guidance.check(table[first_row:], len(ids), self.shape)
             per_sample.check("guidance.inputs", guidance.inputs, len(ids))
-        extra, shared = ({} if given is None else given for given in (extra, shared))
-        per_sample.check("extra", extra, len(ids), shared)
+        extra, shared = further_inputs(self.network, extra, shared, len(ids))
         table = table.with_temperature(checks.number("temperature", temperature))
         size = self.chunk_size(len(ids), batch_size)
         through = isinstance(guidance, NetworkGuidance) and guidance.differentiates

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +61,22 @@ def test_a_preset_sets_what_flags_do_not(tmp_path):
     assert (settings["steps_per_level"], settings["learning_rate"]) == (10, 1e-3)
     assert (settings["ngf"], settings["steps"], settings["preset"]) == (4, 2, "digits")
     assert nf.load_checkpoint(tmp_path / "model.safetensors").sampling["steps_per_level"] == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "cooldown"), [((), 10_000), ((3300,), 2500), ((300,), 227), ((300, 40), 40)]
+)
+def test_the_rate_falls_in_a_presets_share_of_the_run(tmp_path, monkeypatch, given, cooldown):
+    named = [word for pair in zip(("--steps", "--cooldown"), given, strict=False) for word in pair]
+    seen = []
+
+    def train(run, config, **told):
+        seen.append(config.cooldown)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["ncsn_fast.runs.train"], "train", train)
+    invoke("train", "--preset", "mnist", "--data", tmp_path, "--out", tmp_path / "run", *named)
+    assert seen == [cooldown]
 
 
 def test_published_noise_levels_need_no_rules(tmp_path):

@@ -390,12 +390,16 @@ def test_classes_of_our_networks_need_no_other_graph(recorded, scale):
         call = {"seed": 5, "extra": {"classes": classes}}
         assert torch.equal(captured(3, **call), eager(3, **call))
     assert len(recorded.captured) == 1
-    for number in (0, 1):  # frozen into a graph of its own
+    for number in (0, "1", [2], [1, 0, 2]):  # numbers and names are one for each image too
         call = {"seed": 5, "extra": {"classes": number}}
         assert torch.equal(captured(3, **call), eager(3, **call))
+    assert len(recorded.captured) == 1
 
 
 def test_a_network_without_classes_has_no_guidance_by_itself():
     net = nf.NCSNv2(channels=1, image_size=8, ngf=4, sigmas=SIGMAS)
+    for unconditional in (None, {"classes": 10}):
+        with pytest.raises(ValueError, match="this network knows no classes, and so there is noth"):
+            guided(net, 2.0, unconditional=unconditional)
     with pytest.raises(ValueError, match="say what the network's inputs are without"):
-        guided(net, 2.0)
+        guided(lambda x, labels: x, 2.0)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.networks import error, inputs, network
 from torch import Tensor, nn
 
+import ncsn_fast as nf
 from ncsn_fast.inference.prepare import prepare_for_inference
 from ncsn_fast.models.base import own_network
 from ncsn_fast.models.blocks import ClassInstanceNormPlus
 from ncsn_fast.models.by_name import IMAGE_NETWORKS, build
+from ncsn_fast.models.further_inputs import further_inputs
 from ncsn_fast.models.ncsnv2 import NCSNv2
 from ncsn_fast.models.score import Score
 
@@ -177,6 +180,68 @@ def test_unusable_classes_are_refused(classes: Any, message: str) -> None:
     net = told()
     with pytest.raises(ValueError, match=message):
         net.normalized(inputs(net)[0], classes=classes)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        [1, 1, 1],
+        ["BOOT", 1, "boot"],
+        (1, 1, 1),
+        np.full(3, 1, np.uint8),
+        range(1, 2),
+        np.int64(1),
+        torch.tensor([1, 1, 1], dtype=torch.uint8),
+        torch.tensor(1),
+        torch.tensor([1]),
+        1,
+        "Boot",
+    ],
+)
+def test_classes_are_told_by_name_or_number_one_each_or_one_for_all(classes: object) -> None:
+    numbers = told().numbers_of(classes, 3)
+    assert numbers.dtype == torch.int64
+    assert numbers.tolist() == [1, 1, 1]
+    given, shared = further_inputs(told(), {"classes": classes}, None, 3)
+    assert torch.equal(given["classes"], numbers)
+    assert shared == {}
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (1.5, "classes = 1.5: give names or numbers from 0 on, one for all or one for each"),
+        ([0.0, 1.0], "classes = .*: give names or numbers"),
+        (True, "classes = True: give names or numbers"),
+        ([None, 1], "classes = .None, 1.: give names or numbers"),
+        (object(), "classes = <object object"),
+        ("hat", "class 'hat' is unknown; there are T-shirt, boot, bag"),
+        (["boot", "hat"], "class 'hat' is unknown"),
+    ],
+)
+def test_what_is_no_class_is_refused_before_any_work(classes: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        further_inputs(told(), {"classes": classes}, None, 2)
+
+
+def test_inputs_that_a_network_does_not_have_are_named() -> None:
+    for name in ("labels", "class", "y"):  # labels count noise levels, which are not the caller's
+        for extra, shared in (({name: 1}, None), (None, {name: 1})):
+            with pytest.raises(ValueError, match=f"NCSNv2 has no input '{name}': .* 'classes'"):
+                further_inputs(told(), extra, shared, 2)
+    mlp = nf.MLPScore(sigmas=[1.0, 0.1])
+    with pytest.raises(
+        ValueError, match=r"MLPScore has no input 'y': .* it takes no further input"
+    ):
+        further_inputs(mlp, {"y": 1}, None, 2)
+    assert further_inputs(None, {"labels": 1}, {"y": 2}, 2) == ({"labels": 1}, {"y": 2})
+
+    class Free(nf.MLPScore):
+        def normalized(self, x: Tensor, labels: Tensor | None = None, **more: Any) -> Tensor:
+            return x
+
+    free = Free(sigmas=[1.0, 0.1])
+    assert further_inputs(free, {"y": 1}, None, 2) == ({"y": 1}, {})
 
 
 def test_a_network_without_classes_refuses_them() -> None:
