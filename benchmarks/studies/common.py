@@ -86,6 +86,17 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=(doc or "").split("\n")[0])
 
 
+def add_number(command: argparse.ArgumentParser, default: int, least: int, of: str) -> None:
+    """``-n``: how many images, of which fewer than ``least`` cannot be judged."""
+
+    def number(word: str) -> int:
+        if not word.isdecimal() or int(word) < least:
+            raise argparse.ArgumentTypeError(f"{word!r}: give a whole number of at least {least}")
+        return int(word)
+
+    command.add_argument("-n", "--number", type=number, default=default, help=of)
+
+
 def add_model(command: argparse.ArgumentParser) -> None:
     """What a study is of, and the images for :func:`held_out`."""
     command.add_argument(

@@ -24,6 +24,7 @@ from ncsn_fast import noise
 from ncsn_fast.benchmarks.studies.common import (
     add_chain,
     add_model,
+    add_number,
     add_output,
     deliver,
     full_chain,
@@ -237,7 +238,7 @@ def _shown(found: Drawn) -> tuple[str, str]:
 def main() -> None:
     command = parser(__doc__)
     add_model(command)
-    command.add_argument("-n", "--number", type=int, default=64)
+    add_number(command, 64, 8, "samples of each")
     command.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40])
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--precision", default="auto")

@@ -20,6 +20,7 @@ from ncsn_fast.benchmarks.studies.common import (
     Judge,
     Judged,
     add_model,
+    add_number,
     add_output,
     deliver,
     held_out,
@@ -85,7 +86,7 @@ def main() -> None:
     command = parser(__doc__)
     add_model(command)
     command.add_argument("--classifier", help="default: of the model's name")
-    command.add_argument("-n", "--number", type=int, default=1000)
+    add_number(command, 1000, 8, "images of each scale")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--method", help="default: the network's own")
     command.add_argument("--steps", type=int, help="network evaluations of such a method")

@@ -16,6 +16,7 @@ import torch
 import ncsn_fast as nf
 from ncsn_fast.benchmarks.studies.common import (
     add_model,
+    add_number,
     add_output,
     deliver,
     held_out,
@@ -78,7 +79,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 def main() -> None:
     command = parser(__doc__)
     add_model(command)
-    command.add_argument("-n", "--number", type=int, default=200)
+    add_number(command, 200, 2, "images")
     command.add_argument("--steps", type=int, nargs="+", default=[25, 50])
     add_output(command, "likelihood.json and .md")
     options = command.parse_args()

@@ -31,6 +31,7 @@ from ncsn_fast.benchmarks.studies.common import (
     DISTANCES,
     add_chain,
     add_model,
+    add_number,
     add_output,
     deliver,
     full_chain,
@@ -279,7 +280,7 @@ def options_of() -> argparse.ArgumentParser:
     names = "of " + ", ".join(f'"{name}"' for name in METHODS)
     told: dict[str, Any] = {"default": METHODS, "metavar": "NAME", "help": names}
     command.add_argument("--methods", nargs="+", choices=METHODS, **told)
-    command.add_argument("-n", "--number", type=int, default=400, help="images per seed")
+    add_number(command, 400, 8, "images per seed")
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--precision", default="auto")
     add_chain(command)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import ncsn_fast as nf
-from ncsn_fast.benchmarks.studies.common import add_output, deliver, markdown, parser
+from ncsn_fast.benchmarks.studies.common import add_number, add_output, deliver, markdown, parser
 from ncsn_fast.device.environment import environment
 from ncsn_fast.guidance.base import Guidance
 from ncsn_fast.guidance.nonlinear import Nonlinear
@@ -187,7 +187,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("-n", "--number", type=int, default=4000, help="samples of each")
+    add_number(command, 4000, 8, "samples of each")
     command.add_argument("--seed", type=int, default=0)
     add_output(command, "posterior.json and .md")
     options = command.parse_args()

@@ -183,6 +183,14 @@ def _checked_classes(
             f"classes run from {low} to {high}: the network knows 0 to {len(known) - 1}, and "
             f"{len(known)} says that a sample has none"
         )
+    if low > 0 and high == len(known):
+        _log.warning(
+            "classes run from %d to %d, but the first one is 0, and %d says that a sample has "
+            "none: were they counted from 1?",
+            low,
+            high,
+            high,
+        )
     return torch.from_numpy(found.astype(np.int64))
 
 

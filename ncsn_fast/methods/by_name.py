@@ -114,9 +114,10 @@ def check_taken(
     takes = _parameters(_find(method).table)
     strange = sorted(name for name in set(settings) - set(takes) if settings[name] is not None)
     if strange:
+        others = [name for name, one in METHODS.items() if {*strange} <= {*_parameters(one.table)}]
         raise ValueError(
             f"method {title!r} takes no {' and no '.join(strange)}; its settings are "
-            f"{', '.join(takes)}"
+            f"{', '.join(takes)}" + (f". Methods that do: {', '.join(others)}" if others else "")
         )
     return takes
 

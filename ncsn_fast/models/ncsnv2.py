@@ -129,7 +129,9 @@ class NCSNv2(RefineNet):
             number = int(wanted)
         if number is None:
             names = ", ".join(self.classes[:20]) + (" …" if len(self.classes) > 20 else "")
-            raise ValueError(f"class {name!r:.80} is unknown; there are {names}")
+            raise ValueError(
+                f"class {name!r:.80} is unknown; there are {names}, or 0 to {len(known) - 1}"
+            )
         return number
 
     def numbers_of(self, classes: object, n: int) -> Tensor:

@@ -116,11 +116,12 @@ def _error(chain: Chain, chunk: Chunk, row: int, where: str, state: Tensor) -> S
     which = f"noise level {level}, " if level >= 0 else ""
     # Of a network of this package it is known.
     reading = "" if chain.prepared else f"; of the network: {chain.score.reading}"
+    steered = "" if chain.guidance is None else " or the guidance"
     range_ends = ', or precision="bf16": float16 ends at 65,504'
     return SamplingError(
         f"the state is no longer finite after row {row} of {len(chain.table)} "
-        f"({which}σ = {sigma:g}) {where}: the network returned NaN or infinity, or the chain "
-        "diverged. The last good state is in the error's .state; look at the network's output "
+        f"({which}σ = {sigma:g}) {where}: the network{steered} returned NaN or infinity, or the "
+        "chain diverged. The last good state is in the error's .state; look at the outputs "
         f"there, or try a lower step size{range_ends if chain.precision == 'fp16' else ''}"
         f"{reading}",
         row,

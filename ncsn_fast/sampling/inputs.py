@@ -55,7 +55,8 @@ def states(name: str, value: object, shape: tuple[int, ...], device: torch.devic
     checks.untransformed(f"{name} is given")
     state = checks.from_numpy(name, value, device)
     if not isinstance(state, Tensor) or not state.is_floating_point():
-        raise ValueError(f"{name} has to be a floating-point tensor of shape {shape}")
+        given = state.dtype if isinstance(state, Tensor) else type(value).__name__
+        raise ValueError(f"{name} has to be a floating-point tensor of shape {shape}, got {given}")
     if tuple(state.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(state.shape)}; needed is {shape}")
     _check_device(name, state, device)

@@ -271,6 +271,9 @@ def check_same_run(there: RunState, here: RunState, path: str) -> None:
     sigmas, ours = there.sigmas, here.sigmas.cpu()
     if len(sigmas) != len(ours) or not torch.allclose(sigmas, ours, rtol=1e-5, atol=0):
         differ["noise levels"] = (sigmas.tolist(), ours.tolist())
+    for name, what in (("data", "images"), ("classes", "labels")):
+        if name in differ:  # of which a digest is known
+            differ[name] = (f"other {what}", f"these {what}")
     if differ:
         told = "; ".join(
             f"{k}: {shortened(a)} there, {shortened(b)} here" for k, (a, b) in differ.items()

@@ -73,7 +73,7 @@ def test_it_goes_on_where_its_files_lie_elsewhere(run, idx, tmp_path):
     labels.write_bytes(data)
     result = invoke(*again[:-1], 5)
     assert result.exit_code == 1
-    assert "belongs to another run (classes: " in result.output
+    assert "belongs to another run (classes: 'other labels' there, " in result.output
 
 
 def test_images_of_the_classes_that_were_asked_for(run, tmp_path):
@@ -165,6 +165,7 @@ def test_samples_of_other_classes_are_not_mixed(run, tmp_path, first, then, diff
     ("options", "message"),
     [
         (("--label", "ten"), "class 'ten' is unknown; there are zero, one, two"),
+        (("--label", "10"), "class '10' is unknown; there are zero"),
         (("--guidance", "2", "--label", "none"), "guidance = 2 goes towards a class: say which"),
         (("--guidance", "nan", "--label", "two"), "scale = nan: give a finite number"),
         (("--label", "two,"), "class '' is unknown"),

@@ -21,6 +21,7 @@ from ncsn_fast.evaluation.neighbours import nearest
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.evaluation.precision_recall import precision_recall
 from ncsn_fast.runs import evaluate as work
+from ncsn_fast.runs.evaluation import words as evaluation_words
 from ncsn_fast.runs.evaluation.words import asked as classes_of
 
 
@@ -210,6 +211,7 @@ def test_with_a_classifier_classes_are_told(tmp_path, monkeypatch):
     words = succeed(*ALL, "--classifier", "mnist")
     assert "precision (k = 3, the classifier's features)" in words
     assert "given a class with probability above 0.9" in words
+    assert "That is less than half of them: the classifier is hardly of such images." in words
     found = figures()
     assert found["classifier"] == {"name": "mnist", "classes": list("0123456789")}
     net = load_classifier("mnist")
@@ -305,3 +307,21 @@ def test_each_process_of_torchrun_looks_on_its_own_gpu(checkpoint, tmp_path, mon
     monkeypatch.setattr(work, "evaluate", lambda *_, device, **__: asked.append(device) or {})
     invoke("evaluate", checkpoint, "--reference", "digits", "--out", tmp_path / "out")
     assert asked == ["cuda:1"]
+
+
+def test_classes_that_the_classifier_does_not_know_are_told():
+    quality = {
+        "counts": [3, 5],
+        "images": 8,
+        "proportions": {"deviations": [0.1, -0.1]},
+    }
+    report = {
+        "sampling": {"settings": {"labels": ["boot", "bag"]}},
+        "classifier": {"name": "mnist", "classes": ["0", "1"]},
+        "reference": {"confident": 0.9, "counts": [4, 4], "compared": 8},
+        "quality": {"samples": quality},
+    }
+    told = evaluation_words._of_classes(report)
+    assert told[1].startswith("None of the classes that were asked for is one of the classifier, ")
+    report["classifier"]["classes"] = ["bag", "boot"]
+    assert evaluation_words._of_classes(report) == [told[0], told[2].replace("is 0:", "is bag:")]

@@ -290,3 +290,12 @@ def test_whole_numbers_of_every_kind_are_classes(kind: str) -> None:
     assert found.classes.dtype == torch.int64
     assert found.identity == classed().identity
     assert classed(classes=(np.arange(NUMBER) % 4).tolist()).identity == found.identity
+
+
+def test_classes_that_were_counted_from_one_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    classed(classes=np.arange(NUMBER) % 4 + 1)
+    assert "classes run from 1 to 4, but the first one is 0" in caplog.text
+    assert "were they counted from 1?" in caplog.text
+    caplog.clear()
+    classed(classes=np.arange(NUMBER) % 5)  # some have none
+    assert not caplog.text

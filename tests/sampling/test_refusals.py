@@ -161,6 +161,11 @@ def test_a_network_that_returns_nan_is_found_with_the_last_good_state(broken_lev
     assert torch.equal(error.value.state, states[row])
 
 
+def test_a_guidance_that_returns_nan_may_be_what_broke():
+    with pytest.raises(nf.SamplingError, match="the network or the guidance returned NaN"):
+        sampler()(2, seed=0, guidance=lambda x, n, sigma, row: x * torch.nan)
+
+
 def test_a_chain_that_overflows_is_found():
     table = Table.of([1.0] * 40, a=1e3)
     with pytest.raises(nf.SamplingError, match=r"after row 12 of 40 .*the chain diverged"):

@@ -12,6 +12,7 @@ from ncsn_fast.support.parsers import shortened
 
 PUBLISHED = 10_000  # images of each set; figures of fewer are not those that are published
 _FEW = 0.005  # data sets hold some images twice
+_SURE = 0.5  # of real images of other classes fewer get one
 _TITLE, _COLUMN = 44, 20  # characters
 Report = Mapping[str, Any]
 
@@ -239,9 +240,19 @@ def _of_classes(report: Report) -> list[str]:
     classes, off = report["classifier"]["classes"], samples["proportions"]["deviations"]
     worst = max(range(len(off)), key=lambda i: abs(off[i]))
     share = samples["counts"][worst] / samples["images"]
+    named, known = asked(report), shortened(", ".join(classes))
+    other = []
+    if seen < _SURE:
+        other.append("That is less than half of them: the classifier is hardly of such images.")
+    if named and not {*named} & {*classes}:
+        other.append(
+            "None of the classes that were asked for is one of the classifier, which knows "
+            f"{known}: is it of such images?"
+        )
     there = report["reference"]["counts"][worst] / report["reference"]["compared"]
     return [
         f"Of the reference {seen:.1%} get a class with probability above 0.9.",
+        *other,
         f"Farthest from its share is {classes[worst]}: {share:.1%} of the samples, {there:.1%} "
         f"of the reference, {abs(off[worst]):.1f} standard errors.",
     ]
