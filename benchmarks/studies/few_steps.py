@@ -238,7 +238,7 @@ def _shown(found: Drawn) -> tuple[str, str]:
 def main() -> None:
     command = parser(__doc__)
     add_model(command)
-    add_number(command, 64, 8, "samples of each")
+    add_number(command, 64, 5, "samples of each")
     command.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40])
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--precision", default="auto")

@@ -282,7 +282,7 @@ def main() -> None:
     add_model(command)
     command.add_argument("--images", type=int, default=32, help="that are reconstructed")
     command.add_argument("--samples", type=int, default=8, help="of the posterior of each")
-    add_number(command, 100, 8, "images of a temperature")
+    add_number(command, 100, 5, "images of a temperature")
     add_output(command, "gallery.json, gallery.md and the pictures")
     options = command.parse_args()
     if options.out is None:

@@ -86,7 +86,7 @@ def main() -> None:
     command = parser(__doc__)
     add_model(command)
     command.add_argument("--classifier", help="default: of the model's name")
-    add_number(command, 1000, 8, "images of each scale")
+    add_number(command, 1000, 5, "images of each scale")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--method", help="default: the network's own")
     command.add_argument("--steps", type=int, help="network evaluations of such a method")

@@ -280,7 +280,7 @@ def options_of() -> argparse.ArgumentParser:
     names = "of " + ", ".join(f'"{name}"' for name in METHODS)
     told: dict[str, Any] = {"default": METHODS, "metavar": "NAME", "help": names}
     command.add_argument("--methods", nargs="+", choices=METHODS, **told)
-    add_number(command, 400, 8, "images per seed")
+    add_number(command, 400, 5, "images per seed")
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--precision", default="auto")
     add_chain(command)

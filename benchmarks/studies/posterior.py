@@ -187,7 +187,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def main() -> None:
     command = parser(__doc__)
-    add_number(command, 4000, 8, "samples of each")
+    add_number(command, 4000, 5, "samples of each")
     command.add_argument("--seed", type=int, default=0)
     add_output(command, "posterior.json and .md")
     options = command.parse_args()

@@ -94,7 +94,7 @@ def main() -> None:
     command.add_argument("run", type=Path, help="the folder of a training run")
     command.add_argument("--data", required=True, help="images that it is not trained on")
     command.add_argument("--classifier", required=True, help="mnist, fashion or a file")
-    add_number(command, 1000, 8, "images of each network")
+    add_number(command, 1000, 5, "images of each network")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--method", default=SAMPLING["method"])
     command.add_argument("--steps", type=int, default=SAMPLING["steps"])

@@ -73,7 +73,7 @@ def test_it_goes_on_where_its_files_lie_elsewhere(run, idx, tmp_path):
     labels.write_bytes(data)
     result = invoke(*again[:-1], 5)
     assert result.exit_code == 1
-    assert "belongs to another run (classes: 'other labels' there, " in result.output
+    assert "belongs to another run (classes: other labels there, " in result.output
 
 
 def test_images_of_the_classes_that_were_asked_for(run, tmp_path):

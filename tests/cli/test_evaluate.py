@@ -211,7 +211,6 @@ def test_with_a_classifier_classes_are_told(tmp_path, monkeypatch):
     words = succeed(*ALL, "--classifier", "mnist")
     assert "precision (k = 3, the classifier's features)" in words
     assert "given a class with probability above 0.9" in words
-    assert "That is less than half of them: the classifier is hardly of such images." in words
     found = figures()
     assert found["classifier"] == {"name": "mnist", "classes": list("0123456789")}
     net = load_classifier("mnist")
@@ -325,3 +324,6 @@ def test_classes_that_the_classifier_does_not_know_are_told():
     assert told[1].startswith("None of the classes that were asked for is one of the classifier, ")
     report["classifier"]["classes"] = ["bag", "boot"]
     assert evaluation_words._of_classes(report) == [told[0], told[2].replace("is 0:", "is bag:")]
+    report["reference"]["confident"] = 0.4
+    few = evaluation_words._of_classes(report)[1]
+    assert few == "That is less than half of them: the classifier is hardly of such images."
