@@ -127,8 +127,8 @@ class Table:
 
     @cached_property
     def keeps_levels(self) -> bool:
-        """Whether a state whose noise has its row's level has the next row's after it: what its
-        row leaves of that noise and adds to it, where it adds any, are of that length together.
+        """Whether rows that add noise leave states at the next row's level, given their own: what
+        is left of a state's noise and what is added are of that length, and the history has none.
 
         It is so of the ODE and of the reverse SDE. Langevin steps begin at a level above their own.
         """

@@ -36,7 +36,7 @@ from ncsn_fast.device.environment import environment
 from ncsn_fast.evaluation.pixel_distance import pixel_frechet_distance
 from ncsn_fast.guidance.noise_level import excess, measured
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.space import Space
+from ncsn_fast.models.space import NOISY, Space
 from ncsn_fast.pictures.images import save_panels
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ancestral": {"method": "ancestral", "eta": 1.0},
     "dpmpp_2m (eta 1)": {"method": "dpmpp_2m", "eta": 1.0},
 }
-_IMAGES, _NOISY = 2000, 0.005
+_IMAGES = 2000
 _LEVELS, _SHOWN = 8, 36
 _FOLLOWED = "dpmpp_2m"
 _SPACING = "geometric"  # any number of evaluations is possible on it
@@ -99,14 +99,6 @@ class Report:
     levels: list[Level]
 
 
-def noisiness(net: ScoreNetwork, states: Tensor) -> Tensor:
-    """(N,) mean squared distance of states' images from [0, 1]."""
-    space = Space.of(net)
-    white, black = (float(space.enter(torch.tensor(value))) for value in (1.0, 0.0))
-    beyond = (states - space.enter(space.leave(states))) / (white - black)
-    return beyond.square().flatten(1).mean(1)
-
-
 def drawn(
     net: ScoreNetwork, number: int, seed: int, images: Tensor, even: bool = False, **settings: Any
 ) -> Drawn:
@@ -124,7 +116,7 @@ def drawn(
         levels[row] += float(measured(x, n, sigma[row])[0].sum()) / number
 
     states = sampler(number, seed=seed, initial=initial, callback=add)
-    noisy = int((noisiness(net, states) > _NOISY).sum())
+    noisy = int((Space.of(net).beyond(states) > NOISY).sum())
     distance = pixel_frechet_distance(Space.of(net).leave(states), images)
     return Drawn(noisy, distance, [*sigma], levels)
 

@@ -42,7 +42,7 @@ def further_inputs(
             f"{type(network).__name__} has no input {unknown[0]!r}: of extra= and shared= it takes "
             f"{takes}"
         )
-    if isinstance(network, NCSNv2) and told.get("classes") is not None:
+    if isinstance(network, NCSNv2) and network.classes and told.get("classes") is not None:
         told["classes"] = network.numbers_of(told["classes"], n)
     return told, whole
 

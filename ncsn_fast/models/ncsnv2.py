@@ -143,20 +143,23 @@ class NCSNv2(RefineNet):
         Raises:
             ValueError: for what are no such classes, and for others than the network has.
         """
-        given = classes if isinstance(classes, list | tuple) else [classes]
-        if any(isinstance(one, str) for one in given):
-            classes = [self.class_of(one) if isinstance(one, str) else one for one in given]
+        given: Any = classes.tolist() if isinstance(classes, np.ndarray) else classes
+        if not isinstance(given, Tensor):
+            several = given if isinstance(given, list | tuple | range) else [given]
+            given = [self.class_of(one) if isinstance(one, str) else one for one in several]
         try:
-            numbers = torch.as_tensor(classes, device=self.sigmas.device)
+            numbers = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError, OverflowError):
-            numbers = None
-        if numbers is None or numbers.is_floating_point() or numbers.dtype == torch.bool:
+            numbers = torch.empty(0)
+        whole = not (numbers.is_floating_point() or numbers.is_complex())
+        if not whole or numbers.dtype == torch.bool or numbers.shape not in ((), (1,), (n,)):
             raise ValueError(
                 f"classes = {classes!r:.80}: give names or numbers from 0 on, one for all or one "
-                "for each image"
+                f"for each of {n} images"
             )
-        numbers = numbers.long()
-        return numbers.expand(n).contiguous() if numbers.numel() == 1 else numbers
+        numbers = numbers.long().expand(n).contiguous()
+        check_labels(numbers, n, len(self.classes) + 1, "classes")
+        return numbers.to(self.sigmas.device)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ncsn_fast.models.base import ScoreNetwork
 
+NOISY = 0.005
 _LOGIT_MARGIN = 1e-6
 _GAUSSIAN_DEQUANTIZATION_STD = 0.01
 
@@ -112,6 +113,13 @@ class Space:
         elif self.rescaled:
             states = (states + 1) / 2
         return states.clamp(0, 1)
+
+    def beyond(self, states: Tensor) -> Tensor:
+        """(N,) mean squared distance from those of images in [0, 1], which differ by 1, of states
+        (N, C, H, W). Above :data:`NOISY` noise can be seen, or the contrast is burnt out."""
+        white, black = (float(self.enter(torch.tensor(value))) for value in (1.0, 0.0))
+        distance = (states - self.enter(self.leave(states))) / (white - black)
+        return distance.square().flatten(1).mean(1)
 
     def log_stretch(self, states: Tensor) -> Tensor:
         """ln |det ∂state/∂image| at states (N, *shape), floating point: (N,), of their dtype."""

@@ -20,7 +20,7 @@ from ncsn_fast.distributed.ranks import ALONE, Ranks
 from ncsn_fast.methods.by_name import ANNEALED_LANGEVIN, check_taken, used_settings
 from ncsn_fast.methods.spacings import noise_levels
 from ncsn_fast.models.base import ScoreNetwork
-from ncsn_fast.models.space import to_images
+from ncsn_fast.models.space import NOISY, Space, to_images
 from ncsn_fast.pictures import images as plots
 from ncsn_fast.pictures.chain import FORMATS as ANIMATIONS
 from ncsn_fast.pictures.chain import check_chain_path, save_chain
@@ -124,7 +124,7 @@ def sample(
         _tell_of_before(store, len(ids), out, machine, say)
         started = time.monotonic()
         with store.kept():  # also where a killed process had made all of them
-            made = _fill(store, place, part_only, sampler, net, classes, seed, progress)
+            made = _fill(store, place, part_only, sampler, net, classes, seed, say, progress)
         seconds = time.monotonic() - started
         files = {"manifest": out / MANIFEST}
         # Of the processes of torchrun one is enough; of the parts of a job any may be the last.
@@ -221,14 +221,16 @@ def _fill(
     net: ScoreNetwork,
     classes: Classes,
     seed: int,
+    say: Callable[[str], None],
     progress: bool,
 ) -> int:
     """Make the shards that are missing and that nobody else makes; how many samples that were."""
-    rows, wanted, made = len(sampler.table), number(store.missing()), 0
+    rows, wanted, made, noisy = len(sampler.table), number(store.missing()), 0, 0
     with Progress(progress, rows * wanted) as bar:
         for shard in store.shards(place, part_only=part_only):
             others = wanted - number(store.unmade())
-            bar.found(rows * shard.done)
+            if shard.done:
+                bar.found(rows * shard.done)
             while not shard.is_done:
                 part = shard.part()
                 done = rows * (others + shard.done)
@@ -239,6 +241,13 @@ def _fill(
                     raise
                 store.add(shard, to_images(net, states))
                 made += len(part.ids)
+                if len(net.shape) == 3:
+                    noisy += int((Space.of(net).beyond(states) > NOISY).sum())
+    if noisy:
+        say(
+            f"{noisy:,} of these {made:,} images are noisy or burnt out, as they leave the range "
+            "of images: take more steps, or guide less."
+        )
     return made
 
 

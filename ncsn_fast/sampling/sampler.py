@@ -227,7 +227,7 @@ class Sampler:
             guidance.check(table[first_row:], len(ids), self.shape)
             per_sample.check("guidance.inputs", guidance.inputs, len(ids))
         extra, shared = further_inputs(self.network, extra, shared, len(ids))
-        table = table.with_temperature(checks.number("temperature", temperature))
+        table = table.with_temperature(temperature := checks.number("temperature", temperature))
         size = self.chunk_size(len(ids), batch_size)
         through = isinstance(guidance, NetworkGuidance) and guidance.differentiates
         with profiling.mark("sample"), self._runner.running(device, through) as running:
@@ -246,7 +246,7 @@ class Sampler:
                 known=known,
                 guidance=guidance,
                 clip=inputs.clip(clip),
-                holds_noise=self.hold_noise and table.keeps_levels,
+                holds_noise=self.hold_noise and temperature == 1,
                 every=every,
                 callback=callback,
                 extra=extra,

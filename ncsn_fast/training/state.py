@@ -273,7 +273,8 @@ def check_same_run(there: RunState, here: RunState, path: str) -> None:
         differ["noise levels"] = (sigmas.tolist(), ours.tolist())
     for name, what in (("data", "images"), ("classes", "labels")):
         if name in differ:  # of which a digest is known
-            differ[name] = (f"other {what}", f"these {what}")
+            there_, here_ = differ[name]
+            differ[name] = (there_ and f"other {what}", here_ and f"these {what}")
     if differ:
         told = "; ".join(
             f"{k}: {shortened(a)} there, {shortened(b)} here" for k, (a, b) in differ.items()

@@ -189,6 +189,7 @@ def test_unusable_classes_are_refused(classes: Any, message: str) -> None:
         ["BOOT", 1, "boot"],
         (1, 1, 1),
         np.full(3, 1, np.uint8),
+        np.array(["boot"] * 3),
         range(1, 2),
         np.int64(1),
         torch.tensor([1, 1, 1], dtype=torch.uint8),
@@ -217,6 +218,11 @@ def test_classes_are_told_by_name_or_number_one_each_or_one_for_all(classes: obj
         (object(), "classes = <object object"),
         ("hat", "class 'hat' is unknown; there are T-shirt, boot, bag"),
         (["boot", "hat"], "class 'hat' is unknown"),
+        (range(3), "give names or numbers from 0 on, one for all or one for each of 2 images"),
+        ([[1], [1]], "one for each of 2 images"),
+        (np.zeros((1, 1), int), "one for each of 2 images"),
+        ([0, 4], "classes run from 0 to 4, but the network has the classes 0 to 2, and 3 for none"),
+        (-1, "classes run from -1 to -1"),
     ],
 )
 def test_what_is_no_class_is_refused_before_any_work(classes: object, message: str) -> None:

@@ -25,6 +25,15 @@ def test_rescaled_is_2x_minus_1() -> None:
     assert Space(rescaled=True).enter(x).tolist() == [-1.0, -0.5, 1.0]
 
 
+@pytest.mark.parametrize("space", [Space(), Space(rescaled=True)])
+def test_how_far_images_are_beyond_their_range(space: Space) -> None:
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert space.beyond(space.enter(images)).tolist() == [0.0, 0.0]
+    images[1, 0, :2] = -0.2  # 16 of 64 values
+    found = space.beyond(2 * images - 1 if space.rescaled else images)
+    assert found.tolist() == pytest.approx([0.0, 0.25 * 0.04], abs=1e-6)
+
+
 def test_logit_matches_its_formula() -> None:
     x = torch.linspace(0, 1, 11, dtype=torch.float64)
     expected = [math.log(y / (1 - y)) for y in (1e-6 + (1 - 2e-6) * value for value in x.tolist())]

@@ -112,3 +112,10 @@ def test_what_is_still_being_written_is_counted_as_done(
     succeed("sample", checkpoint, "-n", 6, *_QUICK, "--shard-size", 2, "--out", tmp_path)
     assert counts == sorted(counts)
     assert counts[-1] == (18, 18)
+
+
+@pytest.mark.parametrize("guidance", ["1", "1000"])
+def test_images_that_are_burnt_out_are_told(tmp_path: Path, guidance: str) -> None:
+    few = ("-n", 2, "--steps", 7, "--guidance", guidance, "--out", tmp_path)
+    told = succeed("sample", "mnist", *few)
+    assert ("2 of these 2 images are noisy or burnt out" in told) == (guidance == "1000")
