@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn_fast.models.base import ScoreNetwork, own_network
+from ncsn_fast.models.base import own_network
 from ncsn_fast.models.score import Score, as_score
 from ncsn_fast.support import checks
 from ncsn_fast.support.per_sample import one_each
@@ -117,7 +117,7 @@ def guided(
     known = getattr(network, "classes", ())
     if unconditional is None and known:
         unconditional = {"classes": len(known)}
-    if unconditional is None and isinstance(network, ScoreNetwork):
+    if unconditional is None and network is not None:
         raise ValueError(
             "this network knows no classes, and so there is nothing to guide it to: take one that "
             "was trained with classes (ncsn-fast train --conditional)"

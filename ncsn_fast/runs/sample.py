@@ -225,7 +225,8 @@ def _fill(
     progress: bool,
 ) -> int:
     """Make the shards that are missing and that nobody else makes; how many samples that were."""
-    rows, wanted, made, noisy = len(sampler.table), number(store.missing()), 0, 0
+    rows, wanted, made = len(sampler.table), number(store.missing()), 0
+    noisy = torch.zeros((), dtype=torch.int64, device=sampler.device)  # read when all are made
     with Progress(progress, rows * wanted) as bar:
         for shard in store.shards(place, part_only=part_only):
             others = wanted - number(store.unmade())
@@ -242,11 +243,11 @@ def _fill(
                 store.add(shard, to_images(net, states))
                 made += len(part.ids)
                 if len(net.shape) == 3:
-                    noisy += int((Space.of(net).beyond(states) > NOISY).sum())
+                    noisy += (Space.of(net).beyond(states) > NOISY).sum()
     if noisy:
         say(
-            f"{noisy:,} of these {made:,} images are noisy or burnt out, as they leave the range "
-            "of images: take more steps, or guide less."
+            f"{int(noisy):,} of these {made:,} images are noisy or burnt out, as they leave the "
+            "range of images: take more steps, or guide less."
         )
     return made
 

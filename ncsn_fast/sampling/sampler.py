@@ -187,7 +187,7 @@ class Sampler:
                 captured chain σ and row are tensors () on the device (float64, int64) and what it
                 computes on the host is frozen; a function that decides by them wants graph=False.
             clip: largest norm of the score, per sample, > 0.
-            temperature: factor on the noise's variance, ≥ 0; 1 without noise. Held is only at 1.
+            temperature: factor on the noise's variance, ≥ 0; 1 without noise. 1 alone is held.
             every: keep every k-th state, k ≥ 1, in host memory; they are then returned too.
             callback: called as (row, x, n) after every row with the state before the update and the
                 normalised score there, per chunk, and on the host even where the chain is captured.
