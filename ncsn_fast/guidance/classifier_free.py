@@ -119,8 +119,8 @@ def guided(
         unconditional = {"classes": len(known)}
     if unconditional is None and network is not None:
         raise ValueError(
-            "this network knows no classes, and so there is nothing to guide it to: take one that "
-            "was trained with classes (ncsn-fast train --conditional)"
+            "unconditional = None: this network knows no classes, and so there is nothing to guide "
+            "it to: take one that was trained with classes (ncsn-fast train --conditional)"
         )
     if not isinstance(unconditional, Mapping) or not unconditional:
         raise ValueError(
